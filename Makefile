@@ -1,0 +1,30 @@
+# `python3` and `make` are enough: everything else is installed into .venv, once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+PYTEST_ARGS ?=
+
+.PHONY: demo test quick check
+
+demo: $(STAMP)
+	$(BIN)/accelerate launch peftkit/run.py recipe=lora_imdb
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+quick: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow and not network" $(PYTEST_ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch first and alone: where the package index offers a CPU build of the pinned version, it is taken
+# before anything asks for the CUDA libraries.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
+	touch $(STAMP)

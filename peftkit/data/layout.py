@@ -1,0 +1,167 @@
+"""Which files of a folder make which split."""
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peftkit.errors import DataError, nearest
+from peftkit.sources import data_files
+
+_WORDS = {
+    "train": {"train", "training", "trainset", "traindata"},
+    "validation": {"validation", "valid", "val", "valset", "dev", "devset", "development"},
+    "test": {"test", "testing", "testset", "testdata", "eval", "evaluation"},
+}
+
+
+class Layout(NamedTuple):
+    """The files of each split, and what the user should know about the choice."""
+
+    base: Path
+    files: dict[str, list[Path]]
+    notes: list[str]
+
+    def name(self, path: Path) -> str:
+        """What rows of `path` are named by: its path below the folder."""
+        return path.relative_to(self.base).as_posix()
+
+
+def layout_of(location: Path, subset: str | None) -> Layout:
+    """The splits in `location`: by the data card where there is one, else by the files' names.
+
+    Raises `DataError` where a split or the subset cannot be told.
+    """
+    if location.is_file():
+        return Layout(location.parent, {"train": [location]}, [])
+    card = _by_card(location, subset)
+    if card is not None:
+        return card
+    files = data_files(location)
+    chosen = _in_subset(location, files, subset)
+    layout = _by_name(location, chosen)
+    _require_one_format(layout)
+    return layout
+
+
+def split_of(path: Path, base: Path) -> str | None:
+    """The split of `path`: by its own name, or else by the names of its folders below `base`."""
+    below = path.relative_to(base)
+    for part in (below.stem, *reversed(below.parent.parts)):
+        words = set(re.split(r"[^a-z]+", part.lower()))
+        for split, known in _WORDS.items():
+            if words & known:
+                return split
+    return None
+
+
+def _by_name(base: Path, files: list[Path]) -> Layout:
+    splits: dict[str, list[Path]] = {}
+    unnamed = []
+    for path in files:
+        split = split_of(path, base)
+        splits.setdefault(split, []).append(path) if split else unnamed.append(path)
+    if not splits and len(unnamed) == 1:
+        return Layout(base, {"train": unnamed}, [])
+    listed = ", ".join(path.relative_to(base).as_posix() for path in (unnamed or files)[:5])
+    if "train" not in splits:
+        todo = "name the file to learn from train.<ending> (or train-*)"
+        what = f"none of its files is a training split ({listed})"
+        raise DataError(f"data {str(base)!r}: {what} - {todo}")
+    notes = [f"left out, since their names say no split: {listed}"] if unnamed else []
+    return Layout(base, splits, notes)
+
+
+def _in_subset(base: Path, files: list[Path], subset: str | None) -> list[Path]:
+    """The files below the folder of `subset`; without one, those of the only folder with data."""
+    groups: dict[str, list[Path]] = {}
+    for path in files:
+        groups.setdefault(_group(path, base), []).append(path)
+    if subset is None:
+        for usual in ("", "data", "default"):
+            if usual in groups:
+                return groups[usual]
+        if len(groups) == 1:
+            return files
+        raise DataError(
+            f"data {str(base)!r} has several subsets - set data.subset: {_names(groups)}"
+        )
+    if subset in groups:
+        return groups[subset]
+    raise DataError(f"data {str(base)!r} has no subset {subset!r} - {nearest(subset, groups)}")
+
+
+def _group(path: Path, base: Path) -> str:
+    """The subset of a file: its folders below `base`, without those that only say the split."""
+    parts = path.relative_to(base).parent.parts
+    return "/".join(part for part in parts if split_of(base / part, base) is None)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _require_one_format(layout: Layout) -> None:
+    for split, files in layout.files.items():
+        suffixes = {path.suffix.lower() for path in files}
+        if len(suffixes) > 1:
+            what = f"its {split} split stands there as {_names(suffixes)}"
+            todo = "the same rows would count twice: keep one of them"
+            raise DataError(f"data {str(layout.base)!r}: {what} - {todo}")
+
+
+def _by_card(base: Path, subset: str | None) -> Layout | None:
+    """The layout that the `configs` of the folder's README.md declare, as on the hub."""
+    configs = _configs(base / "README.md")
+    if not configs:
+        return None
+    by_name = {str(config.get("config_name", "default")): config for config in configs}
+    config = by_name.get(subset) if subset else _default_config(configs)
+    if config is None and subset:
+        raise DataError(f"data {str(base)!r} has no subset {subset!r} - {nearest(subset, by_name)}")
+    if config is None:
+        what = f"has several subsets - set data.subset: {_names(by_name)}"
+        raise DataError(f"data {str(base)!r} {what}")
+    return _from_config(base, config)
+
+
+def _configs(card: Path) -> list[dict[str, Any]]:
+    import yaml
+
+    if not card.is_file():
+        return []
+    parts = re.split(r"^---\s*$", card.read_text(encoding="utf-8"), maxsplit=2, flags=re.MULTILINE)
+    try:
+        front = yaml.safe_load(parts[1]) if len(parts) == 3 else None
+    except yaml.YAMLError:
+        return []  # a card for people: the files' names still tell the splits
+    configs = front.get("configs") if isinstance(front, dict) else None
+    return [c for c in configs or [] if isinstance(c, dict) and c.get("data_files")]
+
+
+def _default_config(configs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    if len(configs) == 1:
+        return configs[0]
+    marked = [c for c in configs if c.get("default") or c.get("config_name") == "default"]
+    return marked[0] if marked else None
+
+
+def _from_config(base: Path, config: dict[str, Any]) -> Layout | None:
+    """The layout of one config; None where its files are not among those we read."""
+    declared = config["data_files"]
+    if not isinstance(declared, list) or not all(isinstance(d, dict) for d in declared):
+        declared = [{"split": "train", "path": declared}]
+    files = {path.relative_to(base).as_posix(): path for path in data_files(base)}
+    splits: dict[str, list[Path]] = {}
+    left_out = []
+    for entry in declared:
+        patterns = entry["path"] if isinstance(entry["path"], list) else [entry["path"]]
+        found = [p for name, p in files.items() if any(fnmatch(name, pat) for pat in patterns)]
+        split = split_of(base / f"{entry['split']}.x", base)
+        if split is None or split in splits:
+            left_out.append(str(entry["split"]))
+        elif found:
+            splits[split] = found
+    notes = [f"left out, since they are no split of ours: {_names(left_out)}"] if left_out else []
+    return Layout(base, splits, notes) if "train" in splits else None

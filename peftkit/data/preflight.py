@@ -1,0 +1,128 @@
+"""Preflight: what is wrong with the data, all of it at once, before anything is trained."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peftkit.data.formats import Flaw, class_names, columns_of, records
+from peftkit.errors import Fault, nearest
+
+_MOST_LABELS = 1000
+_TEXT_ROLES = ("text", "text_pair")
+
+
+class Wanted(NamedTuple):
+    """A column that is to be read: for which role of the task, and whether it must be there."""
+
+    role: str
+    column: str
+    needed: bool
+
+    @property
+    def setting(self) -> str:
+        """The setting that names the column."""
+        own = self.role in {*_TEXT_ROLES, "label"}
+        return f"data.{self.role}" if own else f"data.columns.{self.role}"
+
+
+@dataclass
+class Places:
+    """How often something was met, and where first."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, place: str) -> None:
+        """Count one more, at `place`."""
+        self.count += 1
+        if len(self.first) < 3:
+            self.first.append(place)
+
+    def __str__(self) -> str:
+        more = f" and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
+        return ", ".join(self.first) + more
+
+
+@dataclass
+class Survey:
+    """What one pass over one file found."""
+
+    name: str
+    num_rows: int = 0
+    columns: set[str] = field(default_factory=set)
+    class_names: dict[str, list[str]] = field(default_factory=dict)
+    flaws: dict[str, Places] = field(default_factory=dict)
+    empty: dict[str, Places] = field(default_factory=dict)
+    labels: set[str] = field(default_factory=set)
+    fractional: bool = False
+    """Whether any label is a number with a fraction's type, as in a regression."""
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether the file could be read, but no row of it has a label."""
+        if not self.num_rows or self.flaws:
+            return False
+        without = self.empty.get("label", Places()).count
+        return without == self.num_rows
+
+
+def survey(path: Path, name: str, wanted: list[Wanted]) -> Survey:
+    """Read `path` once, and say what is there and what is missing."""
+    found = Survey(name, columns=set(columns_of(path)), class_names=class_names(path))
+    for record in records(path, [want.column for want in wanted]):
+        if isinstance(record, Flaw):
+            found.flaws.setdefault(record.what, Places()).add(record.place)
+            continue
+        found.num_rows += 1
+        if not record.values.keys() <= found.columns:
+            found.columns |= record.values.keys()
+        for want in wanted:
+            _note(found, want, record.values.get(want.column), record.place)
+    return found
+
+
+def faults_of(found: Survey, wanted: list[Wanted]) -> Iterator[Fault]:
+    """Everything that is wrong with one file."""
+    for what, places in found.flaws.items():
+        yield Fault(f"{found.name}, {places}", what)
+    if not found.num_rows:
+        if not found.flaws:
+            yield Fault(found.name, "is empty - give it rows, or remove it")
+        return
+    for want in wanted:
+        if want.column not in found.columns:
+            if want.needed:
+                yield Fault(found.name, _no_column(want, found.columns))
+        elif want.role in found.empty and (want.needed or want.role in _TEXT_ROLES):
+            places = found.empty[want.role]
+            rows = "1 row" if places.count == 1 else f"{places.count} rows"
+            what = f"is empty in {rows} ({places}) - fill or remove them"
+            yield Fault(f"{found.name}, column {want.column!r}", what)
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing: null, not a number, blank text or no items."""
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, (list, Mapping)):
+        return not value
+    return value is None or value != value
+
+
+def _note(found: Survey, want: Wanted, value: Any, place: str) -> None:
+    if is_empty(value):
+        found.empty.setdefault(want.role, Places()).add(place)
+    elif want.role == "label" and isinstance(value, (str, int, float)):
+        found.fractional |= isinstance(value, float)
+        if len(found.labels) < _MOST_LABELS:
+            found.labels.add(str(value))
+
+
+def _no_column(want: Wanted, columns: set[str]) -> str:
+    there = ", ".join(sorted(columns))
+    hint = nearest(want.column, columns)
+    todo = hint if hint.startswith("did") else f"set {want.setting}=<column>"
+    if len(columns) == 1 and any(mark in there for mark in ";\t|"):
+        todo = "its columns seem to be split by another character: save it as csv or tsv"
+    return f"has no column {want.column!r} ({want.setting}), it has {there} - {todo}"

@@ -1,0 +1,241 @@
+"""Splits: what is learned from, chosen on and scored on; carved, limited and checked by a seed."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pydantic import PositiveInt
+
+from peftkit.data.reading import Found
+from peftkit.errors import DataError, Fault
+from peftkit.registry import Settings
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+Split = Literal["train", "validation", "test"]
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class Limit(Settings):
+    """At most how many rows of each split are used, drawn at random by `data.seed`."""
+
+    train: PositiveInt | None = None
+    validation: PositiveInt | None = None
+    """Without one, validation shrinks in proportion to train."""
+    test: PositiveInt | None = None
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows to learn from, to choose on and to score: a column a role, and `row`, their name."""
+
+    train: datasets.Dataset
+    validation: datasets.Dataset
+    """May be empty, as `test` may be."""
+    test: datasets.Dataset
+    """Scored at the end: nothing is chosen on it."""
+    names: tuple[str, ...] | None
+    """The names of the labels in id order, where the files or `data.labels` tell them."""
+    notes: tuple[str, ...]
+    """What the user should know."""
+    facts: dict[str, int]
+    """Counts: rows a split, `overlap` with test, `dropped`, `duplicates` within train."""
+    key: str
+    """A hash of the rows: of their content and of every setting that picks them."""
+
+
+class Drawing(NamedTuple):
+    """The settings that pick rows out of what the files hold."""
+
+    validation: float
+    test: float
+    limit: Limit
+    seed: int
+    overlap: Literal["warn", "drop", "forbid"]
+
+
+class _Work(NamedTuple):
+    splits: dict[Split, datasets.Dataset]
+    notes: tuple[str, ...]
+
+    def told(self, note: str) -> _Work:
+        return self._replace(notes=(*self.notes, note))
+
+    def having(self, split: Split, rows: datasets.Dataset) -> _Work:
+        return self._replace(splits={**self.splits, split: rows})
+
+
+def arrange(found: Found, drawing: Drawing, key: str) -> Splits:
+    """Give every split its rows: carve those that are missing, then limit, then compare them."""
+    work = _Work({split: found.splits[split] for split in _SPLITS if split in found.splits}, ())
+    work = work._replace(notes=found.notes)
+    work = _carved(_promoted(work), drawing)
+    facts = {"dropped": 0}
+    if drawing.limit.test:
+        work = _limited(work, "test", drawing.limit.test, drawing.seed)
+    if drawing.overlap == "drop":
+        work, facts["dropped"] = _without_test_rows(work)
+    work = _limit_learning(work, drawing)
+    shared = _shared_rows(work)
+    work, facts["duplicates"] = _counted_repeats(work)
+    if shared and drawing.overlap != "drop":
+        work = _judged(work, shared, drawing.overlap)
+    facts |= {"overlap": len(shared)} | {s: work.splits[s].num_rows for s in _SPLITS}
+    return Splits(**work.splits, names=found.names, notes=work.notes, facts=facts, key=key)
+
+
+def draw(rows: datasets.Dataset, count: int, seed: int, purpose: str) -> list[int]:
+    """The indices of `count` rows, in the order of the file: labels keep their proportions.
+
+    Every class is shuffled and its rows are spread evenly over [0, 1); the lowest `count` places
+    are drawn. So classes of one row need no exception, and a larger draw contains a smaller one.
+    """
+    import numpy as np
+
+    stream = int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8], "big")
+    random = np.random.default_rng(stream)
+    order = random.permutation(rows.num_rows)
+    classes = _classes(rows)
+    places = np.empty(rows.num_rows)
+    for label in range(int(classes.max()) + 1 if len(classes) else 0):
+        members = order[classes[order] == label]
+        places[members] = (np.arange(len(members)) + random.random()) / len(members)
+    return sorted(np.argsort(places, kind="stable")[:count].tolist())
+
+
+def _classes(rows: datasets.Dataset) -> np.ndarray:
+    """The class of each row as a number; all the same where labels are not discrete."""
+    import numpy as np
+
+    if "label" in rows.column_names and rows.features["label"].dtype == "string":
+        names, classes = np.unique(np.asarray(rows["label"][:], dtype=str), return_inverse=True)
+        if len(names) <= max(2, rows.num_rows // 2):
+            return classes
+    return np.zeros(rows.num_rows, dtype=int)
+
+
+def _promoted(work: _Work) -> _Work:
+    """Without a labelled test split, the official validation split is the one that is scored."""
+    if "test" in work.splits or "validation" not in work.splits:
+        return work
+    splits: dict[Split, datasets.Dataset] = {
+        "train": work.splits["train"],
+        "test": work.splits["validation"],
+    }
+    note = "there is no labelled test split: the official validation split is scored in its place"
+    return _Work(splits, (*work.notes, note))
+
+
+def _carved(work: _Work, drawing: Drawing) -> _Work:
+    """Test and validation splits out of train where they are missing."""
+    shares: dict[Split, float] = {"test": drawing.test, "validation": drawing.validation}
+    whole = work.splits["train"].num_rows
+    for split, share in shares.items():
+        if split in work.splits:
+            continue
+        train = work.splits["train"]
+        count = share if isinstance(share, int) else max(1, round(share * whole))
+        if count >= train.num_rows:
+            what = f"asks for {count} of the {train.num_rows} rows of train - ask for fewer"
+            raise DataError("the data is too small:", [Fault(f"data.{split}", what)])
+        chosen = draw(train, count, drawing.seed, f"carve {split}")
+        rest = sorted(set(range(train.num_rows)) - set(chosen))
+        work = work.having(split, train.select(chosen)).having("train", train.select(rest))
+        if count:
+            work = work.told(f"{split}: {count} of the {whole} training rows, carved by data.seed")
+    return work
+
+
+def _limit_learning(work: _Work, drawing: Drawing) -> _Work:
+    limit, train = drawing.limit, work.splits["train"].num_rows
+    validation = limit.validation
+    if limit.train and limit.train < train and validation is None:
+        validation = ceil(work.splits["validation"].num_rows * limit.train / train)
+    if limit.train:
+        work = _limited(work, "train", limit.train, drawing.seed)
+    if validation:
+        work = _limited(work, "validation", validation, drawing.seed)
+    return work
+
+
+def _limited(work: _Work, split: Split, count: int, seed: int) -> _Work:
+    rows = work.splits[split]
+    if count >= rows.num_rows:
+        few = f"data.limit.{split} is {count}, but {split} has {rows.num_rows} rows: all are used"
+        return work.told(few) if count > rows.num_rows else work
+    return work.having(split, rows.select(draw(rows, count, seed, f"limit {split}")))
+
+
+def _without_test_rows(work: _Work) -> tuple[_Work, int]:
+    """Drop what the test split holds from the rows that are learned from or chosen on."""
+    known = dict(_hashes(work.splits["test"]))
+    dropped = 0
+    for split in ("train", "validation"):
+        rows = work.splits[split]
+        kept = [i for i, (text, _) in enumerate(_hashes(rows)) if text not in known]
+        dropped += rows.num_rows - len(kept)
+        work = work.having(split, rows.select(kept))
+    if not work.splits["train"].num_rows:
+        todo = "give other files, or set data.overlap=warn"
+        raise DataError(f"every training row stands in the test split too - {todo}")
+    if dropped:
+        work = work.told(f"{dropped} training or validation rows that stand in test were dropped")
+    return work, dropped
+
+
+def _shared_rows(work: _Work) -> list[tuple[str, str]]:
+    """The test rows whose texts stand in train or validation too, each with where it stands."""
+    known: dict[bytes, list[str]] = {}
+    for text, row in _hashes(work.splits["test"]):
+        known.setdefault(text, []).append(row)
+    shared: dict[str, str] = {}
+    for split in ("train", "validation"):
+        for text, row in _hashes(work.splits[split]):
+            for test_row in known.get(text, ()):
+                shared.setdefault(test_row, row)
+    return sorted(shared.items())
+
+
+def _counted_repeats(work: _Work) -> tuple[_Work, int]:
+    """How many training rows repeat the texts of another."""
+    import numpy as np
+
+    hashes = array(
+        "q", (int.from_bytes(t[:8], "big", signed=True) for t, _ in _hashes(work.splits["train"]))
+    )
+    repeats = len(hashes) - len(np.unique(np.asarray(hashes)))
+    told = f"{repeats} of {len(hashes)} training rows repeat the text of another"
+    return (work.told(told) if repeats else work), repeats
+
+
+def _judged(work: _Work, shared: list[tuple[str, str]], overlap: str) -> _Work:
+    pairs = ", ".join(f"{test} = {train}" for test, train in shared[:3])
+    total = work.splits["test"].num_rows
+    what = f"{len(shared)} of {total} test rows stand in train or validation too ({pairs})"
+    if overlap == "forbid":
+        raise DataError(f"{what} - data.overlap=drop leaves them out of train")
+    return work.told(f"{what}; data.overlap=drop leaves them out of train")
+
+
+def _hashes(rows: datasets.Dataset) -> Iterator[tuple[bytes, str]]:
+    """A hash of each row's texts, after folding of case and white space, and the row's name."""
+    roles = [role for role in rows.column_names if _is_text(role, rows.features[role])]
+    if not roles:
+        return
+    for batch in rows.select_columns([*roles, "row"]).iter(1000):
+        for *texts, name in zip(*(batch[role] for role in roles), batch["row"], strict=True):
+            words = [text if isinstance(text, str) else " ".join(text or ()) for text in texts]
+            folded = "\n".join(" ".join(each.casefold().split()) for each in words)
+            yield hashlib.blake2b(folded.encode(), digest_size=16).digest(), name
+
+
+def _is_text(role: str, feature: object) -> bool:
+    inner = getattr(feature, "feature", feature)
+    return role not in {"label", "row"} and getattr(inner, "dtype", None) == "string"

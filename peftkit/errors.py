@@ -1,0 +1,57 @@
+"""The errors users meet: each says where, what, and what to do."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """One thing wrong: `where` it stands and `what` is wrong with it, ending in what to do."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+class PeftkitError(Exception):
+    """Root of all errors that are a user's to mend: printed without a traceback, exit code 2."""
+
+    def __init__(self, message: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(message, tuple(faults))  # both in args, so that ranks can pickle it
+        self.message = message
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return "\n  ".join([self.message, *map(str, self.faults)])
+
+
+class RecipeError(PeftkitError, ValueError):
+    """The recipe cannot run as written."""
+
+
+class DataError(PeftkitError, ValueError):
+    """The data cannot be found, read or used."""
+
+
+class RunError(PeftkitError, RuntimeError):
+    """The run cannot start, go on or be trusted."""
+
+
+class RunStopped(RunError):
+    """The run was asked to stop by a signal, saved a checkpoint and can be resumed."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.args = (message, signal_number)
+        self.signal_number = signal_number
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """What to type instead of `word`: the nearest choice, or all of them where none is near."""
+    names = sorted(set(choices))
+    close = get_close_matches(word.lower(), names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"choose from {', '.join(names)}" if names else "there are none to choose from"

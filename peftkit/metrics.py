@@ -1,0 +1,287 @@
+"""Scores of predictions, each with the interval that resampling its rows gives.
+
+The counted metrics follow scikit-learn with `zero_division=nan`: a class for which a ratio is 0/0
+has no value, and a macro mean is taken over the classes that have one. Undefined is None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import TYPE_CHECKING
+
+from peftkit.errors import DataError, RecipeError, RunError, nearest
+from peftkit.registry import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Integers = NDArray[np.int64]
+
+METRICS: Mapping[str, str] = {
+    "accuracy": "share of rows whose most probable class is the right one",
+    "f1": "F1 of the positive class (id 1) of two; macro F1 of more",
+    "macro_f1": "mean over classes of F1",
+    "macro_precision": "mean over classes of precision",
+    "macro_recall": "mean over classes of recall (balanced accuracy)",
+    "mcc": "Matthews correlation coefficient, of any number of classes",
+    "roc_auc": "area under the ROC curve of class 1 of two; one against the rest, macro, of more",
+    "precision[CLASS]": "share of the rows called CLASS that are",
+    "recall[CLASS]": "share of the rows of CLASS that are called so",
+    "f1[CLASS]": "harmonic mean of precision and recall of CLASS",
+    "evaluate:NAME": "a metric of the evaluate library, by its name or its local folder",
+}
+"""What each metric measures, by name."""
+
+BLOCK_CELLS = 4_000_000  # 32 MB of weights at a time: 25,000 rows would need 200 MB at once
+
+
+class Score(Settings):
+    """One number with its 95 % bootstrap interval over rows; what is undefined is None."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int
+    """How many rows were scored."""
+
+
+class ClassificationScores(Settings):
+    """What a classifier's probabilities are worth on labelled rows."""
+
+    scores: dict[str, Score]
+    """By name, the headline first; per class as `recall[name]`."""
+    confusion: list[list[int]]
+    """How many rows of class i (the line) were given class j (the column)."""
+    majority: dict[str, Score]
+    """The same scores for always answering the majority class; empty where none was named."""
+
+
+def classification_scores(
+    label_ids: Integers,
+    probabilities: Floats,
+    names: Sequence[str],
+    headline: str = "accuracy",
+    seed: int = 0,
+    resamples: int = 1000,
+    majority_class: int | None = None,
+) -> ClassificationScores:
+    """The scores of `probabilities` (rows, classes) against `label_ids` (rows).
+
+    `majority_class` is the id of the most frequent class of the *training* rows. Raises
+    `DataError` for rows that do not fit together, `RunError` for probabilities that are not numbers
+    and `RecipeError` for a headline that no metric is called.
+    """
+    import numpy as np
+
+    check_rows(label_ids, probabilities, names)
+    scores = score_all(label_ids, probabilities, names, seed, resamples)
+    if headline not in scores:
+        raise RecipeError(f"no metric is called {headline!r} - {nearest(headline, scores)}")
+    scores = {headline: scores[headline]} | scores
+    majority = {}
+    if majority_class is not None:
+        constant = np.tile(np.eye(len(names))[majority_class], (len(label_ids), 1))
+        majority = score_all(label_ids, constant, names, seed, resamples)
+        majority = {headline: majority[headline]} | majority
+    confusion = confusion_matrix(label_ids, probabilities).tolist()
+    return ClassificationScores(scores=scores, confusion=confusion, majority=majority)
+
+
+def evaluate_metric(
+    name: str, predictions: Sequence[object], references: Sequence[object]
+) -> float | None:
+    """What the `evaluate` library's metric `name` (or local folder) gives; NaN becomes None.
+
+    Raises `DataError` where it cannot be loaded, computed, or gives more than one number.
+    """
+    from evaluate import load
+
+    path = name.removeprefix("evaluate:")
+    fix = "it needs the hub or its cache; offline, give the folder of a metric script"
+    try:  # any exception: a metric's code is anyone's, and so are its errors
+        # In memory, or two runs on one machine would wait for each other's cache file.
+        metric = load(path, keep_in_memory=True)
+        fix = "mend the metric's script, or choose one for this task's predictions"
+        result = metric.compute(predictions=list(predictions), references=list(references))
+    except Exception as error:
+        told = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise DataError(f"evaluate:{path}: {told} - {fix}") from error
+    return single_number(path, result or {})
+
+
+def check_rows(label_ids: Integers, probabilities: Floats, names: Sequence[str]) -> None:
+    """Refuse rows that do not fit together."""
+    import numpy as np
+
+    expected = (len(label_ids), len(names))
+    if not len(label_ids):
+        raise DataError("there are no rows to score - is the split empty?")
+    if probabilities.shape != expected:
+        raise DataError(f"probabilities should be {expected} (got {probabilities.shape})")
+    if len(set(names)) < len(names):
+        raise DataError(f"two classes have the same name (got {list(names)}) - rename one")
+    if outside := set(label_ids.tolist()) - set(range(len(names))):
+        raise DataError(f"label ids {sorted(outside)} are none of the classes {list(names)}")
+    broken = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+    if len(broken):
+        told = f"row {broken[0]}: probabilities {probabilities[broken[0]].tolist()}"
+        raise RunError(f"{told} are not numbers - the model diverged, try a lower training.lr")
+
+
+def score_all(
+    label_ids: Integers, probabilities: Floats, names: Sequence[str], seed: int, resamples: int
+) -> dict[str, Score]:
+    """Every metric by name."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    confusion = confusion_matrix(label_ids, probabilities)
+    areas = roc_auc(np.ones((1, len(label_ids))), label_ids, probabilities)
+    points = name_metrics(confusion[None], areas, names)
+    areas = resample_roc_auc(label_ids, probabilities, rng, resamples)
+    confusions = resample_confusion(confusion, rng, resamples)
+    draws = name_metrics(confusions, areas, names)
+    return {name: score_of(points[name].item(), draws[name], len(label_ids)) for name in points}
+
+
+def confusion_matrix(label_ids: Integers, probabilities: Floats) -> Integers:
+    """Rows of class i that were given class j: (classes, classes)."""
+    import numpy as np
+
+    classes = probabilities.shape[1]
+    cells = label_ids * classes + probabilities.argmax(axis=1)
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
+
+
+def resample_confusion(confusion: Integers, rng: np.random.Generator, resamples: int) -> Integers:
+    """The confusion matrices of bootstrap samples of its rows: (resamples, classes, classes).
+
+    Rows in one cell are alike, so that drawing rows with replacement is drawing the cells' counts
+    from a multinomial.
+    """
+    rows = confusion.sum()
+    drawn = rng.multinomial(rows, (confusion / rows).ravel(), size=resamples)
+    return drawn.reshape(resamples, *confusion.shape)
+
+
+def name_metrics(confusions: Integers, areas: Floats, names: Sequence[str]) -> dict[str, Floats]:
+    """Every metric by name, each (resamples), NaN where undefined."""
+    counts = confusions.astype(float)
+    hits = counts.diagonal(axis1=1, axis2=2)
+    labelled, predicted = counts.sum(axis=2), counts.sum(axis=1)
+    precision, recall = ratio(hits, predicted), ratio(hits, labelled)
+    f1 = ratio(2 * hits, labelled + predicted)
+    macro_f1 = mean_of_defined(f1)
+    values = {
+        "accuracy": hits.sum(axis=1) / labelled.sum(axis=1),
+        "f1": f1[:, 1] if len(names) == 2 else macro_f1,
+        "macro_f1": macro_f1,
+        "macro_precision": mean_of_defined(precision),
+        "macro_recall": mean_of_defined(recall),
+        "mcc": matthews_correlation(hits, labelled, predicted),
+        "roc_auc": areas,
+    }
+    for i, name in enumerate(names):
+        values[f"precision[{name}]"] = precision[:, i]
+        values[f"recall[{name}]"] = recall[:, i]
+        values[f"f1[{name}]"] = f1[:, i]
+    return values
+
+
+def ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """The quotient, NaN where the denominator is 0."""
+    import numpy as np
+
+    quotient = np.full(denominator.shape, np.nan)
+    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+    return quotient
+
+
+def mean_of_defined(values: Floats) -> Floats:
+    """The mean over classes that have a value: (resamples, classes) -> (resamples)."""
+    import numpy as np
+
+    defined = ~np.isnan(values)
+    return ratio(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1).astype(float))
+
+
+def matthews_correlation(hits: Floats, labelled: Floats, predicted: Floats) -> Floats:
+    """Gorodkin's R_K, which is Matthews' coefficient for two classes (scikit-learn's form)."""
+    import numpy as np
+
+    rows = labelled.sum(axis=1)
+    covariance = hits.sum(axis=1) * rows - (labelled * predicted).sum(axis=1)
+    spread = (rows**2 - (labelled**2).sum(axis=1)) * (rows**2 - (predicted**2).sum(axis=1))
+    return ratio(covariance, np.sqrt(spread))
+
+
+def roc_auc(weights: Floats, label_ids: Integers, probabilities: Floats) -> Floats:
+    """ROC-AUC under each line of row weights: (resamples, rows) -> (resamples); NaN: undefined."""
+    import numpy as np
+
+    classes = range(probabilities.shape[1])
+    ranked = [1] if len(classes) == 2 else classes
+    areas = [area(weights, label_ids == i, probabilities[:, i]) for i in ranked]
+    mean: Floats = np.mean(areas, axis=0)
+    return mean
+
+
+def area(weights: Floats, positive: NDArray[np.bool_], ranking: Floats) -> Floats:
+    """How often a positive row ranks above a negative one; ties count half."""
+    import numpy as np
+
+    order = np.flatnonzero(~positive)[np.argsort(ranking[~positive])]
+    weight_below = np.zeros((len(weights), len(order) + 1))
+    np.cumsum(weights[:, order], axis=1, out=weight_below[:, 1:])
+    lowest = np.searchsorted(ranking[order], ranking[positive], side="left")
+    highest = np.searchsorted(ranking[order], ranking[positive], side="right")
+    of_positives = weights[:, positive]
+    wins = np.einsum("rp,rp->r", of_positives, weight_below[:, lowest] + weight_below[:, highest])
+    return ratio(wins / 2, of_positives.sum(axis=1) * weight_below[:, -1])
+
+
+def resample_roc_auc(
+    label_ids: Integers, probabilities: Floats, rng: np.random.Generator, resamples: int
+) -> Floats:
+    """ROC-AUC of `resamples` bootstrap samples of the rows, a block of samples at a time."""
+    import numpy as np
+
+    most = max(1, BLOCK_CELLS // len(label_ids))
+    sizes = [min(most, resamples - start) for start in range(0, resamples, most)]
+    weights = (row_weights(rng, size, len(label_ids)) for size in sizes)
+    blocks = [roc_auc(block, label_ids, probabilities) for block in weights]
+    return np.concatenate([np.empty(0), *blocks])
+
+
+def row_weights(rng: np.random.Generator, resamples: int, rows: int) -> Floats:
+    """How often each bootstrap sample holds each row: (resamples, rows)."""
+    import numpy as np
+
+    drawn = rng.integers(rows, size=(resamples, rows)) + rows * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=drawn.size)
+    return counts.reshape(resamples, rows).astype(float)
+
+
+def score_of(value: float, draws: Floats, rows: int) -> Score:
+    """`value` with its percentile interval, over the resamples in which the metric is defined."""
+    import numpy as np
+
+    defined = draws[~np.isnan(draws)]
+    if math.isnan(value) or rows < 2 or not len(defined):  # one row cannot say how others vary
+        return Score(value=None if math.isnan(value) else value, n=rows)
+    low, high = np.percentile(defined, (2.5, 97.5)).tolist()
+    return Score(value=value, low=low, high=high, n=rows)
+
+
+def single_number(path: str, result: Mapping[str, object]) -> float | None:
+    """The one number in what an `evaluate` metric returned."""
+    numbers = {key: value for key, value in result.items() if isinstance(value, Real)}
+    if len(numbers) != 1:
+        told = f"evaluate:{path}: should give one number (got {', '.join(numbers) or 'none'})"
+        raise DataError(f"{told} - wrap it in a metric script that gives the one you want")
+    [value] = map(float, numbers.values())
+    return value if math.isfinite(value) else None

@@ -1,0 +1,260 @@
+"""Assembly: a base model loaded, quantised, given a head and a strategy, and counted."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, set_seed
+from transformers import logging as transformers_logging
+
+from peftkit import attention
+from peftkit.architectures import ARCHITECTURES, base_of, head_names
+from peftkit.batching import Batcher
+from peftkit.errors import Fault, RecipeError
+from peftkit.quantization import guard, without_hub_kernels
+from peftkit.recipe import Recipe
+from peftkit.record import ParameterCount
+from peftkit.sources import Source
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A model ready to train or predict, and how to feed it."""
+
+    module: nn.Module
+    tokenizer: Any
+    batcher: Batcher
+    parameters: ParameterCount
+    notes: tuple[str, ...]
+
+
+def assemble(
+    recipe: Recipe,
+    source: Source,
+    tokenizer: Any,
+    names: Sequence[str],
+    precision: str,
+    artefact: Path | None = None,
+) -> Assembled:
+    """The recipe's model with its strategy attached, or with the trained `artefact` in place.
+
+    `names` are the labels'. Raises `RecipeError` where model and recipe do not fit.
+    """
+    with quiet_transformers():
+        config = configure(recipe, source.location, names)
+        packed = is_packed(recipe, config)
+        config.pad_token_id = tokenizer.pad_token_id
+        set_seed(recipe.training.seed)
+        base = load_base(recipe, source.location, config, DTYPES[precision], packed)
+        hold_head_in_fp32(base)
+        before = count_base(base)
+        if artefact is None:
+            module = recipe.strategy.adapt(base, recipe.task)
+        else:
+            module = recipe.strategy.load(base, artefact, recipe.task)
+    reads = attach_reader(module, base, packed)
+    first = ARCHITECTURES[config.model_type].first_position if packed else 0
+    batcher = Batcher(packed, tokenizer.pad_token_id, first, reads)
+    notes = () if packed else (f"padded: packing is not proven for {config.model_type}",)
+    notes = notes if recipe.training.packing == "auto" else ("padded: training.packing=off",)
+    return Assembled(module, tokenizer, batcher, count_parameters(module, before), notes)
+
+
+def blueprint(recipe: Recipe, folder: str, names: Sequence[str]) -> tuple[nn.Module, ParameterCount]:
+    """The adapted model and its counts on the meta device: nothing is loaded."""
+    with quiet_transformers(), torch.device("meta"):
+        config = configure(recipe, folder, names)
+        base = recipe.task.auto_class().from_config(config)
+        before = count_base(base)
+        module = recipe.strategy.adapt(base, recipe.task)
+    return module, count_parameters(module, before)
+
+
+def configure(recipe: Recipe, folder: str, names: Sequence[str]) -> PretrainedConfig:
+    """The model's configuration with the labels' names and the recipe's dropout."""
+    config = AutoConfig.from_pretrained(
+        folder,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+    )
+    faults = []
+    auto_class = recipe.task.auto_class()
+    if type(config) not in auto_class._model_mapping:
+        what = (
+            f"the architecture {config.model_type!r} has no head for 'task: {recipe.task.kind}' in "
+            "transformers - choose another model"
+        )
+        faults.append(Fault("model", what))
+    most = getattr(config, "max_position_embeddings", None)
+    first = getattr(ARCHITECTURES.get(config.model_type), "first_position", 0)
+    if most and recipe.data.max_length > most - first:
+        what = f"the model reads at most {most - first} tokens (got {recipe.data.max_length})"
+        faults.append(Fault("data.max_length", f"{what} - use data.max_length={most - first}"))
+    if faults:
+        raise RecipeError(f"recipe {recipe.name!r} does not fit its model:", faults)
+    set_dropout(config, recipe)
+    config.use_cache = False
+    return config
+
+
+def set_dropout(config: PretrainedConfig, recipe: Recipe) -> None:
+    """Set every dropout of the model to the recipe's rate; auto leaves a trained base its own."""
+    rate = recipe.training.dropout
+    if rate == "auto":
+        if recipe.strategy.trains_base:
+            return
+        rate = 0.0
+    for key, value in config.to_dict().items():
+        if ("dropout" in key or key.endswith("_pdrop")) and isinstance(value, int | float):
+            setattr(config, key, rate)
+
+
+def is_packed(recipe: Recipe, config: PretrainedConfig) -> bool:
+    """Whether batches are packed: asked for, and proven equal to padded for the architecture."""
+    return recipe.training.packing == "auto" and config.model_type in ARCHITECTURES
+
+
+def load_tokenizer(folder: str) -> Any:
+    """The model's tokenizer, with a padding token."""
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def load_base(
+    recipe: Recipe, folder: str, config: PretrainedConfig, dtype: torch.dtype, packed: bool
+) -> PreTrainedModel:
+    """The base model with a fresh head, in `dtype` or quantised."""
+    attention.register()
+    heads = [*heads_of(recipe, config), "pooler"]
+    with without_hub_kernels() if recipe.quantize.bits else nullcontext():
+        model = recipe.task.auto_class().from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention.PACKED if packed else "sdpa",
+            use_safetensors=True,
+            **recipe.quantize.loading(dtype, heads),
+        )
+    guard(model)
+    if recipe.training.gradient_checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def heads_of(recipe: Recipe, config: PretrainedConfig) -> list[str]:
+    """The names of the head's modules, without loading the model."""
+    with torch.device("meta"):
+        return head_names(recipe.task.auto_class().from_config(config))
+
+
+def hold_head_in_fp32(model: PreTrainedModel) -> None:
+    """Heads and losses are computed in fp32, whatever the base rests in."""
+    for name in head_names(model):
+        head = model.get_submodule(name)
+        head.float()
+        head.register_forward_pre_hook(cast_to_fp32)
+
+
+def cast_to_fp32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What enters an fp32 head, as fp32."""
+    return tuple(x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
+
+
+def attach_reader(module: nn.Module, base: PreTrainedModel, packed: bool) -> str | None:
+    """Make `read_positions`, a keyword of the batch, say which tokens the head reads.
+
+    Returns what is read ('first' or 'last'), or None where the model's own code finds it: a padded
+    encoder reads position 0 of each row.
+    """
+    architecture = ARCHITECTURES.get(base.config.model_type)
+    if architecture is None or (architecture.reads == "first" and not packed):
+        return None
+    positions: list[Tensor] = []
+
+    def take(_: nn.Module, arguments: Any, keywords: dict[str, Any]) -> Any:
+        positions[:] = [keywords.pop("read_positions")]
+        return arguments, keywords
+
+    module.register_forward_pre_hook(take, with_kwargs=True)
+    if architecture.reads == "first":
+        body = base_of(base).get_submodule(architecture.encoder)
+        body.register_forward_hook(lambda _, __, output: only_read(output, positions[0]))
+    else:
+        read_last(module, base, positions)
+    return architecture.reads
+
+
+def only_read(output: Any, positions: Tensor) -> Any:
+    """An encoder's output cut to the tokens that are read: (examples, 1, hidden)."""
+    states = output[0].flatten(0, 1)[positions].unsqueeze(1)
+    if isinstance(output, tuple):
+        return (states, *output[1:])
+    output.last_hidden_state = states
+    return output
+
+
+def read_last(module: nn.Module, base: PreTrainedModel, positions: list[Tensor]) -> None:
+    """Take a decoder's logits at the tokens that are read, not where padding seems to begin."""
+    every: list[Tensor] = []
+    head = base.get_submodule(head_names(base)[-1])
+
+    def keep(_: nn.Module, __: Any, output: Tensor) -> None:
+        every[:] = [output]
+
+    def replace(_: nn.Module, __: Any, output: Any) -> Any:
+        output.logits = every.pop().flatten(0, 1)[positions[0]]
+        return output
+
+    head.register_forward_hook(keep)
+    module.register_forward_hook(replace)
+
+
+def count_base(model: PreTrainedModel) -> dict[int, tuple[str, int]]:
+    """Every parameter before the strategy, by identity: its part ('base', 'head') and its size."""
+    heads = tuple(f"{name}." for name in head_names(model))
+    return {
+        id(parameter): ("head" if name.startswith(heads) else "base", size_of(parameter))
+        for name, parameter in model.named_parameters()
+    }
+
+
+def count_parameters(module: nn.Module, before: dict[int, tuple[str, int]]) -> ParameterCount:
+    """Weights by part: a 4-bit weight is one weight, shared ones and a trained head count once."""
+    sizes = {"base": 0, "head": 0, "adapter": 0}
+    for part, size in before.values():
+        sizes[part] += size
+    trainable = 0
+    for name, parameter in module.named_parameters():
+        trainable += size_of(parameter) if parameter.requires_grad else 0
+        if id(parameter) not in before and ".modules_to_save." not in name:
+            sizes["adapter"] += size_of(parameter)
+    return ParameterCount(trainable=trainable, total=sum(sizes.values()), **sizes)
+
+
+def size_of(parameter: Tensor) -> int:
+    """Weights in a parameter; a packed 4-bit one knows its own shape."""
+    state = getattr(parameter, "quant_state", None)
+    return int(state.shape.numel()) if state is not None else parameter.numel()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No load reports or bars: that a head is new is no news here, and the run has its own bar."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)

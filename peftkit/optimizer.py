@@ -1,0 +1,88 @@
+"""AdamW on fp32 master copies: weights rest and compute in bf16, and are updated in fp32."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NO_DECAY = ("bias", "norm")
+
+
+class MasterAdamW(torch.optim.AdamW):
+    """AdamW (Loshchilov and Hutter 2019) whose state, updates and accumulation are all in fp32.
+
+    Parameters that rest in fp32 are their own masters. A bf16 weight keeps a master copy here:
+    `collect` adds its gradient, in fp32, after each micro-batch; `step` clips, updates the master
+    and writes the rounded value back. Clipping is done here because the model's own gradients
+    are gone by then.
+    """
+
+    def __init__(
+        self, named: Iterable[tuple[str, nn.Parameter]], lr: float, decay: float, clip: float | None
+    ) -> None:
+        parameters = dict(named)
+        self.masters = {name: master_of(parameter) for name, parameter in parameters.items()}
+        self.pairs = [(p, self.masters[n]) for n, p in parameters.items() if p is not self.masters[n]]
+        self.clip = clip
+        self.gradient_norm = 0.0
+        """Norm of the last step's gradient before clipping."""
+        kept = [m for name, m in self.masters.items() if is_undecayed(name, parameters[name])]
+        decayed = [m for name, m in self.masters.items() if not is_undecayed(name, parameters[name])]
+        groups = [{"params": decayed, "weight_decay": decay}, {"params": kept, "weight_decay": 0.0}]
+        super().__init__([group for group in groups if group["params"]], lr=lr)
+
+    def collect(self) -> None:
+        """Move the gradients of this micro-batch to the masters."""
+        for parameter, master in self.pairs:
+            if parameter.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = parameter.grad.float()
+            else:
+                master.grad += parameter.grad
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Clip, update the masters, write them back to the weights, drop the gradients."""
+        self.collect()
+        masters = [m for m in self.masters.values() if m.grad is not None]
+        norm = nn.utils.get_total_norm([m.grad for m in masters])  # type: ignore[misc]
+        if self.clip is not None:
+            nn.utils.clip_grads_with_norm_(masters, self.clip, norm)
+        self.gradient_norm = float(norm)
+        super().step(closure)
+        for parameter, master in self.pairs:
+            parameter.copy_(master)
+        for master in masters:
+            master.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """AdamW's state and the master copies."""
+        return {**super().state_dict(), "masters": {n: m.detach() for n, m in self._copies()}}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Put a saved state, and the masters' values, in place."""
+        saved = dict(state_dict)
+        copies = saved.pop("masters")
+        super().load_state_dict(saved)
+        for name, master in self._copies():
+            master.copy_(copies[name])
+
+    def _copies(self) -> list[tuple[str, Tensor]]:
+        copied = {id(master) for _, master in self.pairs}
+        return [(name, m) for name, m in self.masters.items() if id(m) in copied]
+
+
+def master_of(parameter: nn.Parameter) -> nn.Parameter:
+    """The parameter itself where it rests in fp32, else an fp32 copy of it."""
+    if parameter.dtype == torch.float32:
+        return parameter
+    return nn.Parameter(parameter.detach().float(), requires_grad=True)
+
+
+def is_undecayed(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay leaves this parameter alone: biases, norms, other vectors."""
+    return parameter.ndim < 2 or any(word in name.lower() for word in NO_DECAY)

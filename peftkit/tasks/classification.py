@@ -1,0 +1,116 @@
+"""Sequence classification: one text or a pair of texts, one of two or more labels."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from peftkit.errors import DataError, Fault
+from peftkit.tasks import Predictions, Scored, Task
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from peftkit.data import Splits
+
+
+class Classification(Task):
+    """Which of the labels a text, or a pair of texts, has."""
+
+    kind: Literal["classification"] = "classification"
+    metric: Literal["accuracy", "f1", "macro_f1", "mcc"] = "accuracy"
+    """The headline score, which early stopping and comparisons go by."""
+
+    roles: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True}
+    peft_type: ClassVar[str] = "SEQ_CLS"
+    trains_head: ClassVar[bool] = True
+
+    @property
+    def headline(self) -> str:
+        """The chosen metric."""
+        return self.metric
+
+    def label_names(self, splits: "Splits") -> tuple[str, ...]:
+        """The names given with the data, or those in train: numbers in their order, else sorted."""
+        train = Counter(splits.train["label"])
+        names = splits.names or tuple(sorted(train, key=natural_order))
+        faults = []
+        if len(train) < 2:
+            only = next(iter(train), "none")
+            what = f"all {len(splits.train)} rows have the label {only!r} - two or more are needed"
+            faults.append(Fault("train, column of 'label'", what))
+        for split in ("train", "validation", "test"):
+            seen = Counter(getattr(splits, split)["label"])
+            for label in sorted(set(seen) - set(names if split == "train" else train)):
+                known = ", ".join(names if split == "train" else sorted(train, key=natural_order))
+                what = f"{seen[label]} rows have the label {label!r}, which is not among {known}"
+                fix = "mend the rows or name it in data.labels" if split == "train" else (
+                    "it never occurs in train, so it cannot be learned: mend or leave out the rows"
+                )
+                faults.append(Fault(f"{split}, column of 'label'", f"{what} - {fix}"))
+        if faults:
+            raise DataError("the labels cannot be used:", faults)
+        return names
+
+    def auto_class(self) -> Any:
+        """The sequence classifiers."""
+        from transformers import AutoModelForSequenceClassification
+
+        return AutoModelForSequenceClassification
+
+    def encode(
+        self,
+        rows: Mapping[str, Sequence[Any]],
+        tokenizer: "PreTrainedTokenizerBase",
+        names: Sequence[str],
+        max_length: int,
+    ) -> dict[str, list[Any]]:
+        """Token ids of the text (and pair), cut at `max_length`; the label as its id, -1 if unknown."""
+        texts = [rows["text"]] + ([rows["text_pair"]] if "text_pair" in rows else [])
+        whole = tokenizer(*texts, verbose=False)
+        cut = tokenizer(*texts, truncation=True, max_length=max_length)
+        ids = {name: index for index, name in enumerate(names)}
+        labels = rows.get("label", [None] * len(texts[0]))
+        return {
+            **{key: cut[key] for key in ("input_ids", "token_type_ids") if key in cut},
+            "labels": [ids.get(label, -1) for label in labels],
+            "truncated": [len(w) > len(c) for w, c in zip(whole["input_ids"], cut["input_ids"], strict=True)],
+        }
+
+    def loss(
+        self, logits: "torch.Tensor", labels: "torch.Tensor", smoothing: float
+    ) -> "torch.Tensor":
+        """The sum of cross-entropies over the examples with a label."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(
+            logits.float(), labels, ignore_index=-1, reduction="sum", label_smoothing=smoothing
+        )
+
+    def probabilities(self, logits: "torch.Tensor") -> "torch.Tensor":
+        """Softmax over the labels, (batch, classes)."""
+        return logits.float().softmax(dim=-1)
+
+    def score(
+        self, predictions: Predictions, names: Sequence[str], majority: int, resamples: int = 1000
+    ) -> Scored:
+        """Accuracy, F1, MCC, ROC-AUC, macro and per class, with intervals; and the majority class's."""
+        from peftkit.metrics import classification_scores
+
+        found = classification_scores(
+            predictions.label_ids,
+            predictions.probabilities,
+            names,
+            majority_class=majority,
+            headline=self.metric,
+            resamples=resamples,
+        )
+        return Scored(found.scores, found.majority, {"confusion": found.confusion})
+
+
+def natural_order(name: str) -> tuple[int, float, str]:
+    """Numbers by their size, before words by the alphabet."""
+    try:
+        return (0, float(name), name)
+    except ValueError:
+        return (1, 0.0, name)

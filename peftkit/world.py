@@ -1,0 +1,177 @@
+"""The world a run stands in: ranks, threads, precision, and what the launcher has to say of them."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from peftkit.errors import Fault, PeftkitError, RecipeError, RunError
+
+if TYPE_CHECKING:
+    from peftkit.recipe import Recipe, Training
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one run and what each of them has."""
+
+    rank: int
+    size: int
+    threads: int
+    precision: str
+    """Type in which weights rest and products are computed: 'bf16' or 'fp32'."""
+    device: str
+    sharding: str
+    """'none', 'ddp', 'fsdp' or 'deepspeed'."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.rank == 0
+
+    @classmethod
+    def enter(cls, training: "Training") -> "World":
+        """Join the other ranks, take this rank's share of the cores, settle the precision."""
+        import torch
+        from accelerate import PartialState
+
+        precision = resting_precision(training.precision)
+        check_launcher_precision(precision)
+        # the Trainer would read it and compute under autocast
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+        state = PartialState(**({} if torch.cuda.is_available() else {"cpu": True}))
+        threads = threads_of_rank(training.threads)
+        torch.set_num_threads(threads)
+        return cls(
+            state.process_index,
+            state.num_processes,
+            threads,
+            precision,
+            device_name(),
+            sharding(state.num_processes),
+        )
+
+
+def rank_before_torch() -> int:
+    """This process's rank as the launcher's environment says it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def threads_of_rank(wanted: "int | str") -> int:
+    """Threads for this rank; auto: its share of the cores that this process may use."""
+    if wanted != "auto":
+        return int(wanted)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def resting_precision(wanted: str) -> str:
+    """'bf16' or 'fp32'; auto: bf16 where the hardware computes in it."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if has_bf16 else "fp32"
+
+
+def check_launcher_precision(precision: str) -> None:
+    """Refuse a launcher that asks for another precision than the recipe's; 'no' is no opinion."""
+    said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if said in ("bf16", "fp16", "fp8") and said != precision:
+        what = (
+            f"the launcher asks for {said}, the recipe for {precision} - say mixed_precision: 'no' "
+            f"in accelerate's file"
+        ) + (f" or training.precision={said}" if said == "bf16" else "")
+        raise RecipeError("launcher and recipe disagree:", [Fault("training.precision", what)])
+
+
+def device_name() -> str:
+    """The accelerator's or the processor's name."""
+    import platform
+
+    import torch
+
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    try:
+        with open("/proc/cpuinfo") as info:
+            models = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
+    except OSError:  # no Linux: the name is a nicety
+        models = []
+    return f"cpu: {models[0] if models else platform.processor() or platform.machine()}"
+
+
+def sharding(size: int) -> str:
+    """How the model is spread over the ranks, as the launcher's environment says it."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1"):
+        return "fsdp"
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
+        return "deepspeed"
+    return "ddp" if size > 1 else "none"
+
+
+def on_main(world: World, work: Callable[[], Result]) -> Result:
+    """The result of `work`, done by rank 0 alone; its error is every rank's error."""
+    if world.size == 1:
+        return work()
+    from accelerate.utils import broadcast_object_list
+
+    said: list[Any] = [None, None]
+    if world.is_main:
+        try:
+            said[0] = work()
+        except PeftkitError as error:
+            said[1] = error
+    broadcast_object_list(said, from_process=0)
+    if said[1] is not None:
+        raise said[1]
+    return said[0]  # type: ignore[no-any-return]
+
+
+def gathered(world: World, values: list[Any]) -> list[Any]:
+    """The lists of all ranks, one behind the other, on every rank."""
+    if world.size == 1:
+        return values
+    from accelerate.utils import gather_object
+
+    return list(gather_object(values))
+
+
+def any_rank(world: World, flag: bool) -> bool:
+    """Whether any rank raises `flag`; all ranks must call it together."""
+    if world.size == 1:
+        return flag
+    import torch
+    import torch.distributed as distributed
+
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    raised = torch.tensor([int(flag)], device=device)
+    distributed.all_reduce(raised, op=distributed.ReduceOp.MAX)
+    return bool(raised.item())
+
+
+def say(world: World, message: str) -> None:
+    """Tell the user, once, whatever the number of ranks."""
+    if world.is_main:
+        print(message, file=sys.stderr, flush=True)
+
+
+def share_of_batch(batch_size: int, size: int) -> int:
+    """Examples a rank takes of each optimizer step.
+
+    Raises `RunError` with the nearest workable numbers when the ranks do not divide the batch.
+    """
+    if batch_size % size:
+        below, above = batch_size // size * size, -(-batch_size // size) * size
+        near = " or ".join(str(n) for n in (below, above) if n)
+        raise RunError(
+            f"training.batch_size={batch_size} cannot be shared by {size} ranks "
+            f"- use training.batch_size={near}"
+        )
+    return batch_size // size
