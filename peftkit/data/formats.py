@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +75,7 @@ def class_names(path: Path) -> dict[str, list[str]]:
 
 
 def _csv(path: Path) -> Iterator[Record | Flaw]:
-    csv.field_size_limit(sys.maxsize)  # a text may be longer than the module's 131072 characters
+    csv.field_size_limit(2**31 - 1)  # a text may be longer than the module's 131072 characters
     lines = _Lines(path)
     reader = csv.reader(lines, strict=True)
     try:

@@ -10,6 +10,7 @@ from pydantic import Field
 from peftkit.data import Data
 from peftkit.data.preflight import Wanted
 from peftkit.data.reading import Found
+from peftkit.errors import DataError
 from peftkit.sources import Source
 
 _TOPICS = {
@@ -22,6 +23,7 @@ _TOPICS = {
     "animals": "dog horse eagle rabbit whale sheep tiger spider",
     "school": "teacher exam lesson pupil homework classroom essay grade",
 }
+_ROLES = {"text", "label"}
 _COMMON = "the a this that we they he she saw had was found with near after again today"
 
 
@@ -50,6 +52,10 @@ class Synthetic(Data):
         """All rows as the training split."""
         from datasets import Dataset, Features, Value
 
+        lacking = [want.role for want in wanted if want.needed and want.role not in _ROLES]
+        if lacking:
+            what = f"have no {', '.join(lacking)} - give real data, or another task"
+            raise DataError(f"synthetic texts {what}")
         rows = [
             {"row": f"synthetic:{index}", "text": text, "label": label}
             for index, (text, label) in enumerate(self._made())

@@ -1,5 +1,6 @@
 """The hub and its cache: the cache needs no network, and an absent hub is noticed at once."""
 
+import json
 import os
 import ssl
 import sys
@@ -128,7 +129,9 @@ def require_safetensors(name: str, folder: Path) -> None:
     if _has_weights(folder):
         return
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-    held = f"holds pickled weights only ({', '.join(pickled)})" if pickled else "holds no weights"
+    held = (
+        f"holds pickled weights only ({', '.join(pickled)})" if pickled else "holds no safetensors"
+    )
     raise DataError(
         f"model {name!r}: {held} - peftkit loads safetensors alone, since unpickling runs code; "
         "convert it with save_pretrained, or name a revision that has model.safetensors"
@@ -174,8 +177,6 @@ def _has_weights(folder: Path) -> bool:
 
 def _shards(folder: Path) -> list[str]:
     """The weight files that the index in `folder` names."""
-    import json
-
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return []
