@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from peftkit import hub_kernels
+
 if TYPE_CHECKING:
     from peftkit.errors import DataError, PeftkitError, RecipeError, RunError
     from peftkit.planning import plan
@@ -34,6 +36,8 @@ __all__ = [
     "train",
 ]
 __version__ = "0.1.0"
+
+hub_kernels.refuse()
 
 
 def __getattr__(name: str) -> Any:

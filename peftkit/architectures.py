@@ -1,4 +1,4 @@
-"""Architectures: where a model's blocks, heads and linear layers stand, so that strategies need not know."""
+"""Architectures: where blocks, heads and linear layers stand, so that strategies need not know."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,12 +7,12 @@ from peftkit.errors import Fault, RecipeError, nearest
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the code must know of one `model_type`; paths are relative to a block or the base model."""
+    """What must be known of one `model_type`; paths are relative to a block or the base model."""
 
     attention_output: str
     """The block's linear layer that ends attention, before the residual sum."""
@@ -23,14 +23,16 @@ class Architecture:
     reads: str
     """The token a sequence classifier reads: 'first' or 'last'."""
     encoder: str = ""
-    """For those that read the first token: the submodule of the base model whose output they read."""
-    first_position: int = 0
-    """The position id of a sequence's first token (RoBERTa counts on from its padding id)."""
+    """For those that read the first token: the part of the base model whose output they read."""
+    counts_from_padding: bool = False
+    """Whether position ids count on from the padding id, as RoBERTa's do."""
 
 
-BERT = Architecture("attention.output.dense", "intermediate.dense", "output.dense", "first", "encoder")
+BERT = Architecture(
+    "attention.output.dense", "intermediate.dense", "output.dense", "first", "encoder"
+)
 ROBERTA = Architecture(
-    "attention.output.dense", "intermediate.dense", "output.dense", "first", "encoder", 2
+    "attention.output.dense", "intermediate.dense", "output.dense", "first", "encoder", True
 )
 LLAMA = Architecture("self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj", "last")
 
@@ -49,6 +51,14 @@ ARCHITECTURES = {
 """The architectures for which packed has been tested equal to padded; others are padded."""
 
 LINEAR_CLASSES = ("Linear", "Linear4bit", "Linear8bitLt", "Conv1D")
+
+
+def first_position(config: "PretrainedConfig") -> int:
+    """The position id of a sequence's first token."""
+    architecture = ARCHITECTURES.get(config.model_type)
+    if architecture is None or not architecture.counts_from_padding:
+        return 0
+    return int(config.pad_token_id or 0) + 1
 
 
 def base_of(model: "PreTrainedModel") -> "nn.Module":
@@ -70,10 +80,12 @@ def blocks_of(model: "PreTrainedModel") -> list[tuple[str, "nn.Module"]]:
     """The transformer blocks in order, each with its full name: the model's longest module list."""
     from torch.nn import ModuleList
 
-    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, ModuleList) and len(m)]
+    lists = {n: m for n, m in model.named_modules() if isinstance(m, ModuleList) and len(m)}
     if not lists:
         raise RecipeError(f"{model.config.model_type}: no list of transformer blocks in this model")
-    name, blocks = max(lists, key=lambda found: len(found[1]))
+    # a block may hold a longer list than the model has blocks: its experts
+    outermost = {n: m for n, m in lists.items() if not any(n.startswith(f"{o}.") for o in lists)}
+    name, blocks = max(outermost.items(), key=lambda found: len(found[1]))
     return [(f"{name}.{index}", block) for index, block in enumerate(blocks)]
 
 

@@ -9,7 +9,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 PACKED = "peftkit_packed"
 LONGEST_IN_ONE_PRODUCT = 1024
-"""Longer sequences go through `scaled_dot_product_attention`, which keeps no L x L probabilities."""
+"""Longer ones go through `scaled_dot_product_attention`, which keeps no L x L probabilities."""
 
 
 def packed_attention(
@@ -41,8 +41,8 @@ def packed_attention(
     outputs, start = [], 0
     for length, run in groupby(lengths):
         count = len(list(run))
-        parts = [runs_of(each, start, count, length) for each in (query, key, value)]
-        outputs.append(attend(*parts, scale, causal, window, rate))
+        q, k, v = (runs_of(each, start, count, length) for each in (query, key, value))
+        outputs.append(attend(q, k, v, scale, causal, window, rate))
         start += count * length
     return torch.cat(outputs, dim=0).unsqueeze(0), None
 

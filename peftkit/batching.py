@@ -96,7 +96,7 @@ class Order(Sampler[int]):
         batches = order.view(-1, self.batch_size)
         if self.length_grouped:
             stretch = SORTED_TOGETHER * self.batch_size
-            order = torch.cat([self._by_length(part) for part in order.split(stretch)])
+            order = torch.cat([self._by_length(part) for part in torch.split(order, stretch)])
             batches = order.view(-1, self.batch_size)
             batches = batches[torch.randperm(len(batches), generator=generator)]
         return iter([index for batch in batches for index in self._by_length(batch).tolist()])

@@ -1,4 +1,4 @@
-"""Composition: a recipe's file, its bases and the overrides as one mapping that knows who set what."""
+"""Composition: a recipe's file, its bases and the overrides as one mapping; and who set what."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from peftkit.errors import Fault, RecipeError, nearest
+from peftkit.yaml12 import brief, load_yaml
 
 SHIPPED = Path(__file__).parent / "recipes"
 if not SHIPPED.is_dir():  # a checkout: the wheel carries the recipes inside the package
@@ -112,28 +113,40 @@ def recipe_names(folder: Path | None = None) -> dict[str, Path]:
 
 def find_recipe(name: str, folders: list[Path]) -> Path:
     """The file that `name` means: a path, or a name in one of `folders`."""
-    if looks_like_path(name):
-        path = Path(name)
-        if path.is_dir():
-            inner = path / "recipe.yaml"
-            hint = f"name the file in it: {inner}" if inner.is_file() else "name a YAML file"
-            raise RecipeError(f"the recipe {name!r} is a folder - {hint}")
-        if path.is_file():
-            return path
-        raise RecipeError(f"there is no recipe file {name!r} here ({Path.cwd()}) - check the path")
+    if not name:
+        raise RecipeError(f"the recipe has no name - choose from {', '.join(recipe_names())}")
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return recipe_file(Path(name))
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
+    if Path(name).is_dir():
+        return recipe_file(Path(name))
     known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
     shown = known if name.startswith("_") else {k for k in known if not k.startswith("_")}
-    places = " or among the shipped ones" if folders[0].is_dir() else ""
-    where = f"in {folders[0]}{places}" if folders[0].is_dir() else "among the shipped recipes"
-    raise RecipeError(f"no recipe is called {name!r} {where} - {nearest(name, shown)}")
+    raise RecipeError(f"no recipe is called {name!r} {told(folders)} - {nearest(name, shown)}")
 
 
-def looks_like_path(name: str) -> bool:
-    """Whether `name` points at a file or folder rather than at a recipe by its name."""
-    return name.endswith((".yaml", ".yml")) or "/" in name or Path(name).is_dir()
+def recipe_file(path: Path) -> Path:
+    """`path`, if a file is there. Raises `RecipeError` that says what there is instead."""
+    if path.is_file():
+        return path
+    if path.is_dir():
+        inner = path / "recipe.yaml"
+        hint = f"name the file in it: {inner}" if inner.is_file() else "name a YAML file"
+        raise RecipeError(f"the recipe '{path}' is a folder - {hint}")
+    beside = [other.name for pattern in ("*.yaml", "*.yml") for other in path.parent.glob(pattern)]
+    hint = nearest(path.name, beside) if beside else "check the path"
+    raise RecipeError(f"there is no recipe file '{path}' here ({Path.cwd()}) - {hint}")
+
+
+def told(folders: list[Path]) -> str:
+    """Where a recipe was looked for, in words."""
+    first = folders[0]
+    if not first.is_dir():
+        return "among the shipped recipes"
+    same = all(folder.resolve() == first.resolve() for folder in folders)
+    return f"in {first}" if same else f"in {first} or among the shipped ones"
 
 
 def merge_file(
@@ -144,14 +157,23 @@ def merge_file(
         circle = " -> ".join(str(each) for each in [*below, path])
         raise RecipeError(f"base: goes in a circle: {circle} - remove one of these bases")
     settings = read_yaml(path)
-    bases = settings.pop("base", [])
-    for base in [bases] if isinstance(bases, str) else bases:
-        if not isinstance(base, str):
-            what = f"should be a recipe's name or a list of names (got {base!r})"
-            raise RecipeError(f"{path}: base: {what}")
-        found = find_recipe(base, [path.parent, *folders])
+    for base in bases_of(path, settings.pop("base", None)):
+        try:
+            found = find_recipe(base, [path.parent, *folders])
+        except RecipeError as error:
+            raise RecipeError(f"{path}: base: {error.message}") from None
         merge_file(composition, found, folders, [*below, path])
     composition.merge(settings, str(path))
+
+
+def bases_of(path: Path, base: Any) -> list[str]:
+    """What the recipe at `path` builds on: nothing, one name or a list of them."""
+    names = [] if base is None else base if isinstance(base, list) else [base]
+    for name in names:
+        if not isinstance(name, str):
+            what = f"should be a recipe's name or a list of names (got {name!r})"
+            raise RecipeError(f"{path}: base: {what}")
+    return names
 
 
 def as_mappings(old: Any, new: Any) -> tuple[Any, Any]:
@@ -171,61 +193,15 @@ def is_another_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in the YAML file at `path`; the error names the file and the line."""
     try:
-        settings = load_yaml(path.read_text(encoding="utf-8"))
+        settings = load_yaml(path.read_text(encoding="utf-8-sig"))
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: is not a recipe ({brief(error)})") from None
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: is not UTF-8 text (byte {error.start}) - save it so") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}) - check it") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict):
         raise RecipeError(f"{path}: should be a mapping such as 'model: ...' (got {settings!r})")
     return settings
-
-
-class Yaml12Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema: `no` is a word, `1e-4` a number, a key set twice an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """PyYAML keeps the last of two equal keys; here that is an error with its line."""
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(self.construct_object(key_node, deep=True))  # type: ignore[no-untyped-call]
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is set twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-Yaml12Loader.yaml_implicit_resolvers = {}
-for tag, pattern, first in [
-    ("null", r"(?:~|null|Null|NULL|)", [*"~nN", ""]),
-    ("bool", r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
-    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    (
-        "float",
-        r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))",
-        list("-+.0123456789"),
-    ),
-]:
-    Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^{pattern}$"), first)
-# `012` is twelve in YAML 1.2; PyYAML's own constructor would read it as octal
-Yaml12Loader.add_constructor(
-    "tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node))
-)
-
-
-def load_yaml(text: str) -> Any:
-    """The value of `text`, read as YAML 1.2."""
-    return yaml.load(text, Loader=Yaml12Loader)
-
-
-def brief(error: yaml.YAMLError) -> str:
-    """What PyYAML found wrong, on one line."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())

@@ -1,6 +1,7 @@
 """Encoding: splits to token ids, done once and cached by content."""
 
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from peftkit.errors import DataError, Fault
 from peftkit.recipe import Recipe
 from peftkit.sources import Source, cache_folder
 
-VERSION = 1
+VERSION = 2
 """Part of the cache's key: count it up when the encoding changes."""
 
 
@@ -25,6 +26,8 @@ def encode(
         "version": VERSION,
         "rows": splits.key,
         "tokenizer": model.identity,
+        # which class reads a tokenizer's files has changed between versions
+        "transformers": importlib.metadata.version("transformers"),
         "task": recipe.task.model_dump(mode="json"),
         "names": list(names),
         "max_length": recipe.data.max_length,
@@ -38,18 +41,21 @@ def encode(
     return examples
 
 
-def encode_split(
-    recipe: Recipe, rows: Any, tokenizer: Any, names: Sequence[str], key: str
-) -> Any:
+def encode_split(recipe: Recipe, rows: Any, tokenizer: Any, names: Sequence[str], key: str) -> Any:
     """One split encoded, from the cache if the same rows were encoded the same way before."""
 
     def work(batch: dict[str, Any]) -> dict[str, Any]:
         encoded = recipe.task.encode(batch, tokenizer, names, recipe.data.max_length)
         return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
 
+    if not len(rows):  # there is nothing to learn the columns from
+        from datasets import Dataset
+
+        columns = ("input_ids", "labels", "truncated", "length")
+        return Dataset.from_dict({column: [] for column in columns})
     folder = cache_folder() / "tokenised"
     folder.mkdir(parents=True, exist_ok=True)
-    encoded = rows.map(
+    return rows.map(
         work,
         batched=True,
         remove_columns=rows.column_names,
@@ -57,7 +63,6 @@ def encode_split(
         load_from_cache_file=True,
         new_fingerprint=key.replace("-", "")[:64],
     )
-    return encoded
 
 
 def check_truncation(recipe: Recipe, train: Any) -> None:

@@ -12,7 +12,7 @@ from peftkit.model import Assembled
 from peftkit.tasks import Predictions, Task
 from peftkit.world import World, gathered
 
-MAX_TOKENS = 8192
+MAX_TOKENS = 4096
 """Padded tokens a forward pass in prediction."""
 
 
@@ -23,8 +23,10 @@ def predict(
     lengths = examples["length"]
     mine = list(longest_first(lengths, max_tokens))[world.rank :: world.size]
     found = gathered(world, list(forward(assembled, task, examples, mine)))
+    labels = np.asarray(examples["labels"], dtype=np.int64)
+    if not found:
+        return Predictions(labels, np.zeros((0, 0)), None)
     order = np.argsort(np.concatenate([indices for indices, _, _ in found]), kind="stable")
-    labels = np.asarray(examples["labels"])
     known = int((labels >= 0).sum())
     loss = sum(loss for _, _, loss in found) / known if known else None
     return Predictions(labels, np.concatenate([p for _, p, _ in found])[order], loss)
@@ -59,7 +61,9 @@ def prediction_rows(
     splits: Any, predictions: Predictions, names: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Lines of `predictions.jsonl`: which row, the label's name, the probabilities in id order."""
-    texts = [splits.test[role] for role in ("text", "text_pair") if role in splits.test.column_names]
+    texts = [
+        splits.test[role] for role in ("text", "text_pair") if role in splits.test.column_names
+    ]
     for index, row in enumerate(splits.test["row"]):
         said = "\x1f".join(str(column[index]) for column in texts)
         label = predictions.label_ids[index]

@@ -1,25 +1,33 @@
 """Assembly: a base model loaded, quantised, given a head and a strategy, and counted."""
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, set_seed
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    TokenizersBackend,
+)
 from transformers import logging as transformers_logging
 
 from peftkit import attention
-from peftkit.architectures import ARCHITECTURES, base_of, head_names
+from peftkit.architectures import ARCHITECTURES, base_of, first_position, head_names
 from peftkit.batching import Batcher
 from peftkit.errors import Fault, RecipeError
-from peftkit.quantization import guard, without_hub_kernels
+from peftkit.quantization import guard
 from peftkit.recipe import Recipe
 from peftkit.record import ParameterCount
 from peftkit.sources import Source
+from peftkit.strategies import trainable
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -50,8 +58,10 @@ def assemble(
     with quiet_transformers():
         config = configure(recipe, source.location, names)
         packed = is_packed(recipe, config)
-        config.pad_token_id = tokenizer.pad_token_id
-        set_seed(recipe.training.seed)
+        if config.pad_token_id is None:  # RoBERTa counts positions from its own
+            config.pad_token_id = tokenizer.pad_token_id
+        # not transformers' `set_seed`, whose module imports peft: planning does without
+        torch.manual_seed(recipe.training.seed)
         base = load_base(recipe, source.location, config, DTYPES[precision], packed)
         hold_head_in_fp32(base)
         before = count_base(base)
@@ -59,15 +69,32 @@ def assemble(
             module = recipe.strategy.adapt(base, recipe.task)
         else:
             module = recipe.strategy.load(base, artefact, recipe.task)
+    if recipe.training.gradient_checkpointing:  # behind the strategy: peft 0.21 would else ask for
+        # gradients of the embeddings' output, which only re-entrant checkpoints need
+        base.activation_checkpointing_enable(
+            activation_checkpointing_kwargs={"use_reentrant": False}
+        )
     reads = attach_reader(module, base, packed)
-    first = ARCHITECTURES[config.model_type].first_position if packed else 0
-    batcher = Batcher(packed, tokenizer.pad_token_id, first, reads)
-    notes = () if packed else (f"padded: packing is not proven for {config.model_type}",)
-    notes = notes if recipe.training.packing == "auto" else ("padded: training.packing=off",)
-    return Assembled(module, tokenizer, batcher, count_parameters(module, before), notes)
+    batcher = Batcher(packed, tokenizer.pad_token_id, first_position(config), reads)
+    parameters = count_parameters(module, before)
+    return Assembled(module, tokenizer, batcher, parameters, notes_of(recipe, config, packed))
 
 
-def blueprint(recipe: Recipe, folder: str, names: Sequence[str]) -> tuple[nn.Module, ParameterCount]:
+def notes_of(recipe: Recipe, config: PretrainedConfig, packed: bool) -> tuple[str, ...]:
+    """What a reader of the scores must know of how the model was fed and regularised."""
+    notes = []
+    if recipe.training.packing == "off":
+        notes.append("padded: training.packing=off")
+    elif not packed:
+        notes.append(f"padded: packing is not proven for {config.model_type}")
+    if recipe.training.dropout == "auto" and not recipe.strategy.trains_base:
+        notes.append("the base's dropout is 0, for it is frozen (training.dropout=auto)")
+    return tuple(notes)
+
+
+def blueprint(
+    recipe: Recipe, folder: str, names: Sequence[str]
+) -> tuple[nn.Module, ParameterCount]:
     """The adapted model and its counts on the meta device: nothing is loaded."""
     with quiet_transformers(), torch.device("meta"):
         config = configure(recipe, folder, names)
@@ -94,7 +121,7 @@ def configure(recipe: Recipe, folder: str, names: Sequence[str]) -> PretrainedCo
         )
         faults.append(Fault("model", what))
     most = getattr(config, "max_position_embeddings", None)
-    first = getattr(ARCHITECTURES.get(config.model_type), "first_position", 0)
+    first = first_position(config)
     if most and recipe.data.max_length > most - first:
         what = f"the model reads at most {most - first} tokens (got {recipe.data.max_length})"
         faults.append(Fault("data.max_length", f"{what} - use data.max_length={most - first}"))
@@ -102,7 +129,7 @@ def configure(recipe: Recipe, folder: str, names: Sequence[str]) -> PretrainedCo
         raise RecipeError(f"recipe {recipe.name!r} does not fit its model:", faults)
     set_dropout(config, recipe)
     config.use_cache = False
-    return config
+    return cast(PretrainedConfig, config)
 
 
 def set_dropout(config: PretrainedConfig, recipe: Recipe) -> None:
@@ -112,9 +139,17 @@ def set_dropout(config: PretrainedConfig, recipe: Recipe) -> None:
         if recipe.strategy.trains_base:
             return
         rate = 0.0
-    for key, value in config.to_dict().items():
-        if ("dropout" in key or key.endswith("_pdrop")) and isinstance(value, int | float):
-            setattr(config, key, rate)
+    keys = [
+        key
+        for key, value in config.to_dict().items()
+        if ("dropout" in key or key.endswith("_pdrop")) and type(value) in (int, float)
+    ]
+    if rate and not keys:
+        what = f"the architecture {config.model_type!r} has no dropout (got {rate}) - use 0 or auto"
+        fault = Fault("training.dropout", what)
+        raise RecipeError(f"recipe {recipe.name!r} does not fit its model:", [fault])
+    for key in keys:
+        setattr(config, key, rate)
 
 
 def is_packed(recipe: Recipe, config: PretrainedConfig) -> bool:
@@ -124,8 +159,12 @@ def is_packed(recipe: Recipe, config: PretrainedConfig) -> bool:
 
 def load_tokenizer(folder: str) -> Any:
     """The model's tokenizer, with a padding token."""
+    path = Path(folder) / "tokenizer_config.json"
+    named = json.loads(path.read_text()).get("tokenizer_class") if path.is_file() else None
+    # for some architectures (qwen2) AutoTokenizer 5.23 loads their usual class whatever is named
+    loader: Any = TokenizersBackend if named == "TokenizersBackend" else AutoTokenizer
     with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = loader.from_pretrained(folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
@@ -137,18 +176,15 @@ def load_base(
     """The base model with a fresh head, in `dtype` or quantised."""
     attention.register()
     heads = [*heads_of(recipe, config), "pooler"]
-    with without_hub_kernels() if recipe.quantize.bits else nullcontext():
-        model = recipe.task.auto_class().from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention.PACKED if packed else "sdpa",
-            use_safetensors=True,
-            **recipe.quantize.loading(dtype, heads),
-        )
+    model = recipe.task.auto_class().from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        attn_implementation=attention.PACKED if packed else None,  # the model's best
+        use_safetensors=True,
+        **recipe.quantize.loading(dtype, heads),
+    )
     guard(model)
-    if recipe.training.gradient_checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     return model.eval()  # type: ignore[no-any-return]
 
 
@@ -220,26 +256,26 @@ def read_last(module: nn.Module, base: PreTrainedModel, positions: list[Tensor])
     module.register_forward_hook(replace)
 
 
-def count_base(model: PreTrainedModel) -> dict[int, tuple[str, int]]:
-    """Every parameter before the strategy, by identity: its part ('base', 'head') and its size."""
+def count_base(model: PreTrainedModel) -> dict[str, int]:
+    """Weights before the strategy: the base's and the head's, shared ones once."""
     heads = tuple(f"{name}." for name in head_names(model))
-    return {
-        id(parameter): ("head" if name.startswith(heads) else "base", size_of(parameter))
-        for name, parameter in model.named_parameters()
-    }
+    sizes = {"base": 0, "head": 0}
+    for name, parameter in model.named_parameters():
+        sizes["head" if name.startswith(heads) else "base"] += size_of(parameter)
+    return sizes
 
 
-def count_parameters(module: nn.Module, before: dict[int, tuple[str, int]]) -> ParameterCount:
+def count_parameters(module: nn.Module, before: dict[str, int]) -> ParameterCount:
     """Weights by part: a 4-bit weight is one weight, shared ones and a trained head count once."""
-    sizes = {"base": 0, "head": 0, "adapter": 0}
-    for part, size in before.values():
-        sizes[part] += size
-    trainable = 0
-    for name, parameter in module.named_parameters():
-        trainable += size_of(parameter) if parameter.requires_grad else 0
-        if id(parameter) not in before and ".modules_to_save." not in name:
-            sizes["adapter"] += size_of(parameter)
-    return ParameterCount(trainable=trainable, total=sum(sizes.values()), **sizes)
+    sizes = {name: size_of(parameter) for name, parameter in module.named_parameters()}
+    # PEFT trains a copy of the head and keeps the first one beside it
+    total = sum(size for name, size in sizes.items() if ".modules_to_save." not in name)
+    return ParameterCount(
+        trainable=sum(sizes[name] for name in trainable(module)),
+        total=total,
+        adapter=total - sum(before.values()),
+        **before,
+    )
 
 
 def size_of(parameter: Tensor) -> int:

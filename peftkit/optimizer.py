@@ -1,6 +1,7 @@
-"""AdamW on fp32 master copies: weights rest and compute in bf16, and are updated in fp32."""
+"""AdamW on fp32 master copies of weights that rest in bf16, and the schedules of its rate."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -23,12 +24,16 @@ class MasterAdamW(torch.optim.AdamW):
     ) -> None:
         parameters = dict(named)
         self.masters = {name: master_of(parameter) for name, parameter in parameters.items()}
-        self.pairs = [(p, self.masters[n]) for n, p in parameters.items() if p is not self.masters[n]]
+        self.pairs = [
+            (p, self.masters[n]) for n, p in parameters.items() if p is not self.masters[n]
+        ]
         self.clip = clip
         self.gradient_norm = 0.0
         """Norm of the last step's gradient before clipping."""
         kept = [m for name, m in self.masters.items() if is_undecayed(name, parameters[name])]
-        decayed = [m for name, m in self.masters.items() if not is_undecayed(name, parameters[name])]
+        decayed = [
+            m for name, m in self.masters.items() if not is_undecayed(name, parameters[name])
+        ]
         groups = [{"params": decayed, "weight_decay": decay}, {"params": kept, "weight_decay": 0.0}]
         super().__init__([group for group in groups if group["params"]], lr=lr)
 
@@ -86,3 +91,29 @@ def master_of(parameter: nn.Parameter) -> nn.Parameter:
 def is_undecayed(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay leaves this parameter alone: biases, norms, other vectors."""
     return parameter.ndim < 2 or any(word in name.lower() for word in NO_DECAY)
+
+
+def rate_factor(schedule: str, rising: int, steps: int) -> Callable[[int], float]:
+    """The learning rate at a step as a share of its highest, which it reaches after `rising`.
+
+    `linear` and `cosine` fall to 0, `exponential` to 1 %; `step` is halved five times.
+    """
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        done = min(1.0, (step - rising) / max(1, steps - rising))
+        return {
+            "linear": 1.0 - done,
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
+            "constant": 1.0,
+            "exponential": float(0.01**done),
+            "step": 0.5 ** math.floor(6 * done),
+        }[schedule]
+
+    return factor
+
+
+def warmup_steps(share: float, steps: int) -> int:
+    """Steps in which the learning rate rises."""
+    return math.floor(share * steps)

@@ -1,12 +1,19 @@
 """The plan: what a run would do, from the model's configuration alone; no weights are loaded."""
 
-from pathlib import Path
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any, cast
 
+from peftkit.errors import Fault, RecipeError
 from peftkit.recipe import Recipe
 from peftkit.record import ParameterCount
 from peftkit.registry import Settings
-from peftkit.sources import Source, find_model, shipped_config
+from peftkit.sources import Source, find_model, local_path, shipped_config
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from peftkit.data import Splits
 
 PROCESS_BYTES = 700 * 2**20
 """Python with torch, transformers and peft imported, measured (benchmarks/LOG.md)."""
@@ -25,7 +32,7 @@ class Memory(Settings):
     optimizer: int
     """fp32 masters and AdamW's two moments of what trains."""
     activations: int
-    """Kept for the backward pass of the largest micro-batch."""
+    """Of the largest micro-batch: what the backward pass needs, or one block's where none does."""
 
     @property
     def total(self) -> int:
@@ -41,7 +48,7 @@ class Plan(Settings):
     memory: Memory
     micro_batch_size: int
     steps: int | None
-    """Optimizer steps; null where the number of rows is not known without the data."""
+    """Optimizer steps; null where the rows would have to be fetched to be counted."""
     launch: str
     """The command that runs it."""
     notes: list[str]
@@ -50,23 +57,27 @@ class Plan(Settings):
 def plan(recipe: Recipe) -> Plan:
     """Parameters, memory, steps and the launch line of `recipe`, without loading weights.
 
-    Raises `RecipeError` for what cannot work: targets that match nothing, a missing head, ...
+    Data that are made up, or lie on this disk, are read. Raises `RecipeError` for what cannot work
+    (targets that match nothing, a missing head, ...), `DataError` for data that do not suit.
     """
     from peftkit.model import blueprint
     from peftkit.world import resting_precision
 
     folder = config_folder(recipe)
     precision = resting_precision(recipe.training.precision)
-    _, parameters = blueprint(recipe, folder, ["0", "1"])
+    splits = data_at_hand(recipe)
+    names = ["0", "1"] if splits is None else list(recipe.task.label_names(splits))
+    module, parameters = blueprint(recipe, folder, names)
     micro = planned_micro_batch(recipe)
-    memory = estimate(recipe, folder, parameters, micro, recipe.data.max_length, precision)
-    notes = [f"computes in {precision}", "two labels assumed; the data are not read"]
+    notes = [f"computes in {precision}"]
+    if splits is None:
+        notes.append("two labels assumed; the data are not here to be read")
     return Plan(
         name=recipe.name,
         parameters=parameters,
-        memory=memory,
+        memory=estimate(recipe, module, parameters, micro, recipe.data.max_length, precision),
         micro_batch_size=micro,
-        steps=recipe.training.steps,
+        steps=planned_steps(recipe, None if splits is None else len(splits.train)),
         launch=f"accelerate launch peftkit/run.py recipe={recipe.name}",
         notes=notes,
     )
@@ -78,14 +89,34 @@ def config_folder(recipe: Recipe) -> str:
     return str(shipped.parent) if shipped else find_model(recipe.model).location
 
 
+def data_at_hand(recipe: Recipe) -> "Splits | None":
+    """The recipe's data where nothing need be fetched: made up, or at a path on this disk."""
+    path = getattr(recipe.data, "path", None)
+    if recipe.data.kind != "synthetic" and (path is None or local_path(path) is None):
+        return None
+    return recipe.data.load(recipe.data.resolve(), recipe.task.roles)
+
+
+def planned_steps(recipe: Recipe, rows: int | None) -> int | None:
+    """Optimizer steps over `rows` examples; a step takes whole batches only."""
+    training = recipe.training
+    if rows is not None and rows < training.batch_size:
+        what = f"a step takes {training.batch_size} examples, train has {rows} - lower it"
+        fault = Fault("training.batch_size", what)
+        raise RecipeError(f"recipe {recipe.name!r} does not fit its data:", [fault])
+    if training.steps is not None or rows is None:
+        return training.steps
+    return math.ceil(training.epochs * (rows // training.batch_size))
+
+
 def planned_micro_batch(recipe: Recipe) -> int:
     """The micro-batch of one rank before anything is probed."""
-    from peftkit.probe import largest_divisor
+    from peftkit.probe import largest_divisor, tokens_a_pass
 
     training = recipe.training
     if training.micro_batch_size != "auto":
         return training.micro_batch_size
-    most = max(1, training.max_tokens // recipe.data.max_length)
+    most = max(1, tokens_a_pass(recipe) // recipe.data.max_length)
     return largest_divisor(training.batch_size, most)
 
 
@@ -95,18 +126,21 @@ def predicted_peak_bytes(
     """The estimate for a run whose micro-batch and longest row are known."""
     from peftkit.model import blueprint
 
-    _, parameters = blueprint(recipe, model.location, ["0", "1"])
-    return estimate(recipe, model.location, parameters, micro, longest, precision).total
+    module, parameters = blueprint(recipe, model.location, ["0", "1"])
+    return estimate(recipe, module, parameters, micro, longest, precision).total
 
 
 def estimate(
-    recipe: Recipe, folder: str, parameters: ParameterCount, micro: int, longest: int, precision: str
+    recipe: Recipe,
+    module: "nn.Module",
+    parameters: ParameterCount,
+    micro: int,
+    longest: int,
+    precision: str,
 ) -> Memory:
-    """Peak memory by part, from counts and the shape of the blocks."""
+    """Peak memory by part, from counts and the shape of the adapted model's blocks."""
     import torch
-    from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder)
     size = BYTES[precision]
     base = parameters.base * (recipe.quantize.bits / 8 if recipe.quantize.bits else size)
     return Memory(
@@ -114,17 +148,38 @@ def estimate(
         weights=int(base + 4 * parameters.head + size * parameters.adapter),
         gradients=4 * parameters.trainable,
         optimizer=12 * parameters.trainable,
-        activations=activation_bytes(recipe, config, micro, longest, size),
+        activations=activation_bytes(recipe, module, micro, longest, size),
     )
 
 
-def activation_bytes(recipe: Recipe, config: Any, micro: int, longest: int, size: int) -> int:
-    """Kept activations: a dozen hidden states, the feed-forward's, and L x L probabilities a head."""
-    hidden, layers = config.hidden_size, config.num_hidden_layers
+def activation_bytes(
+    recipe: Recipe, module: "nn.Module", micro: int, longest: int, size: int
+) -> int:
+    """Kept a block: a dozen hidden states, the feed-forward's, L x L probabilities a head."""
+    config: Any = module.config
+    hidden, blocks = config.hidden_size, blocks_with_gradient(module)
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     tokens = micro * longest
-    per_layer = tokens * (12 * hidden + 3 * inner) * size
-    per_layer += 3 * micro * config.num_attention_heads * longest**2 * size
+    probabilities = micro * config.num_attention_heads * longest**2
+    a_block = (tokens * (12 * hidden + 3 * inner) + 3 * probabilities) * size
+    if not blocks:  # a linear probe: a block's states go when the next one has read them
+        return int((tokens * (4 * hidden + inner) + probabilities) * size)
     if recipe.training.gradient_checkpointing:
-        return int(tokens * hidden * size * layers + per_layer)
-    return int(per_layer * layers)
+        return int(tokens * hidden * size * blocks + a_block)
+    return int(a_block * blocks)
+
+
+def blocks_with_gradient(module: "nn.Module") -> int:
+    """Blocks that the backward pass goes through: those from the lowest trained one on up."""
+    from peftkit.architectures import blocks_of
+    from peftkit.strategies import trainable
+
+    names = list(dict(module.named_parameters()))
+    trained = [names.index(name) for name in trainable(module)]
+    blocks = [f"{name}." for name, _ in blocks_of(cast("PreTrainedModel", module))]
+    starts = [min(i for i, name in enumerate(names) if name.startswith(b)) for b in blocks]
+    last = max(i for i, name in enumerate(names) if name.startswith(blocks[-1]))
+    lowest = min(trained, default=len(names))
+    if lowest > last:
+        return 0
+    return len([start for start in starts if start > lowest]) + (lowest >= starts[0])

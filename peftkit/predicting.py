@@ -27,8 +27,11 @@ Text = str | tuple[str, str]
 def predict(run: RunRecord | Path | str, texts: Iterable[Text]) -> list[dict[str, Any]]:
     """The label and the probabilities that `run` (a record or a folder) gives each text or pair.
 
-    Raises `RunError` where the run is not finished, `DataError` where a text is empty.
+    Raises `RunError` where the run is not finished, `DataError` where a text is empty or the run
+    reads pairs and a text is none.
     """
+    if isinstance(texts, str):
+        raise DataError(f"one text instead of several - give [{texts[:20]!r} ...], a list")
     folder = Path("runs") / folder_name(run) if isinstance(run, RunRecord) else Path(run)
     return list(predictions(RunFolder.open(folder).path, texts))
 
@@ -36,36 +39,43 @@ def predict(run: RunRecord | Path | str, texts: Iterable[Text]) -> list[dict[str
 def predictions(folder: Path, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
     """The predictions for a stream of texts, in their order."""
     recipe, assembled, names = load_run(folder)
-    stream = iter(texts)
+    stream, first = iter(texts), 1
     while chunk := list(islice(stream, CHUNK)):
-        yield from predicted(recipe, assembled, names, chunk)
+        columns = columns_of(chunk, first, pairs=recipe.data.text_pair is not None)
+        yield from predicted(recipe, assembled, names, columns)
+        first += len(chunk)
 
 
 def predicted(
-    recipe: Recipe, assembled: Assembled, names: Sequence[str], chunk: Sequence[Text]
+    recipe: Recipe, assembled: Assembled, names: Sequence[str], columns: Mapping[str, list[str]]
 ) -> Iterator[dict[str, Any]]:
-    """The predictions for one chunk."""
-    encoded = recipe.task.encode(columns_of(chunk), assembled.tokenizer, names, recipe.data.max_length)
-    rows = [{k: v[i] for k, v in encoded.items()} for i in range(len(chunk))]
+    """The predictions for one chunk of texts."""
+    encoded = recipe.task.encode(columns, assembled.tokenizer, names, recipe.data.max_length)
+    rows = [{k: v[i] for k, v in encoded.items()} for i in range(len(columns["text"]))]
     batches = longest_first([len(row["input_ids"]) for row in rows], MAX_TOKENS)
     found: dict[int, Any] = {}
     for indices, probabilities, _ in forward(assembled, recipe.task, rows, batches):
         found.update(zip(indices.tolist(), probabilities.tolist(), strict=True))
-    for index in range(len(chunk)):
+    for index in range(len(rows)):
         said = dict(zip(names, found[index], strict=True))
         yield {"label": max(said, key=said.__getitem__), "probabilities": said}
 
 
-def columns_of(chunk: Sequence[Text]) -> dict[str, list[str]]:
-    """Texts or pairs as columns; an empty one is an error that names it."""
-    pairs = [(text, None) if isinstance(text, str) else text for text in chunk]
-    for index, (text, _) in enumerate(pairs):
-        if not text.strip():
-            raise DataError(f"text {index + 1} is empty - there is nothing to predict")
-    columns: dict[str, list[str]] = {"text": [text for text, _ in pairs]}
-    if any(second is not None for _, second in pairs):
-        columns["text_pair"] = [second or "" for _, second in pairs]
-    return columns
+def columns_of(chunk: Sequence[Text], first: int, pairs: bool) -> dict[str, list[str]]:
+    """Texts or pairs as columns; `first` is the number of the chunk's first text.
+
+    Raises `DataError` that names a text which is empty, or which is none of the `pairs` (the single
+    texts) that the run reads.
+    """
+    parts = [(text,) if isinstance(text, str) else tuple(text) for text in chunk]
+    for number, part in enumerate(parts, first):
+        if len(part) != 1 + pairs:
+            wanted = "pairs of texts" if pairs else "single texts"
+            raise DataError(f"text {number}: the run reads {wanted} (got {len(part)}) - give those")
+        if not all(text and text.strip() for text in part):
+            raise DataError(f"text {number} is empty - there is nothing to predict")
+    columns = zip(*parts, strict=True)
+    return dict(zip(("text", "text_pair"), map(list, columns), strict=False))
 
 
 def load_run(path: Path) -> tuple[Recipe, Assembled, list[str]]:
@@ -80,11 +90,14 @@ def load_run(path: Path) -> tuple[Recipe, Assembled, list[str]]:
     if not Path(source.location).exists():
         source = find_model(recipe.model)
     if source.identity != said["model"]["identity"]:
+        was, now = said["model"]["identity"][:24], source.identity[:24]
         raise RunError(
-            f"{path}: was trained on another {recipe.model} ({said['model']['identity'][:24]}) than the "
-            f"one found now ({source.identity[:24]}) - put the old one back"
+            f"{path}: was trained on another {recipe.model} ({was}) than the one found now ({now}) "
+            "- put the old one back"
         )
-    precision = said.get("world", {}).get("precision") or resting_precision(recipe.training.precision)
+    precision = said.get("world", {}).get("precision") or resting_precision(
+        recipe.training.precision
+    )
     tokenizer = load_tokenizer(source.location)
     assembled = assemble(recipe, source, tokenizer, said["names"], precision, folder.artefact)
     return recipe, assembled, said["names"]
@@ -97,12 +110,10 @@ def predict_file(folder: Path, source: Path, to: Path | None) -> int:
         reader = csv.DictReader(file)
         wanted = [c for c in (recipe.data.text, recipe.data.text_pair) if c]
         check_columns(source, reader.fieldnames or [], wanted)
-        out = open(to, "w", newline="", encoding="utf-8") if to else sys.stdout
-        try:
+        if to is None:
+            return write_scored(folder, reader, wanted, sys.stdout)
+        with open(to, "w", newline="", encoding="utf-8") as out:
             return write_scored(folder, reader, wanted, out)
-        finally:
-            if to:
-                out.close()
 
 
 def check_columns(source: Path, there: Sequence[str], wanted: Sequence[str]) -> None:

@@ -1,17 +1,26 @@
-"""The memory probe: the longest batch is tried before step 1, so that what will not fit shows at once."""
+"""The memory probe: the longest batch is tried before step 1, so that what will not fit shows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from peftkit.errors import RunError
 from peftkit.evaluation import on_device
 from peftkit.model import Assembled
 from peftkit.recipe import Recipe
 from peftkit.record import RunFolder
-from peftkit.world import World, any_rank, say
+from peftkit.strategies import trainable
+from peftkit.world import World, any_rank, on_main, say
+
+ALLOCATION_FAILED = ("can't allocate memory", "could not create a memory", "bad allocation")
+"""How torch and oneDNN word it on a CPU, where there is no error class of its own."""
+SMALLER = (
+    "use a smaller training.micro_batch_size, a smaller data.max_length, "
+    "training.gradient_checkpointing=true or quantize=4bit"
+)
 
 
 def fitting_micro_batch(
@@ -19,36 +28,51 @@ def fitting_micro_batch(
 ) -> int:
     """Examples a forward pass, such that the longest fit; kept from then on, also on resume.
 
-    Raises `RunError` when not even one example fits, or a fixed `micro_batch_size` does not.
+    `share` is how many a rank takes of each optimizer step. Raises `RunError` when not even one
+    example fits, or a fixed `micro_batch_size` does not.
     """
-    known = folder.description().get("micro_batch_size")
-    if known is not None:
+    known = on_main(world, lambda: folder.description().get("micro_batch_size"))
+    if known is not None and share % known == 0:  # it need not be, on another number of ranks
         return int(known)
-    wanted = recipe.training.micro_batch_size
-    lengths = examples["length"]
-    first = share if wanted == "auto" else min(int(wanted), share)
-    if wanted == "auto":
-        first = largest_divisor(share, max(1, recipe.training.max_tokens // max(lengths)))
-    elif share % first:
-        raise RunError(
-            f"training.micro_batch_size={wanted} does not divide the {share} examples that each of "
-            f"{world.size} ranks takes a step - use {largest_divisor(share, first)}"
-        )
+    lengths = list(examples["length"])  # a column reads a row from the disk each time
     longest = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    micro = first
-    while not any_rank_fits(recipe, assembled, [examples[i] for i in longest[:micro]], world):
-        smaller = largest_divisor(share, micro - 1)
-        if wanted != "auto" or micro == 1:
+    micro = first_try(recipe, share, lengths[longest[0]], world)
+    while not every_rank_fits(recipe, assembled, [examples[i] for i in longest[:micro]], world):
+        if recipe.training.micro_batch_size != "auto" or micro == 1:
             raise RunError(
-                f"out of memory: {micro} example(s) of {lengths[longest[0]]} tokens do not fit - use a "
-                "smaller training.micro_batch_size, a smaller data.max_length, "
-                "training.gradient_checkpointing=true or quantize=4bit"
+                f"out of memory: {micro} example(s) of {lengths[longest[0]]} tokens do not fit - "
+                f"{SMALLER}"
             )
+        smaller = largest_divisor(share, micro - 1)
         say(world, f"out of memory at {micro} examples a forward pass: trying {smaller}")
         micro = smaller
-    if world.is_main:
-        folder.describe(micro_batch_size=micro)
+    on_main(world, lambda: folder.describe(micro_batch_size=micro))
     return micro
+
+
+def first_try(recipe: Recipe, share: int, longest: int, world: World) -> int:
+    """The micro-batch that the recipe asks for.
+
+    Raises `RunError` when it does not divide what a rank takes of a step.
+    """
+    wanted = recipe.training.micro_batch_size
+    if wanted == "auto":
+        return largest_divisor(share, max(1, tokens_a_pass(recipe) // longest))
+    if share % wanted:
+        near = largest_divisor(share, wanted)
+        raise RunError(
+            f"training.micro_batch_size={wanted} does not divide the {share} examples that each of "
+            f"{world.size} ranks takes a step - use training.micro_batch_size={near}"
+        )
+    return wanted
+
+
+def tokens_a_pass(recipe: Recipe) -> int:
+    """Tokens that a forward pass aims at, by the recipe or by what the device likes."""
+    wanted = recipe.training.max_tokens
+    if wanted != "auto":
+        return wanted
+    return 16384 if torch.cuda.is_available() else 2048
 
 
 def largest_divisor(whole: int, most: int) -> int:
@@ -56,27 +80,31 @@ def largest_divisor(whole: int, most: int) -> int:
     return max(n for n in range(1, max(1, min(whole, most)) + 1) if whole % n == 0)
 
 
-def any_rank_fits(recipe: Recipe, assembled: Assembled, rows: list[Any], world: World) -> bool:
+def every_rank_fits(
+    recipe: Recipe, assembled: Assembled, rows: Sequence[Any], world: World
+) -> bool:
     """Whether a forward and a backward pass over `rows` fit in memory on every rank."""
     return not any_rank(world, not fits(recipe, assembled, rows))
 
 
-def fits(recipe: Recipe, assembled: Assembled, rows: list[Any]) -> bool:
-    """Whether a forward and a backward pass fit; gradients are dropped, random states restored."""
+def fits(recipe: Recipe, assembled: Assembled, rows: Sequence[Any]) -> bool:
+    """Whether a forward and a backward pass fit beside the optimizer's state.
+
+    Gradients are dropped and random states restored.
+    """
     module = assembled.module
     device = next(module.parameters()).device
     with kept_random_state():
         module.train()
         try:
+            state = [optimizer_state(parameter) for parameter in trainable(module).values()]
             batch = on_device(assembled.batcher(rows), device)
             labels = batch.pop("labels")
             loss = recipe.task.loss(module(**batch).logits, labels, recipe.training.label_smoothing)
-            loss.backward()  # type: ignore[no-untyped-call]
-            return True
-        except (torch.OutOfMemoryError, MemoryError):
-            return False
-        except RuntimeError as error:
-            if "can't allocate memory" not in str(error):
+            loss.backward()
+            return bool(state)
+        except Exception as error:
+            if not is_out_of_memory(error):
                 raise
             return False
         finally:
@@ -84,6 +112,27 @@ def fits(recipe: Recipe, assembled: Assembled, rows: list[Any]) -> bool:
             module.eval()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on a GPU or on the CPU."""
+    failed = any(words in str(error) for words in ALLOCATION_FAILED)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and failed
+    )
+
+
+def out_of_memory(error: Exception) -> RunError:
+    """What to say when memory ran out in the middle of a run."""
+    told = str(error).strip().partition("\n")[0] or type(error).__name__
+    return RunError(f"out of memory ({told}) - {SMALLER}")
+
+
+def optimizer_state(parameter: Tensor) -> Tensor:
+    """As much memory as MasterAdamW holds for a parameter from step 1 on: two moments, and the
+    master with its gradient where the parameter does not rest in fp32."""
+    copies = 2 if parameter.dtype == torch.float32 else 4
+    return torch.empty((copies, *parameter.shape), dtype=torch.float32, device=parameter.device)
 
 
 @contextmanager

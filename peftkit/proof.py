@@ -1,15 +1,18 @@
-"""Proof of training: what should train moved, what is frozen did not, the artefact gives the same."""
+"""Proof of training: what should train moved, what is frozen did not."""
 
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from peftkit.record import Proof
 from peftkit.strategies import trainable
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 ZERO_GRADIENT = {
     r"(^|\.)(key|k_lin|k_proj|k)\.bias$": (
@@ -59,7 +62,7 @@ def frozen(model: nn.Module) -> dict[str, Tensor]:
 def fingerprint(tensor: Tensor) -> bytes:
     """A hash of a tensor's bytes."""
     flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return hashlib.blake2b(flat.numpy(), digest_size=16).digest()
+    return hashlib.blake2b(cast("Buffer", flat.numpy()), digest_size=16).digest()
 
 
 def excuse(name: str) -> str | None:

@@ -1,9 +1,6 @@
 """Quantisation: how the resting weights of the base are held, and the guards bitsandbytes needs."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from peftkit.registry import Component
 
@@ -38,7 +35,7 @@ class Unquantized(Quantization):
 
 
 class EightBit(Quantization):
-    """LLM.int8(): vector-wise 8-bit weights, outliers apart (Dettmers et al. 2022, arXiv:2208.07339)."""
+    """LLM.int8(): vector-wise 8-bit weights, outliers apart (Dettmers 2022, arXiv:2208.07339)."""
 
     kind: Literal["8bit"] = "8bit"
     threshold: float = 6.0
@@ -86,7 +83,7 @@ class FourBit(Quantization):
 
 
 def placement() -> dict[str, Any]:
-    """Each rank's own device: bitsandbytes quantises on arrival, and DDP needs a whole copy a rank."""
+    """Each rank's own device: bitsandbytes quantises on arrival, DDP needs a whole copy a rank."""
     import os
 
     import torch
@@ -96,62 +93,84 @@ def placement() -> dict[str, Any]:
     return {"device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
 
 
-@contextmanager
-def without_hub_kernels() -> Iterator[None]:
-    """Keep bitsandbytes 0.50.2 from fetching `kernels-community` code from the hub at its import."""
-    import logging
-
-    if "bitsandbytes" in sys.modules:
-        yield
-        return
-    hidden = sys.modules.get("kernels")
-    sys.modules["kernels"] = None  # type: ignore[assignment]  # makes its import fail
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it would warn that the import failed
-    try:
-        import bitsandbytes  # noqa: F401
-    finally:
-        logger.setLevel(level)
-        del sys.modules["kernels"]
-        if hidden is not None:
-            sys.modules["kernels"] = hidden
-    yield
-
-
 def guard(model: "nn.Module") -> None:
-    """Keep 4-bit weights as they were trained against.
+    """Keep quantised weights as they were trained against.
 
-    bitsandbytes 0.50.2 re-packs them in place at the first evaluation on a CPU with AVX512-BF16:
-    afterwards gradients are lost and `dequantize_4bit` returns noise.
+    bitsandbytes 0.50.2 re-packs 4-bit weights in place at the first evaluation on a CPU with
+    AVX512-BF16: afterwards gradients are lost and `dequantize_4bit` returns noise.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+        if type(module).__name__ == "Linear8bitLt":
+            module.register_forward_pre_hook(keep_scales)
+
+
+def keep_scales(layer: Any, _: Any) -> None:
+    """Give an 8-bit weight its scales back.
+
+    To read one on a CPU (DoRA does, for its norm), peft 0.21 moves it to the CPU again; in
+    bitsandbytes 0.50.2 it then looks like a new one, whose missing scales replace the layer's.
+    """
+    if layer.weight.CB is not None and layer.weight.SCB is None:
+        layer.weight.SCB = layer.state.SCB
 
 
 def dequantized(module: "nn.Module") -> "torch.Tensor":
     """The weight that a quantised linear layer stands for, in fp32, shape (out, in)."""
     import bitsandbytes.functional as functional
 
-    weight: Any = module.weight
+    layer: Any = module
+    weight = layer.weight
     if type(module).__name__ == "Linear4bit":
-        return functional.dequantize_4bit(weight.data, weight.quant_state).float()
-    scales = weight.SCB if weight.SCB is not None else module.state.SCB  # type: ignore[union-attr]
-    return weight.data.float() * (scales.float() / 127).unsqueeze(1)
+        packed = functional.dequantize_4bit(weight.data, weight.quant_state)
+        return packed.float()
+    # the first forward pass moves the scales from the weight to the layer
+    scales = weight.SCB if weight.SCB is not None else layer.state.SCB
+    dense: torch.Tensor = weight.data.float() * (scales.float() / 127).unsqueeze(1)
+    return dense
 
 
 def unquantize(model: "nn.Module") -> None:
-    """Put an ordinary linear layer, dequantised, in the place of every quantised one."""
-    from torch import nn
+    """Put an ordinary linear layer, dequantised, in the place of every quantised one.
 
+    The model is then like one that was never quantised, and is saved like one.
+    """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child).__name__ not in ("Linear4bit", "Linear8bitLt"):
-                continue
-            weight = dequantized(child)
-            dense = nn.Linear(weight.shape[1], weight.shape[0], bias=child.bias is not None)
-            dense.weight = nn.Parameter(weight, requires_grad=False)
-            if child.bias is not None:
-                dense.bias = nn.Parameter(child.bias.data.float(), requires_grad=False)  # type: ignore[union-attr]
-            setattr(parent, name, dense)
+            if type(child).__name__ in ("Linear4bit", "Linear8bitLt"):
+                setattr(parent, name, ordinary(child))
+    forget_quantization(model)
+
+
+def ordinary(layer: "nn.Module") -> "nn.Module":
+    """The layer that a quantised one was made of, frozen, in fp32."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    weight = dequantized(layer)
+    wide, narrow = weight.shape
+    made: Any
+    if issubclass(getattr(layer, "source_cls", nn.Linear), Conv1D):  # GPT-2's: (in, out)
+        made, weight = Conv1D(wide, narrow), weight.T.contiguous()
+    else:
+        made = nn.Linear(narrow, wide, bias=layer.bias is not None)
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    if layer.bias is not None:
+        bias: Any = layer.bias
+        made.bias = nn.Parameter(bias.data.float(), requires_grad=False)
+    return cast("nn.Module", made.train(layer.training))
+
+
+def forget_quantization(model: Any) -> None:
+    """Take away what makes transformers 5.23 treat (and save) the model as a quantised one."""
+    for name in (
+        "hf_quantizer",
+        "quantization_method",
+        "is_quantized",
+        "is_loaded_in_4bit",
+        "is_loaded_in_8bit",
+    ):
+        vars(model).pop(name, None)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config

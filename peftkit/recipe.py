@@ -3,23 +3,38 @@
 import hashlib
 import importlib.util
 import json
+import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+)
 from typing_extensions import Self
 
 from peftkit.compose import Composition, compose, parse_overrides
 from peftkit.data import Data
 from peftkit.errors import Fault, RecipeError, nearest
 from peftkit.quantization import Quantization, Unquantized
-from peftkit.registry import Component, Settings, import_plugin, parse_settings
+from peftkit.registry import Component, Settings, import_plugin, parse_settings, refusal
 from peftkit.sources import Source
 from peftkit.strategies import Strategy
 from peftkit.tasks import Task
 
-TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+TRACKERS = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "trackio": "trackio",
+}
 WITHOUT_EFFECT = ("save_steps", "threads", "track", "proof")
 """Training settings that leave the result as it is, and so the digest too."""
 
@@ -35,8 +50,9 @@ class Training(Settings):
     """Examples an optimizer step, over all ranks and micro-batches."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Examples a forward pass on one rank; auto: as many as fit in memory, at most `max_tokens`."""
-    max_tokens: PositiveInt = 8192
-    """Tokens a forward pass that `micro_batch_size: auto` aims at, the longest rows assumed."""
+    max_tokens: PositiveInt | Literal["auto"] = "auto"
+    """Tokens a forward pass that `micro_batch_size: auto` aims at, the longest rows assumed; auto:
+    2,048 on a CPU, where more is no faster and takes more memory, 16,384 on a GPU."""
     lr: PositiveFloat | Literal["auto"] = "auto"
     """Learning rate at its highest; auto: the strategy's own default."""
     schedule: Literal["linear", "cosine", "constant", "exponential", "step"] = "linear"
@@ -52,7 +68,7 @@ class Training(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     """The model's dropout; auto: its own where the base is trained, 0 where it is frozen."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Type in which weights rest and products are computed; auto: bf16 where the hardware has it."""
+    """Type in which weights rest and products are computed; auto: bf16 where hardware has it."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
     order: Literal["length_grouped", "random"] = "length_grouped"
@@ -73,19 +89,20 @@ class Training(Settings):
     """CPU threads of a rank; auto: its share of the cores (a launcher's one thread is undone)."""
     proof: Literal["full", "run"] = "full"
     """full: the artefact is also loaded in a fresh process and must give the same logits."""
-    track: list[str] = []
+    track: list[str] = Field(default_factory=list)
     """Trackers to log to: tensorboard, wandb, mlflow, trackio."""
-    trainer: dict[str, Any] = {}
+    trainer: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `transformers.TrainingArguments`, passed on as they are."""
 
-    @model_validator(mode="after")
-    def _trackers_are_known(self) -> Self:
-        for name in self.track:
+    @field_validator("track")
+    @classmethod
+    def _trackers_are_known(cls, names: list[str]) -> list[str]:
+        for name in names:
             if name not in TRACKERS:
                 raise ValueError(f"no tracker is called {name!r} - {nearest(name, TRACKERS)}")
             if importlib.util.find_spec(TRACKERS[name]) is None:
                 raise ValueError(f"the tracker {name!r} is not installed - pip install {name}")
-        return self
+        return names
 
 
 class Recipe(Settings):
@@ -107,38 +124,38 @@ class Recipe(Settings):
     """How the base's weights rest in memory."""
     training: Training = Training()
     """How the chosen weights are trained."""
-    plugins: list[str] = []
+    plugins: list[str] = Field(default_factory=list)
     """Modules that declare further strategies, tasks or data, imported first."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder_name(cls, name: str) -> str:
+        if not re.fullmatch(r"\w[\w .+-]*", name):
+            raise ValueError("should be letters, digits, _ and -, since it names the run's folder")
+        return name
 
     @classmethod
     def load(cls, name: str, *overrides: str, folder: Path | None = None, **settings: Any) -> Self:
         """The recipe `name` with `key=value` overrides, then keyword settings, on top.
 
-        Raises `RecipeError` with all faults at once.
+        A keyword reaches below with two underscores (`training__seed=1`). Raises `RecipeError`
+        with all faults at once.
         """
-        given = [(key, value, "Python") for key, value in settings.items()]
         parsed = parse_overrides(overrides, "override")
-        return cls.of(compose(name, [*parsed, *given], folder))
+        return cls.of(compose(name, [*parsed, *keywords(settings)], folder))
 
     @classmethod
     def of(cls, composition: Composition) -> Self:
         """The recipe that a composition describes; faults name where each value was set."""
         settings = {"name": composition.name, **composition.settings}
-        faults, values = [], dict[str, Any]()
-        for plugin in settings.get("plugins") or []:
-            import_plugin(str(plugin), composition.source_of("plugins") or "plugins")
-        for key, kind in PARTS.items():
-            try:
-                if key in settings:
-                    values[key] = part(kind, settings[key], key)
-            except RecipeError as error:
-                faults.extend(error.faults)
-        rest = {k: v for k, v in settings.items() if k not in PARTS}
-        stand_ins = {k: values.get(k, kind.model_construct()) for k, kind in PARTS.items() if k in settings}
+        if faults := broken_plugins(settings.get("plugins")):
+            raise cannot_run(composition, faults)  # alone: what they declare would be missing
+        parts, faults = parsed_parts(settings)
+        rest = {key: value for key, value in settings.items() if key not in PARTS}
         try:
-            recipe = parse_settings(cls, {**rest, **stand_ins}, "")
-        except RecipeError as error:
-            faults.extend(error.faults)
+            recipe = cls.model_validate({**rest, **parts}, strict=True)
+        except ValidationError as error:
+            faults += refusal(error, cls, "").faults
         if not faults:
             faults = conflicts(recipe)
         if faults:
@@ -146,16 +163,15 @@ class Recipe(Settings):
         return recipe
 
     def but(self, **changes: Any) -> Self:
-        """Another recipe, the same but for `changes` (`strategy="full"`, `training={"seed": 1}`)."""
+        """Another recipe, the same but for `changes` (`strategy="full"`, `training__seed=1`)."""
         composition = Composition(self.name, self.settings())
-        for key, value in changes.items():
-            plain = value.model_dump(mode="json") if isinstance(value, Settings) else value
-            composition.set(key.replace("__", "."), plain, "Python")
+        for key, value, source in keywords(changes):
+            composition.set(key, value, source)
         return type(self).of(composition)
 
     def settings(self) -> dict[str, Any]:
-        """All settings as plain data, defaults included: a recipe file that runs again."""
-        return self.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+        """All settings but the name as plain data: a recipe file that runs again."""
+        return {key: value for key, value in self.plain().items() if key != "name"}
 
     def digest(self, model: Source, data: Source) -> str:
         """64 hex digits that name all that can change the result, and no path or machine."""
@@ -186,6 +202,40 @@ PARTS: dict[str, type[Settings]] = {
 }
 
 
+def keywords(settings: dict[str, Any]) -> list[tuple[str, Any, str]]:
+    """Keyword arguments as (dotted key, plain value, source)."""
+    return [
+        (key.replace("__", "."), v.plain() if isinstance(v, Settings) else v, "Python")
+        for key, v in settings.items()
+    ]
+
+
+def broken_plugins(modules: object) -> list[Fault]:
+    """Import the plug-ins of a recipe; a fault for each that fails."""
+    faults: list[Fault] = []
+    for module in modules if isinstance(modules, list) else []:
+        try:
+            import_plugin(str(module), "plugins")
+        except RecipeError as error:
+            faults += error.faults
+    return faults
+
+
+def parsed_parts(settings: dict[str, Any]) -> tuple[dict[str, Settings], list[Fault]]:
+    """The parts of a recipe that are there, stand-ins for those at fault, and the faults."""
+    parts: dict[str, Settings] = {}
+    faults: list[Fault] = []
+    for key, kind in PARTS.items():
+        if key not in settings:
+            continue
+        try:
+            parts[key] = part(kind, settings[key], key)
+        except RecipeError as error:
+            parts[key] = kind.model_construct()
+            faults += error.faults
+    return parts, faults
+
+
 def part(kind: type[Settings], value: Any, path: str) -> Settings:
     """One part of a recipe from its plain data."""
     if issubclass(kind, Component):
@@ -195,12 +245,14 @@ def part(kind: type[Settings], value: Any, path: str) -> Settings:
 
 def conflicts(recipe: Recipe) -> list[Fault]:
     """What the parts of a recipe, each right by itself, forbid together."""
-    faults = []
+    faults: list[Fault] = []
     if reason := recipe.strategy.refuses(recipe.quantize.held):
         faults.append(Fault("recipe", reason))
     training = recipe.training
     if recipe.quantize.bits and training.trainer.get("torch_compile"):
-        what = f"'quantize: {recipe.quantize.kind}' cannot be compiled - use quantize=none or drop it"
+        what = (
+            f"'quantize: {recipe.quantize.kind}' cannot be compiled - use quantize=none or drop it"
+        )
         faults.append(Fault("training.trainer.torch_compile", what))
     if training.micro_batch_size != "auto" and training.batch_size % training.micro_batch_size:
         near = workable(training.batch_size, training.micro_batch_size)
@@ -217,7 +269,8 @@ def conflicts(recipe: Recipe) -> list[Fault]:
 
 def workable(whole: int, wanted: int) -> str:
     """The divisors of `whole` nearest to `wanted`, below and above."""
-    divisors = [n for n in range(1, whole + 1) if whole % n == 0]
+    small = [n for n in range(1, math.isqrt(whole) + 1) if whole % n == 0]
+    divisors = sorted({*small, *(whole // n for n in small)})
     below = [n for n in divisors if n <= wanted][-1:]
     return " and ".join(str(n) for n in below + [n for n in divisors if n > wanted][:1])
 
@@ -229,5 +282,4 @@ def cannot_run(composition: Composition, faults: Iterable[Fault]) -> RecipeError
         source = composition.source_of(fault.where)
         return Fault(f"{fault.where} ({source})" if source else fault.where, fault.what)
 
-    shown = sorted(map(placed, faults), key=lambda fault: fault.where)
-    return RecipeError(f"recipe {composition.name!r} cannot run:", shown)
+    return RecipeError(f"recipe {composition.name!r} cannot run:", sorted(set(map(placed, faults))))

@@ -1,19 +1,21 @@
 """The record of a run, and the folder it lives in."""
 
 import json
-import os
-import shutil
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
+from pydantic import Field
 
+from peftkit.disk import write_json, write_text, writing
 from peftkit.errors import RunError
 from peftkit.metrics import Score
 from peftkit.recipe import Recipe
 from peftkit.registry import Settings
 from peftkit.sources import Source
+from peftkit.yaml12 import dump_yaml
 
 SCHEMA_VERSION = 1
 
@@ -107,20 +109,20 @@ class RunRecord(Settings):
     """What a reader of the scores must know."""
     parameters: ParameterCount | None = None
     headline: str
-    scores: dict[str, Score] = {}
+    scores: dict[str, Score] = Field(default_factory=dict)
     """Scores on the test split, the headline first."""
-    baseline: dict[str, Score] = {}
+    baseline: dict[str, Score] = Field(default_factory=dict)
     """The majority class's scores on the same rows."""
-    details: dict[str, Any] = {}
-    validation: dict[str, float] = {}
-    """The best evaluation during training: step, score, loss."""
+    details: dict[str, Any] = Field(default_factory=dict)
+    validation: dict[str, float | None] = Field(default_factory=dict)
+    """The best evaluation during training: step, score, loss; empty where there was none."""
     steps: int = 0
     cost: Cost | None = None
     proof: Proof | None = None
     world: WorldRecord | None = None
     exact: bool = True
     """Whether the run is bit for bit what an uninterrupted one in one world gives."""
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     finished_at: str = ""
     """UTC, ISO 8601."""
 
@@ -130,6 +132,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.opened = time.monotonic()
+        """When this process took the run up."""
         self._lock = FileLock(path.parent / f".{path.name}.lock")
 
     @classmethod
@@ -140,33 +144,58 @@ class RunFolder:
         digest = recipe.digest(model, data)
         return cls(root / name_of(root, recipe.name, digest, again, data.stand_in))
 
-    def claim(self, recipe: Recipe, model: Source, data: Source) -> None:
-        """Lock the folder for this process and describe the run in it.
+    def claim(self, digest: str) -> None:
+        """Lock the folder for this process.
 
-        Raises `RunError` when another process is at work in it, or when it is another recipe's.
+        Raises `RunError` when another process is at work in it, when it is another recipe's or
+        version's, or when nothing can be written there.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                raise RunError(
+                    f"{self.path}: another process is at work on this run - wait for it or stop it"
+                ) from None
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise RunError(
-                f"{self.path}: another process is at work on this run - wait for it or stop it"
-            ) from None
-        digest = recipe.digest(model, data)
-        try:
-            self._check(digest)
-            self._describe(recipe, digest, model, data)
+            self.check(digest)
         except BaseException:
             self.release()
             raise
+
+    def check(self, digest: str) -> None:
+        """Refuse a folder that another recipe or version made."""
+        if not (self.path / "run.json").is_file():
+            return
+        known = self.description()
+        if known.get("schema_version") != SCHEMA_VERSION:
+            raise RunError(
+                f"{self.path}: was made by another version of peftkit (schema "
+                f"{known.get('schema_version')}, this one is {SCHEMA_VERSION}) - move it away"
+            )
+        if known.get("digest") != digest:
+            raise RunError(f"{self.path}: is the folder of another recipe - move it away")
+
+    def begin(self, recipe: Recipe, model: Source, data: Source) -> None:
+        """Write what is known of the run before it is trained."""
+        self.path.mkdir(exist_ok=True)
+        settings = {"name": recipe.name, **recipe.settings()}
+        write_text(self.path / "recipe.yaml", dump_yaml(settings))
+        if not (self.path / "run.json").is_file():
+            facts = {"schema_version": SCHEMA_VERSION, "digest": recipe.digest(model, data)}
+            sources = {"model": model.model_dump(), "data": data.model_dump()}
+            write_json(self.path / "run.json", {**facts, **sources})
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
         """The folder of a finished run, to read."""
         folder = cls(Path(path))
-        if not (folder.path / "record.json").is_file():
+        if not folder.finished:
             hint = "it has not finished" if folder.path.is_dir() else "there is no such folder"
-            raise RunError(f"{path}: is not a finished run ({hint}) - name a folder with a record.json")
+            if (folder.path / "record.json").is_file():
+                hint = f"it failed: {folder.record.reason}"
+            raise RunError(f"{path}: is not a finished run ({hint}) - name one that is")
         return folder
 
     def release(self) -> None:
@@ -208,7 +237,7 @@ class RunFolder:
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one line to `log.jsonl`."""
-        with open(self.path / "log.jsonl", "a") as file:
+        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(dict(entry)) + "\n")
 
     def logged(self) -> list[dict[str, Any]]:
@@ -224,7 +253,9 @@ class RunFolder:
 
     def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write `predictions.jsonl`: row id, hash, label, probabilities; never the text."""
-        write_text(self.path / "predictions.jsonl", "".join(json.dumps(dict(r)) + "\n" for r in rows))
+        write_text(
+            self.path / "predictions.jsonl", "".join(json.dumps(dict(r)) + "\n" for r in rows)
+        )
 
     def finish(self, record: RunRecord) -> RunRecord:
         """Write the record, last of all and at once, and let go of the folder."""
@@ -232,41 +263,15 @@ class RunFolder:
         self.release()
         return record
 
-    def _check(self, digest: str) -> None:
-        """Refuse a folder that another recipe or version made."""
-        if not (self.path / "run.json").is_file():
-            return
-        known = self.description()
-        if known.get("schema_version") != SCHEMA_VERSION:
-            raise RunError(
-                f"{self.path}: was made by another version of peftkit (schema "
-                f"{known.get('schema_version')}, this one is {SCHEMA_VERSION}) - move it away"
-            )
-        if known.get("digest") != digest:
-            raise RunError(f"{self.path}: is the folder of another recipe - move it away")
-
-    def _describe(self, recipe: Recipe, digest: str, model: Source, data: Source) -> None:
-        import yaml
-
-        self.path.mkdir(parents=True, exist_ok=True)
-        settings = {"name": recipe.name, **recipe.settings()}
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        write_text(self.path / "recipe.yaml", text)
-        if not (self.path / "run.json").is_file():
-            facts = {"schema_version": SCHEMA_VERSION, "digest": digest}
-            sources = {"model": model.model_dump(), "data": data.model_dump()}
-            write_json(self.path / "run.json", {**facts, **sources})
-
 
 def name_of(root: Path, name: str, digest: str, again: bool, stand_in: bool) -> str:
-    """`name-digest`, with a counter for a run that is wanted again."""
+    """`name-digest`; `again`: with a counter, where that run is finished already."""
     stem = f"{name}-{'standin-' if stand_in else ''}{digest[:8]}"
-    if not again:
-        return stem
-    count = 2
-    while (root / f"{stem}-{count}" / "record.json").is_file():
+    candidate, count = stem, 1
+    while again and RunFolder(root / candidate).finished:
         count += 1
-    return f"{stem}-{count}"
+        candidate = f"{stem}-{count}"
+    return candidate
 
 
 def read_record(path: Path) -> RunRecord:
@@ -284,33 +289,3 @@ def read_record(path: Path) -> RunRecord:
             f"{SCHEMA_VERSION} - use the peftkit that wrote it, or run again"
         )
     return RunRecord.model_validate(said)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` at once."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` at once: a killed process leaves the old file or the new one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-
-
-def folder_bytes(folder: Path) -> int:
-    """Size of all files in `folder`."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def check_disk(folder: Path, needed_bytes: int) -> None:
-    """Raise `RunError` when less than `needed_bytes` are free where `folder` lies."""
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
-        raise RunError(
-            f"{folder}: {free / 1e9:.1f} GB free, the run may need {needed_bytes / 1e9:.1f} GB for "
-            "checkpoints and the artefact - free some, or run with --runs elsewhere"
-        )

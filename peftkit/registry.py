@@ -1,10 +1,11 @@
-"""Components: frozen settings whose classes are found by their `kind`; declaring one registers it."""
+"""Components: frozen settings whose classes are found by `kind`; declaring one registers it."""
 
 import importlib
+import json
 import pkgutil
 from functools import cache
-from importlib.metadata import entry_points
-from typing import Any, ClassVar, TypeVar
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, ClassVar, TypeVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
@@ -15,9 +16,23 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Settings(BaseModel):
-    """A frozen value that refuses settings it does not know; a string below a field documents it."""
+    """A frozen value that refuses settings it does not know; field docs stand below the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def plain(self) -> dict[str, Any]:
+        """All settings as plain data, defaults included, which says the same when it is read.
+
+        Null is left out where it is the default, and kept where it switches a default off.
+        """
+        said = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, Settings):
+                said[name] = value.plain()
+            elif value is None and field.get_default(call_default_factory=True) is None:
+                del said[name]
+        return said
 
 
 class Component(Settings):
@@ -31,11 +46,23 @@ class Component(Settings):
 
     @classmethod
     def kinds(cls) -> dict[str, type[Self]]:
-        """Every registered kind of this family, by name."""
+        """Every registered kind of this family, by name.
+
+        Raises `RecipeError` where two classes have the same one, or a plug-in does not import.
+        """
         import_declarations(cls.package)
         import_plugins()
-        found = {c.model_fields["kind"].default: c for c in descendants(cls)}
-        return {kind: found[kind] for kind in sorted(k for k in found if isinstance(k, str))}
+        found: dict[str, type[Self]] = {}
+        for each in descendants(cls):
+            kind = each.model_fields["kind"].default
+            if not isinstance(kind, str):
+                continue  # a class to build on
+            if kind in found and full_name(found[kind]) != full_name(each):
+                both = " and ".join(sorted(map(full_name, (found[kind], each))))
+                what = f"{both} are both called {kind!r} - rename one"
+                raise RecipeError("a name is taken twice:", [Fault(cls.family, what)])
+            found[kind] = each
+        return dict(sorted(found.items()))
 
     @classmethod
     def parse(cls, value: object, path: str) -> Self:
@@ -45,67 +72,113 @@ class Component(Settings):
         """
         settings = {"kind": value} if isinstance(value, str) else value
         if not isinstance(settings, dict):
-            what = f"should be the name of a {cls.family} or a mapping with its 'kind' (got {value!r})"
+            what = f"should be a {cls.family}'s name or a mapping with its 'kind'{got(value)}"
             raise RecipeError("", [Fault(path, what)])
         kind, kinds = settings.get("kind"), cls.kinds()
         if kind is None:
             raise RecipeError("", [Fault(path, f"names no kind - choose from {', '.join(kinds)}")])
-        if kind not in kinds:
+        if not isinstance(kind, str) or kind not in kinds:
             what = f"no {cls.family} is called {kind!r} - {nearest(str(kind), kinds)}"
             raise RecipeError("", [Fault(path, what)])
         return parse_settings(kinds[kind], settings, path)
 
 
+def full_name(cls: type[Any]) -> str:
+    """Where a class is declared, and what it is called there."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
 def parse_settings(model: type[Model], settings: object, path: str) -> Model:
-    """Validate `settings` as `model`; all faults at once, each with its dotted path."""
+    """Validate `settings` as `model`; all faults at once, each with its dotted path.
+
+    They are read as JSON is, strictly: `true` is no number and "8" neither, a list may be a tuple.
+    """
     try:
-        return model.model_validate(settings)
+        return model.model_validate_json(json.dumps(settings, default=plain_data), strict=True)
     except ValidationError as error:
-        faults: dict[str, list[str]] = {}
-        for detail in error.errors():
-            steps = settings_path(model, detail["loc"])
-            where = ".".join([path, *steps] if path else steps) or model.__name__.lower()
-            faults.setdefault(where, []).append(complaint(detail, model, steps))
-        raise RecipeError("", [Fault(w, joined(what)) for w, what in faults.items()]) from None
+        raise refusal(error, model, path) from None
+
+
+def plain_data(value: Any) -> Any:
+    """What Python code may hand over, as what a recipe's file would say."""
+    if isinstance(value, Settings):
+        return value.plain()
+    return list(value) if isinstance(value, (set, frozenset)) else str(value)
+
+
+def refusal(error: ValidationError, model: type[BaseModel], path: str) -> RecipeError:
+    """pydantic's error as ours: a fault for each setting."""
+    faults: dict[str, list[str]] = {}
+    for detail in error.errors():
+        steps = settings_path(model, detail["loc"])
+        where = ".".join([path, *steps] if path else steps) or model.__name__.lower()
+        faults.setdefault(where, []).append(complaint(detail, model, steps))
+    return RecipeError("", [Fault(w, joined(what)) for w, what in faults.items()])
 
 
 def settings_path(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The part of pydantic's location that names settings, without the branches of a union."""
     steps: list[str] = []
-    for step in map(str, location):
+    names = list(map(str, location))
+    for index, step in enumerate(names):
         steps.append(step)
         field = model.model_fields.get(step)
-        if field is None or not is_settings(field.annotation):
+        if field is None:
+            break
+        if get_origin(field.annotation) is dict:  # a free mapping: its keys are the user's
+            return steps + names[index + 1 : index + 2]
+        if not is_settings(field.annotation):
             break
         model = field.annotation  # type: ignore[assignment]
     return steps
 
 
+OUR_WORDS = {
+    "dict_type": "should be a mapping",
+    "model_type": "should be a mapping",
+    "list_type": "should be a list",
+}
+"""What YAML's users call what pydantic calls objects and arrays."""
+
+
 def complaint(detail: Any, model: type[BaseModel], steps: list[str]) -> str:
     """What one of pydantic's error details says, in our words."""
-    if detail["type"] == "extra_forbidden":
+    kind = detail["type"]
+    if kind == "extra_forbidden":
         return f"no such setting - {nearest(steps[-1], fields_at(model, steps[:-1]))}"
-    if detail["type"] == "missing":
+    if kind == "missing":
         return "is required, and nothing sets it"
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "value_error":
-        return str(message)
-    return f"{message[0].lower()}{message[1:]} (got {detail['input']!r})"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if kind == "value_error":
+        return message if " - " in message else f"{message}{got(detail['input'])}"
+    said = OUR_WORDS.get(kind, f"{message[0].lower()}{message[1:]}")
+    return f"{said}{got(detail['input'])}"
+
+
+def got(value: Any) -> str:
+    """The value that was refused, as it would stand in a recipe."""
+    words = isinstance(value, bool) or value is None
+    return f" (got {json.dumps(value) if words else repr(value)})"
 
 
 def joined(complaints: list[str]) -> str:
-    """One sentence of the complaints of a union's branches ('greater than 0 or 'auto')."""
+    """One sentence of the complaints of a union's branches ("greater than 0 or 'auto'")."""
     first, *others = dict.fromkeys(complaints)
     if not others:
         return first
-    said, _, got = first.rpartition(" (got ")
-    alternatives = [o.rpartition(" (got ")[0].removeprefix("input should be ") for o in others]
-    return f"{' or '.join([said, *alternatives])} (got {got}"
+    said, _, ending = first.rpartition(" (got ")
+    alternatives = [
+        other.rpartition(" (got ")[0].removeprefix("input ").removeprefix("should be ")
+        for other in others
+    ]
+    return f"{' or '.join([said, *dict.fromkeys(alternatives)])} (got {ending}"
 
 
 def is_settings(annotation: object) -> bool:
     """Whether a field holds further settings."""
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    # in Python 3.10 `list[str]` is a type, of which issubclass will not hear
+    plain = get_origin(annotation) is None and isinstance(annotation, type)
+    return plain and issubclass(annotation, BaseModel)  # type: ignore[arg-type]
 
 
 def fields_at(model: type[BaseModel], steps: list[str]) -> list[str]:
@@ -131,17 +204,25 @@ def import_declarations(package: str) -> None:
         importlib.import_module(f"{package}.{found.name}")
 
 
-@cache
 def import_plugins() -> None:
     """Import every installed plug-in (entry points in the group `peftkit.plugins`)."""
-    for entry in entry_points(group="peftkit.plugins"):
+    for entry in installed_plugins():
         import_plugin(entry.value, f"the entry point '{entry.name}'")
 
 
-def import_plugin(module: str, source: str) -> None:
+@cache
+def installed_plugins() -> tuple[EntryPoint, ...]:
+    """What the installed packages offer."""
+    return tuple(entry_points(group="peftkit.plugins"))
+
+
+def import_plugin(module: str, where: str) -> None:
     """Import one plug-in module; one that fails says so itself and is never an 'unknown name'."""
     try:
         importlib.import_module(module)
-    except Exception as error:
-        what = f"plug-in {module!r} does not import ({type(error).__name__}: {error}) - mend or remove it"
-        raise RecipeError("a plug-in is broken", [Fault(source, what)]) from error
+    except (Exception, SystemExit) as error:
+        hint = "mend or remove it"
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            hint = "install it, or put its folder on PYTHONPATH"
+        what = f"plug-in {module!r} does not import ({type(error).__name__}: {error}) - {hint}"
+        raise RecipeError("a plug-in is broken:", [Fault(where, what)]) from error

@@ -2,31 +2,42 @@
 
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from peftkit.recipe import PARTS, Recipe
 from peftkit.registry import Component
 
+BASE = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+    "description": "Recipes to build on: a name or a list of names; later ones win.",
+}
+
 
 def recipe_schema() -> dict[str, Any]:
     """Every setting of every registered component, with its documentation."""
     families = {k: kind for k, kind in PARTS.items() if issubclass(kind, Component)}
-    kinds = {k: list(family.kinds().values()) for k, family in families.items()}
-    every = [(cls, "validation") for found in kinds.values() for cls in found]
-    names, definitions = models_json_schema(
-        [*every, (Recipe, "validation")], ref_template="#/$defs/{model}"  # type: ignore[list-item]
+    kinds = {key: family.kinds() for key, family in families.items()}
+    classes: list[type[BaseModel]] = [
+        Recipe,
+        *(cls for found in kinds.values() for cls in found.values()),
+    ]
+    names, whole = models_json_schema(
+        [(cls, "validation") for cls in classes], ref_template="#/$defs/{model}"
     )
-    schema = definitions["$defs"].pop("Recipe")
+    definitions = whole["$defs"]
+    schema = definitions.pop("Recipe")
     for key, found in kinds.items():
-        references = [names[cls, "validation"] for cls in found]  # type: ignore[index]
-        words = {"enum": list(families[key].kinds())}
-        schema["properties"][key] = {"anyOf": [words, *references]}
-    several = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-    schema["properties"]["base"] = several
-    schema.pop("required", None)  # a base may hold them
+        references = [names[cls, "validation"] for cls in found.values()]
+        about = schema["properties"][key].get("description", "")
+        choices = [{"enum": list(found)}, *references]
+        schema["properties"][key] = {"anyOf": choices, "description": about}
+    schema["properties"]["base"] = BASE
+    for part in (schema, *definitions.values()):
+        part.pop("required", None)  # a base may hold it
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "peftkit recipe",
         **schema,
-        "$defs": definitions["$defs"],
+        "title": "peftkit recipe",
+        "$defs": definitions,
     }

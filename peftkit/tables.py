@@ -1,5 +1,6 @@
 """Tables: by rich on a terminal; elsewhere plain text, a row a line, the name first, no header."""
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         return
     if not sys.stdout.isatty():
         for row in rows:
-            print("\t".join(str(value) for value in row.values()))
+            print("\t".join(re.sub(r"\s+", " ", str(value)) for value in row.values()))
         return
     from rich.console import Console
     from rich.markup import escape
@@ -32,16 +33,27 @@ def record_rows(record: "RunRecord") -> list[dict[str, str]]:
     rows = [("run", f"{record.name} {record.digest[:8]}"), ("strategy", strategy_of(record))]
     if record.parameters is not None:
         counted = record.parameters
-        rows.append(("trainable", f"{counted.trainable:,} of {counted.total:,} ({counted.share:.2%})"))
+        rows.append(
+            ("trainable", f"{counted.trainable:,} of {counted.total:,} ({counted.share:.2%})")
+        )
     for name, score in record.scores.items():
         if "[" not in name:
             rows.append((name, interval(score)))
     if record.headline in record.baseline:
-        rows.append((f"{record.headline}, majority class", interval(record.baseline[record.headline])))
+        rows.append(
+            (f"{record.headline}, majority class", interval(record.baseline[record.headline]))
+        )
     if record.cost is not None:
         cost = record.cost
-        rows.append(("time", f"{cost.train_seconds:.1f} s training, {cost.total_seconds:.1f} s in all"))
-        rows.append(("speed", f"{cost.samples_per_second:.1f} samples/s, {cost.tokens_per_second:,.0f} tokens/s"))
+        rows.append(
+            ("time", f"{cost.train_seconds:.1f} s training, {cost.total_seconds:.1f} s in all")
+        )
+        rows.append(
+            (
+                "speed",
+                f"{cost.samples_per_second:.1f} samples/s, {cost.tokens_per_second:,.0f} tokens/s",
+            )
+        )
         rows.append(("peak memory", f"{cost.peak_bytes / 2**20:,.0f} MiB"))
         rows.append(("artefact", f"{cost.artefact_bytes / 2**20:.2f} MiB"))
     if record.proof is not None:

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,11 +14,21 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
 
 from peftkit.batching import Order
-from peftkit.checkpoints import facts_of, latest, load_trained, save_trained, step_of
+from peftkit.checkpoints import (
+    TRAINED,
+    best_weights,
+    facts_of,
+    latest,
+    load_state,
+    load_trained,
+    save_trained,
+    step_of,
+    unreadable,
+)
 from peftkit.errors import RecipeError, RunError, RunStopped
 from peftkit.evaluation import predict
 from peftkit.model import Assembled
-from peftkit.optimizer import MasterAdamW
+from peftkit.optimizer import MasterAdamW, rate_factor, warmup_steps
 from peftkit.probe import fitting_micro_batch
 from peftkit.proof import Witness
 from peftkit.recipe import Recipe
@@ -34,13 +44,15 @@ class Outcome:
 
     steps: int
     micro_batch_size: int
-    best: dict[str, float]
+    best: dict[str, float | None]
     proof: Proof
     seconds: float
+    """In optimizer steps, over all processes of the run."""
+    earlier_seconds: float
+    """What earlier processes of the run took, all in all."""
     tokens: int
     positions: int
     samples: int
-    exact: bool
 
 
 def fit(
@@ -48,48 +60,47 @@ def fit(
 ) -> Outcome:
     """Train `assembled` by the recipe, from the last whole checkpoint in `folder` if there is one.
 
-    Raises `RunStopped` after a signal, `RunError` when the loss is not a number.
+    Raises `RunStopped` after a signal, `RunError` when the loss is not a number or the recipe asks
+    for more than the data has.
     """
-    train = examples["train"]
-    share = share_of_batch(recipe.training.batch_size, world.size)
+    training = recipe.training
+    check_rows(recipe, examples)
+    share = share_of_batch(training.batch_size, world.size)
     witness = Witness(assembled.module)
-    order = Order(
-        train["length"],
-        recipe.training.batch_size,
-        recipe.training.seed,
-        recipe.training.order == "length_grouped",
-    )
-    micro = fitting_micro_batch(recipe, assembled, train, share, folder, world)
-    checkpoint = latest(folder.checkpoints, lambda message: say(world, message))
-    loop = Loop(recipe, assembled, examples, order, folder, world, micro, share // micro)
-    if checkpoint is not None and facts_of(checkpoint)["done"]:
-        loop.restore_finished(checkpoint)
-    else:
-        if checkpoint is not None:
-            say(world, f"resuming at step {step_of(checkpoint)}")
-        with loop.recorder:
-            loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if loop.recorder.stopped_by is not None:
-        raise RunStopped(
-            f"stopped at step {loop.state.global_step} of {loop.state.max_steps}; a checkpoint is in "
-            f"{folder.checkpoints} - the same command goes on from it",
-            loop.recorder.stopped_by,
-        )
-    best = loop.recorder.best(loop.state.log_history)
-    proof = witness.testify(loop.masters.masters, warmup_steps(recipe, loop.state.max_steps), loop.state)
-    if recipe.training.keep == "best" and best and best["step"] < loop.state.global_step:
-        load_trained(assembled.module, folder.checkpoints / "best.safetensors")
+    micro = fitting_micro_batch(recipe, assembled, examples["train"], share, folder, world)
+    loop = Loop(recipe, assembled, examples, folder, world, micro, share // micro)
+    loop.go_on()
+    recorder, state = loop.recorder, loop.state
+    best = recorder.best(state.log_history)
+    rising = warmup_steps(training.warmup, state.max_steps)
+    proof = witness.testify(loop.masters.masters, rising, state)
+    if training.keep == "best" and best and best["step"] < state.global_step:
+        load_trained(assembled.module, best_weights(folder.checkpoints, int(best["step"])))
     return Outcome(
-        steps=loop.state.global_step,
+        steps=state.global_step,
         micro_batch_size=micro,
         best=best,
         proof=proof,
-        seconds=loop.recorder.seconds,
-        tokens=loop.recorder.tokens,
-        positions=loop.recorder.positions,
-        samples=loop.state.global_step * recipe.training.batch_size,
-        exact=folder.description().get("exact", True),
+        seconds=recorder.seconds,
+        earlier_seconds=recorder.earlier_seconds,
+        samples=state.global_step * training.batch_size,
+        **recorder.counted(),
     )
+
+
+def check_rows(recipe: Recipe, examples: Any) -> None:
+    """Refuse a batch larger than the train split, and patience with nothing to wait for."""
+    rows, training = len(examples["train"]), recipe.training
+    if rows < training.batch_size:
+        raise RunError(
+            f"training.batch_size={training.batch_size} is more than the {rows} examples to train "
+            f"on - use training.batch_size={rows} or less"
+        )
+    if training.patience and not len(examples["validation"]):
+        raise RunError(
+            f"training.patience={training.patience} needs a validation split, and there is none "
+            "- set data.validation or leave patience out"
+        )
 
 
 class Loop(Trainer):
@@ -103,19 +114,27 @@ class Loop(Trainer):
         recipe: Recipe,
         assembled: Assembled,
         examples: Any,
-        order: Order,
         folder: RunFolder,
         world: World,
         micro: int,
         accumulation: int,
     ) -> None:
-        self.recipe, self.assembled, self.order, self.world = recipe, assembled, order, world
+        training, train = recipe.training, examples["train"]
+        self.recipe, self.assembled, self.folder, self.world = recipe, assembled, folder, world
+        self.order = Order(
+            list(train["length"]),
+            training.batch_size,
+            training.seed,
+            training.order == "length_grouped",
+        )
         self.masters: MasterAdamW
+        self.last_loss = 0.0
+        """Of this rank's last micro-batch; one that is no number stays."""
         self.recorder = Recorder(recipe, folder, world)
         super().__init__(
             model=assembled.module,
             args=arguments(recipe, folder, world, micro, accumulation),
-            train_dataset=examples["train"],
+            train_dataset=train,
             eval_dataset=examples["validation"],
             data_collator=assembled.batcher,
             compute_loss_func=self.loss,
@@ -124,19 +143,41 @@ class Loop(Trainer):
         self.remove_callback(PrinterCallback)
         self.recorder.loop = self
 
+    def go_on(self) -> None:
+        """Train from where the run stands; a training that is done is only taken up."""
+        checkpoint = latest(self.folder.checkpoints, lambda message: say(self.world, message))
+        try:
+            if checkpoint is not None and facts_of(checkpoint)["done"]:
+                self.restore_finished(checkpoint)
+                return
+            if checkpoint is not None:
+                say(self.world, f"resuming at step {step_of(checkpoint)}")
+            with self.recorder:
+                self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except UnpicklingError as error:  # only the optimizer's and random states are read so
+            raise unreadable(checkpoint or self.folder.checkpoints, error) from error
+        if number := self.recorder.stopped_by():
+            raise RunStopped(
+                f"stopped at step {self.state.global_step} of {self.state.max_steps}; a checkpoint "
+                f"is in {self.folder.checkpoints} - the same command goes on from it",
+                number,
+            )
+
     def restore_finished(self, checkpoint: Path) -> None:
         """Take up a run whose training was done, and only the scoring was cut short."""
-        load_trained(self.assembled.module, checkpoint / "trained.safetensors")
+        load_trained(self.assembled.module, checkpoint / TRAINED)
         self.create_optimizer()
-        self.masters.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True))
+        self.masters.load_state_dict(load_state(checkpoint / "optimizer.pt"))
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         self.recorder.go_on_from(facts_of(checkpoint))
+        say(self.world, f"trained already ({self.state.global_step} steps): only scoring is left")
 
     def loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
         """The task's loss, averaged over all examples of the optimizer step."""
         smoothing = self.recipe.training.label_smoothing
         total = self.recipe.task.loss(outputs.logits, labels, smoothing)
-        return total / num_items_in_batch
+        mean: torch.Tensor = total / num_items_in_batch
+        return mean
 
     def get_train_dataloader(self) -> DataLoader:  # type: ignore[type-arg]
         """The order must be a function of (seed, epoch) alone: transformers 5.23 loses a
@@ -150,8 +191,10 @@ class Loop(Trainer):
         """AdamW on fp32 masters; made here because under FSDP weights are sharded by now."""
         if self.optimizer is None:
             training = self.recipe.training
-            named = trainable(model or self.model).items()
-            self.masters = MasterAdamW(named, self.recipe.lr(), training.weight_decay, training.clip)
+            named = trainable(model or self.assembled.module).items()
+            self.masters = MasterAdamW(
+                named, self.recipe.lr(), training.weight_decay, training.clip
+            )
             self.optimizer = self.masters
         return self.optimizer
 
@@ -160,8 +203,10 @@ class Loop(Trainer):
     ) -> Any:
         """All five schedules from one function of the step."""
         if self.lr_scheduler is None:
-            factor = rate_factor(self.recipe, num_training_steps)
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+            training = self.recipe.training
+            rising = warmup_steps(training.warmup, num_training_steps)
+            factor = rate_factor(training.schedule, rising, num_training_steps)
+            self.lr_scheduler = LambdaLR(optimizer or self.masters, factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -171,31 +216,29 @@ class Loop(Trainer):
         """Gradients of each micro-batch are added up in fp32, not in the weights' own type."""
         self.recorder.count(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not math.isfinite(float(loss)):
-            raise RunError(
-                f"the loss is {float(loss)} at step {self.state.global_step + 1} - use a lower "
-                f"training.lr (now {self.recipe.lr()}) or training.precision=fp32"
-            )
         self.masters.collect()
+        if math.isfinite(self.last_loss):
+            self.last_loss = float(loss)
         return loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """The validation split's headline score and loss, by the code that scores the test split."""
+        """The validation split's headline score and loss, by the code that scores the tests."""
         started = time.monotonic()
         task = self.recipe.task
         found = predict(self.assembled, task, self.eval_dataset, self.world)
-        names = self.assembled_names
-        scored = task.score(found, names, majority=0, resamples=0)
-        metrics = {"eval_score": scored.scores[task.headline].value, "eval_loss": found.loss}
+        scored = task.score(found, self.class_names, majority=0, resamples=0)
+        metrics: Any = {"eval_score": scored.scores[task.headline].value, "eval_loss": found.loss}
         self.recorder.paused(time.monotonic() - started)
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics  # type: ignore[no-any-return]
 
     @property
-    def assembled_names(self) -> list[str]:
+    def class_names(self) -> list[str]:
         """The labels' names in id order, as the model's configuration has them."""
-        labels = self.assembled.module.config.id2label
+        labels: Any = self.assembled.module.config.id2label  # type: ignore[union-attr]
         return [labels[index] for index in sorted(labels)]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -204,19 +247,22 @@ class Loop(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super().save_model(output_dir, _internal_call)
         elif self.world.is_main:
-            save_trained(self.assembled.module, Path(str(output_dir)) / "trained.safetensors")
+            save_trained(self.assembled.module, Path(str(output_dir)) / TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            load_trained(self.assembled.module, Path(resume_from_checkpoint) / "trained.safetensors")
+            load_trained(self.assembled.module, Path(resume_from_checkpoint) / TRAINED)
 
 
 def arguments(
     recipe: Recipe, folder: RunFolder, world: World, micro: int, accumulation: int
 ) -> TrainingArguments:
-    """The recipe in the Trainer's words."""
+    """The recipe in the Trainer's words.
+
+    Raises `RecipeError` where `training.trainer` misspells an argument, or sets one of these.
+    """
     training = recipe.training
     ours: dict[str, Any] = {
         "output_dir": str(folder.checkpoints),
@@ -242,31 +288,12 @@ def arguments(
         "disable_tqdm": True,
         "log_level": "error",
     }
+    taken = sorted(ours.keys() & training.trainer.keys())
+    if taken:
+        raise RecipeError(
+            f"training.trainer: {', '.join(taken)} is peftkit's to set - leave it out"
+        )
     try:
-        return TrainingArguments(**{**ours, **training.trainer})
+        return TrainingArguments(**ours, **training.trainer)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"training.trainer: TrainingArguments refuses this ({error})") from None
-
-
-def rate_factor(recipe: Recipe, steps: int) -> Callable[[int], float]:
-    """The learning rate at a step as a share of its highest."""
-    rising, schedule = warmup_steps(recipe, steps), recipe.training.schedule
-
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / (rising + 1)
-        done = (step - rising) / max(1, steps - rising)
-        return {
-            "linear": 1.0 - done,
-            "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
-            "constant": 1.0,
-            "exponential": 0.01**done,
-            "step": 0.5 ** math.floor(6 * done),
-        }[schedule]
-
-    return factor
-
-
-def warmup_steps(recipe: Recipe, steps: int) -> int:
-    """Steps in which the learning rate rises."""
-    return math.floor(recipe.training.warmup * steps)

@@ -1,4 +1,4 @@
-"""The world a run stands in: ranks, threads, precision, and what the launcher has to say of them."""
+"""The world a run stands in: ranks, threads, precision, and what the launcher says of them."""
 
 import os
 import sys
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from peftkit.errors import Fault, PeftkitError, RecipeError, RunError
 
 if TYPE_CHECKING:
-    from peftkit.recipe import Recipe, Training
+    from peftkit.recipe import Training
 
 Result = TypeVar("Result")
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+"""glibc's numbers for `mallopt`; 32 MiB is the most it takes for the first."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class World:
         import torch
         from accelerate import PartialState
 
+        settle_memory()
         precision = resting_precision(training.precision)
         check_launcher_precision(precision)
         # the Trainer would read it and compute under autocast
@@ -55,9 +58,26 @@ class World:
         )
 
 
-def rank_before_torch() -> int:
-    """This process's rank as the launcher's environment says it."""
-    return int(os.environ.get("RANK", "0"))
+def launched_ranks() -> int:
+    """The number of ranks as the launcher's environment says it, before torch is imported."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def settle_memory() -> None:
+    """Keep memory from growing with the number of different batch sizes, and reuse it (Linux).
+
+    oneDNN keeps 1,024 compiled products with their scratch memory, several for each length of a
+    packed row: a LoRA run on MiniLM held 2.1 GiB, with 64 of them 1.0 GiB (benchmarks/LOG.md).
+    glibc gives blocks above 128 KiB back at once and faults them in again at the next step.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    if sys.platform == "linux":
+        import ctypes
+
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):  # not in musl
+            libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def threads_of_rank(wanted: "int | str") -> int:
@@ -116,9 +136,9 @@ def sharding(size: int) -> str:
     return "ddp" if size > 1 else "none"
 
 
-def on_main(world: World, work: Callable[[], Result]) -> Result:
+def on_main(world: World | None, work: Callable[[], Result]) -> Result:
     """The result of `work`, done by rank 0 alone; its error is every rank's error."""
-    if world.size == 1:
+    if world is None or world.size == 1:
         return work()
     from accelerate.utils import broadcast_object_list
 
@@ -134,6 +154,13 @@ def on_main(world: World, work: Callable[[], Result]) -> Result:
     return said[0]  # type: ignore[no-any-return]
 
 
+def on_main_first(world: World, work: Callable[[], Result]) -> Result:
+    """The result of `work` on every rank; rank 0 goes first and fills the caches."""
+    if world.size > 1:
+        on_main(world, lambda: bool(work()))
+    return work()
+
+
 def gathered(world: World, values: list[Any]) -> list[Any]:
     """The lists of all ranks, one behind the other, on every rank."""
     if world.size == 1:
@@ -145,20 +172,32 @@ def gathered(world: World, values: list[Any]) -> list[Any]:
 
 def any_rank(world: World, flag: bool) -> bool:
     """Whether any rank raises `flag`; all ranks must call it together."""
-    if world.size == 1:
-        return flag
+    return bool(highest(world, int(flag)))
+
+
+def highest(world: World, value: int) -> int:
+    """The largest of the ranks' values; all ranks must call it together."""
+    return value if world.size == 1 else _reduced(value, "MAX")
+
+
+def summed(world: World, value: int) -> int:
+    """The sum of the ranks' values; all ranks must call it together."""
+    return value if world.size == 1 else _reduced(value, "SUM")
+
+
+def _reduced(value: int, how: str) -> int:
     import torch
     import torch.distributed as distributed
 
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    raised = torch.tensor([int(flag)], device=device)
-    distributed.all_reduce(raised, op=distributed.ReduceOp.MAX)
-    return bool(raised.item())
+    shared = torch.tensor([value], device=device)
+    distributed.all_reduce(shared, op=getattr(distributed.ReduceOp, how))
+    return int(shared.item())
 
 
-def say(world: World, message: str) -> None:
-    """Tell the user, once, whatever the number of ranks."""
-    if world.is_main:
+def say(world: World | None, message: str) -> None:
+    """Tell the user, once, whatever the number of ranks (None: there is but one)."""
+    if world is None or world.is_main:
         print(message, file=sys.stderr, flush=True)
 
 
@@ -175,3 +214,10 @@ def share_of_batch(batch_size: int, size: int) -> int:
             f"- use training.batch_size={near}"
         )
     return batch_size // size
+
+
+def without_launcher() -> dict[str, str]:
+    """The environment of a process that is no rank: without what a launcher put there."""
+    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    others = ("TORCHELASTIC", "ACCELERATE_", "FSDP_", "GROUP_", "ROLE_")
+    return {k: v for k, v in os.environ.items() if k not in ranks and not k.startswith(others)}

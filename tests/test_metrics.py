@@ -184,13 +184,13 @@ def test_the_interval_holds_the_value_and_narrows_with_the_rows() -> None:
 
 
 def test_blocks_of_resamples_are_all_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    from peftkit import metrics
+    from peftkit import resampling
 
     drawn = []
-    weights = metrics.row_weights
-    monkeypatch.setattr(metrics, "BLOCK_CELLS", 70)
+    weights = resampling.row_weights
+    monkeypatch.setattr(resampling, "BLOCK_CELLS", 70)
     monkeypatch.setattr(
-        metrics, "row_weights", lambda rng, size, n: drawn.append(size) or weights(rng, size, n)
+        resampling, "row_weights", lambda rng, size, n: drawn.append(size) or weights(rng, size, n)
     )
     named(*toy(20, 2), resamples=10)
     assert drawn == [3, 3, 3, 1]

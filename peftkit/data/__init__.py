@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,7 @@ class Data(Component):
 
         Raises one `DataError` that names everything wrong with the files.
         """
+        keep_bars_to_terminals()
         data = self.as_in(source)
         wanted = data.wanted(roles)
         found = data.found(source, wanted)
@@ -128,3 +130,11 @@ class Data(Component):
     def _is_set(self, role: str) -> bool:
         field = type(self).model_fields.get(role)
         return role in self.columns or (field is not None and getattr(self, role) != field.default)
+
+
+def keep_bars_to_terminals() -> None:
+    """Let `datasets` draw no progress bars into a log file."""
+    if not sys.stderr.isatty():
+        from datasets import disable_progress_bars
+
+        disable_progress_bars()

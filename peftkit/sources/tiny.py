@@ -7,7 +7,7 @@ from filelock import FileLock
 
 from peftkit.sources.source import Source, cache_folder, model_files, sha256_of
 
-VERSION = 1
+VERSION = 2
 """Part of the folder's name: count it up when the models change."""
 SHAPE = {
     "hidden_size": 64,
@@ -55,9 +55,10 @@ def make(name: str, folder: Path) -> None:
     """Write the model and its tokenizer to `folder`."""
     import torch
     from transformers import AutoConfig, AutoModel
+    from transformers.utils.logging import disable_progress_bar
 
-    tokenizer = make_tokenizer()
     model_type, differences = TINY[name]
+    tokenizer = make_tokenizer(SEGMENTED if model_type in ("bert", "electra") else UNSEGMENTED)
     ids = {f"{k}_token_id": tokenizer.convert_tokens_to_ids(v) for k, v in ENDS.items()}
     config = AutoConfig.for_model(
         model_type, **{**SHAPE, **differences}, vocab_size=len(tokenizer), **ids
@@ -65,6 +66,7 @@ def make(name: str, folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModel.from_config(config)
+    disable_progress_bar()
     beside = folder.with_suffix(".partial")
     model.save_pretrained(beside)
     tokenizer.save_pretrained(beside)
@@ -74,8 +76,12 @@ def make(name: str, folder: Path) -> None:
 ENDS = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]"}
 
 
-def make_tokenizer() -> Any:
-    """WordPiece over the words of the synthetic data, letters for all else."""
+UNSEGMENTED = ["input_ids", "attention_mask"]
+SEGMENTED = ["input_ids", "token_type_ids", "attention_mask"]
+
+
+def make_tokenizer(gives: list[str]) -> Any:
+    """WordPiece over the words of the synthetic data, letters for all else; it `gives` columns."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -103,5 +109,5 @@ def make_tokenizer() -> Any:
         eos_token="[SEP]",
         mask_token="[MASK]",
         model_max_length=128,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        model_input_names=gives,
     )

@@ -1,12 +1,13 @@
-"""Strategies: which weights move. One family a file; declaring the class makes `strategy=<kind>` work."""
+"""Strategies: which weights move. Declaring a class here makes `strategy=<kind>` work."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from peftkit.registry import Component
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from peftkit.tasks import Task
@@ -23,7 +24,7 @@ class Strategy(Component):
     source: ClassVar[str]
     """The paper the strategy comes from."""
     trains_base: ClassVar[bool] = False
-    """Whether weights of the base model move (then it cannot be quantised, and keeps its dropout)."""
+    """Whether all of the base moves (then it cannot be quantised, and keeps its dropout)."""
     foldable: ClassVar[bool] = True
     """Whether the result is an ordinary checkpoint after `merge`."""
     trained_file: ClassVar[str] = "trained.safetensors"
@@ -37,7 +38,7 @@ class Strategy(Component):
         raise NotImplementedError
 
     def refuses(self, quantized: str | None) -> str | None:
-        """Why this strategy cannot run on a base held in `quantized` ('4bit'), or None if it can."""
+        """Why the strategy cannot run on a base held in `quantized` ('4bit'); None if it can."""
         if quantized and self.trains_base:
             return (
                 f"'strategy: {self.kind}' trains weights of the base, but 'quantize: {quantized}' "
@@ -46,7 +47,17 @@ class Strategy(Component):
         return None
 
     def merge(self, model: "nn.Module") -> "PreTrainedModel":
-        """`model` as an ordinary model of its class, what was trained folded into its weights."""
+        """`model` as an ordinary model of its class, what was trained folded into its weights.
+
+        Raises `RunError` where the strategy's result is no model of that class.
+        """
+        from peftkit.errors import RunError
+
+        if not self.foldable:
+            raise RunError(
+                f"'strategy: {self.kind}' cannot be merged: it adds layers that the model's class "
+                "does not have - predict from the artefact as it is, or train strategy=lora"
+            )
         return model  # type: ignore[return-value]
 
     def save(self, model: "nn.Module", folder: Path) -> None:
@@ -70,7 +81,7 @@ def trainable(model: "nn.Module") -> dict[str, "nn.Parameter"]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def restore(model: "nn.Module", tensors: dict[str, "nn.Parameter"]) -> None:
+def restore(model: "nn.Module", tensors: Mapping[str, "Tensor"]) -> None:
     """Put saved `tensors` in the place of the trainable parameters of the same names.
 
     Raises `RunError` if the names are not the same.

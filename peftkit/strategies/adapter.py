@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Adapter(Strategy):
-    """x + up(f(down(x))) inside frozen blocks; `up` starts at zero, so the model starts as it was."""
+    """x + up(f(down(x))) inside frozen blocks; `up` starts at 0, so the model starts as it was."""
 
     kind: Literal["adapter"] = "adapter"
     variant: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"
@@ -85,13 +85,12 @@ class Adapter(Strategy):
 
         size = model.config.hidden_size
         # a quantised layer's weight has no floating type of its own: the model's is meant
-        placed = {"device": next(layer.parameters()).device, "dtype": model.dtype}
+        placed: dict[str, Any] = {"device": next(layer.parameters()).device, "dtype": model.dtype}
         narrow = max(1, size // self.reduction)
-        bottleneck = nn.Sequential(
-            nn.Linear(size, narrow, **placed), ACT2FN[self.activation], nn.Linear(narrow, size, **placed)
-        )
-        nn.init.normal_(bottleneck[0].weight, std=0.02)
-        for zero in (bottleneck[0].bias, bottleneck[2].weight, bottleneck[2].bias):
+        down, up = nn.Linear(size, narrow, **placed), nn.Linear(narrow, size, **placed)
+        nn.init.normal_(down.weight, std=0.02)
+        for zero in (down.bias, up.weight, up.bias):
             nn.init.zeros_(zero)
+        bottleneck = nn.Sequential(down, ACT2FN[self.activation], up)
         block.add_module(name, bottleneck)
         return bottleneck

@@ -1,9 +1,9 @@
-"""Frozen layers: only the head, the last blocks, or the parameters that patterns name are trained."""
+"""Frozen layers: only the head, the last blocks, or what patterns name is trained."""
 
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from peftkit.architectures import blocks_of, head_names
 from peftkit.errors import Fault, RecipeError
@@ -21,8 +21,8 @@ class Frozen(Strategy):
 
     kind: Literal["frozen"] = "frozen"
     last: NonNegativeInt = 2
-    """Blocks to train, counted from the head, with all that stands above them; 0 is a linear probe."""
-    patterns: list[str] = []
+    """Blocks to train, from the head down, with all that stands above; 0 is a linear probe."""
+    patterns: list[str] = Field(default_factory=list)
     """Further parameters to train, by name with * and ?, as in '*.LayerNorm.*'."""
 
     default_lr: ClassVar[float] = 2e-4
@@ -49,7 +49,9 @@ class Frozen(Strategy):
         blocks = blocks_of(model)
         if self.last > len(blocks):
             what = f"the model has {len(blocks)} blocks (got {self.last}) - use at most that many"
-            raise RecipeError("the strategy does not fit the model:", [Fault("strategy.last", what)])
+            raise RecipeError(
+                "the strategy does not fit the model:", [Fault("strategy.last", what)]
+            )
         wanted = set(self._named(model)) | set(self._above(model, [n for n, _ in blocks]))
         heads = tuple(f"{name}." for name in head_names(model))
         for name, parameter in model.named_parameters():

@@ -1,5 +1,8 @@
-"""LoRA: a low-rank difference beside each linear layer, and its rank-stabilised and DoRA variants."""
+"""LoRA: a low-rank difference beside each linear layer; its rank-stabilised and DoRA variants."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -40,6 +43,7 @@ class Lora(Strategy):
         layers = linear_layers(model)
         if self.targets != "auto":
             layers = matching(self.targets, layers, "strategy.targets")
+        transposed = any(type(model.get_submodule(n)).__name__ == "Conv1D" for n in layers)
         config = LoraConfig(
             task_type=task.peft_type,
             r=self.r,
@@ -49,9 +53,11 @@ class Lora(Strategy):
             modules_to_save=head_names(model) if task.trains_head else None,
             use_rslora=self.variant == "rslora",
             use_dora=self.variant == "dora",
+            fan_in_fan_out=transposed,  # GPT-2 keeps weights as (in, out)
         )
-        # adapters rest in the base's type: the optimizer holds their fp32 master copies
-        return get_peft_model(model, config, autocast_adapter_dtype=False)
+        with quiet_peft():
+            # adapters rest in the base's type: the optimizer holds their fp32 master copies
+            return get_peft_model(model, config, autocast_adapter_dtype=False)
 
     def merge(self, model: "nn.Module") -> "PreTrainedModel":
         """The base with alpha/r * B A added to each target (base weights must not be quantised)."""
@@ -66,4 +72,13 @@ class Lora(Strategy):
         """The PEFT folder on a fresh base."""
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+        with quiet_peft():
+            return PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without one warning: peft 0.21 reads a property that transformers 5.23 has renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield

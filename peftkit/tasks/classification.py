@@ -44,9 +44,9 @@ class Classification(Task):
             for label in sorted(set(seen) - set(names if split == "train" else train)):
                 known = ", ".join(names if split == "train" else sorted(train, key=natural_order))
                 what = f"{seen[label]} rows have the label {label!r}, which is not among {known}"
-                fix = "mend the rows or name it in data.labels" if split == "train" else (
-                    "it never occurs in train, so it cannot be learned: mend or leave out the rows"
-                )
+                fix = "mend the rows or name it in data.labels"
+                if split != "train":
+                    fix = "train never has it, so it cannot be learned: mend or leave out the rows"
                 faults.append(Fault(f"{split}, column of 'label'", f"{what} - {fix}"))
         if faults:
             raise DataError("the labels cannot be used:", faults)
@@ -65,16 +65,24 @@ class Classification(Task):
         names: Sequence[str],
         max_length: int,
     ) -> dict[str, list[Any]]:
-        """Token ids of the text (and pair), cut at `max_length`; the label as its id, -1 if unknown."""
+        """Token ids of the text (and pair), cut at `max_length`; the label's id, -1 if unknown."""
         texts = [rows["text"]] + ([rows["text_pair"]] if "text_pair" in rows else [])
         whole = tokenizer(*texts, verbose=False)
-        cut = tokenizer(*texts, truncation=True, max_length=max_length)
+        columns = {k: whole[k] for k in ("input_ids", "token_type_ids") if k in whole}
+        long = [i for i, tokens in enumerate(whole["input_ids"]) if len(tokens) > max_length]
+        if long:
+            again = [[text[i] for i in long] for text in texts]
+            cut = tokenizer(*again, truncation=True, max_length=max_length)
+            for key, column in columns.items():
+                for row, tokens in zip(long, cut[key], strict=True):
+                    column[row] = tokens
+        cut_rows = set(long)
         ids = {name: index for index, name in enumerate(names)}
         labels = rows.get("label", [None] * len(texts[0]))
         return {
-            **{key: cut[key] for key in ("input_ids", "token_type_ids") if key in cut},
+            **columns,
             "labels": [ids.get(label, -1) for label in labels],
-            "truncated": [len(w) > len(c) for w, c in zip(whole["input_ids"], cut["input_ids"], strict=True)],
+            "truncated": [row in cut_rows for row in range(len(labels))],
         }
 
     def loss(
@@ -94,7 +102,7 @@ class Classification(Task):
     def score(
         self, predictions: Predictions, names: Sequence[str], majority: int, resamples: int = 1000
     ) -> Scored:
-        """Accuracy, F1, MCC, ROC-AUC, macro and per class, with intervals; and the majority class's."""
+        """Accuracy, F1, MCC, ROC-AUC, macro and per class, and the majority class's."""
         from peftkit.metrics import classification_scores
 
         found = classification_scores(

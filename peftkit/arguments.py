@@ -1,0 +1,115 @@
+"""Arguments: what can be typed behind `peftkit` and behind `run.py`."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+FAMILIES = ("recipes", "strategies", "tasks", "data", "quantization", "metrics")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes options between settings, none abbreviated, and speaks on rank 0 only."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+        self._nested = False
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """argparse by itself takes settings in one piece only (`a=1 --json b=2` would fail)."""
+        if self._nested or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self._nested = True  # the intermixed way comes back to this method
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._nested = False
+
+    def error(self, message: str) -> NoReturn:
+        """Say on rank 0 what is wrong and how it should be; exit code 2."""
+        if os.environ.get("RANK", "0") == "0":
+            super().error(message)
+        raise SystemExit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their options; the chosen one is `verb`."""
+    top = Parser(prog="peftkit", description="Parameter-efficient fine-tuning by recipe.")
+    verbs = top.add_subparsers(title="verbs", dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, text: str, json: str = "as JSON") -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        sub.add_argument("--json", action="store_true", help=json)
+        return sub
+
+    add_train(verb("train", "train, evaluate and record a recipe", "print the record as JSON"))
+    add_recipe(verb("show", "the resolved recipe, with each value's source"))
+    add_recipe(verb("plan", "what a run would do; no weights are loaded"))
+    listed = verb("list", "recipes, strategies, tasks, data, quantization, metrics")
+    listed.add_argument("family", nargs="?", choices=FAMILIES, default="recipes")
+    listed.add_argument("--plugin", action="append", default=[], help="a module to import first")
+    schema = verb("schema", "the recipes' JSON schema, for editors", "as JSON, which it always is")
+    schema.add_argument("--plugin", action="append", default=[], help="a module to import first")
+    new = verb("new", "look at your data and write a recipe that runs")
+    new.add_argument("data", type=Path, help="a csv, tsv, json, jsonl or parquet file, or a folder")
+    new.add_argument("--to", type=Path, help="the recipe to write (default: recipes/NAME.yaml)")
+    add_predict(verb("predict", "a finished run's word on new texts", "one JSON object a line"))
+    return top
+
+
+def run_parser() -> argparse.ArgumentParser:
+    """What stands behind `run.py`."""
+    options = Parser(
+        prog="run.py",
+        usage="run.py recipe=NAME [key=value ...] [options]",
+        description="Train, evaluate and record a recipe, on this rank of any number.",
+    )
+    options.add_argument("settings", nargs="*", metavar="key=value", help="recipe=NAME, and more")
+    options.add_argument("--json", action="store_true", help="print the record as JSON")
+    add_run_options(options)
+    return options
+
+
+def add_recipe(options: argparse.ArgumentParser) -> None:
+    """A recipe and settings to change."""
+    options.add_argument("recipe", type=recipe_name, help="a recipe's name or file")
+    options.add_argument("settings", nargs="*", metavar="key=value", help="settings to change")
+
+
+def recipe_name(text: str) -> str:
+    """`lora_imdb`, also where it was typed as for run.py (`recipe=lora_imdb`)."""
+    return text.removeprefix("recipe=")
+
+
+def add_train(options: argparse.ArgumentParser) -> None:
+    """What `train` takes: a recipe, and where and how to run it."""
+    add_recipe(options)
+    add_run_options(options)
+    options.add_argument("-n", "--ranks", type=count, help="processes to start on this machine")
+    options.add_argument("--launch", type=Path, help="an accelerate file, as in recipes/launch/")
+
+
+def count(text: str) -> int:
+    """A number of processes."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"should be 1 or more (got {number})")
+    return number
+
+
+def add_run_options(options: argparse.ArgumentParser) -> None:
+    """What can be said of a run besides its recipe."""
+    options.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders lie")
+    options.add_argument("--again", action="store_true", help="run a finished recipe once more")
+    options.add_argument("--inexact", action="store_true", help="go on with other ranks or threads")
+
+
+def add_predict(options: argparse.ArgumentParser) -> None:
+    """What `predict` takes: a run, and texts or a file of them."""
+    options.add_argument("run", type=Path, help="a finished run's folder")
+    options.add_argument("texts", nargs="*", help="texts to predict")
+    options.add_argument("--in", dest="source", type=Path, help="a csv file with the run's columns")
+    options.add_argument("--out", type=Path, help="where to write it with labels (default: here)")

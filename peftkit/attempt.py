@@ -1,0 +1,297 @@
+"""One attempt at a run: data, model, training, evaluation, record."""
+
+import importlib.metadata
+import platform
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from peftkit.checkpoints import is_whole, numbered
+from peftkit.curves import draw_curves
+from peftkit.data import Splits
+from peftkit.disk import check_space, folder_bytes, writing
+from peftkit.display import peak_bytes
+from peftkit.encoding import encode
+from peftkit.errors import PeftkitError, RunError, RunStopped
+from peftkit.evaluation import predict, prediction_rows
+from peftkit.model import Assembled, assemble, load_tokenizer
+from peftkit.planning import predicted_peak_bytes
+from peftkit.probe import is_out_of_memory, out_of_memory
+from peftkit.recipe import Recipe
+from peftkit.record import Cost, Proof, RunFolder, RunRecord, WorldRecord
+from peftkit.reload import LARGEST_RELOAD_DIFFERENCE, reload_difference
+from peftkit.sources import Source
+from peftkit.tasks import Predictions, Scored
+from peftkit.training import Outcome, fit
+from peftkit.world import World, on_main, on_main_first, say
+
+BYTES_A_TRAINED_WEIGHT = 16
+"""In a checkpoint: weight, fp32 master and two moments, rounded up."""
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "scikit-learn",
+)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run is made of."""
+
+    splits: Splits
+    names: tuple[str, ...]
+    examples: dict[str, Any]
+    assembled: Assembled
+
+
+class Attempt:
+    """One process's try at a run, whose folder it holds: from the start, or a checkpoint."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Source,
+        data: Source,
+        folder: RunFolder,
+        world: World,
+        inexact: bool,
+    ) -> None:
+        self.recipe, self.model, self.data = recipe, model, data
+        self.folder, self.world, self.inexact = folder, world, inexact
+
+    def make(self) -> RunRecord:
+        """Load, train, evaluate, prove, record; a failure is recorded too."""
+        material = self._load()
+        with writing(self.folder.path):
+            on_main(self.world, lambda: self._begin(material))
+        try:
+            with writing(self.folder.path):
+                outcome = fit(
+                    self.recipe, material.assembled, material.examples, self.folder, self.world
+                )
+                record = self._conclude(material, outcome)
+        except RunStopped:
+            raise
+        except Exception as error:
+            told = out_of_memory(error) if is_out_of_memory(error) else error
+            if isinstance(told, PeftkitError):
+                self._fail(material, str(told))
+                raise told from error
+            raise
+        if record.status == "failed":
+            raise RunError(f"{self.folder.path}: {record.reason}")
+        return record
+
+    def _load(self) -> Material:
+        """The data, encoded, and the model with the strategy attached."""
+        recipe, world = self.recipe, self.world
+        splits = on_main_first(world, lambda: recipe.data.load(self.data, recipe.task.roles))
+        names = recipe.task.label_names(splits)
+        for note in splits.notes:
+            say(world, f"note: {note}")
+        tokenizer = load_tokenizer(self.model.location)
+        examples = on_main_first(
+            world, lambda: encode(recipe, splits, tokenizer, self.model, names)
+        )
+        assembled = assemble(recipe, self.model, tokenizer, names, world.precision)
+        return Material(splits, names, examples, assembled)
+
+    def _begin(self, material: Material) -> None:
+        """Describe the run, unless it began in another world or the disk is too small."""
+        folder, now = self.folder, self._surroundings()
+        folder.begin(self.recipe, self.model, self.data)
+        trained = material.assembled.parameters.trainable
+        check_space(folder.path, 3 * BYTES_A_TRAINED_WEIGHT * trained)
+        known = folder.description()
+        began = known.get("world", now)
+        if not any(map(is_whole, numbered(folder.checkpoints))):
+            # nothing is trained yet: it simply begins anew, the memory probe too
+            folder.describe(world=now, names=material.names, exact=True, micro_batch_size=None)
+            return
+        if began != now and not self.inexact:
+            was = ", ".join(f"{k} {began.get(k)}" for k in now if began.get(k) != now[k])
+            has = ", ".join(f"{k} {now[k]}" for k in now if began.get(k) != now[k])
+            raise RunError(
+                f"{folder.path}: the run began with {was} and cannot go on bit for bit with {has} "
+                "- start it as before, or say --inexact (the record will say so too)"
+            )
+        folder.describe(world=now, exact=began == now and known["exact"])
+
+    def _surroundings(self) -> dict[str, Any]:
+        """What must be the same for a run to go on bit for bit."""
+        world = self.world
+        return {
+            "ranks": world.size,
+            "threads": world.threads,
+            "precision": world.precision,
+            "sharding": world.sharding,
+            "device": "cpu" if world.device.startswith("cpu") else world.device,
+            "torch": importlib.metadata.version("torch"),
+        }
+
+    def _conclude(self, material: Material, outcome: Outcome) -> RunRecord:
+        """Score the test split on all ranks; the rest is rank 0's."""
+        peak, began = peak_bytes(), time.monotonic()
+        predictions = scored = None
+        if len(material.examples["test"]):
+            task = self.recipe.task
+            predictions = predict(material.assembled, task, material.examples["test"], self.world)
+            majority = most_frequent(material.examples["train"]["labels"])
+            scored = task.score(predictions, material.names, majority)
+        seconds = time.monotonic() - began
+
+        def settle() -> RunRecord:
+            self._save_artefact(material.assembled)
+            proof = self._reloaded(material, outcome.proof)
+            cost = self._cost(material, outcome, seconds, peak)
+            if predictions is not None:
+                rows = prediction_rows(material.splits, predictions, material.names)
+                self.folder.write_predictions(rows)
+            headline, run = self.recipe.task.headline, self.folder.path.name
+            draw_curves(self.folder.logged(), self.folder.path, headline=headline, run=run)
+            record = self._record(material, scored, predictions, outcome, cost, proof)
+            return self.folder.finish(record)
+
+        return on_main(self.world, settle)
+
+    def _save_artefact(self, assembled: Assembled) -> None:
+        """What was trained, written beside and put in place at once."""
+        beside = self.folder.path / "artefact.partial"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        self.recipe.strategy.save(assembled.module, beside)
+        assembled.module.config.save_pretrained(beside)  # type: ignore[operator,union-attr]
+        shutil.rmtree(self.folder.artefact, ignore_errors=True)
+        beside.replace(self.folder.artefact)
+
+    def _reloaded(self, material: Material, proof: Proof) -> Proof:
+        """The proof, completed by loading the artefact in a fresh process."""
+        if self.recipe.training.proof != "full":
+            return proof
+        split = material.examples["test" if len(material.examples["test"]) else "train"]
+        difference = reload_difference(self.recipe, material.assembled, split, self.folder.path)
+        status = proof.status if difference <= LARGEST_RELOAD_DIFFERENCE else "failed"
+        return proof.model_copy(update={"reload_difference": difference, "status": status})
+
+    def _cost(
+        self, material: Material, outcome: Outcome, seconds: float, peak: tuple[int, int | None]
+    ) -> Cost:
+        """What the run took."""
+        longest = max(material.examples["train"]["length"])
+        return Cost(
+            train_seconds=outcome.seconds,
+            evaluate_seconds=seconds,
+            total_seconds=outcome.earlier_seconds + time.monotonic() - self.folder.opened,
+            tokens=outcome.tokens,
+            tokens_per_second=outcome.tokens / outcome.seconds,
+            samples_per_second=outcome.samples / outcome.seconds,
+            padding_share=1 - outcome.tokens / outcome.positions,
+            peak_bytes=peak[0],
+            peak_reserved_bytes=peak[1],
+            predicted_peak_bytes=predicted_peak_bytes(
+                self.recipe, self.model, outcome.micro_batch_size, longest, self.world.precision
+            ),
+            artefact_bytes=folder_bytes(self.folder.artefact),
+        )
+
+    def _record(
+        self,
+        material: Material,
+        scored: Scored | None,
+        predictions: Predictions | None,
+        outcome: Outcome,
+        cost: Cost,
+        proof: Proof,
+    ) -> RunRecord:
+        """Everything that is known of the run."""
+        reason = reason_of(proof)
+        known: dict[str, Any] = self._known(material)
+        if scored is not None and predictions is not None:
+            known["scores"], known["baseline"] = scored.scores, scored.baseline
+            known["details"] = {**scored.details, "test_loss": predictions.loss}
+        return RunRecord(
+            **known,
+            status="failed" if reason else "finished",
+            reason=reason,
+            validation=outcome.best,
+            steps=outcome.steps,
+            cost=cost,
+            proof=proof,
+            world=self._world(outcome.micro_batch_size),
+            exact=self.folder.description()["exact"],
+        )
+
+    def _fail(self, material: Material, reason: str) -> None:
+        """Record that the run failed; the same command tries it again.
+
+        Without a word to other ranks: they may wait elsewhere for one that has failed alone.
+        """
+        if self.world.is_main:
+            with suppress(OSError):  # a full disk is why it failed, and is told anyway
+                known = self._known(material)
+                self.folder.finish(RunRecord(**known, status="failed", reason=reason))
+
+    def _known(self, material: Material) -> dict[str, Any]:
+        """What is known of the run whether it succeeds or not."""
+        return {
+            "name": self.recipe.name,
+            "digest": self.recipe.digest(self.model, self.data),
+            "recipe": self.recipe.settings(),
+            "model": self.model,
+            "data": self.data,
+            "rows": dict(material.splits.facts),
+            "notes": [*material.splits.notes, *material.assembled.notes],
+            "parameters": material.assembled.parameters,
+            "headline": self.recipe.task.headline,
+            "versions": versions(),
+            "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+
+    def _world(self, micro: int) -> WorldRecord:
+        """Where the run ran."""
+        world = self.world
+        return WorldRecord(
+            ranks=world.size,
+            threads=world.threads,
+            precision=world.precision,
+            sharding=world.sharding,
+            device=world.device,
+            micro_batch_size=micro,
+        )
+
+
+def most_frequent(labels: Iterable[int]) -> int:
+    """The most frequent label; the lowest of several."""
+    counts = Counter(labels)
+    return max(sorted(counts), key=lambda label: counts[label])
+
+
+def reason_of(proof: Proof) -> str | None:
+    """Why the proof failed, naming the tensors; None if it did not."""
+    if proof.changed:
+        return f"frozen tensors changed: {', '.join(proof.changed[:5])}"
+    if proof.status == "failed" and proof.unmoved:
+        return f"trained tensors never moved: {', '.join(proof.unmoved[:5])}"
+    if proof.status == "failed":
+        return f"the reloaded artefact's outputs differ by {proof.reload_difference:.3g}"
+    return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, peftkit and the libraries that can change a result."""
+    found = {"python": platform.python_version()}
+    for name in ("peftkit", *LIBRARIES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,73 @@
+"""Disk: files written at once, and what to say when they cannot be written."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from peftkit.errors import RunError
+
+UNWRITABLE = {
+    errno.EACCES: "give another folder with --runs",
+    errno.EDQUOT: "free some space, or run with --runs elsewhere",
+    errno.EEXIST: "give another folder with --runs",
+    errno.ENOSPC: "free some space, or run with --runs elsewhere",
+    errno.ENOTDIR: "give another folder with --runs",
+    errno.EPERM: "give another folder with --runs",
+    errno.EROFS: "give another folder with --runs",
+}
+"""What to do about the errors that a user, not the code, must mend."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` at once."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` at once: a killed process leaves the old file or the new one."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def settle(path: Path) -> None:
+    """Wait until the file at `path` is on the disk itself, so that a power cut leaves it whole."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files in `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def check_space(folder: Path, needed_bytes: int) -> None:
+    """Raise `RunError` when less than `needed_bytes` are free where `folder` lies."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise RunError(
+            f"{folder}: {free / 1e9:.1f} GB free, the run may need {needed_bytes / 1e9:.1f} GB for "
+            "checkpoints and the artefact - free some, or run with --runs elsewhere"
+        )
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn the errors of a full or a read-only disk into a `RunError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        place = error.filename or folder
+        raise RunError(
+            f"{place}: cannot be written ({error.strerror}) - {UNWRITABLE[error.errno]}"
+        ) from error

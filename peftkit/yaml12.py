@@ -1,0 +1,82 @@
+"""YAML 1.2 over PyYAML: `no` is a word, `1e-4` a number, `012` twelve, a key set twice an error."""
+
+import re
+from typing import Any
+
+import yaml
+
+SCALARS = [  # the core schema: what a plain word may mean besides itself, and how it begins
+    ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+]
+
+
+def load_yaml(text: str) -> Any:
+    """The value of `text`, read as YAML 1.2. Raises `yaml.YAMLError`."""
+    try:
+        return yaml.load(text, Loader=Loader)
+    except RecursionError:
+        raise yaml.YAMLError("its lists or mappings are nested too deeply") from None
+
+
+def dump_yaml(value: Any) -> str:
+    """`value` as YAML that reads as the same in version 1.2 and in PyYAML's 1.1."""
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+def brief(error: yaml.YAMLError) -> str:
+    """What PyYAML found wrong, on one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
+
+
+class Loader(yaml.SafeLoader):
+    """PyYAML's loader with the scalars of YAML 1.2, for which a key set twice is an error."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012  # its own, in place of those of YAML 1.1
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """PyYAML keeps the last of two equal keys; here that is an error with its line."""
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(self.construct_object(key_node, deep=True))
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is set twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+class Dumper(yaml.SafeDumper):
+    """PyYAML's dumper, which quotes what either version of YAML would take for something else."""
+
+
+def integer(loader: Loader, node: yaml.ScalarNode) -> int:
+    """A whole number; PyYAML's own constructor would read `012` as octal."""
+    text = str(loader.construct_scalar(node))
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+def text(dumper: Dumper, value: str) -> yaml.ScalarNode:
+    """A word; PyYAML 6.0.3 would write the rarer line ends bare, and read them as spaces."""
+    style = '"' if re.search("[\x85\u2028\u2029\ufeff]", value) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", integer)
+Dumper.add_representer(str, text)
+for _tag, _pattern, _first in SCALARS:
+    for _kind in (Loader, Dumper):
+        _kind.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})\\Z"), _first
+        )
