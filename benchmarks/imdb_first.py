@@ -6,7 +6,6 @@ Each run is a `peftkit train` process of its own; one that is finished is not ru
 import argparse
 import gzip
 import json
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -57,14 +56,12 @@ def file_record(record: dict, folder: Path) -> None:
     to.mkdir(parents=True, exist_ok=True)
     for source in (record["model"], record["data"]):
         source["location"] = Path(source["location"]).name
-    for path in ("path",):
-        record["recipe"]["data"][path] = Path(record["recipe"]["data"][path]).name
-    record["data"]["asked"] = record["data"]["used"] = Path(record["data"]["asked"]).name
+    name = Path(record["data"]["asked"]).name
+    record["recipe"]["data"]["path"] = record["data"]["asked"] = record["data"]["used"] = name
     (to / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-    with open(folder / "predictions.jsonl", "rb") as plain:
-        # no time stamp inside: the same predictions give the same file
-        with gzip.GzipFile(to / "predictions.jsonl.gz", "wb", mtime=0) as packed:
-            shutil.copyfileobj(plain, packed)
+    # no time stamp inside: the same predictions give the same file
+    packed = gzip.compress((folder / "predictions.jsonl").read_bytes(), mtime=0)
+    (to / "predictions.jsonl.gz").write_bytes(packed)
 
 
 if __name__ == "__main__":
