@@ -94,9 +94,13 @@ def linear_layers(model: "PreTrainedModel") -> list[str]:
     return [
         f"{block_name}.{name}"
         for block_name, block in blocks_of(model)
-        for name, module in block.named_modules()
-        if type(module).__name__ in LINEAR_CLASSES
+        for name in linear_modules(block)
     ]
+
+
+def linear_modules(module: "nn.Module") -> list[str]:
+    """The names of all linear layers inside `module`."""
+    return [n for n, m in module.named_modules() if type(m).__name__ in LINEAR_CLASSES]
 
 
 def matching(targets: list[str], names: list[str], setting: str) -> list[str]:

@@ -71,7 +71,7 @@ class Display:
 
     def _print(self, line: str) -> None:
         if self.bar is not None:
-            self.bar.console.print(line)
+            self.bar.console.print(line, highlight=False, markup=False)
         else:
             print(line, file=sys.stderr, flush=True)
 

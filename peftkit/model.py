@@ -20,10 +20,17 @@ from transformers import (
 from transformers import logging as transformers_logging
 
 from peftkit import attention
-from peftkit.architectures import ARCHITECTURES, base_of, first_position, head_names
+from peftkit.architectures import (
+    ARCHITECTURES,
+    first_position,
+    head_names,
+    linear_layers,
+    linear_modules,
+)
 from peftkit.batching import Batcher
 from peftkit.errors import Fault, RecipeError
 from peftkit.quantization import guard
+from peftkit.reader import attach_reader
 from peftkit.recipe import Recipe
 from peftkit.record import ParameterCount
 from peftkit.sources import Source
@@ -175,23 +182,25 @@ def load_base(
 ) -> PreTrainedModel:
     """The base model with a fresh head, in `dtype` or quantised."""
     attention.register()
-    heads = [*heads_of(recipe, config), "pooler"]
+    whole = outside_blocks(recipe, config) if recipe.quantize.bits else []
     model = recipe.task.auto_class().from_pretrained(
         folder,
         config=config,
         dtype=dtype,
         attn_implementation=attention.PACKED if packed else None,  # the model's best
         use_safetensors=True,
-        **recipe.quantize.loading(dtype, heads),
+        **recipe.quantize.loading(dtype, whole),
     )
     guard(model)
     return model.eval()  # type: ignore[no-any-return]
 
 
-def heads_of(recipe: Recipe, config: PretrainedConfig) -> list[str]:
-    """The names of the head's modules, without loading the model."""
+def outside_blocks(recipe: Recipe, config: PretrainedConfig) -> list[str]:
+    """The full names of the linear layers that stay whole (head, pooler, ...): transformers 5.23
+    takes a part of a name only where names begin or end with it."""
     with torch.device("meta"):
-        return head_names(recipe.task.auto_class().from_config(config))
+        model = recipe.task.auto_class().from_config(config)
+    return sorted(set(linear_modules(model)) - set(linear_layers(model)))
 
 
 def hold_head_in_fp32(model: PreTrainedModel) -> None:
@@ -205,55 +214,6 @@ def hold_head_in_fp32(model: PreTrainedModel) -> None:
 def cast_to_fp32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """What enters an fp32 head, as fp32."""
     return tuple(x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
-
-
-def attach_reader(module: nn.Module, base: PreTrainedModel, packed: bool) -> str | None:
-    """Make `read_positions`, a keyword of the batch, say which tokens the head reads.
-
-    Returns what is read ('first' or 'last'), or None where the model's own code finds it: a padded
-    encoder reads position 0 of each row.
-    """
-    architecture = ARCHITECTURES.get(base.config.model_type)
-    if architecture is None or (architecture.reads == "first" and not packed):
-        return None
-    positions: list[Tensor] = []
-
-    def take(_: nn.Module, arguments: Any, keywords: dict[str, Any]) -> Any:
-        positions[:] = [keywords.pop("read_positions")]
-        return arguments, keywords
-
-    module.register_forward_pre_hook(take, with_kwargs=True)
-    if architecture.reads == "first":
-        body = base_of(base).get_submodule(architecture.encoder)
-        body.register_forward_hook(lambda _, __, output: only_read(output, positions[0]))
-    else:
-        read_last(module, base, positions)
-    return architecture.reads
-
-
-def only_read(output: Any, positions: Tensor) -> Any:
-    """An encoder's output cut to the tokens that are read: (examples, 1, hidden)."""
-    states = output[0].flatten(0, 1)[positions].unsqueeze(1)
-    if isinstance(output, tuple):
-        return (states, *output[1:])
-    output.last_hidden_state = states
-    return output
-
-
-def read_last(module: nn.Module, base: PreTrainedModel, positions: list[Tensor]) -> None:
-    """Take a decoder's logits at the tokens that are read, not where padding seems to begin."""
-    every: list[Tensor] = []
-    head = base.get_submodule(head_names(base)[-1])
-
-    def keep(_: nn.Module, __: Any, output: Tensor) -> None:
-        every[:] = [output]
-
-    def replace(_: nn.Module, __: Any, output: Any) -> Any:
-        output.logits = every.pop().flatten(0, 1)[positions[0]]
-        return output
-
-    head.register_forward_hook(keep)
-    module.register_forward_hook(replace)
 
 
 def count_base(model: PreTrainedModel) -> dict[str, int]:

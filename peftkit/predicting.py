@@ -130,7 +130,8 @@ def write_scored(folder: Path, rows: Any, wanted: Sequence[str], out: Any) -> in
     def texts() -> Iterator[Text]:
         for row in rows:
             kept.append(row)
-            yield (row[wanted[0]], row[wanted[1]]) if len(wanted) == 2 else row[wanted[0]]
+            said = [row[column] or "" for column in wanted]  # a short row has None
+            yield (said[0], said[1]) if len(said) == 2 else said[0]
 
     writer, count = None, 0
     for said in predictions(folder, texts()):

@@ -116,9 +116,13 @@ def fits(recipe: Recipe, assembled: Assembled, rows: Sequence[Any]) -> bool:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out, on a GPU or on the CPU."""
-    failed = any(words in str(error) for words in ALLOCATION_FAILED)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and failed
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    told = str(error).strip()
+    # oneDNN's word when there is no room for its code; with more behind it, it means other things
+    failed = told == "could not create a primitive"
+    return isinstance(error, RuntimeError) and (
+        failed or any(words in told for words in ALLOCATION_FAILED)
     )
 
 

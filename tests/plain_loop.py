@@ -14,7 +14,10 @@ from transformers import AutoModelForSequenceClassification, set_seed
 
 from peftkit.architectures import linear_layers
 from peftkit.batching import Order
+from peftkit.encoding import encode
+from peftkit.model import load_tokenizer
 from peftkit.recipe import Recipe
+from peftkit.sources import find_model
 
 
 def losses(recipe: Recipe, folder: str, rows: Any) -> list[float]:
@@ -42,7 +45,9 @@ def losses(recipe: Recipe, folder: str, rows: Any) -> list[float]:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, training.clip)
             step = len(found)
-            rate = (steps - step) / (steps - rising) if step >= rising else (step + 1) / (rising + 1)
+            rate = (
+                (steps - step) / (steps - rising) if step >= rising else (step + 1) / (rising + 1)
+            )
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr() * rate
             optimizer.step()
@@ -51,8 +56,20 @@ def losses(recipe: Recipe, folder: str, rows: Any) -> list[float]:
     return found
 
 
-if __name__ == "__main__":
-    from toys import encoded
+def golden_recipe() -> Recipe:
+    """`lora_tiny` in the precision that all processors have."""
+    return Recipe.load("lora_tiny", "training.precision=fp32", "training.threads=1")
 
-    golden = Recipe.load("lora_tiny", "training.precision=fp32")
-    print(json.dumps(losses(golden, *encoded(golden)), indent=1))
+
+def inputs(recipe: Recipe) -> tuple[str, Any]:
+    """The base model's folder and the encoded rows to train on."""
+    model = find_model(recipe.model)
+    splits = recipe.data.load(recipe.data.resolve(), recipe.task.roles)
+    names = recipe.task.label_names(splits)
+    examples = encode(recipe, splits, load_tokenizer(model.location), model, names)
+    return model.location, examples["train"]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(losses(golden_recipe(), *inputs(golden_recipe())), indent=1))

@@ -1,0 +1,57 @@
+"""The reader: hooks by which the batch, not the model's code, says which tokens the head reads."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from peftkit.architectures import ARCHITECTURES, base_of, head_names
+
+
+def attach_reader(module: nn.Module, base: PreTrainedModel, packed: bool) -> str | None:
+    """Make `read_positions`, a keyword of the batch, say which tokens the head reads.
+
+    Returns what is read ('first' or 'last'), or None where the model's own code finds it: a padded
+    encoder reads position 0 of each row.
+    """
+    architecture = ARCHITECTURES.get(base.config.model_type)
+    if architecture is None or (architecture.reads == "first" and not packed):
+        return None
+    positions: list[Tensor] = []
+
+    def take(_: nn.Module, arguments: Any, keywords: dict[str, Any]) -> Any:
+        positions[:] = [keywords.pop("read_positions")]
+        return arguments, keywords
+
+    module.register_forward_pre_hook(take, with_kwargs=True)
+    if architecture.reads == "first":
+        body = base_of(base).get_submodule(architecture.encoder)
+        body.register_forward_hook(lambda _, __, output: only_read(output, positions[0]))
+    else:
+        read_last(module, base, positions)
+    return architecture.reads
+
+
+def only_read(output: Any, positions: Tensor) -> Any:
+    """An encoder's output cut to the tokens that are read: (examples, 1, hidden)."""
+    states = output[0].flatten(0, 1)[positions].unsqueeze(1)
+    if isinstance(output, tuple):
+        return (states, *output[1:])
+    output.last_hidden_state = states
+    return output
+
+
+def read_last(module: nn.Module, base: PreTrainedModel, positions: list[Tensor]) -> None:
+    """Take a decoder's logits at the tokens that are read, not where padding seems to begin."""
+    every: list[Tensor] = []
+    head = base.get_submodule(head_names(base)[-1])
+
+    def keep(_: nn.Module, __: Any, output: Tensor) -> None:
+        every[:] = [output]
+
+    def replace(_: nn.Module, __: Any, output: Any) -> Any:
+        output.logits = every.pop().flatten(0, 1)[positions[0]]
+        return output
+
+    head.register_forward_hook(keep)
+    module.register_forward_hook(replace)

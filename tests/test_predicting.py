@@ -1,0 +1,182 @@
+"""Prediction: a finished run's word on new texts, in their order, whatever their lengths."""
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toys import NAMES, assembled, toy, train
+
+from peftkit import predicting
+from peftkit.errors import DataError, RunError
+from peftkit.predicting import columns_of, predict, predict_file
+from peftkit.recipe import Recipe
+from peftkit.record import RunFolder, RunRecord, write_text
+from peftkit.reload import main as reload_difference
+from peftkit.sources import Source, find_model
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run that knows sport from food, on toy data."""
+    recipe = toy("tiny-bert", "strategy=full", "training.threads=1")
+    made = assembled(recipe)
+    train(recipe, made, steps=60, lr=2e-3)
+    root = tmp_path_factory.mktemp("runs")
+    return finished(root, recipe, made)
+
+
+def finished(root: Path, recipe: Recipe, made: Any) -> Path:
+    """A run's folder as far as prediction reads it."""
+    model, data = find_model(recipe.model), recipe.data.resolve()
+    folder = RunFolder.of(root, recipe, model, data)
+    folder.path.mkdir(parents=True)
+    settings = {"name": recipe.name, **recipe.settings()}
+    write_text(folder.path / "recipe.yaml", json.dumps(settings))
+    facts = {"model": model.model_dump(), "names": list(NAMES), "world": {"precision": "fp32"}}
+    write_text(folder.path / "run.json", json.dumps(facts))
+    folder.artefact.mkdir()
+    recipe.strategy.save(made.module, folder.artefact)
+    record = RunRecord(
+        name=recipe.name,
+        digest=recipe.digest(model, data),
+        status="finished",
+        recipe=recipe.settings(),
+        model=model,
+        data=data,
+        rows={},
+        notes=[],
+        headline="accuracy",
+    )
+    write_text(folder.path / "record.json", record.model_dump_json())
+    return folder.path
+
+
+SPORT = "the goal team was a match"
+FOOD = "bread soup and cheese near the kitchen"
+
+
+def texts(count: int) -> list[str]:
+    """Texts of all lengths, in no order."""
+    chance = random.Random(0)
+    words = f"{SPORT} {FOOD}".split()
+    return [" ".join(chance.choices(words, k=chance.randint(1, 25))) for _ in range(count)]
+
+
+def test_a_label_and_its_probabilities_come_for_each_text(run: Path) -> None:
+    sport, food = predict(run, [SPORT, FOOD])
+    assert (sport["label"], food["label"]) == ("sport", "food")
+    assert list(sport["probabilities"]) == list(NAMES)
+    assert sum(food["probabilities"].values()) == pytest.approx(1)
+
+
+def test_order_is_kept_through_sorting_and_chunks(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = texts(23)
+    monkeypatch.setattr(predicting, "CHUNK", 5)
+    monkeypatch.setattr(predicting, "MAX_TOKENS", 40)
+    together = predict(run, iter(given))
+    monkeypatch.setattr(predicting, "CHUNK", 1)
+    for alone, said in zip(predict(run, given), together, strict=True):
+        assert said["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
+
+
+def test_a_text_longer_than_the_limit_is_cut(run: Path) -> None:
+    (said,) = predict(run, [" ".join(["goal"] * 500)])
+    assert said["label"] == "sport"
+
+
+def test_nothing_gives_nothing(run: Path) -> None:
+    assert predict(run, []) == []
+
+
+@pytest.mark.parametrize("empty", ["", "  \n"])
+def test_an_empty_text_is_named_by_its_number(
+    run: Path, empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predicting, "CHUNK", 2)
+    with pytest.raises(DataError, match="text 4 is empty - there is nothing to predict"):
+        predict(run, [SPORT, FOOD, SPORT, empty, FOOD])
+
+
+def test_one_string_is_not_taken_for_its_letters(run: Path) -> None:
+    with pytest.raises(DataError, match="one text instead of several"):
+        predict(run, SPORT)
+
+
+def test_pairs_are_wanted_where_the_run_reads_pairs_and_nowhere_else(run: Path) -> None:
+    with pytest.raises(DataError, match=r"text 2: the run reads single texts \(got 2\)"):
+        predict(run, [SPORT, (SPORT, FOOD)])
+    with pytest.raises(DataError, match=r"text 7: the run reads pairs of texts \(got 1\)"):
+        columns_of([SPORT], 7, pairs=True)
+    both = columns_of([("a", "b"), ("c", "d")], 1, pairs=True)
+    assert both == {"text": ["a", "c"], "text_pair": ["b", "d"]}
+    with pytest.raises(DataError, match="text 1 is empty"):
+        columns_of([("a", "")], 1, pairs=True)
+
+
+def test_an_unfinished_run_cannot_predict(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is not a finished run"):
+        predict(tmp_path, [SPORT])
+
+
+def test_another_base_model_is_refused(run: Path, tmp_path: Path) -> None:
+    said = json.loads((run / "run.json").read_text())
+    for path in run.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "run.json").unlink()
+    said["model"]["identity"] = "sha256:another"
+    said["model"]["location"] = "/gone"
+    (tmp_path / "run.json").write_text(json.dumps(said))
+    with pytest.raises(RunError, match="was trained on another tiny-bert"):
+        predict(tmp_path, [SPORT])
+
+
+def test_a_file_is_scored_row_by_row_and_keeps_its_columns(run: Path, tmp_path: Path) -> None:
+    given, scored = tmp_path / "texts.csv", tmp_path / "scored.csv"
+    rows = [{"id": str(i), "text": text} for i, text in enumerate(texts(7))]
+    with open(given, "w", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "text"])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert predict_file(run, given, scored) == 7
+    with open(scored, newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [{k: row[k] for k in ("id", "text")} for row in found] == rows
+    expected = predict(run, [row["text"] for row in rows])
+    assert [row["predicted"] for row in found] == [said["label"] for said in expected]
+    assert float(found[0]["probability[sport]"]) == pytest.approx(
+        expected[0]["probabilities"]["sport"], abs=1e-6
+    )
+
+
+def test_a_file_without_the_column_or_with_a_short_row_is_refused(
+    run: Path, tmp_path: Path
+) -> None:
+    lacking, short = tmp_path / "lacking.csv", tmp_path / "short.csv"
+    lacking.write_text("id,txt\n1,a goal\n")
+    with pytest.raises(DataError, match="has no column 'text' - did you mean 'txt'"):
+        predict_file(run, lacking, None)
+    short.write_text("id,text\n1,a goal\n2\n")
+    with pytest.raises(DataError, match="text 2 is empty"):
+        predict_file(run, short, tmp_path / "scored.csv")
+
+
+def test_reloading_tells_how_far_probabilities_are_off(run: Path) -> None:
+    recipe, assembled_again, _ = predicting.load_run(run)
+    rows = [{"input_ids": [2, 60 + i, 3], "token_type_ids": [0] * 3, "labels": 0} for i in range(3)]
+    (_, said, _), *_ = predicting.forward(assembled_again, recipe.task, rows, [range(3)])
+    probe = run / "reload.json"
+    probe.write_text(json.dumps({"rows": rows, "probabilities": said.tolist()}))
+    assert reload_difference(run) == 0
+    said[1, 0] += 0.25
+    probe.write_text(json.dumps({"rows": rows, "probabilities": said.tolist()}))
+    assert reload_difference(run) == pytest.approx(0.25)
+
+
+def test_the_source_of_the_base_is_what_the_record_says(run: Path) -> None:
+    said = json.loads((run / "run.json").read_text())
+    assert Source.model_validate(said["model"]) == find_model("tiny-bert")

@@ -1,0 +1,106 @@
+"""Classification: labels that can be learned, texts as token ids, losses and scores."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from toys import NAMES
+
+from peftkit.errors import DataError
+from peftkit.model import load_tokenizer
+from peftkit.sources import find_model
+from peftkit.tasks import Task
+from peftkit.tasks.classification import Classification
+
+TASK = Classification()
+
+
+def splits(names: tuple[str, ...] | None = None, **labels: list[str]) -> Any:
+    """Splits that have labels and no more."""
+    given = {"train": [], "validation": [], "test": [], **labels}
+    return SimpleNamespace(**{s: {"label": column} for s, column in given.items()}, names=names)
+
+
+class Rows(dict[str, list[str]]):
+    """A data set's length is its rows'."""
+
+    def __len__(self) -> int:
+        return len(self["label"])
+
+
+def label_names(names: tuple[str, ...] | None = None, **labels: list[str]) -> tuple[str, ...]:
+    given = splits(names, **labels)
+    for split in ("train", "validation", "test"):
+        setattr(given, split, Rows(getattr(given, split)))
+    return TASK.label_names(given)
+
+
+def encode(texts: list[str], max_length: int = 32, **columns: list[Any]) -> dict[str, list[Any]]:
+    tokenizer = load_tokenizer(find_model("tiny-bert").location)
+    return TASK.encode({"text": texts, **columns}, tokenizer, NAMES, max_length)
+
+
+def test_numbers_are_ordered_as_numbers_and_words_by_the_alphabet() -> None:
+    assert label_names(train=["10", "9", "1"]) == ("1", "9", "10")
+    assert label_names(train=["pos", "neg"], test=["neg"]) == ("neg", "pos")
+    assert label_names(("good", "bad"), train=["bad", "good"]) == ("good", "bad")
+
+
+def test_one_class_only_cannot_be_learned() -> None:
+    with pytest.raises(DataError, match="all 3 rows have the label 'neg' - two or more are needed"):
+        label_names(train=["neg", "neg", "neg"])
+
+
+def test_labels_unseen_in_train_are_all_named_at_once() -> None:
+    with pytest.raises(DataError) as caught:
+        label_names(train=["a", "b"], validation=["c"], test=["d", "d", "a"])
+    said = str(caught.value)
+    assert "validation, column of 'label': 1 rows have the label 'c'" in said
+    assert "test, column of 'label': 2 rows have the label 'd', which is not among a, b" in said
+    assert "cannot be learned" in said
+
+
+def test_a_label_without_a_name_says_where_to_name_it() -> None:
+    with pytest.raises(DataError, match=r"'maybe', which is not among no, yes .* in data.labels"):
+        label_names(("no", "yes"), train=["no", "yes", "maybe"])
+
+
+def test_only_texts_that_are_too_long_are_cut() -> None:
+    found = encode(["the dog", "the dog was found near a horse"], max_length=6, label=["food", "?"])
+    assert [len(ids) for ids in found["input_ids"]] == [4, 6]
+    assert found["truncated"] == [False, True]
+    assert found["labels"] == [1, -1]
+    whole = encode(["the dog was found near a horse"])
+    assert found["input_ids"][1] == [*whole["input_ids"][0][:5], whole["input_ids"][0][-1]]
+    assert [len(ids) for ids in found["token_type_ids"]] == [4, 6]
+
+
+def test_cutting_is_the_tokenizers_own() -> None:
+    tokenizer = load_tokenizer(find_model("tiny-bert").location)
+    texts, pairs = ["the dog", "rain storm cloud fog rain"], ["a horse was near", "the soup"]
+    found = encode(texts, 7, text_pair=pairs)
+    expected = tokenizer(texts, pairs, truncation=True, max_length=7)
+    assert found["input_ids"] == expected["input_ids"]
+    assert found["token_type_ids"] == expected["token_type_ids"]
+    assert found["truncated"] == [True, True]
+    assert found["labels"] == [-1, -1]
+
+
+def test_the_loss_leaves_unknown_labels_out() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
+    labels = torch.tensor([0, 1, -1])
+    known = torch.nn.functional.cross_entropy(logits[:2], labels[:2], reduction="sum")
+    assert torch.equal(TASK.loss(logits, labels, 0.0), known)
+    assert TASK.loss(logits, labels, 0.1) > known
+    assert TASK.loss(logits.bfloat16(), labels, 0.0).dtype == torch.float32
+
+
+def test_probabilities_add_up_to_one() -> None:
+    found = TASK.probabilities(torch.tensor([[2.0, 0.0], [0.0, 1.0]]).bfloat16())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.sum(-1), torch.ones(2))
+
+
+def test_the_task_is_found_by_its_name() -> None:
+    assert Task.parse({"kind": "classification", "metric": "mcc"}, "task").headline == "mcc"
