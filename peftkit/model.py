@@ -96,6 +96,8 @@ def notes_of(recipe: Recipe, config: PretrainedConfig, packed: bool) -> tuple[st
         notes.append(f"padded: packing is not proven for {config.model_type}")
     if recipe.training.dropout == "auto" and not recipe.strategy.trains_base:
         notes.append("the base's dropout is 0, for it is frozen (training.dropout=auto)")
+    if recipe.quantize.bits == 8:
+        notes.append("what enters an 8-bit layer is cast to float16 (bitsandbytes)")
     return tuple(notes)
 
 

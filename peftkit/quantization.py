@@ -1,5 +1,6 @@
 """Quantisation: how the resting weights of the base are held, and the guards bitsandbytes needs."""
 
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from peftkit.registry import Component
@@ -97,13 +98,18 @@ def guard(model: "nn.Module") -> None:
     """Keep quantised weights as they were trained against.
 
     bitsandbytes 0.50.2 re-packs 4-bit weights in place at the first evaluation on a CPU with
-    AVX512-BF16: afterwards gradients are lost and `dequantize_4bit` returns noise.
+    AVX512-BF16: afterwards gradients are lost and `dequantize_4bit` returns noise. And transformers
+    5.23 lets its Trainer have a quantised model with PEFT's adapters only: ours, and linear probes,
+    leave its weights alone just as well.
     """
+    model.is_quantized = False  # type: ignore[assignment]
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
         if type(module).__name__ == "Linear8bitLt":
             module.register_forward_pre_hook(keep_scales)
+            # it warns of float16 at every call; the run's notes say it once
+            logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 def keep_scales(layer: Any, _: Any) -> None:

@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 from toys import NAMES, Trained, assembled, logits, rows, toy, train
 
+import peftkit
 from peftkit.errors import RecipeError, RunError
 from peftkit.model import Assembled, blueprint, configure, load_base, load_tokenizer
 from peftkit.proof import Witness, excuse, frozen
@@ -252,6 +253,22 @@ def test_nothing_below_the_lowest_trained_layer_takes_part_in_the_backward_pass(
     made(**batch)
     assert graphs == [False] * (2 - blocks) + [True] * blocks
     assert blocks_with_gradient(made) == blocks
+
+
+@pytest.mark.parametrize(
+    ("variant", "quantize"),
+    [("full", "none"), ("probe", "4bit"), ("pfeiffer", "8bit"), ("lora", "4bit"), ("dora", "8bit")],
+)
+def test_a_real_run_proves_its_training(variant: str, quantize: str, tmp_path: Path) -> None:
+    settings = {"steps": 6, "proof": "run", "threads": 1, "evaluate": 2, "batch_size": 8}
+    recipe = Cell(variant, "tiny-bert", quantize).recipe.but(training=settings)
+    record = peftkit.train(recipe, tmp_path)
+    assert record.proof is not None and record.cost is not None
+    assert (record.proof.status, record.proof.changed) == ("proven", [])
+    assert record.parameters == peftkit.plan(recipe).parameters
+    assert record.steps == peftkit.plan(recipe).steps == 6
+    folder = next(path for path in tmp_path.iterdir() if path.is_dir())
+    assert [said["label"] in NAMES for said in peftkit.predict(folder, ["a goal", "soup"])]
 
 
 RELOADED = [

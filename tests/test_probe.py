@@ -115,10 +115,11 @@ def test_when_nothing_fits_it_says_what_to_do_and_is_recorded(
     assert record(tmp_path)["status"] == "failed"
     fixed = tmp_path / "fixed"
     fixed.mkdir()
-    before = TIGHT.format(megabytes=2, rank=0)
-    ended = zygote.run(fixed, *settings, "training.micro_batch_size=4", before=before)
+    before = TIGHT.format(megabytes=60, rank=0)
+    settings = (*settings, "training.batch_size=64", "training.micro_batch_size=64")
+    ended = zygote.run(fixed, *settings, before=before)
     assert ended.code == 2
-    assert "out of memory: 4 example(s)" in ended.said
+    assert "out of memory: 64 example(s)" in ended.said
 
 
 @pytest.mark.slow

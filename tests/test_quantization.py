@@ -190,6 +190,13 @@ def test_an_unquantised_model_has_the_layers_it_once_had(model: str, quantize: s
     assert found.shape == (len(examples), 2)
 
 
+def test_8_bits_say_once_that_they_compute_in_float16(caplog: pytest.LogCaptureFixture) -> None:
+    made = assembled(toy("tiny-bert", "quantize=8bit"), "bf16")
+    call_without_gradient(made)
+    assert made.notes == ("what enters an 8-bit layer is cast to float16 (bitsandbytes)",)
+    assert not [said for said in caplog.messages if "MatMul8bitLt" in said]
+
+
 def test_fewer_bits_take_less_memory() -> None:
     def resting_bytes(quantize: str) -> int:
         made = assembled(toy("tiny-bert", f"quantize={quantize}"), "bf16").module
