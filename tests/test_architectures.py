@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from test_attention import TESTED, texts
-from toys import NAMES, assembled, call, logits, rows, toy
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from peftkit.architectures import (
@@ -22,6 +21,7 @@ from peftkit.architectures import (
 from peftkit.errors import RecipeError
 from peftkit.model import assemble, load_tokenizer
 from peftkit.sources import find_model
+from toys import NAMES, assembled, call, logits, rows, toy
 
 HEADS = {
     "bert": ["classifier"],

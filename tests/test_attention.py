@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor
-from toys import assembled, call, rows, toy
 
 from peftkit import attention
 from peftkit.architectures import ARCHITECTURES
 from peftkit.model import Assembled
 from peftkit.sources.tiny import TINY
+from toys import assembled, call, rows, toy
 
 MODEL_OF = {model_type: name for name, (model_type, _) in TINY.items()}
 TESTED = [MODEL_OF[kind] for kind in ARCHITECTURES if kind in MODEL_OF]

@@ -13,7 +13,6 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
-from toys import NAMES, Trained, assembled, logits, rows, toy, train
 
 import peftkit
 from peftkit.errors import RecipeError, RunError
@@ -23,6 +22,7 @@ from peftkit.quantization import unquantize
 from peftkit.recipe import Recipe
 from peftkit.sources import find_model
 from peftkit.strategies import Strategy, trainable
+from toys import NAMES, Trained, assembled, logits, rows, toy, train
 
 VARIANTS = {
     "full": "full",

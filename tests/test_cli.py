@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import ROOT, peftkit, python, run_py
 
+from commands import ROOT, peftkit, python, run_py
 from peftkit.arguments import parser, run_parser
 from peftkit.cli import VERBS, guarded
 from peftkit.errors import RunError, RunStopped

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toys import NAMES, toy
 
 from peftkit.encoding import encode
 from peftkit.errors import DataError
@@ -13,6 +12,7 @@ from peftkit.model import load_tokenizer
 from peftkit.recipe import Recipe
 from peftkit.sources import find_model
 from peftkit.tasks.classification import Classification
+from toys import NAMES, toy
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from toys import NAMES, assembled, logits, rows, toy, train
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from peftkit.errors import RecipeError
@@ -15,6 +14,7 @@ from peftkit.model import blueprint, configure, load_tokenizer
 from peftkit.recipe import Recipe
 from peftkit.sources import find_model
 from peftkit.strategies import trainable
+from toys import NAMES, assembled, logits, rows, toy, train
 
 
 def refusal(recipe: Recipe) -> str:

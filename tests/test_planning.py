@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from toys import NAMES, assembled, toy
 
 import peftkit
 from peftkit.errors import DataError, RecipeError
 from peftkit.planning import Plan, plan
 from peftkit.recipe import Recipe
 from peftkit.sources import find_model
+from toys import NAMES, assembled, toy
 
 
 def planned(*overrides: str, model: str = "tiny-bert") -> Plan:

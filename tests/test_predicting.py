@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toys import NAMES, assembled, toy, train
 
 from peftkit import predicting
 from peftkit.errors import DataError, RunError
@@ -16,6 +15,7 @@ from peftkit.recipe import Recipe
 from peftkit.record import RunFolder, RunRecord, write_text
 from peftkit.reload import main as reload_difference
 from peftkit.sources import Source, find_model
+from toys import NAMES, assembled, toy, train
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import Zygote, killed_at, losses, only_run, record, same
 
 from peftkit.errors import RunError
 from peftkit.probe import (
@@ -16,6 +15,7 @@ from peftkit.probe import (
 )
 from peftkit.recipe import Recipe
 from peftkit.world import World
+from runs import Zygote, killed_at, losses, only_run, record, same
 
 ALONE = World(0, 1, 1, "fp32", "cpu", "none")
 TIGHT = """

@@ -5,12 +5,12 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
-from toys import assembled, toy, train
 
 from peftkit.proof import ZERO_GRADIENT, Witness, excuse, fingerprint
 from peftkit.recipe import Recipe
 from peftkit.record import Proof
 from peftkit.strategies import Strategy
+from toys import assembled, toy, train
 
 
 class Broken(Strategy):

@@ -11,11 +11,11 @@ import pytest
 import torch
 from bitsandbytes.nn.modules import has_avx512bf16
 from torch import nn
-from toys import assembled, call, rows, toy
 
 from peftkit import model as model_module
 from peftkit import quantization
 from peftkit.quantization import dequantized, unquantize
+from toys import assembled, call, rows, toy
 
 needs_avx512_bf16 = pytest.mark.skipif(
     not has_avx512bf16(), reason="this CPU lacks AVX512-BF16: bitsandbytes re-packs nothing here"

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from runs import Zygote, logged, losses, only_run
 
 from peftkit.display import Display
 from peftkit.recipe import Recipe
 from peftkit.record import RunFolder
 from peftkit.recording import Recorder, due
 from peftkit.world import World
+from runs import Zygote, logged, losses, only_run
 
 
 @pytest.fixture
@@ -121,7 +121,8 @@ def test_a_terminal_has_a_bar_that_moves(zygote: Zygote, tmp_path: Path) -> None
     os.close(screen)
     text = re.sub(r"\x1b\[[\d;?]*\w", "", b"".join(shown).decode())
     assert ended.code == 0, text
-    assert "20/20" in text and "1/20" in text and "━" in text
+    # a slow machine draws few frames, so which counts are seen is not certain
+    assert "━" in text and {"0", "20"} <= set(re.findall(r"(\d+)/20", text))
     assert "tokens/s" in text and "lora_tiny" in text
     assert "step 10: validation score" in text
     assert "step 1/20" not in text  # no lines beside the bar

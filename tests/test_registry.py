@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from commands import peftkit, run_py
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from commands import peftkit, run_py
 from peftkit.errors import RecipeError
 from peftkit.registry import Settings, parse_settings
 from peftkit.strategies import Strategy

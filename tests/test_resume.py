@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from runs import (
     ENVIRONMENT,
     SMALL,
@@ -44,6 +45,14 @@ def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole_on_two(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same on two ranks."""
+    folder = tmp_path_factory.mktemp("whole-on-two")
+    assert set(zygote.run(folder, "training.save_steps=4", ranks=2).codes) == {0}
+    return folder
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("order", ["length_grouped", "random"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -54,7 +63,7 @@ def test_a_run_killed_in_both_epochs_ends_as_one_that_was_not(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    assert set(zygote.run(whole, *settings, ranks=ranks).codes) == {0}
+    uninterrupted = zygote.start(whole, *settings, ranks=ranks)
     for step in MIDST_OF_EPOCHS:
         ended = zygote.run(killed, *settings, ranks=ranks, before=killed_at(step))
         assert set(ended.codes) == {-signal.SIGKILL}, ended.said
@@ -62,6 +71,7 @@ def test_a_run_killed_in_both_epochs_ends_as_one_that_was_not(
     ended = zygote.run(killed, *settings, ranks=ranks)
     assert set(ended.codes) == {0}, ended.said
     assert "resuming at step 12" in ended.said
+    assert set(uninterrupted.wait().codes) == {0}
     assert result(killed) == result(whole)
     assert record(killed)["exact"]
 
@@ -81,16 +91,12 @@ def test_a_random_state_that_is_not_restored_would_be_seen(zygote: Zygote, tmp_p
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_signal_saves_says_so_and_the_same_command_goes_on(
-    zygote: Zygote, tmp_path: Path, whole: Path, number: int, ranks: int
+    zygote: Zygote, tmp_path: Path, whole: Path, whole_on_two: Path, number: int, ranks: int
 ) -> None:
     settings = ("training.save_steps=4",)
+    before = f"at_step(6, {int(number)})"
     if ranks == 2:  # only the second rank is told
-        before = f"import os\nif os.environ['RANK'] == '1': at_step(6, {int(number)})"
-        whole = tmp_path / "whole"
-        whole.mkdir()
-        zygote.run(whole, *settings, ranks=2)
-    else:
-        before = f"at_step(6, {int(number)})"
+        before = f"import os\nif os.environ['RANK'] == '1': {before}"
     ended = zygote.run(tmp_path, *settings, ranks=ranks, before=before)
     assert ended.codes == [128 + number] * ranks, ended.said
     assert "stopped at step 6 of 20; a checkpoint is in" in words(ended.said)
@@ -98,7 +104,7 @@ def test_a_signal_saves_says_so_and_the_same_command_goes_on(
     assert "the same command" not in ended.others
     assert "Traceback" not in ended.said + ended.others
     assert set(zygote.run(tmp_path, *settings, ranks=ranks).codes) == {0}
-    assert same(tmp_path, whole)
+    assert same(tmp_path, whole if ranks == 1 else whole_on_two)
 
 
 def test_a_signal_at_the_last_step_leaves_only_the_scoring(
@@ -133,7 +139,7 @@ def test_killed_between_the_last_step_and_the_record_it_is_only_scored(
     assert cost["total_seconds"] > cost["train_seconds"] > 0
 
 
-def test_killed_from_outside_while_it_works(tmp_path: Path, whole: Path) -> None:
+def test_killed_from_outside_while_it_works(zygote: Zygote, tmp_path: Path, whole: Path) -> None:
     """The real thing: `peftkit train` in a process of its own, and a parent that kills it."""
     arguments = ["-m", "peftkit.cli", "train", "lora_tiny", *SMALL, "training.save_steps=4"]
     started = subprocess.Popen(
@@ -143,7 +149,7 @@ def test_killed_from_outside_while_it_works(tmp_path: Path, whole: Path) -> None
     started.kill()
     assert started.wait() == -signal.SIGKILL
     assert len(losses(tmp_path)) < 20
-    ended = command(tmp_path, *arguments)
+    ended = zygote.run(tmp_path, "training.save_steps=4")
     assert ended.code == 0
     assert "resuming at step" in ended.said
     assert same(tmp_path, whole)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from commands import python
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,7 @@ LAYERS = [
     ["record"],
     ["encoding", "world"],
     ["attention", "batching"],
+    ["reader"],
     ["model"],
     ["evaluation"],
     ["probe", "proof", "checkpoints", "optimizer"],

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT
 
+from commands import ROOT
 from peftkit.tables import print_rows
 
 ROWS = [

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from toys import NAMES
 
 from peftkit.errors import DataError
 from peftkit.model import load_tokenizer
 from peftkit.sources import find_model
 from peftkit.tasks import Task
 from peftkit.tasks.classification import Classification
+from toys import NAMES
 
 TASK = Classification()
 

@@ -6,17 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import plain_loop
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import Ended, Zygote, losses, only_run, record, tensors
 from torch.nn.functional import cross_entropy
 
+import plain_loop
 from peftkit.proof import excuse
 from peftkit.recipe import Recipe
 from peftkit.training import Loop
+from runs import Ended, Zygote, losses, only_run, record, tensors
 
 GOLDEN = Path(__file__).parent / "golden" / "lora_tiny.json"
 FP32 = ("training.precision=fp32", "training.dropout=0")
