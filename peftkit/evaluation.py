@@ -20,9 +20,12 @@ def predict(
     assembled: Assembled, task: Task, examples: Any, world: World, max_tokens: int = MAX_TOKENS
 ) -> Predictions:
     """What the model says of encoded `examples` (a data set), in their order, on every rank."""
-    lengths = examples["length"]
-    mine = list(longest_first(lengths, max_tokens))[world.rank :: world.size]
-    found = gathered(world, list(forward(assembled, task, examples, mine)))
+    batches = list(longest_first(list(examples["length"]), max_tokens))
+    mine = batches[world.rank :: world.size]
+    # sharded weights are gathered by all ranks together: those with a batch less do one again
+    rounds = -(-len(batches) // world.size) if world.sharding in ("fsdp", "deepspeed") else 0
+    filled = mine + batches[:1] * (rounds - len(mine))
+    found = gathered(world, list(forward(assembled, task, examples, filled))[: len(mine)])
     labels = np.asarray(examples["labels"], dtype=np.int64)
     if not found:
         return Predictions(labels, np.zeros((0, 0)), None)

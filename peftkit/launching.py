@@ -1,5 +1,6 @@
 """Launching: the ranks of one machine, or accelerate's launcher with a file."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,26 @@ from peftkit.errors import RunError
 
 
 def launch(options: Any) -> int:
-    """Start `run.py` through the launcher, its recipe already checked; the exit code."""
+    """Start `run.py` through the launcher, its recipe already checked; the exit code.
+
+    A SIGTERM is passed on, so that the ranks save a checkpoint and end with this process; a Ctrl-C
+    has reached them already. Launchers exit 1 whatever their ranks did: what a signal ended is
+    128 and the signal's number here.
+    """
     command = [sys.executable, "-m", *starter(options.launch, options.ranks), *arguments(options)]
-    return subprocess.run(command).returncode
+    asked: list[int] = []
+    with subprocess.Popen(command) as started:
+
+        def pass_on(number: int, _: object) -> None:
+            asked.append(number)
+            if number == signal.SIGTERM:
+                started.terminate()
+
+        before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
+        code = started.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return 128 + asked[0] if asked else code
 
 
 def starter(file: Path | None, ranks: int | None) -> list[str]:

@@ -88,7 +88,8 @@ class Proof(Settings):
     changed: list[str]
     """Frozen tensors that are not."""
     reload_difference: float | None
-    """Largest logit difference of the artefact loaded in a fresh process; null: not tried."""
+    """Largest difference of a probability, the artefact loaded in a fresh process; null: not
+    tried."""
 
 
 class RunRecord(Settings):

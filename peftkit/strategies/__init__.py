@@ -65,7 +65,7 @@ class Strategy(Component):
         from safetensors.torch import save_file
 
         trained = {n: p.detach().contiguous() for n, p in trainable(model).items()}
-        save_file(trained, folder / self.trained_file, metadata={"format": "pt", "kind": self.kind})
+        save_file(trained, folder / self.trained_file, metadata={"format": "pt"})
 
     def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
         """A fresh base `model` with the artefact in `folder` in place, ready to predict."""
