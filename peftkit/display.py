@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -82,5 +83,16 @@ def peak_bytes() -> tuple[int, int | None]:
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return peak_resident_bytes(), None
+
+
+def peak_resident_bytes() -> int:
+    """Largest resident set of this process.
+
+    Linux hands `ru_maxrss` on from the process that started this one: its own is in /proc.
+    """
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
