@@ -27,8 +27,8 @@ def packed_attention(
     query (1, heads, tokens, size), key and value likewise with fewer heads where queries are
     grouped; `sequence_lengths`, a keyword the model code hands through, sums to tokens. Returns
     (1, tokens, heads, size). Equal lengths that stand together are computed at once, as batched
-    matrix products: on CPUs the backward of `scaled_dot_product_attention` takes 2 to 5 times
-    as long (benchmarks/LOG.md).
+    matrix products: 64 ms a layer, forward and backward, against 85 ms by
+    `scaled_dot_product_attention` for 4,096 tokens on two cores (benchmarks/LOG.md).
     """
     lengths: tuple[int, ...] = kwargs["sequence_lengths"]
     groups = query.shape[1] // key.shape[1]

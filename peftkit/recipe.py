@@ -177,8 +177,10 @@ class Recipe(Settings):
         """64 hex digits that name all that can change the result, and no path or machine."""
         said = self.model_dump(mode="json", exclude={"name", "description"})
         said["model"], said["data_identity"] = model.identity, data.identity
-        for key in ("path", "name", "stand_in", "revision", "subset"):
+        for key in ("path", "name", "stand_in", "revision"):
             said["data"].pop(key, None)
+        if said["data"].get("subset") is None:  # a named one picks other rows of the same files
+            said["data"].pop("subset", None)
         said["data"].pop("kind")
         for key in WITHOUT_EFFECT:
             said["training"].pop(key)
@@ -187,10 +189,6 @@ class Recipe(Settings):
     def lr(self) -> float:
         """The learning rate at its highest."""
         return self.strategy.default_lr if self.training.lr == "auto" else self.training.lr
-
-    def resting_precision(self) -> str:
-        """What `precision` comes to before the hardware is known ('auto' stays)."""
-        return self.training.precision
 
 
 PARTS: dict[str, type[Settings]] = {

@@ -67,7 +67,7 @@ def settle_memory() -> None:
     """Keep memory from growing with the number of different batch sizes, and reuse it (Linux).
 
     oneDNN keeps 1,024 compiled products with their scratch memory, several for each length of a
-    packed row: a LoRA run on MiniLM held 2.1 GiB, with 64 of them 1.0 GiB (benchmarks/LOG.md).
+    packed row; 64 are enough for the lengths at hand (benchmarks/LOG.md).
     glibc gives blocks above 128 KiB back at once and faults them in again at the next step.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")

@@ -305,6 +305,12 @@ def test_the_digest_knows_model_and_data_by_their_content_and_not_by_their_place
     assert there.digest(model, data) == copied.digest(model, data)
 
 
+def test_the_digest_tells_two_subsets_of_one_data_set_apart() -> None:
+    glue = "data={kind: hub, path: nyu-mll/glue, subset: %s}"
+    sst2, cola = (load("lora_tiny", glue % subset) for subset in ("sst2", "cola"))
+    assert sst2.digest(*SOURCES) != cola.digest(*SOURCES)
+
+
 def test_the_learning_rate_is_the_strategys_own_unless_it_is_given() -> None:
     assert load("lora_tiny").lr() == Lora.default_lr
     assert load("lora_tiny", "strategy=full").lr() == Full.default_lr
