@@ -103,6 +103,12 @@ def linear_modules(module: "nn.Module") -> list[str]:
     return [n for n, m in module.named_modules() if type(m).__name__ in LINEAR_CLASSES]
 
 
+def targets_in(model: "PreTrainedModel", targets: list[str] | str) -> list[str]:
+    """The full names of the layers that `targets` mean; 'auto' is every linear one in a block."""
+    layers = linear_layers(model)
+    return layers if isinstance(targets, str) else matching(targets, layers, "strategy.targets")
+
+
 def matching(targets: list[str], names: list[str], setting: str) -> list[str]:
     """Those of `names` that are, or end in, one of `targets`; a target without any is an error."""
     found, faults = [], []

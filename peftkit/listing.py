@@ -29,10 +29,13 @@ def listing(family: str) -> list[dict[str, str]]:
         return [{"name": name, "about": about} for name, about in METRICS.items()]
     root = PARTS[FAMILIES[family]]
     assert issubclass(root, Component)
-    return [
+    rows = [
         {"name": kind, "about": (cls.__doc__ or "").split("\n")[0], "settings": settings_of(cls)}
         for kind, cls in root.kinds().items()
     ]
+    for alias, meant in root.nicknames().items():
+        rows.append({"name": alias, "about": f"short for {told(meant)}", "settings": ""})
+    return sorted(rows, key=lambda row: row["name"])
 
 
 def about_recipe(path: Path) -> str:

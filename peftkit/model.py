@@ -92,6 +92,8 @@ def notes_of(recipe: Recipe, config: PretrainedConfig, packed: bool) -> tuple[st
     notes = []
     if recipe.training.packing == "off":
         notes.append("padded: training.packing=off")
+    elif not recipe.strategy.packs:
+        notes.append(f"padded: 'strategy: {recipe.strategy.kind}' needs a row for each sequence")
     elif not packed:
         notes.append(f"padded: packing is not proven for {config.model_type}")
     if recipe.training.dropout == "auto" and not recipe.strategy.trains_base:
@@ -163,7 +165,8 @@ def set_dropout(config: PretrainedConfig, recipe: Recipe) -> None:
 
 def is_packed(recipe: Recipe, config: PretrainedConfig) -> bool:
     """Whether batches are packed: asked for, and proven equal to padded for the architecture."""
-    return recipe.training.packing == "auto" and config.model_type in ARCHITECTURES
+    allowed = recipe.training.packing == "auto" and recipe.strategy.packs
+    return allowed and config.model_type in ARCHITECTURES
 
 
 def load_tokenizer(folder: str) -> Any:

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftkit.strategies import Companion, Pace
+
+COMMON = Pace()
 NO_DECAY = ("bias", "norm")
 
 
@@ -20,7 +23,12 @@ class MasterAdamW(torch.optim.AdamW):
     """
 
     def __init__(
-        self, named: Iterable[tuple[str, nn.Parameter]], lr: float, decay: float, clip: float | None
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        lr: float,
+        decay: float,
+        clip: float | None,
+        paces: Mapping[str, Pace] | None = None,
     ) -> None:
         parameters = dict(named)
         self.masters = {name: master_of(parameter) for name, parameter in parameters.items()}
@@ -30,12 +38,27 @@ class MasterAdamW(torch.optim.AdamW):
         self.clip = clip
         self.gradient_norm = 0.0
         """Norm of the last step's gradient before clipping."""
-        kept = [m for name, m in self.masters.items() if is_undecayed(name, parameters[name])]
-        decayed = [
-            m for name, m in self.masters.items() if not is_undecayed(name, parameters[name])
-        ]
-        groups = [{"params": decayed, "weight_decay": decay}, {"params": kept, "weight_decay": 0.0}]
-        super().__init__([group for group in groups if group["params"]], lr=lr)
+        self.companion: Companion | None = None
+        """What the strategy does after each step."""
+        grouped: dict[tuple[Pace, bool], list[nn.Parameter]] = {}
+        for name, master in self.masters.items():
+            pace = (paces or {}).get(name, COMMON)
+            kind = (pace, is_undecayed(name, parameters[name]))
+            grouped.setdefault(kind, []).append(master)
+        # the common pace first: its rate is the one that is logged
+        order = sorted(grouped, key=lambda kind: (kind[0] != COMMON, kind[0].start, kind[1]))
+        super().__init__(
+            [
+                {
+                    "params": grouped[pace, undecayed],
+                    "weight_decay": 0.0 if undecayed else decay,
+                    "lr": lr * pace.factor,
+                    "start": pace.start,
+                }
+                for pace, undecayed in order
+            ],
+            lr=lr,
+        )
 
     def collect(self) -> None:
         """Move the gradients of this micro-batch to the masters."""
@@ -60,18 +83,25 @@ class MasterAdamW(torch.optim.AdamW):
         super().step(closure)
         for parameter, master in self.pairs:
             parameter.copy_(master)
+        if self.companion is not None:
+            self.companion.after_step()
         for master in masters:
             master.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """AdamW's state and the master copies."""
-        return {**super().state_dict(), "masters": {n: m.detach() for n, m in self._copies()}}
+        """AdamW's state, the master copies and the companion's state."""
+        state = {**super().state_dict(), "masters": {n: m.detach() for n, m in self._copies()}}
+        if self.companion is not None:
+            state["companion"] = self.companion.state_dict()
+        return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Put a saved state, and the masters' values, in place."""
         saved = dict(state_dict)
-        copies = saved.pop("masters")
+        copies, beside = saved.pop("masters"), saved.pop("companion", None)
+        if self.companion is not None:
+            self.companion.load_state_dict(beside)
         super().load_state_dict(saved)
         for name, master in self._copies():
             master.copy_(copies[name])
@@ -91,6 +121,18 @@ def master_of(parameter: nn.Parameter) -> nn.Parameter:
 def is_undecayed(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay leaves this parameter alone: biases, norms, other vectors."""
     return parameter.ndim < 2 or any(word in name.lower() for word in NO_DECAY)
+
+
+def rate_factors(
+    optimizer: torch.optim.Optimizer, schedule: str, rising: int, steps: int
+) -> list[Callable[[int], float]]:
+    """Each group's `rate_factor`; 0 until the group's own start."""
+    common = rate_factor(schedule, rising, steps)
+
+    def factor(start: float) -> Callable[[int], float]:
+        return lambda step: common(step) if step >= math.floor(start * steps) else 0.0
+
+    return [factor(group["start"]) for group in optimizer.param_groups]
 
 
 def rate_factor(schedule: str, rising: int, steps: int) -> Callable[[int], float]:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, TypeVar, get_origin
@@ -30,6 +31,11 @@ class Settings(BaseModel):
             value = getattr(self, name)
             if isinstance(value, Settings):
                 said[name] = value.plain()
+            elif isinstance(value, list):
+                said[name] = [
+                    v.plain() if isinstance(v, Settings) else plain
+                    for v, plain in zip(value, said[name], strict=True)
+                ]
             elif value is None and field.get_default(call_default_factory=True) is None:
                 del said[name]
         return said
@@ -42,6 +48,8 @@ class Component(Settings):
     """What the family is called in a recipe and in errors ('strategy')."""
     package: ClassVar[str]
     """The module or package whose import declares the family's own kinds."""
+    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Further names of a kind, each with the settings it stands for."""
     kind: str
 
     @classmethod
@@ -65,6 +73,15 @@ class Component(Settings):
         return dict(sorted(found.items()))
 
     @classmethod
+    def nicknames(cls) -> dict[str, dict[str, Any]]:
+        """Every alias in this family, with the settings that it stands for, its kind among them."""
+        return {
+            alias: {"kind": kind, **settings}
+            for kind, each in cls.kinds().items()
+            for alias, settings in vars(each).get("aliases", {}).items()
+        }
+
+    @classmethod
     def parse(cls, value: object, path: str) -> Self:
         """The component that `value` (a kind, or a mapping with one) describes.
 
@@ -74,13 +91,32 @@ class Component(Settings):
         if not isinstance(settings, dict):
             what = f"should be a {cls.family}'s name or a mapping with its 'kind'{got(value)}"
             raise RecipeError("", [Fault(path, what)])
-        kind, kinds = settings.get("kind"), cls.kinds()
+        kind, kinds, nicknames = settings.get("kind"), cls.kinds(), cls.nicknames()
+        names = sorted({*kinds, *nicknames})
         if kind is None:
-            raise RecipeError("", [Fault(path, f"names no kind - choose from {', '.join(kinds)}")])
-        if not isinstance(kind, str) or kind not in kinds:
-            what = f"no {cls.family} is called {kind!r} - {nearest(str(kind), kinds)}"
+            raise RecipeError("", [Fault(path, f"names no kind - choose from {', '.join(names)}")])
+        if not isinstance(kind, str) or kind not in names:
+            what = f"no {cls.family} is called {kind!r} - {nearest(str(kind), names)}"
             raise RecipeError("", [Fault(path, what)])
-        return parse_settings(kinds[kind], settings, path)
+        if kind in nicknames:
+            settings = spelled_out(settings, nicknames[kind], path)
+        return kinds[settings["kind"]].from_settings(settings, path)
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], path: str) -> Self:
+        """The component of this kind that `settings` describe; raises as `parse` does."""
+        return parse_settings(cls, settings, path)
+
+
+def spelled_out(settings: dict[str, Any], meant: dict[str, Any], path: str) -> dict[str, Any]:
+    """`settings` whose kind is an alias, as the kind and the settings it stands for."""
+    for key, value in meant.items():
+        if key != "kind" and settings.get(key, value) != value:
+            what = (
+                f"'{settings['kind']}' means {value!r} (got {settings[key]!r}) - drop one of them"
+            )
+            raise RecipeError("", [Fault(f"{path}.{key}", what)])
+    return {**settings, **meant}
 
 
 def full_name(cls: type[Any]) -> str:

@@ -30,7 +30,9 @@ def recipe_schema() -> dict[str, Any]:
     for key, found in kinds.items():
         references = [names[cls, "validation"] for cls in found.values()]
         about = schema["properties"][key].get("description", "")
-        choices = [{"enum": list(found)}, *references]
+        choices = [{"enum": sorted({*found, *families[key].nicknames()})}, *references]
+        if key == "strategy":
+            choices.append({"type": "array", "minItems": 2})
         schema["properties"][key] = {"anyOf": choices, "description": about}
     schema["properties"]["base"] = BASE
     for part in (schema, *definitions.values()):

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerState
 
 from peftkit.batching import Order
 from peftkit.checkpoints import (
@@ -25,16 +26,17 @@ from peftkit.checkpoints import (
     step_of,
     unreadable,
 )
-from peftkit.errors import RecipeError, RunError, RunStopped
-from peftkit.evaluation import predict
+from peftkit.errors import RunError, RunStopped
+from peftkit.evaluation import on_device, predict
 from peftkit.model import Assembled
-from peftkit.optimizer import MasterAdamW, rate_factor, warmup_steps
+from peftkit.optimizer import MasterAdamW, rate_factors, warmup_steps
 from peftkit.probe import fitting_micro_batch
 from peftkit.proof import Witness
 from peftkit.recipe import Recipe
 from peftkit.record import Proof, RunFolder
 from peftkit.recording import Recorder
 from peftkit.strategies import trainable
+from peftkit.trainer_arguments import trainer_arguments
 from peftkit.world import World, say, share_of_batch
 
 
@@ -66,6 +68,7 @@ def fit(
     training = recipe.training
     check_rows(recipe, examples)
     share = share_of_batch(training.batch_size, world.size)
+    recipe.strategy.prepare(assembled.module, lambda: first_batches(recipe, assembled, examples))
     witness = Witness(assembled.module)
     micro = fitting_micro_batch(recipe, assembled, examples["train"], share, folder, world)
     loop = Loop(recipe, assembled, examples, folder, world, micro, share // micro)
@@ -103,6 +106,22 @@ def check_rows(recipe: Recipe, examples: Any) -> None:
         )
 
 
+PREPARING_BATCH = 16
+"""Examples a batch of those that a strategy initialises itself from."""
+
+
+def first_batches(recipe: Recipe, assembled: Assembled, examples: Any) -> Iterator[dict[str, Any]]:
+    """The train split once, in a seeded order, as inputs without labels: on any rank the same."""
+    train, device = examples["train"], next(assembled.module.parameters()).device
+    generator = torch.Generator().manual_seed(recipe.training.seed)
+    order = torch.randperm(len(train), generator=generator).tolist()
+    for start in range(0, len(order), PREPARING_BATCH):
+        chosen = [train[index] for index in order[start : start + PREPARING_BATCH]]
+        batch = on_device(assembled.batcher(chosen), device)
+        batch.pop("labels")
+        yield batch
+
+
 class Loop(Trainer):
     """A `Trainer` whose data order, optimizer, checkpoints and evaluation are peftkit's.
 
@@ -133,7 +152,7 @@ class Loop(Trainer):
         self.recorder = Recorder(recipe, folder, world)
         super().__init__(
             model=assembled.module,
-            args=arguments(recipe, folder, world, micro, accumulation),
+            args=trainer_arguments(recipe, folder, world, micro, accumulation),
             train_dataset=train,
             eval_dataset=examples["validation"],
             data_collator=assembled.batcher,
@@ -166,9 +185,9 @@ class Loop(Trainer):
     def restore_finished(self, checkpoint: Path) -> None:
         """Take up a run whose training was done, and only the scoring was cut short."""
         load_trained(self.assembled.module, checkpoint / TRAINED)
-        self.create_optimizer()
-        self.masters.load_state_dict(load_state(checkpoint / "optimizer.pt"))
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self.create_optimizer_and_scheduler(self.state.max_steps)
+        self.masters.load_state_dict(load_state(checkpoint / "optimizer.pt"))
         self.recorder.go_on_from(facts_of(checkpoint))
         say(self.world, f"trained already ({self.state.global_step} steps): only scoring is left")
 
@@ -177,7 +196,11 @@ class Loop(Trainer):
         smoothing = self.recipe.training.label_smoothing
         total = self.recipe.task.loss(outputs.logits, labels, smoothing)
         mean: torch.Tensor = total / num_items_in_batch
-        return mean
+        if self.masters.companion is None:
+            return mean
+        # the gradients of all micro-batches and ranks are added up
+        passes = self.args.gradient_accumulation_steps * self.world.size
+        return mean + self.masters.companion.penalty() / passes
 
     def get_train_dataloader(self) -> DataLoader:  # type: ignore[type-arg]
         """The order must be a function of (seed, epoch) alone: transformers 5.23 loses a
@@ -191,9 +214,13 @@ class Loop(Trainer):
         """AdamW on fp32 masters; made here because under FSDP weights are sharded by now."""
         if self.optimizer is None:
             training = self.recipe.training
-            named = trainable(model or self.assembled.module).items()
+            module = model or self.assembled.module
             self.masters = MasterAdamW(
-                named, self.recipe.lr(), training.weight_decay, training.clip
+                trainable(module).items(),
+                self.recipe.lr(),
+                training.weight_decay,
+                training.clip,
+                self.recipe.strategy.paces(module),
             )
             self.optimizer = self.masters
         return self.optimizer
@@ -201,12 +228,15 @@ class Loop(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> Any:
-        """All five schedules from one function of the step."""
+        """All five schedules from one function of the step; with them the strategy's companion."""
         if self.lr_scheduler is None:
             training = self.recipe.training
+            self.masters.companion = self.recipe.strategy.companion(
+                self.assembled.module, num_training_steps
+            )
             rising = warmup_steps(training.warmup, num_training_steps)
-            factor = rate_factor(training.schedule, rising, num_training_steps)
-            self.lr_scheduler = LambdaLR(optimizer or self.masters, factor)
+            factors = rate_factors(self.masters, training.schedule, rising, num_training_steps)
+            self.lr_scheduler = LambdaLR(optimizer or self.masters, factors)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -254,46 +284,3 @@ class Loop(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_trained(self.assembled.module, Path(resume_from_checkpoint) / TRAINED)
-
-
-def arguments(
-    recipe: Recipe, folder: RunFolder, world: World, micro: int, accumulation: int
-) -> TrainingArguments:
-    """The recipe in the Trainer's words.
-
-    Raises `RecipeError` where `training.trainer` misspells an argument, or sets one of these.
-    """
-    training = recipe.training
-    ours: dict[str, Any] = {
-        "output_dir": str(folder.checkpoints),
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": accumulation,
-        # gradients are collected in fp32 after each micro-batch, so each must be whole
-        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
-        "num_train_epochs": training.epochs,
-        "max_steps": training.steps or -1,
-        "max_grad_norm": 0.0,  # MasterAdamW clips
-        "seed": training.seed,
-        "eval_strategy": "no",  # the recorder asks for evaluations and checkpoints
-        "save_strategy": "no",
-        "save_total_limit": 2,
-        "logging_strategy": "steps",
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "use_cpu": not torch.cuda.is_available(),
-        "ddp_find_unused_parameters": False,
-        "report_to": [],
-        "disable_tqdm": True,
-        "log_level": "error",
-    }
-    taken = sorted(ours.keys() & training.trainer.keys())
-    if taken:
-        raise RecipeError(
-            f"training.trainer: {', '.join(taken)} is peftkit's to set - leave it out"
-        )
-    try:
-        return TrainingArguments(**ours, **training.trainer)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"training.trainer: TrainingArguments refuses this ({error})") from None

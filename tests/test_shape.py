@@ -39,6 +39,7 @@ LAYERS = [
     ["probe", "proof", "checkpoints", "optimizer"],
     ["display"],
     ["recording"],
+    ["trainer_arguments"],
     ["training"],
     ["curves", "planning", "predicting", "starting"],
     ["reload"],

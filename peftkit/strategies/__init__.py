@@ -1,20 +1,56 @@
 """Strategies: which weights move. Declaring a class here makes `strategy=<kind>` work."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from typing_extensions import Self
+
+from peftkit.architectures import head_names
 from peftkit.registry import Component
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from peftkit.tasks import Task
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How fast one parameter learns."""
+
+    factor: float = 1.0
+    """Its share of the learning rate."""
+    start: float = 0.0
+    """The share of the steps that pass before it moves."""
+
+
+class Companion(Protocol):
+    """What a strategy does beside the optimizer's steps."""
+
+    def penalty(self) -> "Tensor":
+        """Added to the loss, once an optimizer step: a scalar in fp32."""
+
+    def after_step(self) -> None:
+        """Called after the optimizer has moved the weights, with their gradients still there."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: tensors and plain values."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+
+
 class Strategy(Component):
-    """Which weights of a model are trained, how they are attached, saved and folded back."""
+    """Which weights of a model are trained, how they are attached, saved and folded back.
+
+    What is a class variable here may be a property where it depends on the settings.
+    """
 
     family = "strategy"
     package = "peftkit.strategies"
@@ -27,8 +63,19 @@ class Strategy(Component):
     """Whether all of the base moves (then it cannot be quantised, and keeps its dropout)."""
     foldable: ClassVar[bool] = True
     """Whether the result is an ordinary checkpoint after `merge`."""
+    packs: ClassVar[bool] = True
+    """Whether several sequences may share a row: each token is treated alike, and none is added."""
+    starts_as: ClassVar[str | None] = None
+    """Why training does not start from the base's function; None where it does, exactly."""
     trained_file: ClassVar[str] = "trained.safetensors"
     """What the artefact's file of tensors is called."""
+
+    @classmethod
+    def parse(cls, value: object, path: str) -> Self:
+        """A strategy from its name or mapping; a list of them is a combination."""
+        if isinstance(value, list):
+            return super().parse({"kind": "combination", "parts": value}, path)
+        return super().parse(value, path)
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
         """`model` with this strategy attached: exactly what should train has `requires_grad`.
@@ -44,6 +91,20 @@ class Strategy(Component):
                 f"'strategy: {self.kind}' trains weights of the base, but 'quantize: {quantized}' "
                 "freezes them - use strategy=lora or quantize=none"
             )
+        return None
+
+    def prepare(self, model: "nn.Module", batches: Callable[[], Iterator[dict[str, Any]]]) -> None:
+        """Initialise the adapted `model` from batches of the train split (inputs, no labels).
+
+        Called once, before the first step, also when a run resumes.
+        """
+
+    def paces(self, model: "nn.Module") -> dict[str, Pace]:
+        """The trainable parameters, by name, that do not learn at the common rate."""
+        return {}
+
+    def companion(self, model: "nn.Module", steps: int) -> Companion | None:
+        """What goes along with the optimizer in a training of `steps` steps, if anything does."""
         return None
 
     def merge(self, model: "nn.Module") -> "PreTrainedModel":
@@ -74,6 +135,65 @@ class Strategy(Component):
         adapted = self.adapt(model, task)
         restore(adapted, load_file(folder / self.trained_file))
         return adapted
+
+
+class PeftStrategy(Strategy):
+    """A strategy that PEFT implements; a subclass says with which configuration."""
+
+    def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
+        """PEFT's configuration of the method for this model.
+
+        Raises `RecipeError` where the strategy's settings do not fit the model.
+        """
+        raise NotImplementedError
+
+    def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
+        """A `PeftModel` around `model`; the head is trained beside the adapter."""
+        from peft import get_peft_model
+
+        with quiet_peft():
+            # adapters rest in the base's type: the optimizer holds their fp32 master copies
+            return get_peft_model(
+                model, self.configuration(model, task), autocast_adapter_dtype=False
+            )
+
+    def merge(self, model: "nn.Module") -> "PreTrainedModel":
+        """The base with the adapter folded into it (base weights must not be quantised)."""
+        if not self.foldable:
+            return super().merge(model)
+        return model.merge_and_unload()  # type: ignore[operator,no-any-return]
+
+    def save(self, model: "nn.Module", folder: Path) -> None:
+        """A plain PEFT folder: `peft.PeftModel.from_pretrained` loads it."""
+        model.save_pretrained(str(folder))  # type: ignore[operator]
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
+
+    def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
+        """The PEFT folder on a fresh base."""
+        from peft import PeftModel
+
+        with quiet_peft():
+            return PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without one warning: peft 0.21 reads a property that transformers 5.23 has renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
+
+
+def saved_heads(model: "PreTrainedModel", task: "Task") -> list[str] | None:
+    """What PEFT is to train and save beside an adapter: the head, where the task has a new one."""
+    return head_names(model) if task.trains_head else None
+
+
+def train_head(model: "PreTrainedModel", task: "Task") -> None:
+    """Make the head trainable, where the task has a new one; of one that PEFT holds, its copy."""
+    for head in head_names(model) if task.trains_head else []:
+        for name, parameter in model.get_submodule(head).named_parameters():
+            parameter.requires_grad_("original_module." not in name)
 
 
 def trainable(model: "nn.Module") -> dict[str, "nn.Parameter"]:

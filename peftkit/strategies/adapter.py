@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from peftkit.architectures import architecture_of, blocks_of, head_names
-from peftkit.strategies import Strategy
+from peftkit.architectures import architecture_of, blocks_of
+from peftkit.strategies import Strategy, train_head
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,8 +47,7 @@ class Adapter(Strategy):
             if self.variant == "houlsby":
                 attention = block.get_submodule(architecture.attention_output)
                 self._attach_behind(block, "adapter_attention", attention, model)
-        for name in head_names(model) if task.trains_head else []:
-            model.get_submodule(name).requires_grad_(True)
+        train_head(model, task)
         return model
 
     def _attach_behind(

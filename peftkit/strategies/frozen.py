@@ -1,13 +1,14 @@
 """Frozen layers: only the head, the last blocks, or what patterns name is trained."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from peftkit.architectures import blocks_of, head_names
+from peftkit.architectures import blocks_of
 from peftkit.errors import Fault, RecipeError
-from peftkit.strategies import Strategy
+from peftkit.strategies import Strategy, train_head
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +26,7 @@ class Frozen(Strategy):
     patterns: list[str] = Field(default_factory=list)
     """Further parameters to train, by name with * and ?, as in '*.LayerNorm.*'."""
 
+    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"linear_probe": {"last": 0}}
     default_lr: ClassVar[float] = 2e-4
     source: ClassVar[str] = "arXiv:1801.06146"
 
@@ -53,11 +55,10 @@ class Frozen(Strategy):
                 "the strategy does not fit the model:", [Fault("strategy.last", what)]
             )
         wanted = set(self._named(model)) | set(self._above(model, [n for n, _ in blocks]))
-        heads = tuple(f"{name}." for name in head_names(model))
         for name, parameter in model.named_parameters():
-            trains = name in wanted or name.startswith(heads)
-            if trains and parameter.is_floating_point():
+            if name in wanted and parameter.is_floating_point():
                 parameter.requires_grad_(True)
+        train_head(model, task)
         return model
 
     def _above(self, model: "PreTrainedModel", blocks: list[str]) -> list[str]:

@@ -1,0 +1,116 @@
+"""Combinations: several strategies on one model, trained together and saved as one artefact."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
+from typing_extensions import Self
+
+from peftkit.errors import Fault, RecipeError
+from peftkit.registry import refusal
+from peftkit.strategies import Companion, Pace, PeftStrategy, Strategy
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from peftkit.tasks import Task
+
+
+class Combination(Strategy):
+    """The parts, one after another; what any of them trains is trained."""
+
+    kind: Literal["combination"] = "combination"
+    parts: list[SerializeAsAny[Strategy]] = Field(min_length=2)
+    """Strategies, each a name or a mapping; at most one of them may be one of PEFT's."""
+
+    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    source: ClassVar[str] = "arXiv:2110.04366"
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        for part in self.parts:
+            if part.trains_base or isinstance(part, Combination):
+                raise ValueError(f"'{part.kind}' is no part of a combination - name it alone")
+        native = [part.kind for part in self.parts if isinstance(part, PeftStrategy)]
+        if len(native) > 1:
+            raise ValueError(
+                f"PEFT holds one method at a time, not {' and '.join(native)} - drop one"
+            )
+        return self
+
+    @property
+    def default_lr(self) -> float:  # type: ignore[override]
+        """The lowest of the parts' own: what is too slow for one does not break another."""
+        return min(part.default_lr for part in self.parts)
+
+    @property
+    def foldable(self) -> bool:  # type: ignore[override]
+        """Whether every part is."""
+        return all(part.foldable for part in self.parts)
+
+    @property
+    def packs(self) -> bool:  # type: ignore[override]
+        """Whether every part does."""
+        return all(part.packs for part in self.parts)
+
+    @property
+    def starts_as(self) -> str | None:  # type: ignore[override]
+        """What the parts say of it."""
+        return "; ".join(part.starts_as for part in self.parts if part.starts_as) or None
+
+    @property
+    def in_order(self) -> list[Strategy]:
+        """PEFT's part first: the others find their places in the model that it wraps."""
+        return sorted(self.parts, key=lambda part: not isinstance(part, PeftStrategy))
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], path: str) -> Self:
+        """Each part as the strategy that it is; the faults of all parts at once."""
+        given = settings.get("parts")
+        parts: list[Strategy] = []
+        faults: list[Fault] = []
+        for index, part in enumerate(given if isinstance(given, list) else []):
+            try:
+                parts.append(Strategy.parse(part, f"{path}.parts.{index}"))
+            except RecipeError as error:
+                faults += error.faults
+        if faults:
+            raise RecipeError("", faults)
+        try:
+            return cls.model_validate({**settings, **({"parts": parts} if parts else {})})
+        except ValidationError as error:
+            raise refusal(error, cls, path) from None
+
+    def refuses(self, quantized: str | None) -> str | None:
+        """The first reason that a part has."""
+        return next(filter(None, (part.refuses(quantized) for part in self.parts)), None)
+
+    def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
+        """The model with every part attached, and all that any of them trains trainable."""
+        adapted: nn.Module = model
+        chosen: set[int] = set()
+        for part in self.in_order:
+            made = part.adapt(model, task)
+            adapted = made if isinstance(part, PeftStrategy) else adapted
+            chosen |= {id(p) for p in adapted.parameters() if p.requires_grad}
+        for parameter in adapted.parameters():
+            parameter.requires_grad_(id(parameter) in chosen)
+        return adapted
+
+    def prepare(self, model: "nn.Module", batches: Callable[[], Iterator[dict[str, Any]]]) -> None:
+        """Each part in turn."""
+        for part in self.in_order:
+            part.prepare(model, batches)
+
+    def paces(self, model: "nn.Module") -> dict[str, Pace]:
+        """All the parts'."""
+        return {name: pace for part in self.parts for name, pace in part.paces(model).items()}
+
+    def companion(self, model: "nn.Module", steps: int) -> Companion | None:
+        """That of PEFT's part; no other strategy has one."""
+        return self.in_order[0].companion(model, steps)
+
+    def merge(self, model: "nn.Module") -> "PreTrainedModel":
+        """PEFT's part folded; the others' weights stand in the model already."""
+        return self.in_order[0].merge(model) if self.foldable else super().merge(model)
