@@ -35,7 +35,7 @@ from peftkit.proof import Witness
 from peftkit.recipe import Recipe
 from peftkit.record import Proof, RunFolder
 from peftkit.recording import Recorder
-from peftkit.strategies import trainable
+from peftkit.strategies import Companion, trainable
 from peftkit.trainer_arguments import trainer_arguments
 from peftkit.world import World, say, share_of_batch
 
@@ -147,6 +147,7 @@ class Loop(Trainer):
             training.order == "length_grouped",
         )
         self.masters: MasterAdamW
+        self.companion: Companion | None = None
         self.last_loss = 0.0
         """Of this rank's last micro-batch; one that is no number stays."""
         self.recorder = Recorder(recipe, folder, world)
@@ -196,11 +197,11 @@ class Loop(Trainer):
         smoothing = self.recipe.training.label_smoothing
         total = self.recipe.task.loss(outputs.logits, labels, smoothing)
         mean: torch.Tensor = total / num_items_in_batch
-        if self.masters.companion is None:
+        if self.companion is None:
             return mean
         # the gradients of all micro-batches and ranks are added up
         passes = self.args.gradient_accumulation_steps * self.world.size
-        return mean + self.masters.companion.penalty() / passes
+        return mean + self.companion.penalty() / passes
 
     def get_train_dataloader(self) -> DataLoader:  # type: ignore[type-arg]
         """The order must be a function of (seed, epoch) alone: transformers 5.23 loses a
@@ -231,9 +232,10 @@ class Loop(Trainer):
         """All five schedules from one function of the step; with them the strategy's companion."""
         if self.lr_scheduler is None:
             training = self.recipe.training
-            self.masters.companion = self.recipe.strategy.companion(
+            self.companion = self.recipe.strategy.companion(
                 self.assembled.module, num_training_steps
             )
+            self.masters.companion = self.companion
             rising = warmup_steps(training.warmup, num_training_steps)
             factors = rate_factors(self.masters, training.schedule, rising, num_training_steps)
             self.lr_scheduler = LambdaLR(optimizer or self.masters, factors)
