@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from peftkit.predicting import predict
     from peftkit.recipe import Recipe
     from peftkit.runner import train
+    from peftkit.shared_base import SharedBase
     from peftkit.starting import new
 
 PUBLIC = {
@@ -19,6 +20,7 @@ PUBLIC = {
     "Recipe": "recipe",
     "RecipeError": "errors",
     "RunError": "errors",
+    "SharedBase": "shared_base",
     "new": "starting",
     "plan": "planning",
     "predict": "predicting",
@@ -30,6 +32,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "RunError",
+    "SharedBase",
     "new",
     "plan",
     "predict",

@@ -1,7 +1,6 @@
 """One attempt at a run: data, model, training, evaluation, record."""
 
 import importlib.metadata
-import platform
 import shutil
 import time
 from collections import Counter
@@ -11,10 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from peftkit.artefact import seal
+from peftkit.card import model_card
 from peftkit.checkpoints import is_whole, numbered
 from peftkit.curves import draw_curves
 from peftkit.data import Splits
-from peftkit.disk import check_space, folder_bytes, writing
+from peftkit.disk import check_space, folder_bytes, write_text, writing
 from peftkit.display import peak_bytes
 from peftkit.encoding import encode
 from peftkit.errors import PeftkitError, RunError, RunStopped
@@ -28,19 +29,10 @@ from peftkit.reload import LARGEST_RELOAD_DIFFERENCE, reload_difference
 from peftkit.sources import Source
 from peftkit.tasks import Predictions, Scored
 from peftkit.training import Outcome, fit
-from peftkit.world import World, on_main, on_main_first, say
+from peftkit.world import World, on_main, on_main_first, say, versions
 
 BYTES_A_TRAINED_WEIGHT = 16
 """In a checkpoint: weight, fp32 master and two moments, rounded up."""
-LIBRARIES = (
-    "torch",
-    "transformers",
-    "peft",
-    "bitsandbytes",
-    "accelerate",
-    "datasets",
-    "scikit-learn",
-)
 
 
 @dataclass(frozen=True)
@@ -150,7 +142,7 @@ class Attempt:
         seconds = time.monotonic() - began
 
         def settle() -> RunRecord:
-            self._save_artefact(material.assembled)
+            self._save_artefact(material)
             proof = self._reloaded(material, outcome.proof)
             cost = self._cost(material, outcome, seconds, peak)
             if predictions is not None:
@@ -159,17 +151,21 @@ class Attempt:
             headline, run = self.recipe.task.headline, self.folder.path.name
             draw_curves(self.folder.logged(), self.folder.path, headline=headline, run=run)
             record = self._record(material, scored, predictions, outcome, cost, proof)
+            if record.status == "finished":
+                write_text(self.folder.artefact / "README.md", model_card(record))
             return self.folder.finish(record)
 
         return on_main(self.world, settle)
 
-    def _save_artefact(self, assembled: Assembled) -> None:
+    def _save_artefact(self, material: Material) -> None:
         """What was trained, written beside and put in place at once."""
         beside = self.folder.path / "artefact.partial"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
-        self.recipe.strategy.save(assembled.module, beside)
-        assembled.module.config.save_pretrained(beside)  # type: ignore[operator,union-attr]
+        module: Any = material.assembled.module
+        self.recipe.strategy.save(module, beside)
+        module.config.save_pretrained(beside)
+        seal(beside, self.recipe, self.model, material.names)
         shutil.rmtree(self.folder.artefact, ignore_errors=True)
         beside.replace(self.folder.artefact)
 
@@ -284,14 +280,3 @@ def reason_of(proof: Proof) -> str | None:
     if proof.status == "failed":
         return f"the reloaded artefact's outputs differ by {proof.reload_difference:.3g}"
     return None
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, peftkit and the libraries that can change a result."""
-    found = {"python": platform.python_version()}
-    for name in ("peftkit", *LIBRARIES):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
-            found[name] = "not installed"
-    return found

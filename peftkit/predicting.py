@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from peftkit.artefact import check
 from peftkit.batching import longest_first
 from peftkit.errors import DataError, RunError, nearest
 from peftkit.evaluation import MAX_TOKENS, forward
@@ -95,6 +96,7 @@ def load_run(path: Path) -> tuple[Recipe, Assembled, list[str]]:
             f"{path}: was trained on another {recipe.model} ({was}) than the one found now ({now}) "
             "- put the old one back"
         )
+    check(folder.artefact, source)
     precision = said.get("world", {}).get("precision") or resting_precision(
         recipe.training.precision
     )

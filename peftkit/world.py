@@ -1,6 +1,8 @@
 """The world a run stands in: ranks, threads, precision, and what the launcher says of them."""
 
+import importlib.metadata
 import os
+import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +14,15 @@ if TYPE_CHECKING:
     from peftkit.recipe import Training
 
 Result = TypeVar("Result")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "scikit-learn",
+)
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 """glibc's numbers for `mallopt`; 32 MiB is the most it takes for the first."""
 
@@ -223,3 +234,14 @@ def without_launcher() -> dict[str, str]:
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     others = ("TORCHELASTIC", "ACCELERATE_", "FSDP_", "GROUP_", "ROLE_")
     return {k: v for k, v in os.environ.items() if k not in ranks and not k.startswith(others)}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, peftkit and the libraries that can change a result."""
+    found = {"python": platform.python_version()}
+    for name in ("peftkit", *LIBRARIES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+            found[name] = "not installed"
+    return found

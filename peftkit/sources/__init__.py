@@ -4,6 +4,7 @@ from pathlib import Path
 
 from peftkit.errors import DataError, nearest
 from peftkit.sources import hub, wheels
+from peftkit.sources.fingerprint import fingerprint
 from peftkit.sources.hub import Absent, Request, hub_reachable
 from peftkit.sources.source import (
     DATA_SUFFIXES,
@@ -27,6 +28,7 @@ __all__ = [
     "data_files",
     "find_dataset",
     "find_model",
+    "fingerprint",
     "hub_reachable",
     "local_path",
     "sha256_of",

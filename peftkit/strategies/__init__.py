@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from typing_extensions import Self
 
@@ -67,6 +67,8 @@ class Strategy(Component):
     """Whether several sequences may share a row: each token is treated alike, and none is added."""
     starts_as: ClassVar[str | None] = None
     """Why training does not start from the base's function; None where it does, exactly."""
+    loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peftkit"
+    """What can load the artefact."""
     trained_file: ClassVar[str] = "trained.safetensors"
     """What the artefact's file of tensors is called."""
 
@@ -139,6 +141,8 @@ class Strategy(Component):
 
 class PeftStrategy(Strategy):
     """A strategy that PEFT implements; a subclass says with which configuration."""
+
+    loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peft"
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
         """PEFT's configuration of the method for this model.

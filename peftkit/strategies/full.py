@@ -19,6 +19,7 @@ class Full(Strategy):
     default_lr: ClassVar[float] = 5e-5
     source: ClassVar[str] = "arXiv:1810.04805"
     trains_base: ClassVar[bool] = True
+    loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "transformers"
     # the name that makes the artefact an ordinary checkpoint
     trained_file: ClassVar[str] = "model.safetensors"
 

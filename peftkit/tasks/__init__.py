@@ -47,6 +47,8 @@ class Task(Component):
     """The columns the task reads, and whether each must be there."""
     peft_type: ClassVar[str]
     """PEFT's name for tasks of this kind."""
+    pipeline_tag: ClassVar[str]
+    """The hub's name for tasks of this kind."""
     trains_head: ClassVar[bool]
     """Whether the task puts a new head on the model, which every strategy then trains."""
 

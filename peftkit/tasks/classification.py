@@ -23,6 +23,7 @@ class Classification(Task):
 
     roles: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True}
     peft_type: ClassVar[str] = "SEQ_CLS"
+    pipeline_tag: ClassVar[str] = "text-classification"
     trains_head: ClassVar[bool] = True
 
     @property

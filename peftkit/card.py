@@ -1,0 +1,176 @@
+"""The model card: what an artefact is, what it scores and how to load it, written by the run."""
+
+from typing import TYPE_CHECKING, Any
+
+from peftkit.recipe import Recipe
+from peftkit.record import RunRecord
+from peftkit.tasks import Task
+
+if TYPE_CHECKING:
+    from peftkit.metrics import Score
+
+HEADER = "---\n{metadata}---\n\n# {name}\n\n"
+WITH_PEFTKIT = """```python
+import peftkit
+
+peftkit.predict("FOLDER_OF_THE_RUN", ["..."])
+```
+"""
+WITH_PEFT = """With PEFT and transformers alone (padded batches{held}):
+
+```python
+from peft import PeftModel
+from transformers import {auto_class}, AutoConfig, AutoTokenizer
+
+config = AutoConfig.from_pretrained("ARTEFACT")
+base = {auto_class}.from_pretrained("{base}", config=config)
+model = PeftModel.from_pretrained(base, "ARTEFACT").eval()
+tokenizer = AutoTokenizer.from_pretrained("{base}")
+```
+"""
+WITH_TRANSFORMERS = """With transformers alone:
+
+```python
+from transformers import {auto_class}, AutoTokenizer
+
+model = {auto_class}.from_pretrained("ARTEFACT")
+tokenizer = AutoTokenizer.from_pretrained("{base}")
+```
+"""
+LOADING = {"peftkit": "", "peft": WITH_PEFT, "transformers": WITH_TRANSFORMERS}
+
+
+def model_card(record: RunRecord) -> str:
+    """The card of a finished run's artefact, in Markdown with the hub's metadata on top."""
+    recipe = recipe_of(record)
+    parts = [
+        HEADER.format(metadata=metadata(record, recipe), name=record.name),
+        *[f"**{note}.**\n\n" for note in [record.data.note] if note],
+        table(facts(record, recipe)),
+        f"\n## Scores\n\nOn {tested(record)}; intervals are 95 % bootstraps over these rows.\n\n",
+        table(score_rows(record)),
+        "\n## How to load it\n\n",
+        WITH_PEFTKIT,
+        loading(record, recipe),
+    ]
+    return "".join(parts)
+
+
+def recipe_of(record: RunRecord) -> Recipe:
+    """The recipe that a record was made by."""
+    from peftkit.compose import Composition
+
+    return Recipe.of(Composition(record.name, record.recipe))
+
+
+def metadata(record: RunRecord, recipe: Recipe) -> str:
+    """The hub's metadata: base, task and the headline's value."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    task, headline = recipe.task.pipeline_tag, record.scores.get(record.headline)
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=record.data.used,
+            dataset_name=record.data.used,
+            metric_type=record.headline,
+            metric_value=headline.value,
+        )
+        for _ in [0]
+        if headline is not None
+    ]
+    data = ModelCardData(
+        base_model=record.model.used,
+        library_name="transformers" if recipe.strategy.loads_with == "transformers" else "peft",
+        pipeline_tag=task,
+        tags=["peftkit", recipe.strategy.kind],
+        model_name=record.name if results else None,
+        eval_results=results or None,
+    )
+    return f"{data.to_yaml()}\n"
+
+
+def facts(record: RunRecord, recipe: Recipe) -> list[tuple[str, str]]:
+    """What was trained on what."""
+    parameters = record.parameters
+    assert parameters is not None, "a finished run has counted its parameters"
+    settings = ", ".join(f"{k}={v}" for k, v in recipe.strategy.plain().items() if k != "kind")
+    return [
+        ("", ""),
+        ("base", f"{record.model.used} ({record.model.identity}, from {record.model.origin})"),
+        ("strategy", f"{recipe.strategy.kind} ({settings}), source {recipe.strategy.source}"),
+        ("held in", f"{recipe.quantize.kind if recipe.quantize.bits else precision(record)}"),
+        (
+            "trainable",
+            f"{parameters.trainable:,} of {parameters.total:,} ({parameters.share:.2%})",
+        ),
+        ("task", recipe.task.kind),
+        ("data", f"{record.data.used} ({record.data.identity}), {rows(record)}"),
+        ("learning rate", f"{recipe.lr():g}, {record.steps} steps, seed {recipe.training.seed}"),
+        ("proof", proof(record)),
+    ]
+
+
+def precision(record: RunRecord) -> str:
+    """The type in which the base rested."""
+    return record.world.precision if record.world is not None else "unknown"
+
+
+def rows(record: RunRecord) -> str:
+    """How many rows each split had."""
+    return ", ".join(f"{n} {split}" for split, n in record.rows.items() if split in SPLITS)
+
+
+SPLITS = ("train", "validation", "test")
+
+
+def proof(record: RunRecord) -> str:
+    """What the run proved of itself."""
+    if record.proof is None:
+        return "none"
+    said, difference = record.proof.status, record.proof.reload_difference
+    return said if difference is None else f"{said}; reloaded, outputs differ by {difference:.2g}"
+
+
+def tested(record: RunRecord) -> str:
+    """What was scored."""
+    return f"{record.rows.get('test', 0):,} test rows of {record.data.used}"
+
+
+def score_rows(record: RunRecord) -> list[tuple[str, str]]:
+    """The scores over all classes, and the majority class's headline."""
+    found = [("score", "value [95 % interval]")]
+    found += [(n, said(s)) for n, s in record.scores.items() if "[" not in n]
+    if record.headline in record.baseline:
+        found.append((f"{record.headline}, baseline", said(record.baseline[record.headline])))
+    return found
+
+
+def said(score: "Score") -> str:
+    """A score with its interval, where it has one."""
+    value = "undefined" if score.value is None else f"{score.value:.4f}"
+    interval = "" if score.low is None else f" [{score.low:.4f}, {score.high:.4f}]"
+    return f"{value}{interval}, n = {score.n:,}"
+
+
+def table(lines: list[tuple[str, str]]) -> str:
+    """A Markdown table; the first line is its head."""
+    head, *body = [f"| {name} | {value.replace('|', '/')} |\n" for name, value in lines]
+    return "".join([head, "|---|---|\n", *body])
+
+
+def loading(record: RunRecord, recipe: Recipe) -> str:
+    """How to load the artefact without peftkit, where that works."""
+    held = f"; the run held the base in {recipe.quantize.kind}" if recipe.quantize.bits else ""
+    words: dict[str, Any] = {
+        "auto_class": auto_class_name(recipe.task),
+        "base": record.model.used,
+        "held": held,
+    }
+    text = LOADING[recipe.strategy.loads_with].format(**words)
+    return f"\n{text}" if text else ""
+
+
+def auto_class_name(task: Task) -> str:
+    """The name of the transformers class that loads the task's models."""
+    return str(task.auto_class().__name__)
