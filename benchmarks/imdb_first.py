@@ -4,15 +4,14 @@ Each run is a `peftkit train` process of its own; one that is finished is not ru
 """
 
 import argparse
-import gzip
 import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-HERE = Path(__file__).parent
-RECORDS = HERE / "records" / "imdb_first"
+from filing import file_record
+
 RECIPES = ["full_imdb", "frozen_imdb", "adapter_imdb", "lora_imdb", "qlora_imdb"]
 SEEDS = [0, 1, 2]
 
@@ -43,25 +42,11 @@ def train(recipe: str, seed: int, given: argparse.Namespace) -> int:
         print(f"{recipe} seed {seed}: {done.stderr[-1000:]}", flush=True)
         return done.returncode
     record = json.loads(done.stdout)
-    file_record(record, given.runs / f"{record['name']}-{record['digest'][:8]}")
+    file_record(record, given.runs / f"{record['name']}-{record['digest'][:8]}", "imdb_first")
     score = record["scores"]["accuracy"]
     seconds = record["cost"]["total_seconds"]
     print(f"{recipe} seed {seed}: accuracy {score['value']:.4f}, {seconds:.0f} s", flush=True)
     return 0
-
-
-def file_record(record: dict, folder: Path) -> None:
-    """Copy a run's record, without the paths of this machine, and its predictions, compressed."""
-    to = RECORDS / folder.name
-    to.mkdir(parents=True, exist_ok=True)
-    for source in (record["model"], record["data"]):
-        source["location"] = Path(source["location"]).name
-    name = Path(record["data"]["asked"]).name
-    record["recipe"]["data"]["path"] = record["data"]["asked"] = record["data"]["used"] = name
-    (to / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-    # no time stamp inside: the same predictions give the same file
-    packed = gzip.compress((folder / "predictions.jsonl").read_bytes(), mtime=0)
-    (to / "predictions.jsonl.gz").write_bytes(packed)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,12 @@ def test_folders_may_say_the_split_or_the_subset(tmp_path: Path) -> None:
     assert "did you mean 'mrpc'?" in faults(tmp_path, subset="mprc")
 
 
+def test_a_flat_folder_is_the_subset_that_the_hubs_data_set_names(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", some_rows(9))
+    write(tmp_path / "test.csv", some_rows(3, seed=1))
+    assert load(tmp_path, subset="mrpc").test.num_rows == 3
+
+
 def test_the_card_of_a_hub_folder_says_which_files_are_which_split(tmp_path: Path) -> None:
     write(tmp_path / "a" / "learn.csv", some_rows(9))
     write(tmp_path / "a" / "score.csv", some_rows(3, seed=1))

@@ -74,7 +74,10 @@ def _by_name(base: Path, files: list[Path]) -> Layout:
 
 
 def _in_subset(base: Path, files: list[Path], subset: str | None) -> list[Path]:
-    """The files below the folder of `subset`; without one, those of the only folder with data."""
+    """The files below the folder of `subset`; without one, those of the only folder with data.
+
+    A folder without any folders of subsets holds one of them: a hub's subset taken to this disk.
+    """
     groups: dict[str, list[Path]] = {}
     for path in files:
         groups.setdefault(_group(path, base), []).append(path)
@@ -89,6 +92,8 @@ def _in_subset(base: Path, files: list[Path], subset: str | None) -> list[Path]:
         )
     if subset in groups:
         return groups[subset]
+    if set(groups) == {""}:
+        return files
     raise DataError(f"data {str(base)!r} has no subset {subset!r} - {nearest(subset, groups)}")
 
 
