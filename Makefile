@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PYTEST_ARGS ?=
 
-.PHONY: demo test quick check
+.PHONY: demo test quick matrix check
 
 demo: $(STAMP)
 	$(BIN)/accelerate launch peftkit/run.py recipe=lora_imdb
@@ -15,6 +15,12 @@ test: $(STAMP)
 
 quick: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not network" $(PYTEST_ARGS)
+
+# every strategy on every architecture, held in every way: hours
+matrix: $(STAMP)
+	PEFTKIT_MATRIX=whole $(BIN)/python -m pytest tests/test_behaviours.py -k contract -n 2 \
+	    --matrix-to benchmarks/measurements/matrix_whole.json $(PYTEST_ARGS)
+	$(BIN)/python benchmarks/tables.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -8,8 +8,10 @@ import argparse
 import json
 import multiprocessing
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from filing import file_record
 
@@ -36,53 +38,55 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--runs", type=Path, default=Path("runs"))
     options.add_argument("--together", type=int, default=1, help="runs at a time")
-    options.add_argument("--no-file", action="store_true", help="a try: file no records")
     options.add_argument("settings", nargs="*", metavar="key=value")
     given = options.parse_intermixed_args()
     wanted = [
-        (name, strategy, seed)
+        (name, strategy, [f"training.seed={seed}", *given.settings], given)
         for seed in range(given.seeds)
         for name in given.sets
         for strategy in given.strategies
     ]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["peftkit.attempt", "peft", "bitsandbytes"])
     failed = 0
-    with ProcessPoolExecutor(given.together, context, max_tasks_per_child=1) as pool:
-        for said in pool.map(run, wanted, [given] * len(wanted)):
-            print(said, flush=True)
-            failed += "failed" in said
+    for record, said in each_in_its_process(wanted, given.together):
+        print(said, flush=True)
+        failed += record is None
+        if record is not None:
+            folder = given.runs / f"{record['name']}-{record['digest'][:8]}"
+            file_record(record, folder, "strategies")
     sys.exit(f"{failed} of {len(wanted)} runs failed" if failed else 0)
 
 
-def run(wanted: tuple[str, str, int], given: argparse.Namespace) -> str:
-    """One run, filed; a line about it."""
+Wanted = tuple[str, str, list[str], argparse.Namespace]
+
+
+def each_in_its_process(wanted: list[Wanted], together: int) -> Iterator[tuple[Any, str]]:
+    """Each run's record, None where it failed, and a line about it; in the order asked for."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["peftkit.attempt", "peft", "bitsandbytes"])
+    with ProcessPoolExecutor(together, context, max_tasks_per_child=1) as pool:
+        yield from pool.map(run, wanted)
+
+
+def run(wanted: Wanted) -> tuple[Any, str]:
+    """One run; its record and a line about it."""
     import peftkit
 
-    name, strategy, seed = wanted
-    overrides = [
-        f"data.path={given.data / name}",
-        f"strategy={STRATEGIES[strategy]}",
-        f"training.seed={seed}",
-        *SETTINGS,
-        *given.settings,
-    ]
+    name, strategy, settings, given = wanted
+    chosen = [f"data.path={given.data / name}", f"strategy={STRATEGIES[strategy]}", *SETTINGS]
+    asked = f"{strategy} on {name}, {' '.join(settings)}"
     sys.stdout = sys.stderr = open("/dev/null", "w")  # noqa: SIM115  # steps of many runs at once
     try:
-        recipe = peftkit.Recipe.load(RECIPES[name], *overrides).but(name=f"{strategy}_{name}")
-        record = peftkit.train(recipe, given.runs)
+        recipe = peftkit.Recipe.load(RECIPES[name], *chosen, *settings)
+        record = peftkit.train(recipe.but(name=f"{strategy}_{name}"), given.runs)
     except peftkit.PeftkitError as error:
-        return f"{strategy} on {name}, seed {seed}: failed: {error}"
-    plain = json.loads(record.model_dump_json())
-    if not given.no_file:
-        file_record(plain, given.runs / f"{record.name}-{record.digest[:8]}", "strategies")
+        return None, f"{asked}: failed: {error}"
     score, cost = record.scores[record.headline], record.cost
     assert cost is not None
-    return (
-        f"{strategy} on {name}, seed {seed}: {record.headline} {score.value:.4f} "
-        f"[{score.low:.4f}, {score.high:.4f}], "
+    said = (
+        f"{record.headline} {score.value:.4f} [{score.low:.4f}, {score.high:.4f}], "
         f"{cost.train_seconds:.0f} s of {cost.total_seconds:.0f}"
     )
+    return json.loads(record.model_dump_json()), f"{asked}: {said}"
 
 
 if __name__ == "__main__":

@@ -7,19 +7,142 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from peftkit.compose import Composition
+from peftkit.errors import RecipeError
+from peftkit.strategies import Strategy
+
 HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Replace what stands behind each table's mark."""
-    page = HERE / "README.md"
+    """Replace what stands behind each table's mark, on both pages."""
+    fill(
+        HERE / "README.md",
+        imdb_first=imdb_first(),
+        strategies=strategies(),
+        training_speed=training_speed(),
+        whole_matrix=whole_matrix(),
+    )
+    fill(HERE.parent / "README.md", kinds=kinds(), matrix=matrix(), strategies=strategies())
+
+
+def fill(page: Path, **tables: str) -> None:
+    """Put each table, where there is one, behind its mark on the page."""
     text = page.read_text()
-    for name, table in (("imdb_first", imdb_first()), ("training_speed", training_speed())):
+    for name, table in tables.items():
         mark = f"<!-- table: {name} -->"
         text = re.sub(
             rf"{mark}\n(\n?\|.*\n)*", f"{mark}\n\n{table}\n" if table else f"{mark}\n", text
         )
     page.write_text(text)
+
+
+def kinds() -> str:
+    """Every strategy by name, with what it says of itself; aliases below their kind."""
+    lines = ["| strategy | what | learning rate | source |", "|---|---|---|---|"]
+    for kind, cls in Strategy.kinds().items():
+        about = (cls.__doc__ or "").partition("\n")[0].replace("|", "/")
+        lines.append(f"| `{kind}` | {about} | {rate(kind)} | {cls.source} |")
+        for alias, meant in cls.aliases.items():
+            said = Strategy.nicknames()[alias]
+            short = json.dumps({"kind": kind, **meant}).replace('"', "")
+            same = f"`{short}`" if len(short) < 60 else f"a {said['kind']}"
+            lines.append(f"| `{alias}` | {same} | {rate(alias)} | |")
+    return "\n".join(lines)
+
+
+def rate(name: str) -> str:
+    """The default learning rate of a strategy that needs no settings."""
+    try:
+        return f"{Strategy.parse(name, 'strategy').default_lr:g}"
+    except RecipeError:  # parts or a method must be named
+        return ""
+
+
+HELD = {"none": "16", "8bit": "8", "4bit": "4"}
+
+
+def matrix() -> str:
+    """Each way to train on three models: in how many bits the base may be held."""
+    return matrix_of("matrix.json", ["tiny-bert", "tiny-llama", "tiny-t5"])
+
+
+def whole_matrix() -> str:
+    """The same on every tiny model."""
+    return matrix_of("matrix_whole.json", None)
+
+
+def matrix_of(name: str, models: list[str] | None) -> str:
+    """A table of the cells in the measurement `name`, as the tests left them."""
+    path = HERE / "measurements" / name
+    if not path.is_file():
+        return ""
+    cells = [cell for cell in json.loads(path.read_text()) if cell["precision"] == "fp32"]
+    models = models or list(dict.fromkeys(cell["model"] for cell in cells))
+    heads = " | ".join(model.removeprefix("tiny-") for model in models)
+    lines = [f"| way | {heads} |", "|---" * (len(models) + 1) + "|"]
+    for way in dict.fromkeys(cell["way"] for cell in cells):
+        told = " | ".join(
+            held_in([c for c in cells if (c["way"], c["model"]) == (way, model)])
+            for model in models
+        )
+        lines.append(f"| {way} | {told} |")
+    return "\n".join(lines)
+
+
+def held_in(cells: list[Any]) -> str:
+    """The bits that work, and those that fail; nothing is said of those that are refused."""
+    works = [HELD[c["quantize"]] for c in cells if c["outcome"] == "works"]
+    fails = [f"**{HELD[c['quantize']]} fails**" for c in cells if c["outcome"] == "fails"]
+    return ", ".join([*works, *fails]) or "-"
+
+
+def strategies() -> str:
+    """One row a strategy, the mean and spread over seeds on each data set beside the majority's."""
+    groups: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    for path in sorted((HERE / "records" / "strategies").glob("*/record.json")):
+        record = json.loads(path.read_text())
+        strategy, _, data = record["name"].rpartition("_")
+        groups[strategy, data].append(record)
+    if not groups:
+        return ""
+    sets = sorted({data for _, data in groups}, reverse=True)
+    heads = [f"{data}: mean ± sd, lowest end of an interval, seeds" for data in sets]
+    lines = [f"| strategy | trainable | lr | {' | '.join(heads)} |", "|---" * (len(sets) + 3) + "|"]
+    for strategy in sorted({name for name, _ in groups}):
+        found = [groups.get((strategy, data), []) for data in sets]
+        some = next(records[0] for records in found if records)
+        lines.append(
+            f"| {strategy} | {some['parameters']['trainable']:,} | {rate_of(some):g} | "
+            f"{' | '.join(map(over_seeds, found))} |"
+        )
+    bases = [majority(groups, data) for data in sets]
+    return "\n".join([*lines, f"| majority class | 0 | | {' | '.join(bases)} |"])
+
+
+def rate_of(record: Any) -> float:
+    """The learning rate a run had."""
+    from peftkit.recipe import Recipe
+
+    return Recipe.of(Composition(record["name"], record["recipe"])).lr()
+
+
+def over_seeds(records: list[Any]) -> str:
+    """Mean and spread of the headline, and the lowest of the seeds' interval ends."""
+    if not records:
+        return ""
+    scores = [record["scores"][record["headline"]] for record in records]
+    values = [score["value"] for score in scores]
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    lowest = min(score["low"] for score in scores)
+    return f"{statistics.mean(values):.3f}{spread}, {lowest:.3f}, {len(values)}"
+
+
+def majority(groups: Any, data: str) -> str:
+    """The majority class's headline on the test rows of `data`."""
+    records = [r for (_, name), found in groups.items() if name == data for r in found]
+    values = {round(r["baseline"][r["headline"]]["value"], 3) for r in records}
+    return ", ".join(map(str, sorted(values)))
 
 
 def imdb_first() -> str:

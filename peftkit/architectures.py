@@ -1,54 +1,16 @@
 """Architectures: where blocks, heads and linear layers stand, so that strategies need not know."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import Fault, RecipeError, nearest
+from peftkit.layouts import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-
-@dataclass(frozen=True)
-class Architecture:
-    """What must be known of one `model_type`; paths are relative to a block or the base model."""
-
-    attention_output: str
-    """The block's linear layer that ends attention, before the residual sum."""
-    feed_forward_input: str
-    """The block's linear layer that begins the feed-forward part."""
-    feed_forward_output: str
-    """The block's linear layer that ends it, before the residual sum."""
-    reads: str
-    """The token a sequence classifier reads: 'first' or 'last'."""
-    encoder: str = ""
-    """For those that read the first token: the part of the base model whose output they read."""
-    counts_from_padding: bool = False
-    """Whether position ids count on from the padding id, as RoBERTa's do."""
-
-
-BERT = Architecture(
-    "attention.output.dense", "intermediate.dense", "output.dense", "first", "encoder"
-)
-ROBERTA = Architecture(
-    "attention.output.dense", "intermediate.dense", "output.dense", "first", "encoder", True
-)
-LLAMA = Architecture("self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj", "last")
-
-ARCHITECTURES = {
-    "bert": BERT,
-    "electra": BERT,
-    "roberta": ROBERTA,
-    "xlm-roberta": ROBERTA,
-    "distilbert": Architecture("attention.out_lin", "ffn.lin1", "ffn.lin2", "first", "transformer"),
-    "llama": LLAMA,
-    "mistral": LLAMA,
-    "qwen2": LLAMA,
-    "qwen3": LLAMA,
-    "gpt2": Architecture("attn.c_proj", "mlp.c_fc", "mlp.c_proj", "last"),
-}
-"""The architectures for which packed has been tested equal to padded; others are padded."""
 
 LINEAR_CLASSES = ("Linear", "Linear4bit", "Linear8bitLt", "Conv1D")
 
@@ -76,20 +38,149 @@ def head_names(model: "PreTrainedModel") -> list[str]:
     ]
 
 
-def blocks_of(model: "PreTrainedModel") -> list[tuple[str, "nn.Module"]]:
-    """The transformer blocks in order, each with its full name: the model's longest module list."""
+def blocks_of(model: "nn.Module") -> list[tuple[str, "nn.Module"]]:
+    """The transformer blocks in order, each with its full name: an encoder's before a decoder's.
+
+    A block that the model runs several times (ALBERT's) is there once.
+    """
     from torch.nn import ModuleList
 
     lists = {n: m for n, m in model.named_modules() if isinstance(m, ModuleList) and len(m)}
     if not lists:
-        raise RecipeError(f"{model.config.model_type}: no list of transformer blocks in this model")
+        raise RecipeError(f"{model_type_of(model)}: no list of transformer blocks in this model")
     # a block may hold a longer list than the model has blocks: its experts
     outermost = {n: m for n, m in lists.items() if not any(n.startswith(f"{o}.") for o in lists)}
-    name, blocks = max(outermost.items(), key=lambda found: len(found[1]))
-    return [(f"{name}.{index}", block) for index, block in enumerate(blocks)]
+    encoders, decoders = (longest(outermost, part) for part in ("encoder", "decoder"))
+    chosen = [encoders, decoders] if encoders and decoders else [longest(outermost)]
+    named = [(f"{n}.{i}", block) for n in chosen for i, block in enumerate(outermost[n])]
+    entry = ARCHITECTURES.get(model_type_of(model))
+    if entry is None or not entry.group:
+        return named
+    groups = [(f"{n}.{entry.group}", group.get_submodule(entry.group)) for n, group in named]
+    return [(f"{n}.{i}", block) for n, group in groups for i, block in group.named_children()]
 
 
-def linear_layers(model: "PreTrainedModel") -> list[str]:
+def longest(lists: Mapping[str, "nn.Module"], part: str = "") -> str:
+    """The name of the longest of the module lists, of those in `part` of the model; '' if none."""
+    inside = {n: len(list(m.children())) for n, m in lists.items() if not part or in_part(n, part)}
+    return max(inside, key=lambda name: inside[name], default="")
+
+
+def in_part(name: str, part: str) -> bool:
+    """Whether the module of this name stands in the model's `part` ('encoder' or 'decoder')."""
+    return part in name.split(".")
+
+
+def model_type_of(model: "nn.Module") -> str:
+    """The architecture's name in transformers; '' of a model without a configuration."""
+    return str(getattr(getattr(model, "config", None), "model_type", ""))
+
+
+def layout_of(model: "nn.Module", wanted_by: str) -> list[tuple[str, "nn.Module", Architecture]]:
+    """Each block with its full name and the entry whose paths hold in it (a decoder's differ).
+
+    Raises `RecipeError` for an architecture that is not in the table.
+    """
+    entry = architecture_of(model, wanted_by)
+    if getattr(model.config, "is_gated_act", False) and entry.gated_input:
+        entry = gated(entry)
+    return [
+        (name, block, entry.decoder if entry.decoder and in_part(name, "decoder") else entry)
+        for name, block in blocks_of(model)
+    ]
+
+
+def gated(entry: Architecture) -> Architecture:
+    """The entry for a model whose feed-forward part is gated."""
+    decoder = gated(entry.decoder) if entry.decoder else None
+    return replace(entry, feed_forward_input=entry.gated_input, decoder=decoder)
+
+
+def attention_modules(model: "nn.Module", wanted_by: str) -> list[str]:
+    """The full names of all attention modules, self and cross, in order."""
+    return [
+        f"{name}.{module}"
+        for name, _, entry in layout_of(model, wanted_by)
+        for module in entry.attention
+    ]
+
+
+def query_layers(model: "nn.Module", wanted_by: str) -> list[str]:
+    """The full names of the linear layers that give queries (fused with the others' or not)."""
+    return attention_layers(model, wanted_by, "query")
+
+
+def key_layers(model: "nn.Module", wanted_by: str) -> list[str]:
+    """The full names of the linear layers that give keys."""
+    return attention_layers(model, wanted_by, "key")
+
+
+def value_layers(model: "nn.Module", wanted_by: str) -> list[str]:
+    """The full names of the linear layers that give values."""
+    return attention_layers(model, wanted_by, "value")
+
+
+def attention_layers(model: "nn.Module", wanted_by: str, gives: str) -> list[str]:
+    """The full names of the linear layers in attention that give 'query', 'key' or 'value'."""
+    return [
+        f"{name}.{module}.{getattr(entry, gives)}"
+        for name, _, entry in layout_of(model, wanted_by)
+        for module in entry.attention
+    ]
+
+
+def feed_forward_layers(model: "nn.Module", wanted_by: str) -> list[str]:
+    """The full names of the linear layers that end the feed-forward parts, one a block."""
+    return [f"{name}.{entry.feed_forward_output}" for name, _, entry in layout_of(model, wanted_by)]
+
+
+def depths_of(model: "nn.Module") -> dict[str, int]:
+    """How deep every parameter lies, by name: 0 for the head and all else above the last block, 1
+    for the last block, ... and, deepest, one more than there are blocks for the embeddings.
+
+    What stands behind an encoder's blocks is as deep as its last one; adapters as their blocks.
+    """
+    from torch.nn import Embedding
+
+    blocks = [f"{name}." for name, _ in blocks_of(model)]
+    deepest = len(blocks) + 1
+    tables = {n for n, m in model.named_modules() if isinstance(m, Embedding)}
+    tables |= {n for n, _ in model.named_modules() if n.endswith(below_of(model))}
+    found, depth = {}, deepest
+    for name, _ in model.named_parameters():
+        index = next((i for i, block in enumerate(blocks) if name.startswith(block)), None)
+        if index is not None:
+            depth = len(blocks) - index
+        elif depth == 1:  # the last block has been passed
+            depth = 0
+        outside = index is None and any(name.startswith(f"{table}.") for table in tables)
+        found[name] = deepest if outside else depth
+    return found
+
+
+def below_of(model: "nn.Module") -> tuple[str, ...]:
+    """The ends of the names of parts that are defined behind the blocks and act below them."""
+    entry = ARCHITECTURES.get(model_type_of(model))
+    return tuple(f".{part}" for part in entry.below) if entry else ()
+
+
+def constants_of(model: "nn.Module") -> list[str]:
+    """The names of the parameters that the model's code holds constant, whatever they say."""
+    entry = ARCHITECTURES.get(model_type_of(model))
+    ends = entry.fixed if entry else ()
+    return [name for name, _ in model.named_parameters() if name.endswith(ends)]
+
+
+def runs_of_a_block(model: "nn.Module") -> int:
+    """How often a forward pass runs each block: once, but for ALBERT's shared ones."""
+    entry = ARCHITECTURES.get(model_type_of(model))
+    if entry is None or not entry.group:
+        return 1
+    config: Any = model.config
+    return int(config.num_hidden_layers) * int(config.inner_group_num) // len(blocks_of(model))
+
+
+def linear_layers(model: "nn.Module") -> list[str]:
     """The full names of all linear layers inside the blocks: attention and feed-forward."""
     return [
         f"{block_name}.{name}"
@@ -103,7 +194,7 @@ def linear_modules(module: "nn.Module") -> list[str]:
     return [n for n, m in module.named_modules() if type(m).__name__ in LINEAR_CLASSES]
 
 
-def targets_in(model: "PreTrainedModel", targets: list[str] | str) -> list[str]:
+def targets_in(model: "nn.Module", targets: list[str] | str) -> list[str]:
     """The full names of the layers that `targets` mean; 'auto' is every linear one in a block."""
     layers = linear_layers(model)
     return layers if isinstance(targets, str) else matching(targets, layers, "strategy.targets")
@@ -131,9 +222,9 @@ def tail_of(name: str) -> str:
     return ".".join(steps[numbers[-1] + 1 :]) if numbers else name
 
 
-def architecture_of(model: "PreTrainedModel", wanted_by: str) -> Architecture:
+def architecture_of(model: "nn.Module", wanted_by: str) -> Architecture:
     """The entry for this model's architecture; an error that names those there are."""
-    model_type = model.config.model_type
+    model_type = model_type_of(model)
     if model_type not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise RecipeError(

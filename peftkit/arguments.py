@@ -46,11 +46,16 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     add_train(verb("train", "train, evaluate and record a recipe", "print the record as JSON"))
-    add_recipe(verb("show", "the resolved recipe, with each value's source"))
+    show = verb("show", "the resolved recipe, with each value's source")
+    add_recipe(show)
+    show.add_argument("--tree", action="store_true", help="the model's modules, and what trains")
     add_recipe(verb("plan", "what a run would do; no weights are loaded"))
     listed = verb("list", "recipes, strategies, tasks, data, quantization, metrics")
     listed.add_argument("family", nargs="?", choices=FAMILIES, default="recipes")
     listed.add_argument("--plugin", action="append", default=[], help="a module to import first")
+    listed.add_argument(
+        "--for", dest="model", metavar="MODEL", help="what each strategy comes to on a model"
+    )
     schema = verb("schema", "the recipes' JSON schema, for editors", "as JSON, which it always is")
     schema.add_argument("--plugin", action="append", default=[], help="a module to import first")
     new = verb("new", "look at your data and write a recipe that runs")

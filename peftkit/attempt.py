@@ -20,7 +20,7 @@ from peftkit.display import peak_bytes
 from peftkit.encoding import encode
 from peftkit.errors import PeftkitError, RunError, RunStopped
 from peftkit.evaluation import predict, prediction_rows
-from peftkit.model import Assembled, assemble, load_tokenizer
+from peftkit.model import Assembled, assemble, blueprint, load_tokenizer
 from peftkit.planning import predicted_peak_bytes
 from peftkit.probe import is_out_of_memory, out_of_memory
 from peftkit.recipe import Recipe
@@ -62,6 +62,7 @@ class Attempt:
 
     def make(self) -> RunRecord:
         """Load, train, evaluate, prove, record; a failure is recorded too."""
+        blueprint(self.recipe, self.model.location, ["0", "1"])  # what misfits, before data load
         material = self._load()
         with writing(self.folder.path):
             on_main(self.world, lambda: self._begin(material))

@@ -100,7 +100,10 @@ def train_and_show(recipe: "Recipe", options: Any) -> None:
 
 
 def show_verb(options: Any) -> None:
-    """Print each setting with its value and who set it."""
+    """Print each setting with its value and who set it, or the tree of the model's modules."""
+    if options.tree:
+        show_tree(options)
+        return
     composition = compose(options.recipe, parse_overrides(options.settings))
     from peftkit.listing import setting_rows
     from peftkit.recipe import Recipe
@@ -110,6 +113,17 @@ def show_verb(options: Any) -> None:
         print(json.dumps({"name": recipe.name, **recipe.settings()}, indent=1))
         return
     print_rows(setting_rows(recipe, composition))
+
+
+def show_tree(options: Any) -> None:
+    """Print the adapted model's modules."""
+    from peftkit.tree import module_tree, print_tree
+
+    tree = module_tree(load(options.recipe, options.settings))
+    if options.json:
+        print(json.dumps(tree.nested(), indent=1))
+        return
+    print_tree(tree)
 
 
 def plan_verb(options: Any) -> None:
@@ -130,11 +144,31 @@ def list_verb(options: Any) -> None:
     from peftkit.listing import listing
 
     import_named(options.plugin)
+    if options.model is not None:
+        list_offers(options)
+        return
     rows = listing(options.family)
     if options.json:
         print(json.dumps(rows, indent=1))
     else:
         print_rows(rows)
+
+
+def list_offers(options: Any) -> None:
+    """Print what each strategy comes to on the model that `--for` names."""
+    if options.family != "strategies":
+        raise RecipeError(
+            f"--for goes with strategies (got {options.family}) - "
+            f"type: peftkit list strategies --for {options.model}"
+        )
+    from peftkit.offers import COUNTED, offer_rows, offers
+
+    found = offers(options.model)
+    if options.json:
+        print(json.dumps([vars(offer) for offer in found], indent=1))
+        return
+    print_rows(offer_rows(found))
+    print(COUNTED, file=sys.stderr)
 
 
 def import_named(plugins: Sequence[str]) -> None:

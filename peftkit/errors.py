@@ -1,5 +1,6 @@
 """The errors users meet: each says where, what, and what to do."""
 
+import math
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -55,3 +56,11 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     if close:
         return f"did you mean '{close[0]}'?"
     return f"choose from {', '.join(names)}" if names else "there are none to choose from"
+
+
+def workable(whole: int, wanted: int) -> str:
+    """The divisors of `whole` nearest to `wanted`, below and above."""
+    small = [n for n in range(1, math.isqrt(whole) + 1) if whole % n == 0]
+    divisors = sorted({*small, *(whole // n for n in small)})
+    below = [n for n in divisors if n <= wanted][-1:]
+    return " and ".join(str(n) for n in below + [n for n in divisors if n > wanted][:1])

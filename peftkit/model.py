@@ -21,7 +21,6 @@ from transformers import logging as transformers_logging
 
 from peftkit import attention
 from peftkit.architectures import (
-    ARCHITECTURES,
     first_position,
     head_names,
     linear_layers,
@@ -29,6 +28,7 @@ from peftkit.architectures import (
 )
 from peftkit.batching import Batcher
 from peftkit.errors import Fault, RecipeError
+from peftkit.layouts import ARCHITECTURES
 from peftkit.quantization import guard
 from peftkit.reader import attach_reader
 from peftkit.recipe import Recipe
@@ -81,7 +81,7 @@ def assemble(
         base.activation_checkpointing_enable(
             activation_checkpointing_kwargs={"use_reentrant": False}
         )
-    reads = attach_reader(module, base, packed)
+    reads = attach_reader(module, base, packed, recipe.strategy.ahead)
     batcher = Batcher(packed, tokenizer.pad_token_id, first_position(config), reads)
     parameters = count_parameters(module, before)
     return Assembled(module, tokenizer, batcher, parameters, notes_of(recipe, config, packed))
@@ -131,16 +131,28 @@ def configure(recipe: Recipe, folder: str, names: Sequence[str]) -> PretrainedCo
             "transformers - choose another model"
         )
         faults.append(Fault("model", what))
-    most = getattr(config, "max_position_embeddings", None)
-    first = first_position(config)
-    if most and recipe.data.max_length > most - first:
-        what = f"the model reads at most {most - first} tokens (got {recipe.data.max_length})"
-        faults.append(Fault("data.max_length", f"{what} - use data.max_length={most - first}"))
+    else:
+        faults += recipe.strategy.misfits(config, recipe.task)
+    faults += too_long(recipe, config)
     if faults:
         raise RecipeError(f"recipe {recipe.name!r} does not fit its model:", faults)
     set_dropout(config, recipe)
     config.use_cache = False
     return cast(PretrainedConfig, config)
+
+
+def too_long(recipe: Recipe, config: PretrainedConfig) -> list[Fault]:
+    """Texts, with what the strategy puts before them, that the model has no positions for."""
+    positions = getattr(config, "max_position_embeddings", None)
+    most, ahead = (positions or 0) - first_position(config), recipe.strategy.ahead
+    if not positions or recipe.data.max_length + ahead <= most:
+        return []
+    what = f"the model reads at most {most} tokens"
+    if ahead >= most:
+        return [Fault("strategy.tokens", f"{what} (got {ahead} virtual ones) - use fewer")]
+    what += f", of which the strategy takes {ahead}" if ahead else ""
+    fix = f"use data.max_length={most - ahead}" + (" or fewer virtual tokens" if ahead else "")
+    return [Fault("data.max_length", f"{what} (got {recipe.data.max_length}) - {fix}")]
 
 
 def set_dropout(config: PretrainedConfig, recipe: Recipe) -> None:
@@ -166,7 +178,8 @@ def set_dropout(config: PretrainedConfig, recipe: Recipe) -> None:
 def is_packed(recipe: Recipe, config: PretrainedConfig) -> bool:
     """Whether batches are packed: asked for, and proven equal to padded for the architecture."""
     allowed = recipe.training.packing == "auto" and recipe.strategy.packs
-    return allowed and config.model_type in ARCHITECTURES
+    entry = ARCHITECTURES.get(config.model_type)
+    return allowed and entry is not None and entry.packs
 
 
 def load_tokenizer(folder: str) -> Any:

@@ -119,8 +119,12 @@ def master_of(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def is_undecayed(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay leaves this parameter alone: biases, norms, other vectors."""
-    return parameter.ndim < 2 or any(word in name.lower() for word in NO_DECAY)
+    """Whether weight decay leaves this parameter alone: biases, norms, other vectors.
+
+    A column is one, too: IA3's and BOFT's scales are, and mean nothing where they are 1, not 0.
+    """
+    wide = sum(size > 1 for size in parameter.shape)
+    return wide < 2 or any(word in name.lower() for word in NO_DECAY)
 
 
 def rate_factors(

@@ -1,7 +1,7 @@
 """The plan: what a run would do, from the model's configuration alone; no weights are loaded."""
 
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import Fault, RecipeError
 from peftkit.recipe import Recipe
@@ -11,7 +11,6 @@ from peftkit.sources import Source, find_model, local_path, shipped_config
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
 
     from peftkit.data import Splits
 
@@ -60,14 +59,10 @@ def plan(recipe: Recipe) -> Plan:
     Data that are made up, or lie on this disk, are read. Raises `RecipeError` for what cannot work
     (targets that match nothing, a missing head, ...), `DataError` for data that do not suit.
     """
-    from peftkit.model import blueprint
     from peftkit.world import resting_precision
 
-    folder = config_folder(recipe)
     precision = resting_precision(recipe.training.precision)
-    splits = data_at_hand(recipe)
-    names = ["0", "1"] if splits is None else list(recipe.task.label_names(splits))
-    module, parameters = blueprint(recipe, folder, names)
+    module, parameters, splits = outline(recipe)
     micro = planned_micro_batch(recipe)
     notes = [f"computes in {precision}"]
     if splits is None:
@@ -83,10 +78,19 @@ def plan(recipe: Recipe) -> Plan:
     )
 
 
-def config_folder(recipe: Recipe) -> str:
+def outline(recipe: Recipe) -> "tuple[nn.Module, ParameterCount, Splits | None]":
+    """The adapted model on the meta device, its counts, and the data where they are at hand."""
+    from peftkit.model import blueprint
+
+    splits = data_at_hand(recipe)
+    names = ["0", "1"] if splits is None else list(recipe.task.label_names(splits))
+    return *blueprint(recipe, config_folder(recipe.model), names), splits
+
+
+def config_folder(model: str) -> str:
     """A folder with the model's config.json: the model itself, or the one peftkit ships."""
-    shipped = shipped_config(recipe.model)
-    return str(shipped.parent) if shipped else find_model(recipe.model).location
+    shipped = shipped_config(model)
+    return str(shipped.parent) if shipped else find_model(model).location
 
 
 def data_at_hand(recipe: Recipe) -> "Splits | None":
@@ -159,6 +163,7 @@ def activation_bytes(
     config: Any = module.config
     hidden, blocks = config.hidden_size, blocks_with_gradient(module)
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    longest += recipe.strategy.ahead
     tokens = micro * longest
     probabilities = micro * config.num_attention_heads * longest**2
     a_block = (tokens * (12 * hidden + 3 * inner) + 3 * probabilities) * size
@@ -170,16 +175,10 @@ def activation_bytes(
 
 
 def blocks_with_gradient(module: "nn.Module") -> int:
-    """Blocks that the backward pass goes through: those from the lowest trained one on up."""
-    from peftkit.architectures import blocks_of
+    """Runs of blocks that the backward pass goes through: those from the lowest trained one up."""
+    from peftkit.architectures import blocks_of, depths_of, runs_of_a_block
     from peftkit.strategies import trainable
 
-    names = list(dict(module.named_parameters()))
-    trained = [names.index(name) for name in trainable(module)]
-    blocks = [f"{name}." for name, _ in blocks_of(cast("PreTrainedModel", module))]
-    starts = [min(i for i, name in enumerate(names) if name.startswith(b)) for b in blocks]
-    last = max(i for i, name in enumerate(names) if name.startswith(blocks[-1]))
-    lowest = min(trained, default=len(names))
-    if lowest > last:
-        return 0
-    return len([start for start in starts if start > lowest]) + (lowest >= starts[0])
+    depths = depths_of(module)
+    deepest = max((depths[name] for name in trainable(module)), default=0)
+    return min(deepest, len(blocks_of(module))) * runs_of_a_block(module)

@@ -18,8 +18,11 @@ ZERO_GRADIENT = {
     r"(^|\.)(key|k_lin|k_proj|k)\.bias$": (
         "a key bias adds the same to all of a query's scores, and softmax takes that away"
     ),
+    r"\.lora_E\.": (
+        "AdaLoRA may prune all directions of a layer, back to the zeros that they start as"
+    ),
 }
-"""Parameters whose gradient is zero by construction, by pattern, with the reason."""
+"""Parameters that may end as they began, most as their gradient is zero: by pattern, and why."""
 STEPS_TO_MOVE = 3
 """Updates after the warm-up: an adapter's zero-initialised half blocks the other half at first."""
 

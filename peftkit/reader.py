@@ -1,21 +1,31 @@
 """The reader: hooks by which the batch, not the model's code, says which tokens the head reads."""
 
+import logging
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from peftkit.architectures import ARCHITECTURES, base_of, head_names
+from peftkit.architectures import base_of, head_names
+from peftkit.layouts import ARCHITECTURES
 
 
-def attach_reader(module: nn.Module, base: PreTrainedModel, packed: bool) -> str | None:
+def attach_reader(
+    module: nn.Module, base: PreTrainedModel, packed: bool, ahead: int = 0
+) -> str | None:
     """Make `read_positions`, a keyword of the batch, say which tokens the head reads.
 
-    Returns what is read ('first' or 'last'), or None where the model's own code finds it: a padded
-    encoder reads position 0 of each row.
+    `ahead` virtual tokens before each row are never read, nor counted in positions. Returns what
+    is read ('first' or 'last'), or None where the model's own code finds it: a padded encoder reads
+    position 0 of each row, an encoder-decoder the row's last end-of-sequence token.
     """
     architecture = ARCHITECTURES.get(base.config.model_type)
-    if architecture is None or (architecture.reads == "first" and not packed):
+    if architecture is None or (architecture.reads != "last" and not packed):
+        if ahead and architecture is not None and architecture.reads == "first":
+            body = base_of(base).get_submodule(architecture.encoder)
+            body.register_forward_hook(
+                lambda _, __, output: with_states(output, output[0][:, ahead:])
+            )
         return None
     positions: list[Tensor] = []
 
@@ -28,21 +38,30 @@ def attach_reader(module: nn.Module, base: PreTrainedModel, packed: bool) -> str
         body = base_of(base).get_submodule(architecture.encoder)
         body.register_forward_hook(lambda _, __, output: only_read(output, positions[0]))
     else:
-        read_last(module, base, positions)
+        read_last(module, base, positions, ahead)
     return architecture.reads
 
 
 def only_read(output: Any, positions: Tensor) -> Any:
     """An encoder's output cut to the tokens that are read: (examples, 1, hidden)."""
-    states = output[0].flatten(0, 1)[positions].unsqueeze(1)
+    return with_states(output, output[0].flatten(0, 1)[positions].unsqueeze(1))
+
+
+def with_states(output: Any, states: Tensor) -> Any:
+    """An encoder's output with other last hidden states."""
     if isinstance(output, tuple):
         return (states, *output[1:])
     output.last_hidden_state = states
     return output
 
 
-def read_last(module: nn.Module, base: PreTrainedModel, positions: list[Tensor]) -> None:
+def read_last(
+    module: nn.Module, base: PreTrainedModel, positions: list[Tensor], ahead: int
+) -> None:
     """Take a decoder's logits at the tokens that are read, not where padding seems to begin."""
+    if ahead:  # transformers 5.23 warns that it would read padding; it is asked for nothing
+        for name in ("transformers.modeling_layers", type(base).__module__):
+            logging.getLogger(name).addFilter(is_not_of_padding)
     every: list[Tensor] = []
     head = base.get_submodule(head_names(base)[-1])
 
@@ -50,8 +69,13 @@ def read_last(module: nn.Module, base: PreTrainedModel, positions: list[Tensor])
         every[:] = [output]
 
     def replace(_: nn.Module, __: Any, output: Any) -> Any:
-        output.logits = every.pop().flatten(0, 1)[positions[0]]
+        output.logits = every.pop()[:, ahead:].flatten(0, 1)[positions[0]]
         return output
 
     head.register_forward_hook(keep)
     module.register_forward_hook(replace)
+
+
+def is_not_of_padding(record: logging.LogRecord) -> bool:
+    """Whether a message is not the one that padding cannot be detected in embeddings."""
+    return "will not detect padding tokens" not in record.getMessage()

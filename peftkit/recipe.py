@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing_extensions import Self
 
 from peftkit.compose import Composition, compose, parse_overrides
 from peftkit.data import Data
-from peftkit.errors import Fault, RecipeError, nearest
+from peftkit.errors import Fault, RecipeError, nearest, workable
 from peftkit.quantization import Quantization, Unquantized
 from peftkit.registry import Component, Settings, import_plugin, parse_settings, refusal
 from peftkit.sources import Source
@@ -263,14 +262,6 @@ def conflicts(recipe: Recipe) -> list[Fault]:
         what = "early stopping needs evaluations - set training.evaluate=epoch"
         faults.append(Fault("training.patience", what))
     return faults
-
-
-def workable(whole: int, wanted: int) -> str:
-    """The divisors of `whole` nearest to `wanted`, below and above."""
-    small = [n for n in range(1, math.isqrt(whole) + 1) if whole % n == 0]
-    divisors = sorted({*small, *(whole // n for n in small)})
-    below = [n for n in divisors if n <= wanted][-1:]
-    return " and ".join(str(n) for n in below + [n for n in divisors if n > wanted][:1])
 
 
 def cannot_run(composition: Composition, faults: Iterable[Fault]) -> RecipeError:

@@ -1,6 +1,9 @@
-"""What tests share: the zygote that runs are forked from."""
+"""What tests share: the zygote that runs are forked from, and a record of the behaviour matrix."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,3 +16,44 @@ def zygote() -> Iterator[Zygote]:
     started = Zygote()
     yield started
     started.close()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--matrix-to FILE`: what became of every cell of the behaviour matrix, as JSON."""
+    parser.addoption("--matrix-to", type=Path, default=None, help="write the matrix's outcome here")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch the matrix where a file for it is named; a worker's reports reach the one that asks."""
+    to = config.getoption("--matrix-to")
+    if to is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(MatrixRecord(to))
+
+
+class MatrixRecord:
+    """Collects the outcome of every cell and writes them in the end."""
+
+    def __init__(self, to: Path) -> None:
+        self.to = to
+        self.cells: list[dict[str, Any]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the whole test's report, not those of its parts."""
+        known = dict(report.user_properties)
+        if report.when == "call" and "cell" in known and type(report) is pytest.TestReport:
+            way, model, quantize, precision = known["cell"]  # type: ignore[misc]
+            works = "refused" if known["refused"] else "works"
+            self.cells.append(
+                {
+                    "way": way,
+                    "model": model,
+                    "quantize": quantize,
+                    "precision": precision,
+                    "outcome": works if report.passed else "fails",
+                }
+            )
+
+    def pytest_sessionfinish(self) -> None:
+        """One line a cell, so that differences can be read."""
+        lines = ",\n ".join(json.dumps(cell) for cell in self.cells)
+        self.to.write_text(f"[\n {lines}\n]\n")

@@ -103,7 +103,7 @@ def test_the_artefact_of_another_base_is_refused(tmp_path: Path) -> None:
     seal(tmp_path, recipe, bert, NAMES)
     assert check(tmp_path, bert)["labels"] == list(NAMES)
     with pytest.raises(
-        RunError, match="was trained on tiny-bert, whose .* not those of tiny-elect"
+        RunError, match=r"was trained on tiny-bert, whose .* not those of tiny-elect"
     ):
         check(tmp_path, find_model("tiny-electra"))
 

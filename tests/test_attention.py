@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from peftkit import attention
-from peftkit.architectures import ARCHITECTURES
+from peftkit.layouts import ARCHITECTURES
 from peftkit.model import Assembled
 from peftkit.sources.tiny import TINY
 from toys import assembled, call, rows, toy
 
 MODEL_OF = {model_type: name for name, (model_type, _) in TINY.items()}
-TESTED = [MODEL_OF[kind] for kind in ARCHITECTURES if kind in MODEL_OF]
+TESTED = [MODEL_OF[kind] for kind, e in ARCHITECTURES.items() if kind in MODEL_OF and e.packs]
 ALIKE = {"xlm-roberta": "roberta"}
 """Architectures without a tiny model, and the one whose entry they share."""
 every_model = pytest.mark.parametrize("model", TESTED)

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 import peftkit
 from peftkit.compose import compose, parse_overrides, recipe_names
 from peftkit.data.synthetic import Synthetic
-from peftkit.errors import RecipeError
-from peftkit.recipe import Recipe, workable
+from peftkit.errors import RecipeError, workable
+from peftkit.recipe import Recipe
 from peftkit.sources import Source
 from peftkit.strategies.full import Full
 from peftkit.strategies.lora import Lora

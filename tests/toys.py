@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from peftkit.encoding import encode
 from peftkit.evaluation import on_device, predict
 from peftkit.model import Assembled, assemble, load_tokenizer
-from peftkit.optimizer import MasterAdamW
+from peftkit.optimizer import MasterAdamW, rate_factors
 from peftkit.recipe import Recipe
 from peftkit.sources import Source, find_model
 from peftkit.strategies import trainable
+from peftkit.training import first_batches
 from peftkit.world import World
 
 torch.set_num_threads(1)  # toys are too small to share
@@ -71,24 +73,30 @@ class Trained:
 
 def train(recipe: Recipe, made: Assembled, steps: int = 5, lr: float = 1e-2) -> Trained:
     """Plain training with one evaluation after the second step."""
-    examples = rows(recipe.model)
-    optimizer = MasterAdamW(trainable(made.module).items(), lr, 0.0, 1.0)
+    examples, module, strategy = rows(recipe.model), made.module, recipe.strategy
+    strategy.prepare(module, lambda: first_batches(recipe, made, examples))
+    optimizer = MasterAdamW(trainable(module).items(), lr, 0.0, 1.0, strategy.paces(module))
+    optimizer.companion = strategy.companion(module, steps)
+    rates = LambdaLR(optimizer, rate_factors(optimizer, "constant", 0, steps))
     before = {name: m.detach().clone() for name, m in optimizer.masters.items()}
     seen = Trained({name: 0.0 for name in before}, before, optimizer.masters, [])
     for step, batch in enumerate(batches(made, examples["train"], steps)):
-        made.module.train()
+        module.train()
         labels = batch.pop("labels")
-        loss = recipe.task.loss(made.module(**batch).logits, labels, 0.0) / len(labels)
+        loss = recipe.task.loss(module(**batch).logits, labels, 0.0) / len(labels)
+        if optimizer.companion is not None:
+            loss = loss + optimizer.companion.penalty()
         loss.backward()
         seen.losses.append(loss.item())
-        for name, parameter in trainable(made.module).items():
+        for name, parameter in trainable(module).items():
             if parameter.grad is not None:
                 largest = float(parameter.grad.abs().max())
                 seen.gradients[name] = max(seen.gradients[name], largest)
         optimizer.step()
+        rates.step()
         if step == 1:
             predict(made, recipe.task, examples["validation"], ALONE)
-    made.module.eval()
+    module.eval()
     return seen
 
 

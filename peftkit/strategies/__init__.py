@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from typing_extensions import Self
 
-from peftkit.architectures import head_names
+from peftkit.architectures import depths_of, head_names
+from peftkit.errors import Fault
 from peftkit.registry import Component
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor, nn
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from peftkit.tasks import Task
 
@@ -65,10 +66,14 @@ class Strategy(Component):
     """Whether the result is an ordinary checkpoint after `merge`."""
     packs: ClassVar[bool] = True
     """Whether several sequences may share a row: each token is treated alike, and none is added."""
+    ahead: ClassVar[int] = 0
+    """Virtual tokens before each sequence, which take positions as its own tokens do."""
     starts_as: ClassVar[str | None] = None
     """Why training does not start from the base's function; None where it does, exactly."""
     loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peftkit"
     """What can load the artefact."""
+    saves_start: ClassVar[bool] = False
+    """Whether the artefact holds, beside an adapter, what it started as."""
     trained_file: ClassVar[str] = "trained.safetensors"
     """What the artefact's file of tensors is called."""
 
@@ -94,6 +99,10 @@ class Strategy(Component):
                 "freezes them - use strategy=lora or quantize=none"
             )
         return None
+
+    def misfits(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
+        """Why the strategy cannot run on a model of such a `config`, before any is loaded."""
+        return []
 
     def prepare(self, model: "nn.Module", batches: Callable[[], Iterator[dict[str, Any]]]) -> None:
         """Initialise the adapted `model` from batches of the train split (inputs, no labels).
@@ -143,6 +152,11 @@ class PeftStrategy(Strategy):
     """A strategy that PEFT implements; a subclass says with which configuration."""
 
     loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peft"
+    rests_in_fp32: ClassVar[bool] = False
+    """Whether what is trained rests in fp32, also on a base in bf16.
+
+    Otherwise it rests in the base's type, and the optimizer holds fp32 master copies.
+    """
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
         """PEFT's configuration of the method for this model.
@@ -156,15 +170,17 @@ class PeftStrategy(Strategy):
         from peft import get_peft_model
 
         with quiet_peft():
-            # adapters rest in the base's type: the optimizer holds their fp32 master copies
             return get_peft_model(
-                model, self.configuration(model, task), autocast_adapter_dtype=False
+                model,
+                self.configuration(model, task),
+                autocast_adapter_dtype=self.rests_in_fp32,
             )
 
     def merge(self, model: "nn.Module") -> "PreTrainedModel":
         """The base with the adapter folded into it (base weights must not be quantised)."""
         if not self.foldable:
             return super().merge(model)
+        unwrap_heads(model)
         return model.merge_and_unload()  # type: ignore[operator,no-any-return]
 
     def save(self, model: "nn.Module", folder: Path) -> None:
@@ -177,7 +193,9 @@ class PeftStrategy(Strategy):
         from peft import PeftModel
 
         with quiet_peft():
-            return PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+            return PeftModel.from_pretrained(
+                model, str(folder), autocast_adapter_dtype=self.rests_in_fp32
+            )
 
 
 @contextmanager
@@ -186,6 +204,16 @@ def quiet_peft() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield
+
+
+def unwrap_heads(model: Any) -> None:
+    """Put the trained copy of each head in its place: most of PEFT 0.21's methods can do so only
+    where a head is one layer, which RoBERTa's and T5's are not."""
+    base = model.get_base_model()
+    for name in head_names(base):
+        copies = getattr(base.get_submodule(name), "modules_to_save", None)
+        if copies is not None:
+            setattr(base, name, copies["default"])
 
 
 def saved_heads(model: "PreTrainedModel", task: "Task") -> list[str] | None:
@@ -203,6 +231,17 @@ def train_head(model: "PreTrainedModel", task: "Task") -> None:
 def trainable(model: "nn.Module") -> dict[str, "nn.Parameter"]:
     """The parameters that train, by name, each once."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def slower_below(model: "nn.Module", decay: float) -> dict[str, Pace]:
+    """Paces by which a block learns at `decay` times the rate of the block above it.
+
+    The head has the common one, the embeddings the slowest (ULMFiT, section 3.2; ELECTRA's too).
+    """
+    if decay == 1:
+        return {}
+    depths = depths_of(model)
+    return {name: Pace(decay ** depths[name]) for name in trainable(model) if depths[name]}
 
 
 def restore(model: "nn.Module", tensors: Mapping[str, "Tensor"]) -> None:

@@ -1,15 +1,15 @@
 """Bottleneck adapters: small two-layer networks inside each block (Houlsby, Pfeiffer, parallel)."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from peftkit.architectures import architecture_of, blocks_of
+from peftkit.bottleneck import Activation, attach_bottlenecks, placed_like
 from peftkit.strategies import Strategy, train_head
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from transformers import PreTrainedModel
 
     from peftkit.tasks import Task
@@ -24,72 +24,39 @@ class Adapter(Strategy):
     only (arXiv:2005.00247); parallel: beside feed-forward (arXiv:2110.04366)."""
     reduction: PositiveInt = 16
     """Hidden size divided by the bottleneck's size."""
-    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    activation: Activation = "relu"
     """What stands between the two layers."""
     scale: PositiveFloat = 1.0
     """Factor on what the adapter adds."""
+    drop: NonNegativeInt = 0
+    """Blocks without adapters, from the embeddings up: they take no part in the backward pass
+    (AdapterDrop, arXiv:2010.11918)."""
 
-    default_lr: ClassVar[float] = 1e-3
+    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"adapter_drop": {"drop": 3}}
+    default_lr: ClassVar[float] = 3e-3
     source: ClassVar[str] = "arXiv:1902.00751"
     foldable: ClassVar[bool] = False
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
-        """The frozen model with adapters in every block, and a trainable head."""
+        """The frozen model with adapters in its blocks, and a trainable head."""
         model.requires_grad_(False)
-        architecture = architecture_of(model, "strategy=adapter")
-        for _, block in blocks_of(model):
-            behind = block.get_submodule(architecture.feed_forward_output)
-            if self.variant == "parallel":
-                before = block.get_submodule(architecture.feed_forward_input)
-                self._attach_beside(block, before, behind, model)
-                continue
-            self._attach_behind(block, "adapter_feed_forward", behind, model)
-            if self.variant == "houlsby":
-                attention = block.get_submodule(architecture.attention_output)
-                self._attach_behind(block, "adapter_attention", attention, model)
+
+        def make(layer: "nn.Module") -> "nn.Module":
+            return self._bottleneck(layer, model)
+
+        attach_bottlenecks(model, "strategy=adapter", self.variant, make, self.scale, self.drop)
         train_head(model, task)
         return model
 
-    def _attach_behind(
-        self, block: "nn.Module", name: str, layer: "nn.Module", model: "PreTrainedModel"
-    ) -> None:
-        bottleneck = self._bottleneck(block, name, layer, model)
-
-        def add(_: "nn.Module", __: Any, output: "Tensor") -> "Tensor":
-            return output + self.scale * bottleneck(output)
-
-        layer.register_forward_hook(add)
-
-    def _attach_beside(
-        self, block: "nn.Module", before: "nn.Module", behind: "nn.Module", model: "PreTrainedModel"
-    ) -> None:
-        bottleneck = self._bottleneck(block, "adapter_parallel", before, model)
-        entering: list[Tensor] = []
-
-        def keep(_: "nn.Module", inputs: tuple["Tensor", ...]) -> None:
-            entering[:] = [inputs[0]]
-
-        def add(_: "nn.Module", __: Any, output: "Tensor") -> "Tensor":
-            return output + self.scale * bottleneck(entering.pop())
-
-        before.register_forward_pre_hook(keep)
-        behind.register_forward_hook(add)
-
-    def _bottleneck(
-        self, block: "nn.Module", name: str, layer: "nn.Module", model: "PreTrainedModel"
-    ) -> Callable[["Tensor"], "Tensor"]:
-        """A new bottleneck, registered in `block` so that it is trained and saved with it."""
+    def _bottleneck(self, layer: "nn.Module", model: "PreTrainedModel") -> "nn.Module":
+        """A new bottleneck for the hidden states that `layer` takes or gives."""
         from torch import nn
         from transformers.activations import ACT2FN
 
-        size = model.config.hidden_size
-        # a quantised layer's weight has no floating type of its own: the model's is meant
-        placed: dict[str, Any] = {"device": next(layer.parameters()).device, "dtype": model.dtype}
+        size, placed = model.config.hidden_size, placed_like(layer, model)
         narrow = max(1, size // self.reduction)
         down, up = nn.Linear(size, narrow, **placed), nn.Linear(narrow, size, **placed)
         nn.init.normal_(down.weight, std=0.02)
         for zero in (down.bias, up.weight, up.bias):
             nn.init.zeros_(zero)
-        bottleneck = nn.Sequential(down, ACT2FN[self.activation], up)
-        block.add_module(name, bottleneck)
-        return bottleneck
+        return nn.Sequential(down, ACT2FN[self.activation], up)

@@ -12,9 +12,17 @@ from peftkit.strategies import Companion, Pace, PeftStrategy, Strategy
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from peftkit.tasks import Task
+
+
+MAM = [
+    {"kind": "prefix", "tokens": 16, "reparametrised": True},
+    {"kind": "adapter", "variant": "parallel", "reduction": 16, "scale": 2.0},
+]
+"""The mix-and-match adapter as its authors ran it on GLUE, but for two widths, which go by the
+model's: their bottleneck kept 16 of 768 features, and the prefix's network was 800 wide."""
 
 
 class Combination(Strategy):
@@ -24,7 +32,7 @@ class Combination(Strategy):
     parts: list[SerializeAsAny[Strategy]] = Field(min_length=2)
     """Strategies, each a name or a mapping; at most one of them may be one of PEFT's."""
 
-    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"mam": {"parts": MAM}}
     source: ClassVar[str] = "arXiv:2110.04366"
 
     @model_validator(mode="after")
@@ -53,6 +61,11 @@ class Combination(Strategy):
     def packs(self) -> bool:  # type: ignore[override]
         """Whether every part does."""
         return all(part.packs for part in self.parts)
+
+    @property
+    def ahead(self) -> int:  # type: ignore[override]
+        """All the parts' virtual tokens."""
+        return sum(part.ahead for part in self.parts)
 
     @property
     def starts_as(self) -> str | None:  # type: ignore[override]
@@ -85,6 +98,10 @@ class Combination(Strategy):
     def refuses(self, quantized: str | None) -> str | None:
         """The first reason that a part has."""
         return next(filter(None, (part.refuses(quantized) for part in self.parts)), None)
+
+    def misfits(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
+        """Those of all parts."""
+        return [fault for part in self.parts for fault in part.misfits(config, task)]
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
         """The model with every part attached, and all that any of them trains trainable."""

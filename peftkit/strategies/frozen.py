@@ -1,14 +1,14 @@
-"""Frozen layers: only the head, the last blocks, or what patterns name is trained."""
+"""Frozen layers: only the head, some blocks, the embeddings or what patterns name is trained."""
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from peftkit.architectures import blocks_of
+from peftkit.architectures import blocks_of, depths_of, head_names
 from peftkit.errors import Fault, RecipeError
-from peftkit.strategies import Strategy, train_head
+from peftkit.parameters import named_by, own_parameters
+from peftkit.strategies import Pace, Strategy, slower_below, train_head
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,8 +23,14 @@ class Frozen(Strategy):
     kind: Literal["frozen"] = "frozen"
     last: NonNegativeInt = 2
     """Blocks to train, from the head down, with all that stands above; 0 is a linear probe."""
+    first: NonNegativeInt = 0
+    """Blocks to train, from the embeddings up."""
+    embeddings: bool = False
+    """Whether the embeddings are trained."""
     patterns: list[str] = Field(default_factory=list)
     """Further parameters to train, by name with * and ?, as in '*.LayerNorm.*'."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Learning rate of a block over that of the block above it (ULMFiT, arXiv:1801.06146)."""
 
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"linear_probe": {"last": 0}}
     default_lr: ClassVar[float] = 2e-4
@@ -33,53 +39,86 @@ class Frozen(Strategy):
     @property
     def trains_layers(self) -> bool:
         """Whether anything but the head is trained."""
-        return bool(self.last or self.patterns)
+        return bool(self.last or self.first or self.embeddings or self.patterns)
 
     def refuses(self, quantized: str | None) -> str | None:
         """A quantised base can carry a linear probe and no more."""
         if quantized and self.trains_layers:
             return (
                 f"'strategy: frozen' would train layers of the base, but 'quantize: {quantized}' "
-                "freezes them - use strategy.last=0 without patterns (a linear probe), "
-                "strategy=lora or quantize=none"
+                "freezes them - use strategy.last=0 and nothing else (a linear probe), "
+                "strategy=layernorm, strategy=lora or quantize=none"
             )
         return None
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
-        """The model with the head, the last blocks and what the patterns name trainable."""
+        """The model with the head and all that is named trainable."""
+        self._check_blocks(len(blocks_of(model)))
         model.requires_grad_(False)
-        blocks = blocks_of(model)
-        if self.last > len(blocks):
-            what = f"the model has {len(blocks)} blocks (got {self.last}) - use at most that many"
-            raise RecipeError(
-                "the strategy does not fit the model:", [Fault("strategy.last", what)]
-            )
-        wanted = set(self._named(model)) | set(self._above(model, [n for n, _ in blocks]))
-        for name, parameter in model.named_parameters():
-            if name in wanted and parameter.is_floating_point():
+        for parameter in self._named(model):
+            if parameter.is_floating_point():
                 parameter.requires_grad_(True)
         train_head(model, task)
+        self._check_rest(model)
         return model
 
-    def _above(self, model: "PreTrainedModel", blocks: list[str]) -> list[str]:
-        """Parameters of the last blocks and of what comes after them (pooler, last norm)."""
-        if not self.last:
-            return []
-        names = [name for name, _ in model.named_parameters()]
-        top = max(i for i, name in enumerate(names) if name.startswith(f"{blocks[-1]}."))
-        chosen = tuple(f"{block}." for block in blocks[-self.last :])
-        return [n for i, n in enumerate(names) if n.startswith(chosen) or i > top]
+    def paces(self, model: "nn.Module") -> dict[str, Pace]:
+        """Slower the further from the head, of what is named here."""
+        if self.layer_decay == 1:
+            return {}
+        base: Any = model
+        if hasattr(model, "get_base_model"):  # the patterns name what PEFT has wrapped
+            base = base.get_base_model()
+        named = {id(parameter) for parameter in self._named(base)}
+        own = {name for name, parameter in model.named_parameters() if id(parameter) in named}
+        return {n: p for n, p in slower_below(model, self.layer_decay).items() if n in own}
 
-    def _named(self, model: "PreTrainedModel") -> list[str]:
-        """Parameters that a pattern names; a pattern without any is an error."""
-        names = [name for name, _ in model.named_parameters()]
-        hits = {p: [n for n in names if fnmatchcase(n, p)] for p in self.patterns}
-        empty = [pattern for pattern, found in hits.items() if not found]
-        if empty:
-            sample = ", ".join(names[:3] + names[-2:])
-            faults = [
-                Fault("strategy.patterns", f"{p!r} names no parameter - they look like {sample}")
-                for p in empty
-            ]
+    def _named(self, model: "nn.Module") -> list["nn.Parameter"]:
+        """The base's parameters that the settings name."""
+        parameters = own_parameters(model)
+        by_pattern = named_by(self.patterns, list(parameters), "strategy.patterns")
+        depths = {
+            id(p): depth
+            for (_, p), depth in zip(
+                model.named_parameters(), depths_of(model).values(), strict=True
+            )
+        }
+        count = len(blocks_of(model))
+        return [
+            p for n, p in parameters.items() if n in by_pattern or self._at(depths[id(p)], count)
+        ]
+
+    def _at(self, depth: int, count: int) -> bool:
+        """Whether what lies at `depth` in a model of `count` blocks is trained."""
+        if depth > count:
+            return self.embeddings
+        return bool(self.last and depth <= self.last) or depth > max(0, count - self.first)
+
+    def _check_blocks(self, count: int) -> None:
+        """Refuse more blocks than there are, and blocks that are named twice."""
+        faults = [
+            Fault(
+                f"strategy.{setting}",
+                f"the model has {count} blocks (got {asked}) - use at most that many",
+            )
+            for setting, asked in (("last", self.last), ("first", self.first))
+            if asked > count
+        ]
+        if not faults and self.first + self.last > count:
+            what = (
+                f"with strategy.last={self.last} it names a block twice, for the model has {count} "
+                f"(got {self.first}) - use at most {count - self.last}, or strategy=full"
+            )
+            faults.append(Fault("strategy.first", what))
+        if faults:
             raise RecipeError("the strategy does not fit the model:", faults)
-        return [name for found in hits.values() for name in found]
+
+    def _check_rest(self, model: "PreTrainedModel") -> None:
+        """Refuse to call frozen what trains every weight."""
+        heads = tuple(f"{head}." for head in head_names(model))
+        own = own_parameters(model)
+        if self.trains_layers and all(
+            p.requires_grad for n, p in own.items() if not n.startswith(heads)
+        ):
+            what = "every weight is trained and none is frozen - use strategy=full, or name fewer"
+            raise RecipeError("the strategy does not fit the model:", [Fault("strategy", what)])

@@ -2,7 +2,10 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from peftkit.strategies import Strategy
+from pydantic import Field
+
+from peftkit.architectures import constants_of
+from peftkit.strategies import Pace, Strategy, slower_below
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,6 +18,8 @@ class Full(Strategy):
     """Every weight of the model is trained (Devlin et al. 2019, arXiv:1810.04805)."""
 
     kind: Literal["full"] = "full"
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Learning rate of a block over that of the block above it (ULMFiT, arXiv:1801.06146)."""
 
     default_lr: ClassVar[float] = 5e-5
     source: ClassVar[str] = "arXiv:1810.04805"
@@ -24,5 +29,12 @@ class Full(Strategy):
     trained_file: ClassVar[str] = "model.safetensors"
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
-        """The model with every weight trainable."""
-        return model.requires_grad_(True)
+        """The model with every weight trainable (not the constants that some keep among them)."""
+        model.requires_grad_(True)
+        for name in constants_of(model):
+            model.get_parameter(name).requires_grad_(False)
+        return model
+
+    def paces(self, model: "nn.Module") -> dict[str, Pace]:
+        """Slower the further from the head."""
+        return slower_below(model, self.layer_decay)

@@ -1,18 +1,44 @@
-"""LoRA: a low-rank difference beside each linear layer; its rank-stabilised and DoRA variants."""
+"""LoRA: a low-rank difference beside each linear layer, in eight variants."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from typing_extensions import Self
 
 from peftkit.architectures import targets_in
-from peftkit.strategies import PeftStrategy, saved_heads
+from peftkit.errors import RunError
+from peftkit.layers import (
+    keeps_weights_transposed,
+    lost_of,
+    refuse_larger_rank,
+    refuse_transposed,
+)
+from peftkit.strategies import Pace, PeftStrategy, saved_heads, trainable
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch import nn
     from transformers import PreTrainedModel
 
     from peftkit.tasks import Task
+
+VARIANTS = ("rslora", "dora", "lora_plus", "pissa", "olora", "loftq", "eva")
+MOVES_WEIGHTS = ("pissa", "olora")
+"""The variants that take from the base's weights what the adapter starts as."""
+BELONGS_TO = {"b_factor": "lora_plus", "batches": "eva"}
+"""Settings that only one variant has."""
+LOOKS = 50
+"""How often eva may look at its batches before the directions must be found."""
 
 
 class Lora(PeftStrategy):
@@ -27,22 +53,85 @@ class Lora(PeftStrategy):
     """Dropout on what enters A."""
     targets: list[str] | Literal["auto"] = "auto"
     """Layers to adapt, by the ends of their names; auto: all linear layers of all blocks."""
-    variant: Literal["lora", "rslora", "dora"] = "lora"
-    """rslora: arXiv:2312.03732; dora: arXiv:2402.09353."""
+    variant: Literal["lora", "rslora", "dora", "lora_plus", "pissa", "olora", "loftq", "eva"] = (
+        "lora"
+    )
+    """rslora: scaled by the root of r (arXiv:2312.03732); dora: a magnitude beside the direction
+    (arXiv:2402.09353); lora_plus: B learns faster than A (arXiv:2402.12354); pissa: starts at W's
+    largest singular values (arXiv:2404.02948); olora: at W's QR decomposition (arXiv:2406.01775);
+    loftq: at what 4 bits lose of W (arXiv:2310.08659); eva: at the main directions of what enters
+    the layer (arXiv:2410.07170)."""
+    b_factor: PositiveFloat = 16
+    """lora_plus: how many times as fast as A B learns."""
+    batches: PositiveInt = 16
+    """eva: batches of 16 examples of the train split to look at, at most."""
 
-    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "rslora": {"variant": "rslora"},
-        "dora": {"variant": "dora"},
-    }
-    default_lr: ClassVar[float] = 5e-4
+    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {v: {"variant": v} for v in VARIANTS}
     source: ClassVar[str] = "arXiv:2106.09685"
+
+    @model_validator(mode="after")
+    def _settings_belong_to_the_variant(self) -> Self:
+        for name, variant in BELONGS_TO.items():
+            value = getattr(self, name)
+            if variant != self.variant and value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"'{name}' (got {value}) is a setting of variant={variant}, not of "
+                    f"variant={self.variant} - drop it or use strategy={variant}"
+                )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _said_of_the_variant(self, say: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # what has no effect is not part of a run's name
+        said: dict[str, Any] = say(self)
+        others = [name for name, variant in BELONGS_TO.items() if variant != self.variant]
+        return {name: value for name, value in said.items() if name not in others}
+
+    @property
+    def default_lr(self) -> float:  # type: ignore[override]
+        """5e-4; less where A's rate is multiplied for B, or W's main directions are trained."""
+        return {"lora_plus": 1e-4, "pissa": 1e-4, "olora": 1e-4}.get(self.variant, 5e-4)
+
+    @property
+    def starts_as(self) -> str | None:  # type: ignore[override]
+        """What the variant says of its start."""
+        return {
+            "dora": "DoRA divides by a norm that it also multiplies by: equal but for rounding",
+            "pissa": "what PiSSA takes from the weights it adds again: equal but for rounding",
+            "olora": "what OLoRA takes from the weights it adds again: equal but for rounding",
+            "loftq": "LoftQ starts nearer to the base that is not quantised",
+        }.get(self.variant)
+
+    @property
+    def saves_start(self) -> bool:  # type: ignore[override]
+        """Whether the start was taken from the base's weights: it is subtracted in the artefact."""
+        return self.variant in MOVES_WEIGHTS
+
+    def refuses(self, quantized: str | None) -> str | None:
+        """Two variants need whole weights, one needs 4-bit ones."""
+        if self.variant == "loftq" and quantized != "4bit":
+            return (
+                "'strategy.variant: loftq' makes up for what 4 bits lose, and 'quantize: "
+                f"{quantized or 'none'}' has none - use quantize=4bit or strategy=lora"
+            )
+        if self.variant in MOVES_WEIGHTS and quantized:
+            return (
+                f"'strategy.variant: {self.variant}' takes its start out of the base's weights, "
+                f"but 'quantize: {quantized}' would round what is left of them anew - use "
+                f"{'strategy=loftq, ' if quantized == '4bit' else ''}strategy=lora or quantize=none"
+            )
+        return None
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
         """LoRA on the targets, in the chosen variant."""
         from peft import LoraConfig
 
         layers = targets_in(model, self.targets)
-        transposed = any(type(model.get_submodule(n)).__name__ == "Conv1D" for n in layers)
+        refuse_larger_rank(model, layers, self.r)
+        if self.variant == "olora":
+            refuse_transposed(model, layers, "OLoRA")
+        takes = self.variant in MOVES_WEIGHTS and model.device.type != "meta"
+        start: Any = self.variant if takes else True
         return LoraConfig(
             task_type=task.peft_type,
             r=self.r,
@@ -52,5 +141,140 @@ class Lora(PeftStrategy):
             modules_to_save=saved_heads(model, task),
             use_rslora=self.variant == "rslora",
             use_dora=self.variant == "dora",
-            fan_in_fan_out=transposed,  # GPT-2 keeps weights as (in, out)
+            init_lora_weights=start,
+            fan_in_fan_out=keeps_weights_transposed(model, layers),
         )
+
+    def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
+        """A `PeftModel`, at the variant's own start."""
+        adapted = super().adapt(model, task)
+        if model.device.type == "meta":
+            return adapted
+        if self.variant in MOVES_WEIGHTS:
+            remember_start(adapted)
+        if self.variant == "loftq":
+            make_up_for_rounding(adapted, Path(str(model.name_or_path)))
+        return adapted
+
+    def prepare(self, model: "nn.Module", batches: Callable[[], Iterator[dict[str, Any]]]) -> None:
+        """eva: A starts at the main directions of each layer's inputs, B at 0."""
+        if self.variant == "eva":
+            start_at_directions(model, self.r, list(islice(batches(), self.batches)))
+
+    def paces(self, model: "nn.Module") -> dict[str, Pace]:
+        """lora_plus: B, also an embedding's, learns `b_factor` times as fast."""
+        if self.variant != "lora_plus":
+            return {}
+        halves = (".lora_B.", ".lora_embedding_B.")
+        return {n: Pace(self.b_factor) for n in trainable(model) if any(h in n for h in halves)}
+
+    def save(self, model: "nn.Module", folder: Path) -> None:
+        """A plain PEFT folder of an ordinary LoRA, that fits the base as it was before."""
+        super().save(model, folder)
+        if self.variant in MOVES_WEIGHTS:
+            subtract_start(model, folder)
+
+
+def lora_layers(model: "nn.Module") -> dict[str, Any]:
+    """The layers that carry a LoRA, by name."""
+    return {n: m for n, m in model.named_modules() if "default" in getattr(m, "lora_A", ())}
+
+
+def remember_start(model: Any) -> None:
+    """Keep A and B as they are now on the model, under the names that PEFT saves them by."""
+    from peft import get_peft_model_state_dict
+
+    tensors = get_peft_model_state_dict(model).items()
+    model.lora_start = {n: t.detach().clone() for n, t in tensors if ".lora_" in n}
+
+
+def subtract_start(model: Any, folder: Path) -> None:
+    """Turn the folder's adapter, B A on W - B0 A0, into [B -B0] [A; A0] on W: twice the rank.
+
+    PEFT 0.21's own conversion (`path_initial_model_for_weight_conversion`) leaves out the head.
+    """
+    import torch
+    from peft import PeftConfig
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    for name, start in model.lora_start.items():
+        first = ".lora_A." in name
+        parts = [tensors[name], start.cpu() if first else -start.cpu()]
+        tensors[name] = torch.cat(parts, dim=0 if first else 1).contiguous()
+    save_file(tensors, path, metadata={"format": "pt"})
+    config: Any = PeftConfig.from_pretrained(str(folder))
+    config.init_lora_weights = True
+    config.r, config.lora_alpha = 2 * config.r, 2 * config.lora_alpha
+    config.save_pretrained(str(folder))
+
+
+def make_up_for_rounding(model: "nn.Module", folder: Path) -> None:
+    """Start each A and B at the largest singular values of what its 4-bit weight has lost.
+
+    LoftQ's algorithm 1 with T = 1. PEFT 0.21's own (`replace_lora_weights_loftq`) runs on GPUs
+    only, and forgets that B A is multiplied by alpha / r.
+    """
+    import torch
+
+    with torch.no_grad():
+        for name, layer in lora_layers(model).items():
+            if type(layer.get_base_layer()).__name__ != "Linear4bit":  # T5 keeps some whole
+                continue
+            stored = name.removeprefix("base_model.model.")
+            lost = lost_of(layer.get_base_layer(), stored, folder) / layer.scaling["default"]
+            left, values, right = torch.linalg.svd(lost, full_matrices=False)
+            root = values[: layer.r["default"]].sqrt()
+            layer.lora_A["default"].weight.copy_(root[:, None] * right[: len(root)])
+            layer.lora_B["default"].weight.copy_(left[:, : len(root)] * root)
+
+
+def start_at_directions(model: Any, r: int, batches: list[dict[str, Any]]) -> None:
+    """Start each A at the `r` main directions of what enters its layer in `batches` (EVA)."""
+    import warnings
+
+    import torch
+    from peft import EvaConfig, LoraConfig, get_eva_state_dict
+
+    enough = [batch for batch in batches if tokens_in(batch) >= r]
+    if not enough:
+        raise RunError(
+            f"strategy.variant=eva finds {r} directions only in batches of {r} tokens or more, and "
+            "the train split has none - use a smaller strategy.r or strategy=lora"
+        )
+    looks = iter(range(LOOKS * len(enough)))
+    modes = {module: module.training for module in model.modules()}
+
+    def look(module: Any, batch: dict[str, Any]) -> Any:
+        if next(looks, None) is None:
+            raise RunError(
+                f"strategy.variant=eva: the main directions of what enters the layers are still "
+                f"changing after {LOOKS} looks at {len(enough)} batches - use more "
+                "strategy.batches, a smaller strategy.r or strategy=lora"
+            )
+        return module(**batch)
+
+    # as many directions a layer as its rank, so that no rank moves from one to another
+    config = LoraConfig(r=r, init_lora_weights="eva", eva_config=EvaConfig(rho=1.0))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "input of type", UserWarning)  # lengths are no tensors
+        found = get_eva_state_dict(
+            model,
+            enough,
+            config,
+            forward_fn=look,
+            gather_distributed_inputs=False,  # each rank has all of them
+            show_progress_bar=False,
+        )
+    with torch.no_grad():
+        for name, layer in lora_layers(model).items():
+            layer.lora_A["default"].weight.copy_(found[name])
+    for module, mode in modes.items():  # PEFT gives all of them the model's own
+        module.training = mode
+
+
+def tokens_in(batch: Mapping[str, Any]) -> int:
+    """How many tokens of a batch are no padding."""
+    mask = batch.get("attention_mask")
+    return int(batch["input_ids"].numel() if mask is None else mask.sum())

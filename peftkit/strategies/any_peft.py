@@ -1,0 +1,262 @@
+"""Any method of PEFT by its name, with PEFT's own settings."""
+
+import ast
+import copy
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from peftkit.architectures import head_names, linear_layers
+from peftkit.errors import Fault, RecipeError, RunError, nearest
+from peftkit.strategies import PeftStrategy, saved_heads, train_head, trainable
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from peftkit.tasks import Task
+
+OURS = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "modules_to_save",
+    "peft_type",
+    "peft_version",
+    "revision",
+    "task_type",
+}
+"""Settings of PEFT's configurations that the recipe, the run or PEFT itself sees to."""
+HEAD_FILE = "head.safetensors"
+"""A head that PEFT does not save with the method."""
+
+
+class AnyPeft(PeftStrategy):
+    """A method that PEFT registers, as PEFT has it; nothing is known of it here."""
+
+    kind: Literal["peft"] = "peft"
+    method: str
+    """The method's name in PEFT, in small letters ('fourierft')."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Settings of PEFT's configuration class; where it has `target_modules` and none are given:
+    all linear layers of all blocks."""
+
+    default_lr: ClassVar[float] = 1e-3
+    source: ClassVar[str] = "https://huggingface.co/docs/peft"
+    packs: ClassVar[bool] = False
+
+    @field_validator("method")
+    @classmethod
+    def _peft_has_the_method(cls, method: str) -> str:
+        if method not in methods():
+            raise ValueError(f"PEFT has no method {method!r} - {nearest(method, methods())}")
+        if method == "adalora":
+            raise ValueError("PEFT's adalora prunes nothing by itself - use strategy=adalora")
+        return method
+
+    @field_validator("config")
+    @classmethod
+    def _the_method_has_the_settings(
+        cls, config: dict[str, Any], info: ValidationInfo
+    ) -> dict[str, Any]:
+        if "method" not in info.data:  # is a fault already
+            return config
+        known = settings_of(info.data["method"])
+        faults = [
+            f"{key!r} is set by peftkit, not here - drop it"
+            if key in OURS
+            else f"PEFT's {info.data['method']} has no setting {key!r} - {nearest(key, known)}"
+            for key in config
+            if key not in known
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return config
+
+    @property
+    def foldable(self) -> bool:  # type: ignore[override]
+        """Whether the method changes weights; one that adds tokens does not."""
+        return "num_virtual_tokens" not in settings_of(self.method)
+
+    @property
+    def starts_as(self) -> str | None:  # type: ignore[override]
+        """That nobody here knows."""
+        return f"what PEFT's {self.method} starts as is not known here"
+
+    def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
+        """PEFT's configuration class of the method with the settings given."""
+        from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
+
+        known, settings = settings_of(self.method), dict(self.config)
+        if "target_modules" in known and "feedforward_modules" not in known:  # one needs both
+            settings.setdefault("target_modules", linear_layers(model))
+        if "modules_to_save" in {*all_settings_of(self.method)}:
+            settings["modules_to_save"] = saved_heads(model, task)
+        made = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[self.method.upper()]]
+        return made(task_type=task.peft_type, **settings)
+
+    def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
+        """A `PeftModel` around `model`, its head trained whether PEFT's method does so or not."""
+        on_paper = model.device.type == "meta"
+        with self._in_pefts_words():
+            adapted = self._on_paper(model, task) if on_paper else super().adapt(model, task)
+        train_head(adapted.get_base_model(), task)  # type: ignore[operator]
+        return adapted
+
+    def _on_paper(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
+        """`adapt` without weights; with random ones for a method that looks at them."""
+        import torch
+
+        twin = copy.deepcopy(model)
+        try:
+            return super().adapt(model, task)
+        except (NotImplementedError, RuntimeError):  # what torch says of tensors without data
+            with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+                twin.to_empty(device="cpu")
+                for tensor in (t for t in twin.state_dict().values() if t.is_floating_point()):
+                    tensor.normal_(std=0.02)
+                return super().adapt(twin, task).to("meta")
+
+    def prepare(self, model: "nn.Module", batches: Callable[[], Iterator[dict[str, Any]]]) -> None:
+        """Try one batch, forwards and backwards, so that a method that needs more than a batch of
+        ours says so before the run."""
+        with self._in_pefts_words():
+            model(**next(batches())).logits.sum().backward()
+        for parameter in model.parameters():
+            parameter.grad = None
+
+    def merge(self, model: "nn.Module") -> "PreTrainedModel":
+        """The base with what was trained folded into it, where PEFT can do that."""
+        try:
+            return super().merge(model)
+        except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+            raise RunError(
+                f"PEFT's {self.method} cannot be merged ({said_by(error)}) - predict from the "
+                "artefact as it is, or train strategy=lora"
+            ) from error
+
+    def save(self, model: "nn.Module", folder: Path) -> None:
+        """A plain PEFT folder, and beside it the head where PEFT leaves that out."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        super().save(model, folder)
+        held = {tensor.data_ptr() for tensor in get_peft_model_state_dict(model).values()}
+        base: Any = model.get_base_model()  # type: ignore[operator]
+        in_head = {id(p) for n in head_names(base) for p in base.get_submodule(n).parameters()}
+        left = {
+            name: p.detach().contiguous()
+            for name, p in trainable(model).items()
+            if id(p) in in_head and p.data_ptr() not in held
+        }
+        if left:
+            save_file(left, folder / HEAD_FILE, metadata={"format": "pt"})
+
+    def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
+        """The PEFT folder, and the head beside it, on a fresh base."""
+        from safetensors.torch import load_file
+
+        with self._in_pefts_words():
+            adapted = super().load(model, folder, task)
+        if (folder / HEAD_FILE).is_file():
+            put(adapted, load_file(folder / HEAD_FILE))
+        return adapted
+
+    @contextmanager
+    def _in_pefts_words(self) -> Iterator[None]:
+        """Whatever PEFT raises, as an error of the recipe's."""
+        import torch
+
+        try:
+            yield
+        except (RecipeError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            what = (
+                f"PEFT's {self.method} cannot train this model ({said_by(error)}) - mend "
+                "strategy.config, or use strategy=lora"
+            )
+            raise RecipeError(
+                "the strategy does not fit the model:", [Fault("strategy.method", what)]
+            ) from error
+
+
+def said_by(error: Exception) -> str:
+    """An error of PEFT's on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def put(model: "nn.Module", tensors: dict[str, Any]) -> None:
+    """Put saved `tensors` in the places of the parameters of the same names."""
+    import torch
+
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
+
+
+@cache
+def methods() -> dict[str, str]:
+    """PEFT's methods, each with the name of its configuration class; PEFT is not imported."""
+    found = {}
+    for path in sorted(peft_folder().glob("tuners/*/config.py")):
+        said = re.search(r"self\.peft_type = PeftType\.(\w+)", path.read_text(encoding="utf-8"))
+        if said:
+            found[said[1].lower()] = class_that_says(path)
+    return found
+
+
+def class_that_says(path: Path) -> str:
+    """The name of the class in a file that sets its `peft_type`."""
+    text = path.read_text(encoding="utf-8")
+    before = text[: text.index("self.peft_type = PeftType.")]
+    return str(re.findall(r"^class (\w+)\(", before, re.MULTILINE)[-1])
+
+
+def settings_of(method: str) -> list[str]:
+    """The settings of a method that a recipe may set, in PEFT's order."""
+    return [name for name in all_settings_of(method) if name not in OURS]
+
+
+@cache
+def all_settings_of(method: str) -> tuple[str, ...]:
+    """The fields of a method's configuration class and of those that it builds on."""
+    known, found = classes(), list[str]()
+    waiting = [methods()[method]]
+    while waiting:
+        node = known.get(waiting.pop())
+        if node is None:
+            continue
+        waiting += [base.id for base in node.bases if isinstance(base, ast.Name)]
+        fields = [each.target for each in node.body if isinstance(each, ast.AnnAssign)]
+        found += [each.id for each in fields if isinstance(each, ast.Name)]
+    return tuple(dict.fromkeys(found))
+
+
+@cache
+def classes() -> dict[str, ast.ClassDef]:
+    """The classes in the files of PEFT that declare configurations, by name."""
+    folder = peft_folder()
+    files = [folder / "config.py", *folder.glob("tuners/*_utils.py")]
+    return {
+        node.name: node
+        for path in [*files, *folder.glob("tuners/*/config.py")]
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def peft_folder() -> Path:
+    """Where PEFT is installed."""
+    spec = importlib.util.find_spec("peft")
+    if spec is None or spec.origin is None:
+        raise RunError("PEFT is not installed - pip install peft")
+    return Path(spec.origin).parent

@@ -1,0 +1,80 @@
+"""Compacter: bottlenecks whose weights are sums of Kronecker products with low-rank factors."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import PositiveInt
+
+from peftkit.architectures import base_of, layout_of
+from peftkit.bottleneck import Activation, attach_bottlenecks, keep, placed_like
+from peftkit.errors import Fault, RecipeError, workable
+from peftkit.strategies import Strategy, train_head
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from peftkit.kronecker import Rule
+    from peftkit.tasks import Task
+
+
+class Compacter(Strategy):
+    """x + up(f(down(x))) with Kronecker layers, whose rule all blocks share (Mahabadi et al. 2021).
+
+    `up` starts at 0, so the model starts as it was.
+    """
+
+    kind: Literal["compacter"] = "compacter"
+    variant: Literal["houlsby", "pfeiffer"] = "houlsby"
+    """houlsby: behind attention and feed-forward; pfeiffer: the latter only (Compacter++)."""
+    n: PositiveInt = 4
+    """Kronecker products in a sum; it divides the hidden size."""
+    rank: PositiveInt = 1
+    """Of the second factor of each."""
+    reduction: PositiveInt = 32
+    """Hidden size divided by the bottleneck's size, which is rounded up to a multiple of n."""
+    activation: Activation = "gelu"
+    """What stands between the two layers."""
+
+    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"compacter++": {"variant": "pfeiffer"}}
+    default_lr: ClassVar[float] = 1e-2
+    source: ClassVar[str] = "arXiv:2106.04647"
+    foldable: ClassVar[bool] = False
+
+    def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
+        """The frozen model with Kronecker bottlenecks in its blocks, and a trainable head."""
+        from peftkit.kronecker import Rule
+
+        size = model.config.hidden_size
+        if size % self.n:
+            what = f"{self.n} does not divide the hidden size {size} - the nearest that do are "
+            fault = Fault("strategy.n", what + workable(size, self.n))
+            raise RecipeError("the strategy does not fit the model:", [fault])
+        model.requires_grad_(False)
+        _, block, _ = layout_of(model, "strategy=compacter")[0]
+        rule = Rule(self.n, **placed_like(block, model))
+
+        def make(layer: "nn.Module") -> "nn.Module":
+            return self._bottleneck(rule, layer, model)
+
+        attach_bottlenecks(model, "strategy=compacter", self.variant, make)
+        # not beside the base, where only heads stand
+        keep(base_of(model), "compacter_rule", rule)
+        train_head(model, task)
+        return model
+
+    def _bottleneck(
+        self, rule: "Rule", layer: "nn.Module", model: "PreTrainedModel"
+    ) -> "nn.Module":
+        """A new bottleneck for the hidden states that `layer` gives."""
+        from torch import nn
+        from transformers.activations import ACT2FN
+
+        from peftkit.kronecker import KroneckerLinear
+
+        size, placed = model.config.hidden_size, placed_like(layer, model)
+        narrow = self.n * math.ceil(max(1, size // self.reduction) / self.n)
+        down = KroneckerLinear(rule, size, narrow, self.rank, zero=False, **placed)
+        up = KroneckerLinear(rule, narrow, size, self.rank, zero=True, **placed)
+        return nn.Sequential(down, ACT2FN[self.activation], up)

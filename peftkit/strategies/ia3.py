@@ -1,0 +1,86 @@
+"""IA3: keys, values and what enters the feed-forward part's last layer are rescaled."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from peftkit.architectures import (
+    feed_forward_layers,
+    key_layers,
+    linear_layers,
+    matching,
+    model_type_of,
+    targets_in,
+    value_layers,
+)
+from peftkit.layers import keeps_weights_transposed
+from peftkit.layouts import ARCHITECTURES
+from peftkit.strategies import PeftStrategy, saved_heads
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from peftkit.tasks import Task
+
+
+class Ia3(PeftStrategy):
+    """l o W x for keys and values, W (l o x) for the feed-forward part (Liu et al. 2022), by PEFT.
+
+    Where one layer gives queries too, all that it gives is rescaled.
+    """
+
+    kind: Literal["ia3"] = "ia3"
+    targets: list[str] | Literal["auto"] = "auto"
+    """Layers to rescale, by the ends of their names; auto: those of the paper."""
+
+    default_lr: ClassVar[float] = 5e-3
+    source: ClassVar[str] = "arXiv:2205.05638"
+
+    def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
+        """IA3 on the targets; of those that end a feed-forward part, what enters is rescaled."""
+        from peft import IA3Config
+
+        layers, feed_forward = papers_layers(model)
+        if not isinstance(self.targets, str):
+            layers = targets_in(model, self.targets)
+        return IA3Config(
+            task_type=task.peft_type,
+            target_modules=layers,
+            feedforward_modules=[name for name in feed_forward if name in set(layers)],
+            modules_to_save=saved_heads(model, task),
+            fan_in_fan_out=keeps_weights_transposed(model, layers),
+        )
+
+    def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
+        """A `PeftModel`, every vector of ones."""
+        return in_the_inputs_type(super().adapt(model, task))
+
+    def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
+        """The PEFT folder on a fresh base."""
+        return in_the_inputs_type(super().load(model, folder, task))
+
+
+def in_the_inputs_type(model: "nn.Module") -> "nn.Module":
+    """`model` whose rescaled layers give the type that they take: on a quantised layer PEFT 0.21
+    turns bf16 into fp32, and attention takes no mixture of them."""
+    for layer in model.modules():
+        if hasattr(layer, "ia3_l"):
+            layer.register_forward_hook(lambda _, inputs, output: output.to(inputs[0].dtype))
+    return model
+
+
+def papers_layers(model: "PreTrainedModel") -> tuple[list[str], list[str]]:
+    """The full names of the layers that the paper rescales, and of them those that end a
+    feed-forward part; by PEFT's own table for an architecture that ours does not know."""
+    from peft.utils import constants
+
+    kind, wanted_by = model_type_of(model), "strategy=ia3"
+    table = constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
+    if kind in table and kind not in ARCHITECTURES:
+        ends = constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[kind]
+        every = linear_layers(model)
+        return matching(table[kind], every, wanted_by), matching(ends, every, wanted_by)
+    feed_forward = feed_forward_layers(model, wanted_by)
+    chosen = {*key_layers(model, wanted_by), *value_layers(model, wanted_by), *feed_forward}
+    return [name for name in linear_layers(model) if name in chosen], feed_forward

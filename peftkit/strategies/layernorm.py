@@ -1,0 +1,50 @@
+"""LN-tuning: the normalisations' weights and biases are trained, and nothing else but the head."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from peftkit.architectures import matching
+from peftkit.errors import Fault, RecipeError
+from peftkit.parameters import is_norm, own_modules
+from peftkit.strategies import Strategy, train_head
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from peftkit.tasks import Task
+
+
+class LayerNorm(Strategy):
+    """All normalisations, RMSNorm too, or some of them are trained (Zhao et al. 2023)."""
+
+    kind: Literal["layernorm"] = "layernorm"
+    targets: list[str] | Literal["auto"] = "auto"
+    """Normalisations to train, by the ends of their names; auto: all."""
+    biases: bool = True
+    """Whether their biases train, where they have any."""
+
+    default_lr: ClassVar[float] = 4e-3
+    source: ClassVar[str] = "arXiv:2312.11420"
+
+    def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
+        """The frozen model with its normalisations and its head trainable."""
+        norms = {
+            name: parameters
+            for name, module in own_modules(model)
+            if is_norm(module) and (parameters := dict(module.named_parameters(recurse=False)))
+        }
+        if not norms:
+            what = (
+                f"a model of the architecture {model.config.model_type!r} has no normalisation "
+                "with weights - use strategy=bitfit, strategy=lora or strategy=adapter"
+            )
+            raise RecipeError("the strategy does not fit the model:", [Fault("strategy", what)])
+        names = list(norms)
+        if not isinstance(self.targets, str):
+            names = matching(self.targets, names, "strategy.targets")
+        model.requires_grad_(False)
+        for name in names:
+            for key, parameter in norms[name].items():
+                parameter.requires_grad_(self.biases or key != "bias")
+        train_head(model, task)
+        return model

@@ -1,0 +1,60 @@
+"""LoHa: the difference is the Hadamard product of two low-rank matrices."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from peftkit.architectures import targets_in
+from peftkit.layers import refuse_larger_rank, refuse_transposed
+from peftkit.strategies import PeftStrategy, saved_heads
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
+    from peftkit.tasks import Task
+
+
+class Loha(PeftStrategy):
+    """W + alpha/r * (B1 A1) o (B2 A2), of rank up to r^2 (Hyeon-Woo et al. 2021), through PEFT."""
+
+    kind: Literal["loha"] = "loha"
+    r: PositiveInt = 8
+    """Rank of each of the two matrices."""
+    alpha: PositiveFloat = 8
+    """Scale: the difference is multiplied by alpha / r."""
+    rank_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the difference's rows that are left out of a step."""
+    module_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Chance of a layer to go without its difference in a step."""
+    targets: list[str] | Literal["auto"] = "auto"
+    """Layers to adapt, by the ends of their names; auto: all linear layers of all blocks."""
+
+    default_lr: ClassVar[float] = 1e-3
+    source: ClassVar[str] = "arXiv:2108.06098"
+
+    def refuses(self, quantized: str | None) -> str | None:
+        """PEFT 0.21 reads the difference's shape off the weight, and packed weights have none."""
+        if quantized == "4bit":
+            return (
+                "'strategy: loha' takes its shape from the weights, and 'quantize: 4bit' packs "
+                "them - use strategy=lora, quantize=8bit or quantize=none"
+            )
+        return super().refuses(quantized)
+
+    def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
+        """LoHa on the targets."""
+        from peft import LoHaConfig
+
+        layers = targets_in(model, self.targets)
+        refuse_transposed(model, layers, "LoHa")
+        refuse_larger_rank(model, layers, self.r)
+        return LoHaConfig(
+            task_type=task.peft_type,
+            r=self.r,
+            alpha=self.alpha,  # type: ignore[arg-type]  # PEFT divides by r: floats are fine
+            rank_dropout=self.rank_dropout,
+            module_dropout=self.module_dropout,
+            target_modules=layers,
+            modules_to_save=saved_heads(model, task),
+        )

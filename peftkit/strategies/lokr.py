@@ -1,0 +1,66 @@
+"""LoKr: the difference is the Kronecker product of a small matrix and a low-rank one."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from peftkit.architectures import targets_in
+from peftkit.layers import refuse_larger_rank, refuse_transposed
+from peftkit.strategies import PeftStrategy, saved_heads
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
+    from peftkit.tasks import Task
+
+
+class Lokr(PeftStrategy):
+    """W + alpha/r * C (x) B A, of full rank for all its smallness (Yeh et al. 2023), by PEFT."""
+
+    kind: Literal["lokr"] = "lokr"
+    r: PositiveInt = 8
+    """Rank of the second matrix, which is trained whole where it is too small for that rank."""
+    alpha: PositiveFloat = 8
+    """Scale: the difference is multiplied by alpha / r."""
+    factor: PositiveInt | None = Field(default=None, ge=2)
+    """About how large the first matrix is, each way; null: as near to square as can be."""
+    both: bool = False
+    """Whether the first matrix is low-rank, too."""
+    rank_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the difference's rows that are left out of a step."""
+    module_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Chance of a layer to go without its difference in a step."""
+    targets: list[str] | Literal["auto"] = "auto"
+    """Layers to adapt, by the ends of their names; auto: all linear layers of all blocks."""
+
+    default_lr: ClassVar[float] = 1e-3
+    source: ClassVar[str] = "arXiv:2309.14859"
+
+    def refuses(self, quantized: str | None) -> str | None:
+        """PEFT 0.21 reads the difference's shape off the weight, and packed weights have none."""
+        if quantized == "4bit":
+            return (
+                "'strategy: lokr' takes its shape from the weights, and 'quantize: 4bit' packs "
+                "them - use strategy=lora, quantize=8bit or quantize=none"
+            )
+        return super().refuses(quantized)
+
+    def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
+        """LoKr on the targets."""
+        from peft import LoKrConfig
+
+        layers = targets_in(model, self.targets)
+        refuse_transposed(model, layers, "LoKr")
+        refuse_larger_rank(model, layers, self.r)
+        return LoKrConfig(
+            task_type=task.peft_type,
+            r=self.r,
+            alpha=self.alpha,  # type: ignore[arg-type]  # PEFT divides by r: floats are fine
+            decompose_both=self.both,
+            decompose_factor=self.factor or -1,
+            rank_dropout=self.rank_dropout,
+            module_dropout=self.module_dropout,
+            target_modules=layers,
+            modules_to_save=saved_heads(model, task),
+        )

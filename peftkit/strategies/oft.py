@@ -1,0 +1,56 @@
+"""OFT: what enters a layer is rotated, block by block, by learned orthogonal matrices."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from peftkit.architectures import targets_in
+from peftkit.layers import refuse_blocks, refuse_transposed
+from peftkit.strategies import PeftStrategy, saved_heads
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
+    from peftkit.tasks import Task
+
+
+class Oft(PeftStrategy):
+    """W R with R orthogonal and block-diagonal (Qiu et al. 2023), through PEFT."""
+
+    kind: Literal["oft"] = "oft"
+    block_size: PositiveInt = Field(default=32, ge=2)
+    """Inputs that are rotated together; it must divide what each layer takes."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the blocks that stand still in a step."""
+    targets: list[str] | Literal["auto"] = "auto"
+    """Layers to adapt, by the ends of their names; auto: all linear layers of all blocks."""
+    shared: bool = False
+    """Whether a layer's blocks are one and the same."""
+    limit: PositiveFloat | None = None
+    """Constrained OFT: how far a rotation may go."""
+    terms: PositiveInt | None = 5
+    """Terms of the series that stands for an inverse; null: the inverse itself, slower."""
+
+    default_lr: ClassVar[float] = 1e-3
+    source: ClassVar[str] = "arXiv:2306.07280"
+
+    def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
+        """OFT on the targets."""
+        from peft import OFTConfig
+
+        layers = targets_in(model, self.targets)
+        refuse_transposed(model, layers, "OFT")
+        refuse_blocks(model, layers, self.block_size)
+        return OFTConfig(
+            task_type=task.peft_type,
+            oft_block_size=self.block_size,
+            module_dropout=self.dropout,
+            target_modules=layers,
+            modules_to_save=saved_heads(model, task),
+            block_share=self.shared,
+            coft=self.limit is not None,
+            eps=self.limit or 0.0,
+            use_cayley_neumann=self.terms is not None,
+            num_cayley_neumann_terms=self.terms or 1,
+        )
