@@ -20,7 +20,7 @@ WRONG = ["strategy.rnk=16", "trainning.lr=1", "training.lr=-1"]
 FAULTS = (
     "error: recipe 'lora_imdb' cannot run:\n"
     "  strategy.rnk (command line): no such setting"
-    " - choose from alpha, dropout, kind, r, targets, variant\n"
+    " - choose from alpha, b_factor, batches, dropout, kind, r, targets, variant\n"
     "  training.lr (command line): input should be greater than 0 or 'auto' (got -1)\n"
     "  trainning (command line): no such setting - did you mean 'training'?\n"
 )

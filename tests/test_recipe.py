@@ -61,7 +61,7 @@ def test_all_faults_come_at_once_each_with_its_source_and_the_nearest_spelling()
     assert refused("lora_imdb", "strategy.rnk=16", "trainning.lr=1", "training.lr=-1") == (
         "recipe 'lora_imdb' cannot run:\n"
         "  strategy.rnk (command line): no such setting"
-        " - choose from alpha, dropout, kind, r, targets, variant\n"
+        " - choose from alpha, b_factor, batches, dropout, kind, r, targets, variant\n"
         "  training.lr (command line): input should be greater than 0 or 'auto' (got -1)\n"
         "  trainning (command line): no such setting - did you mean 'training'?"
     )
@@ -312,7 +312,7 @@ def test_the_digest_tells_two_subsets_of_one_data_set_apart() -> None:
 
 
 def test_the_learning_rate_is_the_strategys_own_unless_it_is_given() -> None:
-    assert load("lora_tiny").lr() == Lora.default_lr
+    assert load("lora_tiny").lr() == Lora().default_lr
     assert load("lora_tiny", "strategy=full").lr() == Full.default_lr
     assert load("lora_tiny", "training.lr=1e-4").lr() == 1e-4
 

@@ -20,7 +20,7 @@ from peftkit.strategies import Strategy
 class IA3(Strategy):
     """Keys, values and the feed-forward are rescaled by learned vectors."""
 
-    kind: Literal["ia3"] = "ia3"
+    kind: Literal["rescale"] = "rescale"
     targets: list[str] | Literal["auto"] = "auto"
     """Layers to rescale."""
     default_lr: ClassVar[float] = 5e-3
@@ -134,11 +134,11 @@ def lab(tmp_path: Path) -> Path:
     (package / "strategies.py").write_text(IA3)
     (package / "broken.py").write_text("import no_such_library\n")
     (package / "stops.py").write_text("raise SystemExit(3)\n")
-    (package / "clash.py").write_text(IA3.replace('"ia3"', '"lora"'))
+    (package / "clash.py").write_text(IA3.replace('"rescale"', '"lora"'))
     recipes = tmp_path / "recipes"
     recipes.mkdir()
-    text = "base: _tiny\nplugins: [my_lab.strategies]\nstrategy: ia3\n"
-    (recipes / "ia3_tiny.yaml").write_text(text)
+    text = "base: _tiny\nplugins: [my_lab.strategies]\nstrategy: rescale\n"
+    (recipes / "rescale_tiny.yaml").write_text(text)
     return tmp_path
 
 
@@ -148,26 +148,26 @@ def told(lab: Path, *arguments: str, door: Any = peftkit) -> tuple[int, str]:
 
 
 def test_a_strategy_in_one_file_of_a_plug_in_is_shown_with_its_settings(lab: Path) -> None:
-    code, text = told(lab, "show", "ia3_tiny")
+    code, text = told(lab, "show", "rescale_tiny")
     assert code == 0
     assert 'strategy.targets\t"auto"\tdefault' in text
-    assert 'strategy.kind\t"ia3"\trecipes/ia3_tiny.yaml' in text
-    assert "default (ia3's own: 0.005)" in text
-    assert 'plugins\t["my_lab.strategies"]\trecipes/ia3_tiny.yaml' in text
+    assert 'strategy.kind\t"rescale"\trecipes/rescale_tiny.yaml' in text
+    assert "default (rescale's own: 0.005)" in text
+    assert 'plugins\t["my_lab.strategies"]\trecipes/rescale_tiny.yaml' in text
 
 
 def test_a_plug_in_is_listed_and_stands_in_the_schema(lab: Path) -> None:
     _, text = told(lab, "list", "strategies", "--plugin", "my_lab.strategies")
     about = "Keys, values and the feed-forward are rescaled by learned vectors."
-    assert f'ia3\t{about}\ttargets="auto"' in text
+    assert f'rescale\t{about}\ttargets="auto"' in text
     _, schema = told(lab, "schema", "--plugin", "my_lab.strategies")
-    assert '"ia3"' in schema and "Layers to rescale." in schema
+    assert '"rescale"' in schema and "Layers to rescale." in schema
 
 
 def test_errors_know_the_names_and_settings_of_a_plug_in(lab: Path) -> None:
-    _, text = told(lab, "recipe=ia3_tiny", "strategy=ia33", door=run_py)
-    assert "strategy (command line): no strategy is called 'ia33' - did you mean 'ia3'?" in text
-    _, text = told(lab, "recipe=ia3_tiny", "strategy.target=[a]", door=run_py)
+    _, text = told(lab, "recipe=rescale_tiny", "strategy=rescalee", door=run_py)
+    assert "strategy (command line): no strategy is called 'rescalee' - did you mean 'rescale'?" in text
+    _, text = told(lab, "recipe=rescale_tiny", "strategy.target=[a]", door=run_py)
     assert "strategy.target (command line): no such setting - did you mean 'targets'?" in text
 
 
@@ -182,7 +182,7 @@ def test_errors_know_the_names_and_settings_of_a_plug_in(lab: Path) -> None:
 def test_a_plug_in_that_fails_says_so_itself_and_nothing_else(
     lab: Path, module: str, what: str
 ) -> None:
-    code, text = told(lab, "show", "ia3_tiny", f"plugins=[{module}]", "strategy=nope")
+    code, text = told(lab, "show", "rescale_tiny", f"plugins=[{module}]", "strategy=nope")
     assert code == 2
     assert f"plugins (command line): plug-in '{module}' does not import (" in text and what in text
     assert "no strategy is called" not in text and "Traceback" not in text
@@ -204,4 +204,4 @@ def test_an_installed_plug_in_that_does_not_import_is_named_once(lab: Path) -> N
     assert text.count("the entry point 'lab': plug-in 'my_lab.broken' does not import") == 1
     assert "no strategy is called" not in text
     (meta / "entry_points.txt").write_text("[peftkit.plugins]\nlab = my_lab.strategies\n")
-    assert "ia3" in told(lab, "list", "strategies")[1]
+    assert "rescale" in told(lab, "list", "strategies")[1]

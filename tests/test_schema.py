@@ -74,4 +74,5 @@ def test_every_setting_and_every_kind_carries_its_documentation() -> None:
     training = schema["$defs"]["Training"]["properties"]
     assert set(training) == set(Training.model_fields)
     assert all(setting["description"] for setting in training.values())
-    assert set(schema["properties"]["strategy"]["anyOf"][0]["enum"]) == set(Strategy.kinds())
+    named = set(schema["properties"]["strategy"]["anyOf"][0]["enum"])
+    assert named == {*Strategy.kinds(), *Strategy.nicknames()}
