@@ -170,13 +170,13 @@ def merged_weights_are_an_ordinary_checkpoint(it: Done) -> None:
     expected = padded_logits(adapted, cell.model)
     if cell.quantize != "8bit":  # which also rounds activations
         ours = logits(it.made, it.examples)
-        torch.testing.assert_close(expected, ours, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(expected, ours, atol=1e-4, rtol=1e-3)
     merged = recipe.strategy.merge(adapted)
-    torch.testing.assert_close(padded_logits(merged, cell.model), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(padded_logits(merged, cell.model), expected, atol=1e-4, rtol=1e-3)
     merged.save_pretrained(it.folder / "merged")
     plain = recipe.task.auto_class().from_pretrained(it.folder / "merged")
     assert type(plain) is type(merged) and not hasattr(plain.config, "quantization_config")
-    torch.testing.assert_close(padded_logits(plain, cell.model), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(padded_logits(plain, cell.model), expected, atol=1e-4, rtol=1e-3)
 
 
 def the_plan_counts_what_the_run_has(it: Done) -> None:

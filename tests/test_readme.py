@@ -99,4 +99,3 @@ def test_the_readme_lists_every_strategy_with_its_own_learning_rate() -> None:
     assert said.keys() == names
     for name in names - {"combination", "peft"}:  # which need settings
         assert float(said[name]) == Strategy.parse(name, "strategy").default_lr, name
-

@@ -166,7 +166,10 @@ def test_a_plug_in_is_listed_and_stands_in_the_schema(lab: Path) -> None:
 
 def test_errors_know_the_names_and_settings_of_a_plug_in(lab: Path) -> None:
     _, text = told(lab, "recipe=rescale_tiny", "strategy=rescalee", door=run_py)
-    assert "strategy (command line): no strategy is called 'rescalee' - did you mean 'rescale'?" in text
+    assert (
+        "strategy (command line): no strategy is called 'rescalee' - did you mean 'rescale'?"
+        in text
+    )
     _, text = told(lab, "recipe=rescale_tiny", "strategy.target=[a]", door=run_py)
     assert "strategy.target (command line): no such setting - did you mean 'targets'?" in text
 

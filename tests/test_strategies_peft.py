@@ -339,7 +339,6 @@ def test_what_peft_cannot_do_is_refused_in_its_words(settings: str, said: str) -
         "method: shira",
         "method: unilora",
         "method: trainable_tokens, config: {token_indices: [1, 2, 3]}",
-        "method: prompt_tuning, config: {num_virtual_tokens: 3}",
         "method: ia3",
         "method: lora, config: {r: 3, target_modules: [query]}",
     ],
@@ -384,11 +383,15 @@ def test_what_peft_cannot_merge_is_an_error_of_the_runs() -> None:
     recipe, this = made("tiny-bert", "{kind: peft, method: lily}")
     with pytest.raises(RunError, match=r"lily cannot be merged .*predict from the artefact"):
         recipe.strategy.merge(this.module)
-    recipe, this = made(
-        "tiny-bert", "{kind: peft, method: prompt_tuning, config: {num_virtual_tokens: 2}}"
-    )
-    with pytest.raises(RunError, match="cannot be merged"):
-        recipe.strategy.merge(this.module)
+
+
+@pytest.mark.parametrize(
+    ("method", "instead"),
+    [("adalora", "adalora"), ("prompt_tuning", "prompt"), ("prefix_tuning", "prefix")],
+)
+def test_what_peft_alone_has_wrong_is_refused_for_ours(method: str, instead: str) -> None:
+    with pytest.raises(RecipeError, match=rf"PEFT's {method} .* - use strategy={instead}$"):
+        toy("tiny-bert", f"strategy={{kind: peft, method: {method}}}")
 
 
 def test_pefts_version_is_the_one_that_was_read() -> None:

@@ -34,6 +34,14 @@ OURS = {
     "task_type",
 }
 """Settings of PEFT's configurations that the recipe, the run or PEFT itself sees to."""
+READS_ELSEWHERE = "has the head read a virtual token, or padding,"
+MENDED = {
+    "adalora": ("prunes nothing", "adalora"),
+    "p_tuning": (READS_ELSEWHERE, "p_tuning"),
+    "prefix_tuning": ("is lost in checkpointed layers and shifts positions", "prefix"),
+    "prompt_tuning": (READS_ELSEWHERE, "prompt"),
+}
+"""Methods that PEFT 0.21 alone has wrong, why, and the strategies that mend them."""
 HEAD_FILE = "head.safetensors"
 """A head that PEFT does not save with the method."""
 
@@ -57,8 +65,9 @@ class AnyPeft(PeftStrategy):
     def _peft_has_the_method(cls, method: str) -> str:
         if method not in methods():
             raise ValueError(f"PEFT has no method {method!r} - {nearest(method, methods())}")
-        if method == "adalora":
-            raise ValueError("PEFT's adalora prunes nothing by itself - use strategy=adalora")
+        if method in MENDED:
+            why, instead = MENDED[method]
+            raise ValueError(f"PEFT's {method} {why} by itself - use strategy={instead}")
         return method
 
     @field_validator("config")
