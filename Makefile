@@ -11,10 +11,11 @@ demo: $(STAMP)
 	$(BIN)/accelerate launch peftkit/run.py recipe=lora_imdb
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 quick: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not network" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal \
+	    -m "not slow and not network" $(PYTEST_ARGS)
 
 # every strategy on every architecture, held in every way: hours
 matrix: $(STAMP)

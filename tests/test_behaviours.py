@@ -164,19 +164,20 @@ def merged_weights_are_an_ordinary_checkpoint(it: Done) -> None:
         return
     if cell.precision != "fp32":
         return
+    merging = 5e-3 if cell.way == "peft" else 1e-3  # FourierFT's difference is scaled by 150
     base = load_base(recipe, find_model(cell.model).location, config_of(cell), torch.float32, False)
     unquantize(base)  # the weights that the adapter was trained against
     adapted = recipe.strategy.load(base, it.folder, recipe.task).eval()
     expected = padded_logits(adapted, cell.model)
     if cell.quantize != "8bit":  # which also rounds activations
         ours = logits(it.made, it.examples)
-        torch.testing.assert_close(expected, ours, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(expected, ours, atol=1e-4, rtol=merging)
     merged = recipe.strategy.merge(adapted)
-    torch.testing.assert_close(padded_logits(merged, cell.model), expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(padded_logits(merged, cell.model), expected, atol=1e-4, rtol=merging)
     merged.save_pretrained(it.folder / "merged")
     plain = recipe.task.auto_class().from_pretrained(it.folder / "merged")
     assert type(plain) is type(merged) and not hasattr(plain.config, "quantization_config")
-    torch.testing.assert_close(padded_logits(plain, cell.model), expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(padded_logits(plain, cell.model), expected, atol=1e-4, rtol=merging)
 
 
 def the_plan_counts_what_the_run_has(it: Done) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from peftkit import predicting
+from peftkit.artefact import seal
 from peftkit.errors import DataError, RunError
 from peftkit.predicting import columns_of, predict, predict_file
 from peftkit.recipe import Recipe
@@ -39,6 +40,7 @@ def finished(root: Path, recipe: Recipe, made: Any) -> Path:
     write_text(folder.path / "run.json", json.dumps(facts))
     folder.artefact.mkdir()
     recipe.strategy.save(made.module, folder.artefact)
+    seal(folder.artefact, recipe, model, NAMES)
     record = RunRecord(
         name=recipe.name,
         digest=recipe.digest(model, data),

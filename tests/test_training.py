@@ -80,7 +80,7 @@ def test_every_example_of_a_step_counts_the_same_however_it_is_cut(
     logits = torch.randn(size, 3, generator=generator)
     labels = torch.randint(3, (size,), generator=generator)
     recipe = Recipe.load("lora_tiny", f"training.label_smoothing={smoothing}")
-    loop: Any = SimpleNamespace(recipe=recipe)
+    loop: Any = SimpleNamespace(recipe=recipe, companion=None)
     parts = zip(logits.split(cuts), labels.split(cuts), strict=True)
     total = sum(float(Loop.loss(loop, SimpleNamespace(logits=x), y, size)) for x, y in parts)
     whole = float(cross_entropy(logits, labels, label_smoothing=smoothing))

@@ -33,8 +33,12 @@ class Frozen(Strategy):
     """Learning rate of a block over that of the block above it (ULMFiT, arXiv:1801.06146)."""
 
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"linear_probe": {"last": 0}}
-    default_lr: ClassVar[float] = 2e-4
     source: ClassVar[str] = "arXiv:1801.06146"
+
+    @property
+    def default_lr(self) -> float:  # type: ignore[override]
+        """2e-4 where pretrained layers move; a head alone starts from nothing and learns faster."""
+        return 2e-4 if self.trains_layers else 2e-2
 
     @property
     def trains_layers(self) -> bool:
