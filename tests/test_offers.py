@@ -61,7 +61,7 @@ def test_what_does_not_fit_says_why_and_what_to_do() -> None:
     assert found["adapter_drop"].reason == (
         "strategy.drop: the model has 2 blocks (got 3) - use at most 1"
     )
-    assert "parts: is required" in str(found["combination"].reason)
+    assert "a list of two strategies or more" in str(found["combination"].reason)
     rows = {row["strategy"]: row for row in offer_rows(list(found.values()))}
     assert rows["adapter_drop"]["trainable"] == rows["adapter_drop"]["artefact"] == "-"
     assert rows["full"]["share"] == "100.000%" and rows["full"]["does not fit"] == ""

@@ -49,7 +49,7 @@ class AdaLora(PeftStrategy):
 
     # masters that rest beside the weights would bring a pruned direction back
     rests_in_fp32: ClassVar[bool] = True
-    default_lr: ClassVar[float] = 1e-3
+    default_lr: ClassVar[float] = 5e-3
     source: ClassVar[str] = "arXiv:2303.10512"
 
     @model_validator(mode="after")

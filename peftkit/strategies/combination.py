@@ -7,7 +7,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from typing_extensions import Self
 
 from peftkit.errors import Fault, RecipeError
-from peftkit.registry import refusal
+from peftkit.registry import got, refusal
 from peftkit.strategies import Companion, Pace, PeftStrategy, Strategy
 
 if TYPE_CHECKING:
@@ -81,9 +81,14 @@ class Combination(Strategy):
     def from_settings(cls, settings: dict[str, Any], path: str) -> Self:
         """Each part as the strategy that it is; the faults of all parts at once."""
         given = settings.get("parts")
+        if not isinstance(given, list) or len(given) < 2:
+            what = (
+                f"should be a list of two strategies or more{got(given)} - name one alone by kind"
+            )
+            raise RecipeError("", [Fault(f"{path}.parts", what)])
         parts: list[Strategy] = []
         faults: list[Fault] = []
-        for index, part in enumerate(given if isinstance(given, list) else []):
+        for index, part in enumerate(given):
             try:
                 parts.append(Strategy.parse(part, f"{path}.parts.{index}"))
             except RecipeError as error:
@@ -91,7 +96,7 @@ class Combination(Strategy):
         if faults:
             raise RecipeError("", faults)
         try:
-            return cls.model_validate({**settings, **({"parts": parts} if parts else {})})
+            return cls.model_validate({**settings, "parts": parts})
         except ValidationError as error:
             raise refusal(error, cls, path) from None
 

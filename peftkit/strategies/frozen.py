@@ -38,7 +38,7 @@ class Frozen(Strategy):
     @property
     def default_lr(self) -> float:  # type: ignore[override]
         """2e-4 where pretrained layers move; a head alone starts from nothing and learns faster."""
-        return 2e-4 if self.trains_layers else 2e-2
+        return 2e-4 if self.trains_layers else 5e-2
 
     @property
     def trains_layers(self) -> bool:

@@ -34,7 +34,7 @@ class Ia3(PeftStrategy):
     targets: list[str] | Literal["auto"] = "auto"
     """Layers to rescale, by the ends of their names; auto: those of the paper."""
 
-    default_lr: ClassVar[float] = 5e-3
+    default_lr: ClassVar[float] = 1e-2
     source: ClassVar[str] = "arXiv:2205.05638"
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":

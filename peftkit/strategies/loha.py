@@ -30,7 +30,7 @@ class Loha(PeftStrategy):
     targets: list[str] | Literal["auto"] = "auto"
     """Layers to adapt, by the ends of their names; auto: all linear layers of all blocks."""
 
-    default_lr: ClassVar[float] = 1e-3
+    default_lr: ClassVar[float] = 3e-3
     source: ClassVar[str] = "arXiv:2108.06098"
 
     def refuses(self, quantized: str | None) -> str | None:

@@ -34,7 +34,7 @@ class Lokr(PeftStrategy):
     targets: list[str] | Literal["auto"] = "auto"
     """Layers to adapt, by the ends of their names; auto: all linear layers of all blocks."""
 
-    default_lr: ClassVar[float] = 1e-3
+    default_lr: ClassVar[float] = 1e-2
     source: ClassVar[str] = "arXiv:2309.14859"
 
     def refuses(self, quantized: str | None) -> str | None:

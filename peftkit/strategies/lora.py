@@ -89,8 +89,8 @@ class Lora(PeftStrategy):
 
     @property
     def default_lr(self) -> float:  # type: ignore[override]
-        """5e-4; less where A's rate is multiplied for B, or W's main directions are trained."""
-        return {"lora_plus": 1e-4, "pissa": 1e-4, "olora": 1e-4}.get(self.variant, 5e-4)
+        """5e-4; less where it is multiplied for B."""
+        return 1e-4 if self.variant == "lora_plus" else 5e-4
 
     @property
     def starts_as(self) -> str | None:  # type: ignore[override]

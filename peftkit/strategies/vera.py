@@ -35,7 +35,7 @@ class Vera(PeftStrategy):
     targets: list[str] | Literal["auto"] = "auto"
     """Layers to adapt, by the ends of their names; auto: all linear layers of all blocks."""
 
-    default_lr: ClassVar[float] = 4e-3
+    default_lr: ClassVar[float] = 1e-2
     source: ClassVar[str] = "arXiv:2310.11454"
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
