@@ -22,7 +22,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("data", type=Path, help="folder with the folders sst2 and mrpc")
     options.add_argument("--sets", nargs="+", default=list(RECIPES), choices=list(RECIPES))
-    options.add_argument("--strategies", nargs="+", default=list(STRATEGIES), metavar="NAME")
+    options.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
     options.add_argument("--factors", nargs="+", type=float, default=[1 / 3, 1.0, 3.0])
     options.add_argument("--runs", type=Path, default=Path("runs"))
     options.add_argument("--together", type=int, default=1, help="runs at a time")

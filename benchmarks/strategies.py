@@ -34,7 +34,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("data", type=Path, help="folder with the folders sst2 and mrpc")
     options.add_argument("--sets", nargs="+", default=list(RECIPES), choices=list(RECIPES))
-    options.add_argument("--strategies", nargs="+", default=list(STRATEGIES), metavar="NAME")
+    options.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--runs", type=Path, default=Path("runs"))
     options.add_argument("--together", type=int, default=1, help="runs at a time")
