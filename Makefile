@@ -20,7 +20,7 @@ quick: $(STAMP)
 # every strategy on every architecture, held in every way: hours
 matrix: $(STAMP)
 	PEFTKIT_MATRIX=whole $(BIN)/python -m pytest tests/test_behaviours.py -k contract -n 2 \
-	    --matrix-to benchmarks/measurements/matrix_whole.json $(PYTEST_ARGS)
+	    --matrix-to=benchmarks/measurements/matrix_whole.json $(PYTEST_ARGS)
 	$(BIN)/python benchmarks/tables.py
 
 check: $(STAMP)
