@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from peftkit.planning import plan
     from peftkit.predicting import predict
     from peftkit.recipe import Recipe
+    from peftkit.reporting import report
     from peftkit.runner import train
     from peftkit.shared_base import SharedBase
     from peftkit.starting import new
@@ -24,6 +25,7 @@ PUBLIC = {
     "new": "starting",
     "plan": "planning",
     "predict": "predicting",
+    "report": "reporting",
     "train": "runner",
 }
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "new",
     "plan",
     "predict",
+    "report",
     "train",
 ]
 __version__ = "0.1.0"

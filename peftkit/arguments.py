@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("data", type=Path, help="a csv, tsv, json, jsonl or parquet file, or a folder")
     new.add_argument("--to", type=Path, help="the recipe to write (default: recipes/NAME.yaml)")
     add_predict(verb("predict", "a finished run's word on new texts", "one JSON object a line"))
+    add_report(verb("report", "runs side by side: costs, scores and how sure the differences are"))
     return top
 
 
@@ -118,3 +119,23 @@ def add_predict(options: argparse.ArgumentParser) -> None:
     options.add_argument("texts", nargs="*", help="texts to predict")
     options.add_argument("--in", dest="source", type=Path, help="a csv file with the run's columns")
     options.add_argument("--out", type=Path, help="where to write it with labels (default: here)")
+
+
+def add_report(options: argparse.ArgumentParser) -> None:
+    """What `report` takes: records, and where to write."""
+    options.add_argument("records", nargs="+", type=Path, help="runs, or folders of runs")
+    options.add_argument("--to", type=Path, help="folder for report.md, report.csv, report.json")
+    options.add_argument("--reference", help="strategy to compare with (default: full)")
+    options.add_argument("--metric", help="score to compare (default: the records' headline)")
+    options.add_argument(
+        "--margin", type=margin, default=0.01, help="what a cheaper one may lose (default: 0.01)"
+    )
+    options.add_argument("--allow-mixed", action="store_true", help="mix what differs, and say so")
+
+
+def margin(text: str) -> float:
+    """A difference of scores that does not matter."""
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"should be at least 0 and below 1 (got {text})")
+    return number

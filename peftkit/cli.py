@@ -220,6 +220,27 @@ def predict_verb(options: Any) -> None:
             print(f"{said['label']}\t{chances}\t{text}")
 
 
+def report_verb(options: Any) -> None:
+    """Compare runs; print the page, or write it and print the verdict."""
+    from peftkit.reporting import report
+
+    made = report(
+        options.records, options.reference, options.metric, options.margin, options.allow_mixed
+    )
+    paths = made.write(options.to) if options.to is not None else []
+    if options.json:
+        print(made.model_dump_json(indent=1))
+        return
+    if not paths:
+        print(made, end="")
+        return
+    from peftkit.curves import printable
+
+    for line in [*made.verdict, *(f"not read: {fault}" for fault in made.unread)]:
+        print(printable(line))
+    print(f"wrote {', '.join(map(str, paths))}")
+
+
 VERBS: dict[str, Callable[[Any], None]] = {
     "train": train_verb,
     "show": show_verb,
@@ -228,6 +249,7 @@ VERBS: dict[str, Callable[[Any], None]] = {
     "schema": schema_verb,
     "new": new_verb,
     "predict": predict_verb,
+    "report": report_verb,
 }
 
 if __name__ == "__main__":

@@ -60,14 +60,16 @@ def check_space(folder: Path, needed_bytes: int) -> None:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn the errors of a full or a read-only disk into a `RunError` that says what to do."""
+def writing(folder: Path, option: str = "--runs") -> Iterator[None]:
+    """Turn the errors of a full or a read-only disk into a `RunError` that says what to do.
+
+    `option` is the one that names another folder.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
         place = error.filename or folder
-        raise RunError(
-            f"{place}: cannot be written ({error.strerror}) - {UNWRITABLE[error.errno]}"
-        ) from error
+        fix = UNWRITABLE[error.errno].replace("--runs", option)
+        raise RunError(f"{place}: cannot be written ({error.strerror}) - {fix}") from error

@@ -284,6 +284,8 @@ def read_record(path: Path) -> RunRecord:
         said = json.loads(path.read_text())
     except (ValueError, OSError) as error:
         raise RunError(f"{path}: is not a record ({error}) - remove it to run again") from None
+    if not isinstance(said, dict):
+        raise RunError(f"{path}: is not a record (no mapping) - remove it to run again")
     if said.get("schema_version") != SCHEMA_VERSION:
         raise RunError(
             f"{path}: has schema version {said.get('schema_version')}, this peftkit reads "

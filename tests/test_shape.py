@@ -47,6 +47,12 @@ LAYERS = [
     ["attempt"],
     ["runner"],
     ["listing", "offers", "schema", "tables", "tree", "launching", "arguments"],
+    ["comparison", "evidence", "families", "prediction_files", "row_scores"],
+    ["alignment", "mixture"],
+    ["standings"],
+    ["differences"],
+    ["pareto", "verdict"],
+    ["reporting", "rendering"],
     ["cli"],
     ["run", "__main__"],
 ]

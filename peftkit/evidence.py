@@ -1,0 +1,173 @@
+"""Evidence: the records that a report is made of, and those that cannot be used."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from peftkit.errors import Fault, RunError
+from peftkit.record import RunFolder, RunRecord, read_record
+
+NEEDED = ("strategy.kind", "quantize.kind", "training.seed", "task.kind", "data.kind")
+"""What a report reads of a record's recipe."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its record, and what lies beside it."""
+
+    where: str
+    """The folder's name, or the record's."""
+    record: RunRecord
+    folder: Path | None
+    """Where its predictions and its log lie; None where that is out of reach."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has a score."""
+        return self.record.status == "finished"
+
+    @property
+    def seed(self) -> int:
+        """What the run was seeded with."""
+        return int(self.record.recipe["training"]["seed"])
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of its log; none where there is no log, or it is damaged."""
+        try:
+            return RunFolder(self.folder).logged() if self.folder is not None else []
+        except ValueError:
+            return []
+
+    @property
+    def names(self) -> list[str]:
+        """The labels' names in the order of their ids, as the record's scores hold them."""
+        # the headline stands first, out of that order
+        first = "recall[" if self.record.headline.startswith("precision[") else "precision["
+        return [name[len(first) : -1] for name in self.record.scores if name.startswith(first)]
+
+
+@dataclass
+class Evidence:
+    """All runs that were found, and what could not be read."""
+
+    runs: list[Run] = field(default_factory=list)
+    unread: list[Fault] = field(default_factory=list)
+    """Records that cannot be used, each with its reason."""
+    notes: list[str] = field(default_factory=list)
+    _taken: set[str] = field(default_factory=set)
+
+    def add(self, record: RunRecord, folder: Path, in_reach: bool) -> None:
+        """Take a run in, under its folder's name or as much of its path as tells it from others."""
+        parts = folder.parts
+        names = ("/".join(parts[-n:]) for n in range(1, len(parts) + 1))
+        more = (f"{folder.name} #{n}" for n in itertools.count(2))
+        where = next(n for n in itertools.chain(names, more) if n not in self._taken)
+        self._taken.add(where)
+        self.runs.append(Run(where, record, folder if in_reach else None))
+
+
+def gather(records: Iterable[RunRecord | Path | str], root: Path = Path("runs")) -> Evidence:
+    """The runs of records, run folders, or folders of them.
+
+    Raises `RunError` where a path does not exist, or no record can be read.
+    """
+    found, seen = Evidence(), set()
+    for each in [records] if isinstance(records, (RunRecord, Path, str)) else records:
+        if isinstance(each, RunRecord):
+            from peftkit.predicting import folder_name  # torch is there: the record was made here
+
+            folder = root / folder_name(each)
+            take(found, each, folder, belongs(folder, each))
+            continue
+        for path in record_paths(Path(each), found):
+            if path.resolve() in seen:
+                continue
+            seen.add(path.resolve())
+            try:
+                take(found, read_record(path), path.parent, True)
+            except (RunError, ValidationError) as error:
+                found.unread.append(Fault(path.parent.name, reason_of(error, path)))
+    if not found.runs:
+        raise RunError("there is no record to report on - name folders of runs", found.unread)
+    return found
+
+
+def reason_of(error: Exception, path: Path) -> str:
+    """Why a record is not used, on one line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        return f"is no record of a run ({place}: {first['msg'].lower()}) - run again"
+    return str(error).removeprefix(f"{path}: ")
+
+
+def record_paths(path: Path, found: Evidence) -> list[Path]:
+    """The `record.json` files at or below `path`; folders of unfinished runs are noted."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise RunError(f"{path}: there is no such folder - name a run, or a folder of runs")
+    found_here = {"run.json": set[Path](), "record.json": set[Path]()}
+    for folder, _, names in os.walk(path):
+        for name in found_here.keys() & set(names):
+            found_here[name].add(Path(folder))
+    left = sorted(each.name for each in found_here["run.json"] - found_here["record.json"])
+    if left:
+        found.notes.append(
+            f"{counted(len(left), 'run has', 'runs have')} no record yet and "
+            f"{'is' if len(left) == 1 else 'are'} not in the table: {listed(left)}"
+        )
+    return sorted(each / "record.json" for each in found_here["record.json"])
+
+
+def take(found: Evidence, record: RunRecord, folder: Path, in_reach: bool) -> None:
+    """Add a run, or say why it cannot be used."""
+    missing = [path for path in NEEDED if value_at(record.recipe, path) is None]
+    if missing:
+        what = f"its recipe says nothing of {missing[0]} - run again"
+        found.unread.append(Fault(folder.name, what))
+        return
+    found.add(record, folder, in_reach)
+
+
+def belongs(folder: Path, record: RunRecord) -> bool:
+    """Whether `folder` holds this very record, so that what lies beside it may be read."""
+    path = folder / "record.json"
+    if not path.is_file():
+        return False
+    said = json.loads(path.read_text())
+    return bool(said["digest"] == record.digest and said["finished_at"] == record.finished_at)
+
+
+def value_at(settings: Any, path: str) -> Any:
+    """The value at a dotted path; None where there is none."""
+    for key in path.split("."):
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return settings
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """A number with its noun."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Some names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def by_key(runs: Iterable[Run], key: Any) -> Iterator[tuple[Any, list[Run]]]:
+    """Runs in groups of the same key, in the order they are found in."""
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    yield from groups.items()

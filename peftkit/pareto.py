@@ -1,0 +1,81 @@
+"""Pareto fronts: which strategies no other beats in score at no higher cost, as far as is known.
+
+A point is behind only where a strategy that is significantly better in score (Holm's correction
+over all pairs) is surely no dearer: so a point is wrongly put behind as rarely as two strategies
+are wrongly told apart. What the means alone would put behind is open.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
+from scipy.special import stdtrit
+
+from peftkit.differences import Pair
+from peftkit.standings import Standing
+
+AXES = ("trainable", "peak_bytes", "train_seconds")
+"""Costs that a front is drawn over."""
+
+
+def fronts(
+    standings: Sequence[Standing], pairs: Iterable[Pair], axes: Sequence[str] = AXES
+) -> dict[str, dict[str, str]]:
+    """By strategy and cost: 'front', 'open' or 'behind'; a strategy without a cost has none."""
+    better: dict[str, set[str]] = {}
+    for pair in pairs:
+        if pair.differ:
+            winner, loser = (
+                (pair.first, pair.second) if pair.value > 0 else (pair.second, pair.first)
+            )
+            better.setdefault(loser, set()).add(winner)
+    scored = [each for each in standings if each.mean is not None]
+    return {
+        each.label: {
+            axis: mark(each, scored, better.get(each.label, set()), axis)
+            for axis in axes
+            if typical(each, axis) is not None
+        }
+        for each in scored
+    }
+
+
+def mark(standing: Standing, others: Sequence[Standing], better: set[str], axis: str) -> str:
+    """Where one strategy stands among the others for one cost."""
+    others = [o for o in others if o.label != standing.label and typical(o, axis) is not None]
+    if any(other.label in better and no_dearer(other, standing, axis) for other in others):
+        return "behind"
+    return "open" if any(dominates(other, standing, axis) for other in others) else "front"
+
+
+def typical(standing: Standing, axis: str) -> float | None:
+    """A strategy's cost: exact for parameters, else the median over seeds."""
+    if axis == "trainable":
+        return standing.trainable
+    found = standing.measures.get(axis)
+    return found.median if found else None
+
+
+def dominates(other: Standing, standing: Standing, axis: str) -> bool:
+    """Whether the means put `other` in front: no worse in score nor cost, and better in one."""
+    costs, scores = (typical(other, axis), typical(standing, axis)), (other.mean, standing.mean)
+    assert None not in (*costs, *scores)
+    gains = (costs[1] - costs[0], scores[0] - scores[1])  # type: ignore[operator]
+    return min(gains) >= 0 and max(gains) > 0
+
+
+def no_dearer(other: Standing, standing: Standing, axis: str) -> bool:
+    """Whether `other` surely costs no more: exactly for parameters, else by a one-sided paired t
+    test of the costs' ratio over common seeds at 5 %, which one seed cannot pass."""
+    if axis == "trainable":
+        return (other.trainable or 0) <= (standing.trainable or 0)
+    one, two = other.measures[axis], standing.measures[axis]
+    assert one is not None and two is not None
+    seeds = set(one.by_seed) & set(two.by_seed)
+    if len(seeds) < 2 or not all(one.by_seed[s] > 0 and two.by_seed[s] > 0 for s in seeds):
+        return False
+    ratios = [math.log(one.by_seed[seed] / two.by_seed[seed]) for seed in seeds]
+    error = statistics.stdev(ratios) / math.sqrt(len(ratios))
+    return bool(statistics.fmean(ratios) + stdtrit(len(ratios) - 1, 0.95) * error <= 0)

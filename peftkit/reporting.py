@@ -1,0 +1,249 @@
+"""Reporting: records side by side, with the truth about their noise; it reads records only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftkit.alignment import Aligned, align
+from peftkit.differences import Differences, Pair, differences
+from peftkit.disk import write_text, writing
+from peftkit.errors import Fault, RunError, nearest
+from peftkit.evidence import Evidence, Run, counted, gather, listed
+from peftkit.metrics import METRICS
+from peftkit.mixture import differing, mixtures, refuse
+from peftkit.pareto import AXES, fronts
+from peftkit.record import RunRecord
+from peftkit.registry import Settings
+from peftkit.standings import Member, Standing, members_of, seconds_to, standing_of
+from peftkit.verdict import Question, verdict
+
+REPORT_SCHEMA = 1
+
+
+class Report(Settings):
+    """Records side by side; `str()` is the Markdown page."""
+
+    schema_version: int = REPORT_SCHEMA
+    title: str
+    metric: str
+    reference: str
+    """The label of the strategy that all are compared with."""
+    margin: float
+    """How much below the reference a cheaper strategy may be to be shipped."""
+    rows: int
+    """Test rows that all runs were scored on."""
+    verdict: list[str]
+    standings: list[Standing]
+    """The best mean first, strategies without a score last."""
+    pairs: list[Pair]
+    baseline: float | None
+    """The majority class's score."""
+    mixed: list[str]
+    """What was mixed, where that was allowed."""
+    unread: list[Fault]
+    notes: list[str]
+
+    def __str__(self) -> str:
+        from peftkit.rendering import markdown
+
+        return markdown(self)
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write `report.md`, `report.csv` and `report.json` into `folder`, each at once."""
+        from peftkit.rendering import markdown, sheet
+
+        paths = [folder / f"report.{ending}" for ending in ("md", "csv", "json")]
+        with writing(folder, "--to"):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(paths[0], markdown(self))
+            write_text(paths[1], sheet(self))
+            write_text(paths[2], self.model_dump_json(indent=1) + "\n")
+        return paths
+
+
+def report(
+    records: Iterable[RunRecord | Path | str] | Path | str,
+    reference: str | None = None,
+    metric: str | None = None,
+    margin: float = 0.01,
+    allow_mixed: bool = False,
+    root: Path = Path("runs"),
+) -> Report:
+    """The comparison of runs: records, their folders, or folders of those.
+
+    `reference` is a label or a kind (default: full fine-tuning, else what trains the most),
+    `metric` one of the records' scores (default: the headline), `margin` what a cheaper strategy
+    may lose. `root` is where the folders of records given as such lie. Raises `RunError` where the
+    runs do not belong into one table, unless `allow_mixed`.
+    """
+    found = gather([records] if isinstance(records, (Path, str)) else records, root)
+    mixed = mixtures(found.runs)
+    if not allow_mixed:
+        refuse(mixed)
+    metric = metric_of(found.runs, metric)
+    members = members_of(found.runs)
+    counted_runs = [run for member in members for run in member.finished]
+    aligned = align(counted_runs, metric, allow_mixed)
+    standings = [standing_of(member, scores_of(member, metric, aligned)) for member in members]
+    base = members[standings.index(reference_of(standings, reference))]
+    compared = compare_all(members, standings, aligned, base.label)
+    rows = aligned.rows or max((run.record.rows.get("test", 0) for run in found.runs), default=0)
+    done = [
+        completed(member, standing, base, compared, bool(mixed))
+        for member, standing in zip(members, standings, strict=True)
+    ]
+    # costs of other machines are no costs of one
+    marks = fronts(done, compared.pairs, AXES[:1] if "hardware" in mixed else AXES)
+    done = [each.model_copy(update={"front": marks.get(each.label, {})}) for each in done]
+    done.sort(key=lambda each: (each.mean is None, -(each.mean or 0.0), each.label))
+    baseline = baseline_of(found.runs, metric, mixed)
+    asked = Question(done, base.label, metric, margin, rows, baseline, tuple(mixed))
+    return Report(
+        title=title_of(found.runs, metric),
+        metric=metric,
+        reference=base.label,
+        margin=margin,
+        rows=rows,
+        verdict=verdict(asked),
+        standings=done,
+        pairs=compared.pairs,
+        baseline=baseline,
+        mixed=[f"{fact}: {' / '.join(values)}" for fact, values in mixed.items()],
+        unread=found.unread,
+        notes=notes_of(found, members, aligned, done, base.label),
+    )
+
+
+def metric_of(runs: Sequence[Run], asked: str | None) -> str:
+    """The metric to report: the headline, or one that every finished run has."""
+    metric = asked or runs[0].record.headline
+    for run in runs:
+        if run.finished and metric not in run.record.scores:
+            raise RunError(
+                f"{run.where}: has no score called {metric!r} - "
+                f"{nearest(metric, run.record.scores)}"
+            )
+    return metric
+
+
+def scores_of(member: Member, metric: str, aligned: Aligned) -> dict[int, float]:
+    """A strategy's scores by seed: on the aligned rows, else as recorded; undefined is left out."""
+    found: dict[int, float] = {}
+    for run in member.finished:
+        own, said = aligned.values.get(run.where), run.record.scores[metric].value
+        value = float(own.mean()) if own is not None else said
+        if value is not None and math.isfinite(value):
+            found[run.seed] = value
+    return found
+
+
+def reference_of(standings: Sequence[Standing], asked: str | None) -> Standing:
+    """The strategy to compare with."""
+    if asked is not None:
+        named = [each for each in standings if asked in (each.label, each.strategy)]
+        exact = [each for each in named if each.label == asked] or named
+        if not exact:
+            labels = [each.label for each in standings]
+            raise RunError(f"no strategy is called {asked!r} - {nearest(asked, labels)}")
+        if exact[0].mean is None:
+            raise RunError(f"{exact[0].label} has no score to compare with - choose another")
+        return exact[0]
+    able = [each for each in standings if each.mean is not None] or list(standings)
+    full = [each for each in able if each.strategy == "full"]
+    return max(full or able, key=lambda each: (each.trainable or 0, each.mean or 0.0))
+
+
+def compare_all(
+    members: Sequence[Member], standings: Sequence[Standing], aligned: Aligned, reference: str
+) -> Differences:
+    """The differences among all strategies whose predictions are there."""
+    order = sorted(standings, key=lambda each: -(each.mean or 0.0))
+    by_label = {member.label: member for member in members}
+    scores = {
+        each.label: {
+            run.seed: aligned.values[run.where]
+            for run in by_label[each.label].finished
+            if run.where in aligned.values
+        }
+        for each in order
+    }
+    kept = {label: found for label, found in scores.items() if found}
+    return differences(kept, reference, aligned.step) if kept else Differences()
+
+
+def completed(
+    member: Member, standing: Standing, base: Member, compared: Differences, mixed: bool
+) -> Standing:
+    """A standing with what the other strategies are needed for."""
+    targets = [r.validation.get("score") for r in base.records]
+    known = [value for value in targets if value is not None and math.isfinite(value)]
+    seconds, reached = seconds_to(member, sum(known) / len(known) if known else None)
+    low, high = compared.intervals.get(standing.label, (None, None))
+    return standing.model_copy(
+        update={
+            "measures": {
+                **standing.measures,
+                "peak_evaluate_bytes": None,
+                "seconds_to_reference": seconds,
+            },
+            "reached": reached,
+            "low": low,
+            "high": high,
+            "difference": compared.to_reference.get(standing.label),
+            "groups": compared.groups.get(standing.label, ""),
+            "mixed": differing(member.runs, base.runs) if mixed else [],
+        }
+    )
+
+
+def baseline_of(runs: Sequence[Run], metric: str, mixed: dict[str, Any]) -> float | None:
+    """The majority class's score, where all runs were scored on the same data."""
+    found = [run.record.baseline[metric].value for run in runs if metric in run.record.baseline]
+    if not found or {"data", "split", "task"} & set(mixed):
+        return None
+    return found[0] if found[0] is not None and math.isfinite(found[0]) else None
+
+
+def title_of(runs: Sequence[Run], metric: str) -> str:
+    """What is compared on which data; a stand-in is never called by what it stands for."""
+    names = sorted({run.record.data.used for run in runs})
+    about = "" if metric in METRICS or "[" in metric else " (evaluate)"
+    return f"{', '.join(names)}: {metric}{about} by strategy"
+
+
+def notes_of(
+    found: Evidence,
+    members: Sequence[Member],
+    aligned: Aligned,
+    standings: Sequence[Standing],
+    reference: str,
+) -> list[str]:
+    """What a reader of the numbers must know."""
+    runs = [run for member in members for run in member.finished]
+    notes = [*found.notes, *aligned.notes]
+    notes += [f"{member.label}: {note}" for member in members for note in member.notes]
+    steps = sorted({run.record.steps for run in runs})
+    if len(steps) > 1:
+        notes.append(f"the runs took different numbers of steps: {steps[0]} to {steps[-1]}")
+    inexact = [run.where for run in runs if not run.record.exact]
+    if inexact:
+        notes.append(f"{counted(len(inexact), 'run is', 'runs are')} inexact: {listed(inexact)}")
+    stand_ins = {run.record.data.asked for run in runs if run.record.data.stand_in}
+    notes += [f"a stand-in was scored, not {name}" for name in sorted(stand_ins)]
+    return notes + of_comparisons(standings, reference)
+
+
+def of_comparisons(standings: Sequence[Standing], reference: str) -> list[str]:
+    """Strategies that could not be compared with the reference."""
+    missing = [
+        each.label
+        for each in standings
+        if each.seeds and each.difference is None and each.label != reference
+    ]
+    if not missing:
+        return []
+    why = "for want of a common seed or of predictions"
+    return [f"not compared with {reference}, {why}: {listed(missing)}"]

@@ -1,0 +1,224 @@
+"""Verdict: what to ship, at what cost and how sure, in words that the numbers carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+from scipy.special import gammaincinv
+
+from peftkit.differences import LEVEL
+from peftkit.evidence import counted
+from peftkit.standings import Difference, Standing
+
+ENOUGH_SEEDS = 5
+FEW_ROWS = 100
+"""Below these, intervals that rest on sums of many rows are rough."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a verdict is about."""
+
+    standings: Sequence[Standing]
+    reference: str
+    metric: str
+    margin: float
+    rows: int
+    baseline: float | None
+    """The majority class's score on the same rows."""
+    mixed: tuple[str, ...] = ()
+    """Facts in which the runs differ, where that was allowed."""
+
+    @property
+    def scored(self) -> list[Standing]:
+        """Strategies that have a mean."""
+        return [each for each in self.standings if each.mean is not None]
+
+    @property
+    def compared(self) -> list[tuple[Standing, Difference]]:
+        """Strategies with their difference to the reference."""
+        return [(each, each.difference) for each in self.scored if each.difference is not None]
+
+    @property
+    def base(self) -> Standing:
+        """The reference's row."""
+        return next(each for each in self.standings if each.label == self.reference)
+
+    @property
+    def seeds(self) -> int:
+        """The fewest seeds that a comparison rests on."""
+        return min((len(found.seeds) for _, found in self.compared), default=0)
+
+
+def verdict(question: Question) -> list[str]:
+    """Sentences, the answer first."""
+    scored = question.scored
+    if not scored:
+        return ["Nothing to ship: no run has a score."]
+    if len(scored) == 1:
+        [only] = scored
+        told = f"Only {only.label} has a score ({only.mean:.4f}): there is nothing to compare with."
+        return [told, *of_baseline(question, only)]
+    if not question.compared:
+        return [
+            "No verdict: no two strategies share a seed and predictions of the same test rows, so "
+            "their scores are no comparison."
+        ]
+    chosen, why = choice(question)
+    return [
+        f"Ship {chosen.label}: {why}",
+        *of_mixture(question),
+        *cost_of(question, chosen),
+        *of_baseline(question, chosen),
+        *of_groups(question),
+        *of_failures(question),
+        *of_limits(question),
+    ]
+
+
+def choice(question: Question) -> tuple[Standing, str]:
+    """The strategy to ship and why: the cheapest of those shown to beat the reference; else the
+    cheapest of those shown to be at most the margin below it; else the reference."""
+    sound = [(each, d) for each, d in question.compared if not each.failures]
+    winners = [(each, d) for each, d in sound if d.p_corrected < LEVEL and d.value > 0]
+    near = [
+        (each, d)
+        for each, d in sound
+        if d.joint_low > -question.margin and cheapness((each, d)) < weight(question.base)
+    ]
+    if winners or near:
+        chosen, found = min(winners or near, key=cheapness)
+        if winners:
+            shown = f"it is better than {question.reference}"
+        else:
+            shown = f"it is at most {points(question.margin)} below {question.reference}"
+        return chosen, f"{shown} ({told(found)})."
+    best, nearest = max(question.compared, key=lambda each: each[1].joint_low)
+    return question.base, (
+        f"nothing else is shown to be better, nor anything cheaper to be at most "
+        f"{points(question.margin)} below it. Nearest is {best.label} ({told(nearest)})."
+    )
+
+
+def weight(standing: Standing) -> float:
+    """Trainable parameters; unknown counts as the most."""
+    return float("inf") if standing.trainable is None else float(standing.trainable)
+
+
+def cheapness(found: tuple[Standing, Difference]) -> float:
+    """Trainable parameters of a compared strategy."""
+    return weight(found[0])
+
+
+def points(value: float) -> str:
+    """A score's difference in points: hundredths."""
+    return f"{100 * value:.1f} points"
+
+
+def told(found: Difference) -> str:
+    """A difference with the interval that holds jointly, and its p."""
+    ends = f"{100 * found.joint_low:+.1f} to {100 * found.joint_high:+.1f}"
+    seeds = counted(len(found.seeds), "seed", "seeds")
+    return (
+        f"{100 * found.value:+.1f} points, {ends} with 95 % certainty for all comparisons at once, "
+        f"p = {found.p_corrected:.2g} after Holm, {seeds}, {found.rows:,} test rows"
+    )
+
+
+def cost_of(question: Question, chosen: Standing) -> list[str]:
+    """What the choice costs, beside the reference."""
+    parts = []
+    if chosen.trainable is not None and chosen.share is not None:
+        parts.append(f"it trains {chosen.trainable:,} weights ({chosen.share:.2%} of all)")
+    names = {"train_seconds": "training time", "peak_bytes": "peak memory"}
+    for name, words in names.items():
+        own, base = chosen.measures[name], question.base.measures[name]
+        if "hardware" in question.mixed or chosen is question.base:
+            continue
+        if own and base and base.median > 0:
+            parts.append(f"{own.median / base.median:.2f} times {question.reference}'s {words}")
+    size = chosen.measures["artefact_bytes"]
+    if size:
+        parts.append(f"{size.median / 2**20:.2f} MiB on disk")
+    return [f"The cost: {', '.join(parts)}."] if parts else []
+
+
+def of_mixture(question: Question) -> list[str]:
+    """A warning where runs that do not belong together stand in one table."""
+    if not question.mixed:
+        return []
+    what = ", ".join(question.mixed)
+    return [f"Beware: these runs differ in more than their strategy ({what}), as was allowed."]
+
+
+def of_baseline(question: Question, chosen: Standing) -> list[str]:
+    """A warning where the choice is not shown to beat always answering the majority class."""
+    if question.baseline is None or chosen.mean is None:
+        return []
+    bar = chosen.low if chosen.low is not None else chosen.mean
+    if bar > question.baseline:
+        return []
+    return [
+        f"Beware: {chosen.label} is not shown to beat always answering the majority class "
+        f"({question.metric} {question.baseline:.4f})."
+    ]
+
+
+def of_groups(question: Question) -> list[str]:
+    """What can't be told apart."""
+    compared = [each for each in question.scored if each.groups]
+    if len(compared) < 2:
+        return []
+    if set.intersection(*[set(each.groups) for each in compared]):
+        return [f"No two of the {len(compared)} strategies can be told apart."]
+    return ["Strategies that share a group's letter cannot be told apart."]
+
+
+def of_failures(question: Question) -> list[str]:
+    """Strategies whose mean is over the seeds that survived."""
+    partly = [each for each in question.scored if each.failures]
+    return [
+        f"{each.label} failed in {len(each.failures)} of {len(each.runs)} runs "
+        f"({each.failures[0].status}): its mean is over those that did not, and it is not shipped."
+        for each in partly
+    ]
+
+
+def of_limits(question: Question) -> list[str]:
+    """What so few seeds and rows cannot show."""
+    said = []
+    smallest = sorted(found.detectable for _, found in question.compared)
+    shown = (
+        f"a true difference to {question.reference} below {100 * smallest[0]:.1f} to "
+        f"{100 * smallest[-1]:.1f} points, depending on the strategy (from there on 80 % are found)"
+    )
+    seeds = question.seeds
+    if seeds == 1:
+        said.append(
+            "One seed: intervals and p-values are about these very weights on other test rows. "
+            "Whether another seed would give the same answer cannot be shown."
+        )
+    elif seeds < ENOUGH_SEEDS:
+        low, high = deviation_factors(seeds)
+        said.append(
+            f"With {seeds} seeds it cannot be shown: {shown}; an order within a group; how much a "
+            f"strategy varies over seeds (the true deviation is {low:.1f} to {high:.1f} times the "
+            "one in the table)."
+        )
+    else:
+        said.append(f"These seeds and rows cannot show {shown}.")
+    if question.rows < FEW_ROWS:
+        said.append(
+            f"{question.rows} test rows are few: intervals and p-values are rough, whatever the "
+            "number of seeds."
+        )
+    return said
+
+
+def deviation_factors(seeds: int) -> tuple[float, float]:
+    """The ends of a normal deviation's 95 % interval as multiples of the one found (chi-square)."""
+    freedom = seeds - 1
+    low, high = (sqrt(freedom / (2 * gammaincinv(freedom / 2, q))) for q in (0.975, 0.025))
+    return low, high
