@@ -96,7 +96,7 @@ def refusal(cell: Cell) -> str | None:
 
 
 def cells() -> list[Cell]:
-    """Every cell of this session: CI's part, or the whole product (PEFTKIT_MATRIX=whole)."""
+    """Every cell of this test run: CI's part, or the whole product (PEFTKIT_MATRIX=whole)."""
     models = CLASSIFIERS if WHOLE else MODELS
     found = [Cell(way, model, held) for way in WAYS for model in models for held in HELD]
     found += [Cell(way, model) for way in EVERYWHERE for model in CLASSIFIERS]
