@@ -17,7 +17,7 @@ quick: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal \
 	    -m "not slow and not network" $(PYTEST_ARGS)
 
-# every strategy on every architecture, held in every way: hours
+# every strategy on every architecture, held in every way: much longer than the tests
 matrix: $(STAMP)
 	PEFTKIT_MATRIX=whole $(BIN)/python -m pytest tests/test_behaviours.py -k contract -n 2 \
 	    --matrix-to=benchmarks/measurements/matrix_whole.json $(PYTEST_ARGS)

@@ -8,7 +8,7 @@ from typing import Any
 from peftkit.disk import write_json
 from peftkit.errors import RunError
 from peftkit.recipe import Recipe
-from peftkit.sources import Source, fingerprint, sha256_of
+from peftkit.sources import Source, base_fingerprint, sha256_of
 
 SEAL = "artefact.json"
 """Written last into an artefact."""
@@ -30,7 +30,7 @@ def seal(folder: Path, recipe: Recipe, base: Source, names: tuple[str, ...]) -> 
             "labels": names,
             "base": {
                 **base.model_dump(include={"asked", "used", "identity", "note"}),
-                "fingerprint": fingerprint(Path(base.location)),
+                "fingerprint": base_fingerprint(Path(base.location)),
             },
             "files": {
                 path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
@@ -60,7 +60,7 @@ def check(folder: Path, base: Source) -> dict[str, Any]:
             "copy, or train again"
         )
     was = said["base"]
-    if fingerprint(Path(base.location)) != was["fingerprint"]:
+    if base_fingerprint(Path(base.location)) != was["fingerprint"]:
         raise RunError(
             f"{folder}: was trained on {was['used']}, whose configuration or tensors' shapes are "
             f"not those of {base.used} - load it on {was['used']}"
@@ -75,7 +75,10 @@ def read_seal(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
         hint = f"there are {', '.join(sorted(there))}" if there else "the folder is empty or absent"
-        raise RunError(f"{folder}: is no artefact of peftkit: {SEAL} is missing ({hint})")
+        raise RunError(
+            f"{folder}: is no artefact of peftkit: {SEAL} is missing ({hint}) - "
+            "name a run whose artefact is whole, or train again"
+        )
     try:
         said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -21,7 +21,7 @@ from peftkit.encoding import encode
 from peftkit.errors import PeftkitError, RunError, RunStopped
 from peftkit.evaluation import predict, prediction_rows
 from peftkit.model import Assembled, assemble, blueprint, load_tokenizer
-from peftkit.planning import predicted_peak_bytes
+from peftkit.planning import estimate
 from peftkit.probe import is_out_of_memory, out_of_memory
 from peftkit.recipe import Recipe
 from peftkit.record import Cost, Proof, RunFolder, RunRecord, WorldRecord
@@ -62,7 +62,8 @@ class Attempt:
 
     def make(self) -> RunRecord:
         """Load, train, evaluate, prove, record; a failure is recorded too."""
-        blueprint(self.recipe, self.model.location, ["0", "1"])  # what misfits, before data load
+        # what misfits is refused before data are read; the estimate of the peak needs it again
+        self.outline = blueprint(self.recipe, self.model.location, ["0", "1"])
         material = self._load()
         with writing(self.folder.path):
             on_main(self.world, lambda: self._begin(material))
@@ -194,9 +195,13 @@ class Attempt:
             padding_share=1 - outcome.tokens / outcome.positions,
             peak_bytes=peak[0],
             peak_reserved_bytes=peak[1],
-            predicted_peak_bytes=predicted_peak_bytes(
-                self.recipe, self.model, outcome.micro_batch_size, longest, self.world.precision
-            ),
+            predicted_peak_bytes=estimate(
+                self.recipe,
+                *self.outline,
+                outcome.micro_batch_size,
+                longest,
+                self.world.precision,
+            ).total,
             artefact_bytes=folder_bytes(self.folder.artefact),
         )
 

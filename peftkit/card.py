@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from peftkit.compose import Composition
 from peftkit.recipe import Recipe
 from peftkit.record import RunRecord
 from peftkit.tasks import Task
@@ -58,8 +59,6 @@ def model_card(record: RunRecord) -> str:
 
 def recipe_of(record: RunRecord) -> Recipe:
     """The recipe that a record was made by."""
-    from peftkit.compose import Composition
-
     return Recipe.of(Composition(record.name, record.recipe))
 
 
@@ -68,24 +67,24 @@ def metadata(record: RunRecord, recipe: Recipe) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     task, headline = recipe.task.pipeline_tag, record.scores.get(record.headline)
-    results = [
-        EvalResult(
-            task_type=task,
-            dataset_type=record.data.used,
-            dataset_name=record.data.used,
-            metric_type=record.headline,
-            metric_value=headline.value,
-        )
-        for _ in [0]
-        if headline is not None
-    ]
+    results = None
+    if headline is not None:
+        results = [
+            EvalResult(
+                task_type=task,
+                dataset_type=record.data.used,
+                dataset_name=record.data.used,
+                metric_type=record.headline,
+                metric_value=headline.value,
+            )
+        ]
     data = ModelCardData(
         base_model=record.model.used,
-        library_name="transformers" if recipe.strategy.loads_with == "transformers" else "peft",
+        library_name=recipe.strategy.loads_with,
         pipeline_tag=task,
         tags=["peftkit", recipe.strategy.kind],
         model_name=record.name if results else None,
-        eval_results=results or None,
+        eval_results=results,
     )
     return f"{data.to_yaml()}\n"
 

@@ -7,7 +7,7 @@ from peftkit.errors import Fault, RecipeError
 from peftkit.recipe import Recipe
 from peftkit.record import ParameterCount
 from peftkit.registry import Settings
-from peftkit.sources import Source, find_model, local_path, shipped_config
+from peftkit.sources import find_model, local_path, shipped_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -122,16 +122,6 @@ def planned_micro_batch(recipe: Recipe) -> int:
         return training.micro_batch_size
     most = max(1, tokens_a_pass(recipe) // recipe.data.max_length)
     return largest_divisor(training.batch_size, most)
-
-
-def predicted_peak_bytes(
-    recipe: Recipe, model: Source, micro: int, longest: int, precision: str
-) -> int:
-    """The estimate for a run whose micro-batch and longest row are known."""
-    from peftkit.model import blueprint
-
-    module, parameters = blueprint(recipe, model.location, ["0", "1"])
-    return estimate(recipe, module, parameters, micro, longest, precision).total
 
 
 def estimate(

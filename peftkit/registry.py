@@ -74,12 +74,20 @@ class Component(Settings):
 
     @classmethod
     def nicknames(cls) -> dict[str, dict[str, Any]]:
-        """Every alias in this family, with the settings that it stands for, its kind among them."""
-        return {
-            alias: {"kind": kind, **settings}
-            for kind, each in cls.kinds().items()
-            for alias, settings in vars(each).get("aliases", {}).items()
-        }
+        """Every alias in this family, with the settings that it stands for, its kind among them.
+
+        Raises `RecipeError` where an alias is another's name.
+        """
+        kinds = cls.kinds()
+        found: dict[str, dict[str, Any]] = {}
+        for kind, each in kinds.items():
+            for alias, settings in vars(each).get("aliases", {}).items():
+                if alias in kinds or alias in found:
+                    other = alias if alias in kinds else found[alias]["kind"]
+                    what = f"{alias!r} is an alias of {kind!r} and taken by {other!r} - rename one"
+                    raise RecipeError("a name is taken twice:", [Fault(cls.family, what)])
+                found[alias] = {"kind": kind, **settings}
+        return found
 
     @classmethod
     def parse(cls, value: object, path: str) -> Self:

@@ -74,8 +74,8 @@ class SharedBase:
         Rows of the same run go through the model together. Raises `RunError` for a name that is not
         held, `DataError` where there are not as many names as texts.
         """
-        chosen, given = list(texts), [runs] if isinstance(runs, str) else list(runs)
-        named = given * len(chosen) if isinstance(runs, str) else given
+        chosen = list(texts)
+        named = [runs] * len(chosen) if isinstance(runs, str) else list(runs)
         if len(named) != len(chosen):
             raise DataError(f"{len(chosen)} texts and {len(named)} runs - name one run a text")
         for name in dict.fromkeys(named):

@@ -386,9 +386,10 @@ def test_every_strategy_trains_a_translation_model_and_is_loaded_again(
     assert not torch.equal(found, before)
 
 
-def test_full_leaves_the_sinusoids_of_marian_alone() -> None:
+@pytest.mark.parametrize("kind", ["full", "gradual"])
+def test_what_trains_all_leaves_the_sinusoids_of_marian_alone(kind: str) -> None:
     model = AutoModelForSeq2SeqLM.from_pretrained(find_model("tiny-marian").location)
-    module = Strategy.parse("full", "strategy").adapt(model, Rephrasing(kind="rephrasing"))
+    module = Strategy.parse(kind, "strategy").adapt(model, Rephrasing(kind="rephrasing"))
     still = [name for name, p in module.named_parameters() if not p.requires_grad]
     assert still == [f"model.{part}.embed_positions.weight" for part in ("encoder", "decoder")]
 

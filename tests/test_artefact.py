@@ -14,7 +14,7 @@ import torch
 import peftkit
 from peftkit.artefact import SEAL, check, seal
 from peftkit.errors import RunError
-from peftkit.sources import find_model, fingerprint
+from peftkit.sources import base_fingerprint, find_model
 from peftkit.tables import record_rows
 from toys import NAMES, assembled, toy
 
@@ -112,18 +112,18 @@ def test_a_fingerprint_is_of_shapes_and_configuration_not_of_training(tmp_path: 
     from safetensors.torch import load_file, save_file
 
     base = Path(shutil.copytree(find_model("tiny-bert").location, tmp_path / "base"))
-    was = fingerprint(base)
+    was = base_fingerprint(base)
     tensors = load_file(base / "model.safetensors")
     save_file({name: t + 1 for name, t in tensors.items()}, base / "model.safetensors")
     config = json.loads((base / "config.json").read_text())
     for key, value in {"hidden_dropout_prob": 0.5, "transformers_version": "0"}.items():
         (base / "config.json").write_text(json.dumps({**config, key: value}))
-        assert fingerprint(base) == was
+        assert base_fingerprint(base) == was
     (base / "config.json").write_text(json.dumps({**config, "num_attention_heads": 2}))
-    assert fingerprint(base) != was
+    assert base_fingerprint(base) != was
     (base / "config.json").write_text(json.dumps(config))
     save_file({"only": torch.zeros(1)}, base / "model.safetensors")
-    assert fingerprint(base) != was
+    assert base_fingerprint(base) != was
 
 
 def test_the_seal_names_no_folder_of_this_machine(run: Path) -> None:
@@ -160,3 +160,9 @@ def test_the_cards_code_loads_the_artefact_without_peftkit(strategy: str, tmp_pa
     there = [float(word) for word in done.stdout.split()]
     here = list(peftkit.predict(folder, [TEXT])[0]["probabilities"].values())
     assert there == pytest.approx(here, abs=1e-5)
+
+
+def test_the_card_of_what_peftkit_alone_loads_says_so(tmp_path: Path) -> None:
+    card = (trained(tmp_path, "adapter") / "artefact" / "README.md").read_text()
+    assert "library_name: peftkit\n" in card
+    assert "PeftModel" not in card

@@ -134,6 +134,7 @@ def lab(tmp_path: Path) -> Path:
     (package / "strategies.py").write_text(IA3)
     (package / "broken.py").write_text("import no_such_library\n")
     (package / "stops.py").write_text("raise SystemExit(3)\n")
+    (package / "shadow.py").write_text(IA3.replace('"rescale"', '"dora"'))
     (package / "clash.py").write_text(IA3.replace('"rescale"', '"lora"'))
     recipes = tmp_path / "recipes"
     recipes.mkdir()
@@ -189,6 +190,12 @@ def test_a_plug_in_that_fails_says_so_itself_and_nothing_else(
     assert code == 2
     assert f"plugins (command line): plug-in '{module}' does not import (" in text and what in text
     assert "no strategy is called" not in text and "Traceback" not in text
+
+
+def test_a_kind_that_is_anothers_alias_is_refused(lab: Path) -> None:
+    code, text = told(lab, "show", "rescale_tiny", "plugins=[my_lab.shadow]", "strategy=dora")
+    assert code == 2
+    assert "'dora' is an alias of 'lora' and taken by 'dora' - rename one" in text
 
 
 def test_two_classes_of_one_kind_are_refused(lab: Path) -> None:

@@ -366,10 +366,12 @@ def test_a_head_that_peft_does_not_save_is_saved_beside(tmp_path: Path) -> None:
     )
     recipe.strategy.save(this.module, tmp_path)
     assert len(load_file(tmp_path / "head.safetensors")) == 2
+    assert recipe.strategy.loads_with == "peftkit"
     recipe, this = made("tiny-bert", "{kind: peft, method: hra}")
     (tmp_path / "hra").mkdir()
     recipe.strategy.save(this.module, tmp_path / "hra")
     assert not (tmp_path / "hra" / "head.safetensors").exists()
+    assert recipe.strategy.loads_with == "peft"
 
 
 def test_all_linear_layers_are_the_targets_where_none_are_given() -> None:

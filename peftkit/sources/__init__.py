@@ -4,7 +4,7 @@ from pathlib import Path
 
 from peftkit.errors import DataError, nearest
 from peftkit.sources import hub, wheels
-from peftkit.sources.fingerprint import fingerprint
+from peftkit.sources.fingerprint import base_fingerprint
 from peftkit.sources.hub import Absent, Request, hub_reachable
 from peftkit.sources.source import (
     DATA_SUFFIXES,
@@ -24,11 +24,11 @@ __all__ = [
     "Absent",
     "Source",
     "Wheel",
+    "base_fingerprint",
     "cache_folder",
     "data_files",
     "find_dataset",
     "find_model",
-    "fingerprint",
     "hub_reachable",
     "local_path",
     "sha256_of",

@@ -19,7 +19,7 @@ VOLATILE = {
 """Keys of a configuration that say nothing of the base's own weights."""
 
 
-def fingerprint(folder: Path) -> str:
+def base_fingerprint(folder: Path) -> str:
     """sha256 (hex) of a model's configuration and of its tensors' names and shapes.
 
     The same for two trainings of one architecture; what an adapter must fit.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from typing_extensions import Self
 
-from peftkit.architectures import depths_of, head_names
+from peftkit.architectures import constants_of, depths_of, head_names
 from peftkit.errors import Fault
 from peftkit.registry import Component
 
@@ -219,6 +219,14 @@ def unwrap_heads(model: Any) -> None:
 def saved_heads(model: "PreTrainedModel", task: "Task") -> list[str] | None:
     """What PEFT is to train and save beside an adapter: the head, where the task has a new one."""
     return head_names(model) if task.trains_head else None
+
+
+def train_all(model: "PreTrainedModel") -> "nn.Module":
+    """`model` with every weight trainable, but for the constants that some keep among them."""
+    model.requires_grad_(True)
+    for name in constants_of(model):
+        model.get_parameter(name).requires_grad_(False)
+    return model
 
 
 def train_head(model: "PreTrainedModel", task: "Task") -> None:

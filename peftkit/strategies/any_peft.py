@@ -95,6 +95,15 @@ class AnyPeft(PeftStrategy):
         return "num_virtual_tokens" not in settings_of(self.method)
 
     @property
+    def loads_with(self) -> Literal["peftkit", "peft"]:  # type: ignore[override]
+        """PEFT alone, but where it leaves the head out, which is then saved beside."""
+        return "peft" if self._saves_heads else "peftkit"
+
+    @property
+    def _saves_heads(self) -> bool:
+        return "modules_to_save" in all_settings_of(self.method)
+
+    @property
     def starts_as(self) -> str | None:  # type: ignore[override]
         """That nobody here knows."""
         return f"what PEFT's {self.method} starts as is not known here"
@@ -106,7 +115,7 @@ class AnyPeft(PeftStrategy):
         known, settings = settings_of(self.method), dict(self.config)
         if "target_modules" in known and "feedforward_modules" not in known:  # one needs both
             settings.setdefault("target_modules", linear_layers(model))
-        if "modules_to_save" in {*all_settings_of(self.method)}:
+        if self._saves_heads:
             settings["modules_to_save"] = saved_heads(model, task)
         made = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[self.method.upper()]]
         return made(task_type=task.peft_type, **settings)

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from peftkit.architectures import constants_of
-from peftkit.strategies import Pace, Strategy, slower_below
+from peftkit.strategies import Pace, Strategy, slower_below, train_all
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,11 +28,8 @@ class Full(Strategy):
     trained_file: ClassVar[str] = "model.safetensors"
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
-        """The model with every weight trainable (not the constants that some keep among them)."""
-        model.requires_grad_(True)
-        for name in constants_of(model):
-            model.get_parameter(name).requires_grad_(False)
-        return model
+        """The model with every weight trainable."""
+        return train_all(model)
 
     def paces(self, model: "nn.Module") -> dict[str, Pace]:
         """Slower the further from the head."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from peftkit.architectures import depths_of
-from peftkit.strategies import Pace, Strategy
+from peftkit.strategies import Pace, Strategy, train_all
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +34,7 @@ class Gradual(Strategy):
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
         """The model with every weight trainable."""
-        return model.requires_grad_(True)
+        return train_all(model)
 
     def paces(self, model: "nn.Module") -> dict[str, Pace]:
         """Later, and slower, the further from the head."""
