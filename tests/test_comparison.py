@@ -9,10 +9,10 @@ from scipy import stats
 from scipy.special import ndtri
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 
-from peftkit.comparison import Spread, tails
-from peftkit.differences import differences, weights_of
-from peftkit.families import groups, holm, letters
-from peftkit.row_scores import row_scores
+from peftkit.reporting.comparison import Spread, tails
+from peftkit.reporting.differences import differences, weights_of
+from peftkit.reporting.families import groups, holm, letters
+from peftkit.reporting.row_scores import row_scores
 
 SIMULATIONS = 1000
 DIFFICULTY, TASTE = 0.85, 0.05

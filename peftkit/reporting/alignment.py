@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peftkit.errors import Fault, RunError
-from peftkit.evidence import Run, counted, listed
-from peftkit.prediction_files import read_predictions
-from peftkit.row_scores import row_scores
+from peftkit.reporting.evidence import Run, counted, listed
+from peftkit.reporting.prediction_files import read_predictions
+from peftkit.reporting.row_scores import row_scores
 
 if TYPE_CHECKING:
     import pyarrow

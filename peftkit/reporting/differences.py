@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftkit.comparison import Spread
-from peftkit.families import groups, holm, letters
 from peftkit.registry import Settings
-from peftkit.standings import Difference
+from peftkit.reporting.comparison import Spread
+from peftkit.reporting.families import groups, holm, letters
+from peftkit.reporting.standings import Difference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

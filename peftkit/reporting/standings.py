@@ -10,11 +10,11 @@ from typing import Any
 
 from pydantic import Field
 
-from peftkit.evidence import Run, by_key, value_at
 from peftkit.listing import flat
-from peftkit.mixture import one_a_seed, plain_recipe, strategy_key
 from peftkit.record import RunRecord
 from peftkit.registry import Settings
+from peftkit.reporting.evidence import Run, by_key, value_at
+from peftkit.reporting.mixture import one_a_seed, plain_recipe, strategy_key
 
 MOST_LABEL = 80
 """Letters of a strategy's label."""

@@ -7,18 +7,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftkit.alignment import Aligned, align
-from peftkit.differences import Differences, Pair, differences
 from peftkit.disk import write_text, writing
 from peftkit.errors import Fault, RunError, nearest
-from peftkit.evidence import Evidence, Run, counted, gather, listed
 from peftkit.metrics import METRICS
-from peftkit.mixture import differing, mixtures, refuse
-from peftkit.pareto import AXES, fronts
 from peftkit.record import RunRecord
 from peftkit.registry import Settings
-from peftkit.standings import Member, Standing, members_of, seconds_to, standing_of
-from peftkit.verdict import Question, verdict
+from peftkit.reporting.alignment import Aligned, align
+from peftkit.reporting.differences import Differences, Pair, differences
+from peftkit.reporting.evidence import Evidence, Run, counted, gather, listed
+from peftkit.reporting.mixture import differing, mixtures, refuse
+from peftkit.reporting.pareto import AXES, fronts
+from peftkit.reporting.standings import Member, Standing, members_of, seconds_to, standing_of
+from peftkit.reporting.verdict import Question, verdict
 
 REPORT_SCHEMA = 1
 
@@ -47,13 +47,13 @@ class Report(Settings):
     notes: list[str]
 
     def __str__(self) -> str:
-        from peftkit.rendering import markdown
+        from peftkit.reporting.rendering import markdown
 
         return markdown(self)
 
     def write(self, folder: Path) -> list[Path]:
         """Write `report.md`, `report.csv` and `report.json` into `folder`, each at once."""
-        from peftkit.rendering import markdown, sheet
+        from peftkit.reporting.rendering import markdown, sheet
 
         paths = [folder / f"report.{ending}" for ending in ("md", "csv", "json")]
         with writing(folder, "--to"):

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 
 from scipy.special import stdtrit
 
-from peftkit.differences import Pair
-from peftkit.standings import Standing
+from peftkit.reporting.differences import Pair
+from peftkit.reporting.standings import Standing
 
 AXES = ("trainable", "peak_bytes", "train_seconds")
 """Costs that a front is drawn over."""

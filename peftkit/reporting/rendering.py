@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from peftkit.curves import printable
-from peftkit.standings import Measure, Standing
+from peftkit.reporting.standings import Measure, Standing
 
 if TYPE_CHECKING:
     from peftkit.reporting import Report

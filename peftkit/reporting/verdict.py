@@ -8,9 +8,9 @@ from math import sqrt
 
 from scipy.special import gammaincinv
 
-from peftkit.differences import LEVEL
-from peftkit.evidence import counted
-from peftkit.standings import Difference, Standing
+from peftkit.reporting.differences import LEVEL
+from peftkit.reporting.evidence import counted
+from peftkit.reporting.standings import Difference, Standing
 
 ENOUGH_SEEDS = 5
 FEW_ROWS = 100

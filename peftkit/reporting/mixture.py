@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from peftkit.errors import Fault, RunError
-from peftkit.evidence import Run, by_key, counted, listed
 from peftkit.record import RunRecord
+from peftkit.reporting.evidence import Run, by_key, counted, listed
 
 SPLITTING = ("seed", "validation", "test", "limit", "columns", "overlap", "subset", "label")
 """Data settings that choose rows or labels."""
