@@ -1,5 +1,10 @@
-"""Filing: a finished run's record and predictions into benchmarks/records, without paths."""
+"""Filing: records and predictions into benchmarks/records, without paths.
 
+python benchmarks/filing.py runs/imdb: all runs of a comparison, and its report into
+benchmarks/report.
+"""
+
+import argparse
 import gzip
 import json
 from pathlib import Path
@@ -9,7 +14,8 @@ RECORDS = Path(__file__).parent / "records"
 
 
 def file_record(record: dict[str, Any], folder: Path, comparison: str) -> None:
-    """Copy a run's record, without the paths of this machine, and its predictions, compressed."""
+    """Copy a run's record, without the paths of this machine, its predictions, compressed, and of
+    its log the evaluations."""
     to = RECORDS / comparison / folder.name
     to.mkdir(parents=True, exist_ok=True)
     for source in (record["model"], record["data"]):
@@ -18,5 +24,30 @@ def file_record(record: dict[str, Any], folder: Path, comparison: str) -> None:
     record["recipe"]["data"]["path"] = record["data"]["asked"] = record["data"]["used"] = name
     (to / "record.json").write_text(json.dumps(record, indent=1) + "\n")
     # no time stamp inside: the same predictions give the same file
-    packed = gzip.compress((folder / "predictions.jsonl").read_bytes(), mtime=0)
-    (to / "predictions.jsonl.gz").write_bytes(packed)
+    predictions = folder / "predictions.jsonl"
+    if predictions.is_file():  # a run that failed has none
+        packed = gzip.compress(predictions.read_bytes(), mtime=0)
+        (to / "predictions.jsonl.gz").write_bytes(packed)
+    if (folder / "log.jsonl").is_file():
+        evaluations = [
+            line for line in (folder / "log.jsonl").read_text().splitlines() if "eval_score" in line
+        ]
+        (to / "log.jsonl").write_text("".join(f"{line}\n" for line in evaluations))
+
+
+def main() -> None:
+    """File a comparison's runs and report on what is filed."""
+    from peftkit.reporting import report
+
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("comparison", type=Path, help="a comparison's folder, as runs/imdb")
+    folder = options.parse_args().comparison
+    for path in sorted((folder / "runs").glob("*/record.json")):
+        file_record(json.loads(path.read_text()), path.parent, folder.name)
+    made = report(RECORDS / folder.name)
+    for path in made.write(RECORDS.parent / "report" / folder.name):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ from peftkit.display import peak_resident_bytes
 from peftkit.encoding import encode
 from peftkit.model import assemble, load_tokenizer
 from peftkit.recipe import Recipe
-from peftkit.record import RunFolder
+from peftkit.run_folder import RunFolder
 from peftkit.sources import Source, find_model
 from peftkit.training import fit
 from peftkit.world import World

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit import hub_kernels
 
 if TYPE_CHECKING:
+    from peftkit.comparing import compare
     from peftkit.errors import DataError, PeftkitError, RecipeError, RunError
     from peftkit.planning import plan
     from peftkit.predicting import predict
@@ -22,6 +23,7 @@ PUBLIC = {
     "RecipeError": "errors",
     "RunError": "errors",
     "SharedBase": "shared_base",
+    "compare": "comparing",
     "new": "starting",
     "plan": "planning",
     "predict": "predicting",
@@ -35,6 +37,7 @@ __all__ = [
     "RecipeError",
     "RunError",
     "SharedBase",
+    "compare",
     "new",
     "plan",
     "predict",

@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("data", type=Path, help="a csv, tsv, json, jsonl or parquet file, or a folder")
     new.add_argument("--to", type=Path, help="the recipe to write (default: recipes/NAME.yaml)")
     add_predict(verb("predict", "a finished run's word on new texts", "one JSON object a line"))
+    add_compare(verb("compare", "strategies held against each other, each tuned alike"))
     add_report(verb("report", "runs side by side: costs, scores and how sure the differences are"))
     return top
 
@@ -121,10 +122,23 @@ def add_predict(options: argparse.ArgumentParser) -> None:
     options.add_argument("--out", type=Path, help="where to write it with labels (default: here)")
 
 
+def add_compare(options: argparse.ArgumentParser) -> None:
+    """What `compare` takes: a comparison, and how to share its work."""
+    options.add_argument("file", type=Path, help="the comparison, as benchmarks/imdb.yaml")
+    options.add_argument("settings", nargs="*", metavar="key=value", help="settings to change")
+    options.add_argument("--runs", type=Path, default=Path("runs"), help="where its folder lies")
+    options.add_argument("--to", type=Path, help="folder for the report (default: its own)")
+    options.add_argument("--workers", type=count, help="runs at a time (default: one a GPU)")
+    options.add_argument("--plan", action="store_true", help="say what it will take, and stop")
+    options.add_argument("--join", action="store_true", help="help another process with its runs")
+    options.add_argument("--retry", action="store_true", help="try runs again that failed")
+
+
 def add_report(options: argparse.ArgumentParser) -> None:
     """What `report` takes: records, and where to write."""
     options.add_argument("records", nargs="+", type=Path, help="runs, or folders of runs")
-    options.add_argument("--to", type=Path, help="folder for report.md, report.csv, report.json")
+    options.add_argument("--to", type=Path, help="folder for the page, tables and pictures")
+    options.add_argument("--png", action="store_true", help="write the pictures as PNG, too")
     options.add_argument("--reference", help="strategy to compare with (default: full)")
     options.add_argument("--metric", help="score to compare (default: the records' headline)")
     options.add_argument(

@@ -16,21 +16,26 @@ from peftkit.checkpoints import is_whole, numbered
 from peftkit.curves import draw_curves
 from peftkit.data import Splits
 from peftkit.disk import check_space, folder_bytes, write_text, writing
-from peftkit.display import peak_bytes
+from peftkit.display import forget_peak, peak_bytes
 from peftkit.encoding import encode
 from peftkit.errors import PeftkitError, RunError, RunStopped
 from peftkit.evaluation import predict, prediction_rows
 from peftkit.model import Assembled, assemble, blueprint, load_tokenizer
 from peftkit.planning import estimate
 from peftkit.probe import is_out_of_memory, out_of_memory
+from peftkit.proof import reason_of
 from peftkit.recipe import Recipe
-from peftkit.record import Cost, Proof, RunFolder, RunRecord, WorldRecord
+from peftkit.record import Cost, Proof, RunRecord, Tuning, WorldRecord
+from peftkit.recording import Hopeless
 from peftkit.reload import LARGEST_RELOAD_DIFFERENCE, reload_difference
+from peftkit.run_folder import RunFolder
 from peftkit.sources import Source
 from peftkit.tasks import Predictions, Scored
 from peftkit.training import Outcome, fit
 from peftkit.world import World, on_main, on_main_first, say, versions
 
+Peaks = tuple[int, int | None, int | None]
+"""Largest memory until the test split is scored, the allocator's own, and while it is scored."""
 BYTES_A_TRAINED_WEIGHT = 16
 """In a checkpoint: weight, fp32 master and two moments, rounded up."""
 
@@ -55,10 +60,13 @@ class Attempt:
         data: Source,
         folder: RunFolder,
         world: World,
-        inexact: bool,
+        inexact: bool = False,
+        tuning: Tuning | None = None,
     ) -> None:
         self.recipe, self.model, self.data = recipe, model, data
         self.folder, self.world, self.inexact = folder, world, inexact
+        self.tuning = tuning
+        self.hopeless: Hopeless | None = None
 
     def make(self) -> RunRecord:
         """Load, train, evaluate, prove, record; a failure is recorded too."""
@@ -70,7 +78,12 @@ class Attempt:
         try:
             with writing(self.folder.path):
                 outcome = fit(
-                    self.recipe, material.assembled, material.examples, self.folder, self.world
+                    self.recipe,
+                    material.assembled,
+                    material.examples,
+                    self.folder,
+                    self.world,
+                    self.hopeless,
                 )
                 record = self._conclude(material, outcome)
         except RunStopped:
@@ -134,19 +147,20 @@ class Attempt:
 
     def _conclude(self, material: Material, outcome: Outcome) -> RunRecord:
         """Score the test split on all ranks; the rest is rank 0's."""
-        peak, began = peak_bytes(), time.monotonic()
+        peak, apart, began = peak_bytes(), forget_peak(), time.monotonic()
         predictions = scored = None
         if len(material.examples["test"]):
             task = self.recipe.task
             predictions = predict(material.assembled, task, material.examples["test"], self.world)
             majority = most_frequent(material.examples["train"]["labels"])
             scored = task.score(predictions, material.names, majority)
+        evaluating = peak_bytes()[0] if apart and scored else None
         seconds = time.monotonic() - began
 
         def settle() -> RunRecord:
             self._save_artefact(material)
             proof = self._reloaded(material, outcome.proof)
-            cost = self._cost(material, outcome, seconds, peak)
+            cost = self._cost(material, outcome, seconds, (*peak, evaluating))
             if predictions is not None:
                 rows = prediction_rows(material.splits, predictions, material.names)
                 self.folder.write_predictions(rows)
@@ -180,9 +194,7 @@ class Attempt:
         status = proof.status if difference <= LARGEST_RELOAD_DIFFERENCE else "failed"
         return proof.model_copy(update={"reload_difference": difference, "status": status})
 
-    def _cost(
-        self, material: Material, outcome: Outcome, seconds: float, peak: tuple[int, int | None]
-    ) -> Cost:
+    def _cost(self, material: Material, outcome: Outcome, seconds: float, peaks: Peaks) -> Cost:
         """What the run took."""
         longest = max(material.examples["train"]["length"])
         return Cost(
@@ -193,8 +205,9 @@ class Attempt:
             tokens_per_second=outcome.tokens / outcome.seconds,
             samples_per_second=outcome.samples / outcome.seconds,
             padding_share=1 - outcome.tokens / outcome.positions,
-            peak_bytes=peak[0],
-            peak_reserved_bytes=peak[1],
+            peak_bytes=peaks[0],
+            peak_reserved_bytes=peaks[1],
+            peak_evaluate_bytes=peaks[2],
             predicted_peak_bytes=estimate(
                 self.recipe,
                 *self.outline,
@@ -253,6 +266,7 @@ class Attempt:
             "rows": dict(material.splits.facts),
             "notes": [*material.splits.notes, *material.assembled.notes],
             "parameters": material.assembled.parameters,
+            "tuning": self.tuning,
             "headline": self.recipe.task.headline,
             "versions": versions(),
             "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -275,14 +289,3 @@ def most_frequent(labels: Iterable[int]) -> int:
     """The most frequent label; the lowest of several."""
     counts = Counter(labels)
     return max(sorted(counts), key=lambda label: counts[label])
-
-
-def reason_of(proof: Proof) -> str | None:
-    """Why the proof failed, naming the tensors; None if it did not."""
-    if proof.changed:
-        return f"frozen tensors changed: {', '.join(proof.changed[:5])}"
-    if proof.status == "failed" and proof.unmoved:
-        return f"trained tensors never moved: {', '.join(proof.unmoved[:5])}"
-    if proof.status == "failed":
-        return f"the reloaded artefact's outputs differ by {proof.reload_difference:.3g}"
-    return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.arguments import parser, run_parser
 from peftkit.compose import compose, parse_overrides, recipe_names
+from peftkit.curves import printable
 from peftkit.errors import PeftkitError, RecipeError, RunStopped
 from peftkit.tables import print_rows, record_rows
 
@@ -59,7 +60,9 @@ def guarded(work: Callable[[], Any]) -> int:
 def tell(message: str) -> None:
     """Print a last word, on rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
-        print(message, file=sys.stderr, flush=True)
+        # names out of records and data may hold what a terminal would obey
+        lines = map(printable, message.split("\n"))
+        print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def load(name: str, settings: Sequence[str]) -> "Recipe":
@@ -203,7 +206,7 @@ def new_verb(options: Any) -> None:
 def predict_verb(options: Any) -> None:
     """Predict texts given here, or the rows of a csv file."""
     from peftkit.predicting import predict_file, predictions
-    from peftkit.record import RunFolder
+    from peftkit.run_folder import RunFolder
 
     folder = RunFolder.open(options.run).path
     if options.source is not None:
@@ -220,6 +223,25 @@ def predict_verb(options: Any) -> None:
             print(f"{said['label']}\t{chances}\t{text}")
 
 
+def compare_verb(options: Any) -> None:
+    """Make a comparison, or only say what it will take, or help another process with it."""
+    from peftkit.comparing import Project, compare, join
+
+    shared: dict[str, Any] = {"runs": options.runs, "workers": options.workers}
+    if options.plan:
+        Project.of(options.file, options.settings, **shared).tell()
+        return
+    if options.join:
+        join(options.file, *options.settings, retry=options.retry, **shared)
+        return
+    made = compare(options.file, *options.settings, to=options.to, retry=options.retry, **shared)
+    if options.json:
+        print(made.model_dump_json(indent=1))
+        return
+    for line in made.verdict:
+        print(printable(line))
+
+
 def report_verb(options: Any) -> None:
     """Compare runs; print the page, or write it and print the verdict."""
     from peftkit.reporting import report
@@ -227,15 +249,15 @@ def report_verb(options: Any) -> None:
     made = report(
         options.records, options.reference, options.metric, options.margin, options.allow_mixed
     )
-    paths = made.write(options.to) if options.to is not None else []
+    if options.png and options.to is None:
+        raise RecipeError("--png writes files - name a folder for them with --to")
+    paths = made.write(options.to, options.png) if options.to is not None else []
     if options.json:
         print(made.model_dump_json(indent=1))
         return
     if not paths:
         print(made, end="")
         return
-    from peftkit.curves import printable
-
     for line in [*made.verdict, *(f"not read: {fault}" for fault in made.unread)]:
         print(printable(line))
     print(f"wrote {', '.join(map(str, paths))}")
@@ -249,6 +271,7 @@ VERBS: dict[str, Callable[[Any], None]] = {
     "schema": schema_verb,
     "new": new_verb,
     "predict": predict_verb,
+    "compare": compare_verb,
     "report": report_verb,
 }
 

@@ -14,6 +14,7 @@ from peftkit.errors import RunError
 UNWRITABLE = {
     errno.EACCES: "give another folder with --runs",
     errno.EDQUOT: "free some space, or run with --runs elsewhere",
+    errno.EFBIG: "raise the limit of ulimit -f, or give another folder with --runs",
     errno.EEXIST: "give another folder with --runs",
     errno.ENOSPC: "free some space, or run with --runs elsewhere",
     errno.ENOTDIR: "give another folder with --runs",
@@ -30,12 +31,21 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` at once: a killed process leaves the old file or the new one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` at once."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError:  # a full disk needs its space back
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def settle(path: Path) -> None:

@@ -86,6 +86,22 @@ def peak_bytes() -> tuple[int, int | None]:
     return peak_resident_bytes(), None
 
 
+def forget_peak() -> bool:
+    """Let `peak_bytes` count anew from here; False where the system does not let it."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return True
+    if sys.platform != "linux":
+        return False
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc_pid_clear_refs(5)
+    except OSError:  # kernels without CONFIG_PROC_PAGE_MONITOR, or a closed /proc
+        return False
+    return True
+
+
 def peak_resident_bytes() -> int:
     """Largest resident set of this process.
 

@@ -40,6 +40,10 @@ class RunError(PeftkitError, RuntimeError):
     """The run cannot start, go on or be trusted."""
 
 
+class RunBusy(RunError):
+    """Another process is at work on the run."""
+
+
 class RunStopped(RunError):
     """The run was asked to stop by a signal, saved a checkpoint and can be resumed."""
 

@@ -15,7 +15,8 @@ from peftkit.errors import DataError, RunError, nearest
 from peftkit.evaluation import MAX_TOKENS, forward
 from peftkit.model import Assembled, assemble, load_tokenizer
 from peftkit.recipe import Recipe
-from peftkit.record import RunFolder, RunRecord
+from peftkit.record import RunRecord
+from peftkit.run_folder import RunFolder
 from peftkit.sources import Source, find_model
 from peftkit.world import resting_precision, threads_of_rank
 

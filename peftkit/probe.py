@@ -11,7 +11,7 @@ from peftkit.errors import RunError
 from peftkit.evaluation import on_device
 from peftkit.model import Assembled
 from peftkit.recipe import Recipe
-from peftkit.record import RunFolder
+from peftkit.run_folder import RunFolder
 from peftkit.strategies import trainable
 from peftkit.world import World, any_rank, on_main, say
 

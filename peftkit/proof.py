@@ -71,3 +71,14 @@ def fingerprint(tensor: Tensor) -> bytes:
 def excuse(name: str) -> str | None:
     """Why a trained tensor of this name may stand still, if it may."""
     return next((why for pattern, why in ZERO_GRADIENT.items() if re.search(pattern, name)), None)
+
+
+def reason_of(proof: Proof) -> str | None:
+    """Why the proof failed, naming the tensors; None if it did not."""
+    if proof.changed:
+        return f"frozen tensors changed: {', '.join(proof.changed[:5])}"
+    if proof.status == "failed" and proof.unmoved:
+        return f"trained tensors never moved: {', '.join(proof.unmoved[:5])}"
+    if proof.status == "failed":
+        return f"the reloaded artefact's outputs differ by {proof.reload_difference:.3g}"
+    return None

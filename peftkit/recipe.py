@@ -20,7 +20,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from peftkit.compose import Composition, compose, parse_overrides
-from peftkit.data import Data
+from peftkit.data import FOLDING, Data
 from peftkit.errors import Fault, RecipeError, nearest, workable
 from peftkit.quantization import Quantization, Unquantized
 from peftkit.registry import Component, Settings, import_plugin, parse_settings, refusal
@@ -180,6 +180,9 @@ class Recipe(Settings):
             said["data"].pop(key, None)
         if said["data"].get("subset") is None:  # a named one picks other rows of the same files
             said["data"].pop("subset", None)
+        for key in FOLDING:  # without them a run keeps the name it had before there were any
+            if said["data"].get(key) is None:
+                said["data"].pop(key, None)
         said["data"].pop("kind")
         for key in WITHOUT_EFFECT:
             said["training"].pop(key)

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,14 @@ from peftkit.checkpoints import (
 from peftkit.display import Display
 from peftkit.errors import RunError
 from peftkit.recipe import Recipe
-from peftkit.record import RunFolder
+from peftkit.run_folder import RunFolder
 from peftkit.world import World, any_rank, highest, summed
 
 if TYPE_CHECKING:
     from peftkit.training import Loop
 
+Hopeless = Callable[[int, float | None], bool]
+"""Told of each evaluation's step and score; whether to go on is pointless."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SECONDS_BETWEEN_SIGNALS = 2.0
 """Within these a second signal is the first one's echo: torchrun passes on what a terminal has
@@ -39,6 +42,7 @@ class Recorder(TrainerCallback):
     def __init__(self, recipe: Recipe, folder: RunFolder, world: World) -> None:
         self.recipe, self.folder, self.world = recipe, folder, world
         self.loop: Loop
+        self.hopeless: Hopeless | None = None
         self.seconds = 0.0
         """Time in optimizer steps, over all processes of the run."""
         self.earlier_seconds = 0.0
@@ -179,14 +183,17 @@ class Recorder(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Keep the weights if they are the best so far; stop when patience is at its end."""
+        """Keep the weights if they are the best so far; stop without hope of better ones."""
         best, training = self.best(state.log_history), self.recipe.training
         if training.keep == "best" and best["step"] == state.global_step and self.world.is_main:
             save_trained(
                 self.loop.assembled.module, best_weights(self.folder.checkpoints, best["step"])
             )
-        since = [e for e in state.log_history if "eval_score" in e and e["step"] > best["step"]]
-        if training.patience is not None and len(since) >= training.patience:
+        scored = [entry for entry in state.log_history if "eval_score" in entry]
+        since = [entry for entry in scored if entry["step"] > best["step"]]
+        impatient = training.patience is not None and len(since) >= training.patience
+        latest = scored[-1]
+        if impatient or (self.hopeless and self.hopeless(state.global_step, latest["eval_score"])):
             control.should_training_stop = control.should_save = self._done = True
         self._since = time.monotonic()
 

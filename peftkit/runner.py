@@ -3,18 +3,24 @@
 from pathlib import Path
 
 from peftkit.recipe import Recipe
-from peftkit.record import RunFolder, RunRecord
+from peftkit.record import RunRecord, Tuning
+from peftkit.run_folder import RunFolder
 from peftkit.sources import Source, find_model
 from peftkit.world import World, launched_ranks, on_main, say
 
 
 def train(
-    recipe: Recipe, root: Path = Path("runs"), again: bool = False, inexact: bool = False
+    recipe: Recipe,
+    root: Path = Path("runs"),
+    again: bool = False,
+    inexact: bool = False,
+    tuning: Tuning | None = None,
 ) -> RunRecord:
     """Train, evaluate and record `recipe`; resume what was interrupted, return what is done.
 
     `again` runs a finished recipe once more, beside the first; `inexact` lets a run be resumed in
-    another world than it began in. Every rank returns the same record. Raises `PeftkitError`.
+    another world than it began in; `tuning` says how a comparison chose the learning rate, and goes
+    into the record. Every rank returns the same record. Raises `PeftkitError`.
     """
     # alone, a finished run is found and a taken folder refused before torch is imported
     world = World.enter(recipe.training) if launched_ranks() > 1 else None
@@ -26,7 +32,7 @@ def train(
             from peftkit.attempt import Attempt
 
             world = world or World.enter(recipe.training)
-            return Attempt(recipe, model, data, folder, world, inexact).make()
+            return Attempt(recipe, model, data, folder, world, inexact, tuning).make()
         say(world, f"{folder.path} is finished: nothing to do (--again runs it once more)")
         return record
     finally:

@@ -14,7 +14,7 @@ from peftkit.model import Assembled
 from peftkit.predicting import Text, columns_of, load_run, predicted
 from peftkit.proof import fingerprint
 from peftkit.recipe import Recipe
-from peftkit.record import RunFolder
+from peftkit.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 
 from peftkit.errors import RecipeError
 from peftkit.recipe import Recipe
-from peftkit.record import RunFolder
+from peftkit.run_folder import RunFolder
 from peftkit.world import World
 
 

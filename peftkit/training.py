@@ -33,8 +33,9 @@ from peftkit.optimizer import MasterAdamW, rate_factors, warmup_steps
 from peftkit.probe import fitting_micro_batch
 from peftkit.proof import Witness
 from peftkit.recipe import Recipe
-from peftkit.record import Proof, RunFolder
-from peftkit.recording import Recorder
+from peftkit.record import Proof
+from peftkit.recording import Hopeless, Recorder
+from peftkit.run_folder import RunFolder
 from peftkit.strategies import Companion, trainable
 from peftkit.trainer_arguments import trainer_arguments
 from peftkit.world import World, say, share_of_batch
@@ -58,9 +59,15 @@ class Outcome:
 
 
 def fit(
-    recipe: Recipe, assembled: Assembled, examples: Any, folder: RunFolder, world: World
+    recipe: Recipe,
+    assembled: Assembled,
+    examples: Any,
+    folder: RunFolder,
+    world: World,
+    hopeless: Hopeless | None = None,
 ) -> Outcome:
-    """Train `assembled` by the recipe, from the last whole checkpoint in `folder` if there is one.
+    """Train `assembled` by the recipe, from the last whole checkpoint in `folder` if there is one,
+    until its steps are done or it is `hopeless`.
 
     Raises `RunStopped` after a signal, `RunError` when the loss is not a number or the recipe asks
     for more than the data has.
@@ -72,6 +79,7 @@ def fit(
     witness = Witness(assembled.module)
     micro = fitting_micro_batch(recipe, assembled, examples["train"], share, folder, world)
     loop = Loop(recipe, assembled, examples, folder, world, micro, share // micro)
+    loop.recorder.hopeless = hopeless
     loop.go_on()
     recorder, state = loop.recorder, loop.state
     best = recorder.best(state.log_history)

@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.special import ndtri
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 
-from peftkit.reporting.comparison import Spread, tails
+from peftkit.reporting.comparison import SeedsAndRows, Spread, tails
 from peftkit.reporting.differences import differences, weights_of
 from peftkit.reporting.families import groups, holm, letters
 from peftkit.reporting.row_scores import row_scores
@@ -126,6 +126,20 @@ def test_what_is_called_detectable_is_found_in_four_of_five_cases() -> None:
     assert 0.77 <= found <= 0.83
 
 
+def test_classifiers_that_differ_by_what_is_called_detectable_are_told_apart_as_often() -> None:
+    seeds, rows, deviation = 5, 1000, 0.01
+
+    def spreads(*accuracies: float) -> list[Spread]:
+        rng = np.random.default_rng(8)
+        pairs = simulated(rng, list(accuracies), seeds, rows, deviation)
+        return [Spread.of((one - other).astype(float)) for one, other in pairs]
+
+    ties = spreads(0.85, 0.85)
+    true = float(np.median(np.concatenate([each.detectable() for each in ties])))
+    found = [each.p_values() < 0.05 for each in spreads(0.85 + true / 2, 0.85 - true / 2)]
+    assert 0.74 <= np.mean(np.concatenate(found)) <= 0.86
+
+
 def test_without_rows_the_p_value_is_students_and_without_seeds_the_normals() -> None:
     means, one, none = np.array([0.5, 4.3, 20.0]), np.ones(3), np.zeros(3)
     for seeds in (2, 3, 5, 30):
@@ -234,7 +248,7 @@ def test_strategies_with_other_seeds_are_compared_on_those_they_share() -> None:
         "bad": runs(1, 2, 3, accuracy=0.6),
         "alone": runs(9, accuracy=0.6),
     }
-    found = differences(scores, "good", 1.0)
+    found = differences(scores, "good", SeedsAndRows(1.0))
     assert found.to_reference["bad"].seeds == [1, 2] and "alone" not in found.to_reference
     assert [(pair.first, pair.second) for pair in found.pairs] == [("good", "bad")]
     low, high = found.intervals["good"]

@@ -107,6 +107,10 @@ def test_every_value_is_scikit_learns(rows: int, classes: int, seed: int, decima
         ([0, 2, 1, 1], [0, 0, 1, 1], 3),  # one that is never predicted
         ([0, 0, 0], [1, 1, 1], 2),  # all wrong
         ([1, 1, 1], [1, 1, 1], 2),  # all right, of one class
+        ([0, 1, 2, 3, 4], [4, 4, 4, 4, 4], 5),  # one answer for everything
+        ([0, 1, 2], [1, 2, 0], 3),  # every class predicted, always wrongly
+        ([0] * 99 + [1], [0] * 100, 2),  # the rare class is missed
+        ([0] * 99 + [1], [0] * 98 + [1, 1], 2),
         ([1], [1], 2),
         ([1], [0], 2),
     ],

@@ -10,11 +10,13 @@ import pytest
 
 from peftkit import predicting
 from peftkit.artefact import seal
+from peftkit.disk import write_text
 from peftkit.errors import DataError, RunError
 from peftkit.predicting import columns_of, predict, predict_file
 from peftkit.recipe import Recipe
-from peftkit.record import RunFolder, RunRecord, write_text
+from peftkit.record import RunRecord
 from peftkit.reload import main as reload_difference
+from peftkit.run_folder import RunFolder
 from peftkit.sources import Source, find_model
 from toys import NAMES, assembled, toy, train
 

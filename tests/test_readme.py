@@ -72,6 +72,16 @@ def test_the_errors_in_the_readme_are_the_errors_that_come(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_the_comparison_in_the_readme_goes_to_its_page(tmp_path: Path) -> None:
+    [text] = [block for block in blocks("yaml") if "small.yaml" in block]
+    (tmp_path / "small.yaml").write_text(text)
+    planned, compared = [shell(c, tmp_path) for c in commands("peftkit compare small.yaml")]
+    assert "lora_r-8_4bit\t2 runs" in planned.stdout
+    assert "With 2 seeds it cannot be shown" in compared.stdout
+    assert (tmp_path / "runs" / "small" / "report" / "report.html").is_file()
+
+
+@pytest.mark.slow
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     [code] = blocks("python")
     (tmp_path / "readme.py").write_text(code)
@@ -84,7 +94,15 @@ def test_every_dependency_has_its_reason() -> None:
     project = (ROOT / "pyproject.toml").read_text().partition("[project.optional")[0]
     declared = re.findall(r'^    "([A-Za-z_-]+)[<>=]', project, re.M)
     table = README.partition("## Dependencies")[2]
-    tests_only = {"hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "tensorboard"}
+    tests_only = {
+        "hypothesis",
+        "mypy",
+        "playwright",
+        "pytest",
+        "pytest-xdist",
+        "ruff",
+        "tensorboard",
+    }
     missing = [name for name in declared if name not in table and name not in tests_only]
     assert [
         name for name in missing if not name.startswith("types-") and name != "jsonschema"

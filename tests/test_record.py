@@ -12,7 +12,8 @@ from peftkit.disk import check_space, folder_bytes, write_json, writing
 from peftkit.errors import RunError
 from peftkit.metrics import Score
 from peftkit.recipe import Recipe
-from peftkit.record import ParameterCount, RunFolder, RunRecord, read_record
+from peftkit.record import ParameterCount, RunRecord, read_record
+from peftkit.run_folder import RunFolder
 from peftkit.sources import Source
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from peftkit.display import Display
 from peftkit.recipe import Recipe
-from peftkit.record import RunFolder
 from peftkit.recording import Recorder, due
+from peftkit.run_folder import RunFolder
 from peftkit.world import World
 from runs import Zygote, logged, losses, only_run
 

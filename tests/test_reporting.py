@@ -3,12 +3,17 @@
 import csv
 import gzip
 import json
+import os
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import f1_score
 
 import peftkit
@@ -351,6 +356,8 @@ def test_damaged_records_are_told_and_the_others_reported(tmp_path: Path) -> Non
         (tmp_path / name).mkdir()
         (tmp_path / name / "record.json").write_text(text)
     write_run(tmp_path, "frozen", 0, edit=change("recipe.strategy", {}))
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "record.json").symlink_to(tmp_path / "nowhere")
     (tmp_path / "killed").mkdir()
     (tmp_path / "killed" / "run.json").write_text("{}")
     found = report(tmp_path)
@@ -358,6 +365,7 @@ def test_damaged_records_are_told_and_the_others_reported(tmp_path: Path) -> Non
     told = {fault.where: fault.what for fault in found.unread}
     assert told["cut"].startswith("is not a record") and "schema version 99" in told["old"]
     assert told["list"].startswith("is not a record") and told["bare"].startswith("is no record")
+    assert told["gone"].startswith("cannot be read (No such file or directory) - ")
     assert told["frozen-0"] == "its recipe says nothing of strategy.kind - run again"
     assert "1 run has no record yet and is not in the table: killed" in found.notes
     assert "cut: is not a record" in str(found)
@@ -407,7 +415,7 @@ def test_hostile_names_are_escaped_everywhere(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "full", 0, edit=change("data.used", HOSTILE), failed=HOSTILE)
     found = report(tmp_path / "runs", allow_mixed=True)
     made = [path.read_text() for path in found.write(tmp_path / "out")]
-    page, sheet, data = made
+    page, sheet, data, *_ = made
     assert "<script>" not in page and "&lt;script&gt;" in page
     for text in made:
         assert "\x1b" not in text and "\u202e" not in text.replace(data, "")
@@ -422,7 +430,9 @@ def test_files_say_the_same_and_are_written_at_once(tmp_path: Path) -> None:
     found = report(some_runs(tmp_path / "runs", 2, full=0.85, lora=0.8))
     paths = found.write(tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "pictures",
         "report.csv",
+        "report.html",
         "report.json",
         "report.md",
     ]
@@ -516,3 +526,187 @@ def test_a_report_needs_no_torch(tmp_path: Path) -> None:
         "print([n for n in ('torch', 'transformers', 'sklearn', 'pandas') if n in sys.modules])"
     )
     assert python("-c", code, cwd=tmp_path).stdout == "[]\n"
+
+
+def test_the_peak_of_evaluation_has_a_column_where_records_hold_it(tmp_path: Path) -> None:
+    write_run(tmp_path, "full", 0)
+    write_run(tmp_path, "lora", 0, edit=change("cost.peak_evaluate_bytes", 300 * 2**20))
+    found = report(tmp_path)
+    assert by_label(found)["lora"].measures["peak_evaluate_bytes"].median == 300 * 2**20
+    heads = next(line for line in str(found).splitlines() if line.startswith("| strategy"))
+    row = next(line for line in str(found).splitlines() if line.startswith("| lora"))
+    assert row.split(" | ")[heads.split(" | ").index("peak MiB, evaluation")] == "300"
+
+
+def smaller_files(megabytes: float) -> Callable[[], None]:
+    """What a process does first to have no file grow beyond that: its disk is full, as it were."""
+
+    def limit() -> None:
+        size = int(megabytes * 2**20)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+def test_a_full_disk_leaves_the_old_report_whole_and_nothing_half_written(tmp_path: Path) -> None:
+    some_runs(tmp_path / "runs", 2, full=0.85, lora=0.8)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.html").write_text("the old one")
+    said = subprocess.run(
+        [sys.executable, "-m", "peftkit.cli", "report", "runs", "--to", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=smaller_files(0.1),
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode == 2 and "Traceback" not in said.stderr, said.stderr
+    assert "cannot be written (File too large) - " in said.stderr and "--to" in said.stderr
+    assert (out / "report.html").read_text() == "the old one"
+    assert not [path for path in out.rglob(".*") if path.is_file()]
+
+
+def test_a_terminal_is_told_nothing_that_it_would_obey(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path / "runs", "full", seed)
+        write_run(tmp_path / "runs", "lora", seed, edit=change("data.used", HOSTILE))
+    refused = command("report", "runs", cwd=tmp_path)
+    assert refused.returncode == 2 and "do not belong into one table" in refused.stderr
+    allowed = command("report", "runs", "--allow-mixed", cwd=tmp_path)
+    assert allowed.returncode == 0, allowed.stderr
+    for text in (refused.stderr, allowed.stdout):
+        assert "alert(1)" in text and "\x1b" not in text and "\u202e" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        (b"not gzip at all\n", "its predictions cannot be read (they are damaged, or not gzip)"),
+        (gzip.compress(b"{not json}\n"), "its predictions cannot be read (JSON parse error"),
+        (gzip.compress(b""), "its predictions cannot be read (Empty JSON file)"),
+        (gzip.compress(b'{"row": "a", "hash": "b", "label": "no"}\n'), "lack row, hash or pred"),
+        (
+            gzip.compress(2 * b'{"row": "a", "hash": "b", "label": "no", "predicted": "no"}\n'),
+            "a row stands twice in its predictions",
+        ),
+        (
+            gzip.compress(b'{"row": 1, "hash": "b", "label": "no", "predicted": "no"}\n'),
+            "its predictions cannot be read (JSON parse error",
+        ),
+    ],
+)
+def test_damaged_predictions_are_told_and_their_run_is_not_compared(
+    content: bytes, note: str, tmp_path: Path
+) -> None:
+    some_runs(tmp_path, 2, full=0.85, lora=0.8, frozen=0.6)
+    for seed in range(2):
+        (tmp_path / f"lora-{seed}" / "predictions.jsonl.gz").write_bytes(content)
+    found = report(tmp_path)
+    assert any(each.startswith("lora-1: ") and note in each for each in found.notes), found.notes
+    rows = by_label(found)
+    assert rows["lora"].difference is None and rows["lora"].mean == pytest.approx(0.8)
+    assert rows["frozen"].difference is not None and found.rows == ROWS
+    assert "not compared with full, for want of common seeds, folds or predictions: lora" in (
+        found.notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "what"),
+    [
+        ("recipe.training.seed", "one", "its recipe says 'one' of training.seed - run again"),
+        ("recipe.training.seed", [3], "its recipe says '[3]' of training.seed - run again"),
+        ("recipe.data.folds", "5", "its recipe says '5' of data.folds - run again"),
+        ("recipe.strategy.kind", 3, "its recipe says '3' of strategy.kind - run again"),
+        ("recipe.data", [], "its recipe says nothing of data.kind - run again"),
+        ("cost", [], "is no record of a run (cost: input should be "),
+        ("surprise", 1, "is no record of a run (surprise: extra inputs"),
+    ],
+)
+def test_a_record_of_the_wrong_make_is_told_and_the_others_reported(
+    path: str, value: Any, what: str, tmp_path: Path
+) -> None:
+    some_runs(tmp_path, 2, full=0.85, lora=0.8)
+    write_run(tmp_path, "frozen", 0, edit=change(path, value))
+    found = report(tmp_path)
+    assert [fault.where for fault in found.unread] == ["frozen-0"]
+    assert found.unread[0].what.startswith(what) and list(by_label(found)) == ["full", "lora"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_costs_and_logged_scores_that_are_no_numbers_are_empty(
+    value: float, tmp_path: Path
+) -> None:
+    some_runs(tmp_path, 2, full=0.85)
+    for seed in range(2):
+        write_run(tmp_path, "lora", seed, 0.8, change("cost.train_seconds", value))
+        line = json.dumps({"step": 5, "eval_score": value})
+        (tmp_path / f"lora-{seed}" / "log.jsonl").write_text(f'{line}\n{{"step": 6, "eva')
+    found = report(tmp_path)
+    lora = by_label(found)["lora"]
+    assert lora.measures["train_seconds"] is None and lora.difference is not None
+    assert lora.reached == "0 of 2" and "train_seconds" not in lora.front
+    text = found.model_dump_json() + str(found)
+    assert "NaN" not in text and "Infinity" not in text and " inf" not in text
+    write_run(tmp_path, "frozen", 0, 0.8, change("scores.accuracy.value", value))
+    with pytest.raises(RunError, match=r"give accuracy 0\.800000, its record says (nan|-?inf)"):
+        report(tmp_path)
+
+
+def of_fold(fold: int, folds: int = 5) -> Edit:
+    """An edit that makes a run one of a fold, whose rows are no other's."""
+
+    def edit(said: dict[str, Any]) -> None:
+        said["recipe"]["data"] |= {"folds": folds, "fold": fold}
+        said["rows"] = {"train": 288, "validation": 32 - fold % 2, "test": 80 + fold % 2}
+        said["digest"] += f"-{fold}"
+
+    return edit
+
+
+def test_folds_take_the_place_of_seeds_and_seeds_within_a_fold_are_averaged(
+    tmp_path: Path,
+) -> None:
+    scores = {"full": [0.80, 0.86, 0.84, 0.82, 0.83], "lora": [0.70, 0.72, 0.71, 0.75, 0.70]}
+    for fold in range(5):
+        for seed, off in enumerate((-0.01, 0.01)):
+            folder = tmp_path / f"fold-{fold}"
+            write_run(folder, "full", seed, scores["full"][fold] + off, of_fold(fold))
+        write_run(tmp_path / f"fold-{fold}", "lora", 0, scores["lora"][fold], of_fold(fold))
+    write_run(tmp_path / "again", "lora", 0, 0.7, of_fold(4))
+    found = report(tmp_path)
+    rows = by_label(found)
+    assert found.folds == 5 and found.rows == 5 * 80 + 2
+    assert rows["full"].scores == pytest.approx(dict(enumerate(scores["full"])))
+    assert rows["full"].measures["train_seconds"].by_seed[3] == 400.5  # of two seeds
+    compared = rows["lora"].difference
+    values = np.array(scores["lora"]) - np.array(scores["full"])
+    assert compared.value == pytest.approx(values.mean()) and compared.seeds == [0, 1, 2, 3, 4]
+    overlap = np.mean([(80 + i % 2) / (320 - i % 2) for i in range(5)])
+    error = np.sqrt((1 / 5 + overlap) * values.var(ddof=1) + 4 / found.rows**2)
+    expected = values.mean() + stats.t.ppf(0.975, 4) * error
+    assert compared.high == pytest.approx(expected, rel=0.02)
+    assert any("lora: fold 4, seed 0 is there 2 times" in note for note in found.notes)
+    assert found.baseline == 0.5 and "5 of 5 folds" in found.verdict[0]
+
+
+def test_folds_that_were_not_run_or_failed_are_told(tmp_path: Path) -> None:
+    for fold in range(3):
+        write_run(tmp_path / f"{fold}", "full", 0, 0.8 + fold / 100, of_fold(fold))
+        if fold:
+            write_run(tmp_path / f"{fold}", "lora", 0, 0.7, of_fold(fold))
+    write_run(tmp_path / "0", "lora", 0, edit=of_fold(0), failed="out of memory")
+    write_run(tmp_path / "1", "frozen", 0, 0.6, of_fold(1))
+    found = report(tmp_path)
+    assert "full has no score in 2 of 5 folds: 3, 4" in found.notes
+    assert "lora has no score in 3 of 5 folds: 0, 3, 4" in found.notes
+    assert "lora, fold 0, seed 0: out of memory" in str(found)
+    rows = by_label(found)
+    assert rows["lora"].difference.seeds == [1, 2] and rows["frozen"].difference is None
+    assert any("not compared with full" in note and "frozen" in note for note in found.notes)
+    alone = report([tmp_path / "1"])
+    assert alone.verdict[0].startswith("No verdict: no two strategies share folds")
+    write_run(tmp_path / "other", "frozen", 0, 0.6, of_fold(1, folds=4))
+    with pytest.raises(RunError, match=r"numbers of folds differ \(5 in .*, 4 in "):
+        report(tmp_path, allow_mixed=True)

@@ -32,6 +32,7 @@ LAYERS = [
     ["recipe"],
     ["disk"],
     ["record"],
+    ["run_folder"],
     ["artefact", "card", "encoding", "world"],
     ["attention", "batching", "kronecker", "prefixes"],
     ["reader"],

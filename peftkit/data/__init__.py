@@ -8,8 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 
+from peftkit.data.folding import GROUP, Fold, fold_of
 from peftkit.data.layout import layout_of
 from peftkit.data.preflight import Wanted
 from peftkit.data.reading import Found, read
@@ -21,6 +29,8 @@ from peftkit.sources import Source
 __all__ = ["Data", "Limit", "Splits"]
 
 # settings that by themselves change no row
+FOLDING = ("fold", "folds", "group")
+"""Settings of cross-validation: no part of what names rows or a run where they are not set."""
 _NOT_ROWS = {"kind", "path", "name", "revision", "stand_in", "max_length", "truncation"}
 
 
@@ -65,6 +75,30 @@ class Data(Component):
     """Draws and carves rows; apart from training.seed, so that all seeds score the same rows."""
     overlap: Literal["warn", "drop", "forbid"] = "warn"
     """What to do about test rows whose texts stand in train or validation too."""
+    fold: NonNegativeInt | None = None
+    """Which fold is scored, from 0 on, where `folds` are asked for."""
+    folds: Annotated[int, Field(ge=2)] | None = Field(default=None, validate_default=True)
+    """Cross-validation: all labelled rows are dealt into so many folds, by label and by `seed`."""
+    group: str | None = None
+    """Column whose rows of one value share a fold (an author, a document)."""
+
+    @field_validator("folds")
+    @classmethod
+    def _one_fold_is_taken(cls, folds: int | None, info: ValidationInfo) -> int | None:
+        fold = info.data.get("fold")
+        if folds is None and fold is not None:
+            raise ValueError(f"is not set, but data.fold={fold} is - say how many there are")
+        if folds is not None and "fold" in info.data and (fold is None or fold >= folds):
+            said = "no fold is taken" if fold is None else f"there is no fold {fold}"
+            raise ValueError(f"is {folds}, and {said} - set data.fold to 0 up to {folds - 1}")
+        return folds
+
+    @field_validator("group")
+    @classmethod
+    def _groups_go_with_folds(cls, group: str | None, info: ValidationInfo) -> str | None:
+        if group is not None and info.data.get("folds", 0) is None:
+            raise ValueError("keeps the rows of a fold together - set data.folds, or remove it")
+        return group
 
     def resolve(self) -> Source:
         """Find the data, fetching it where need be; on one rank, which tells the others.
@@ -84,6 +118,8 @@ class Data(Component):
         found = data.found(source, wanted)
         if source.note:
             found = replace(found, notes=(source.note, *found.notes))
+        if data.folds is not None and data.fold is not None:
+            found = fold_of(found, Fold(data.fold, data.folds), data.seed)
         drawing = Drawing(data.validation, data.test, data.limit, data.seed, data.overlap)
         return arrange(found, drawing, data.key(source, wanted))
 
@@ -110,15 +146,17 @@ class Data(Component):
         if faults:
             raise DataError("the data does not suit the task:", faults)
         columns = {role: self._column(role) for role in roles}
-        return [
+        found = [
             Wanted(role, column, needed=roles[role] or self._is_set(role))
             for role, column in columns.items()
             if column
         ]
+        return [*found, Wanted(GROUP, self.group, needed=True)] if self.group else found
 
     def key(self, source: Source, wanted: list[Wanted]) -> str:
         """A hash of the rows: of the content of `source`, and of every setting that picks rows."""
-        settings: dict[str, Any] = self.model_dump(mode="json", exclude=_NOT_ROWS)
+        unset = {name for name in FOLDING if getattr(self, name) is None}
+        settings: dict[str, Any] = self.model_dump(mode="json", exclude=_NOT_ROWS | unset)
         settings["roles"] = {want.role: want.column for want in wanted}
         parts = json.dumps([source.identity, settings], sort_keys=True)
         return hashlib.sha256(parts.encode()).hexdigest()

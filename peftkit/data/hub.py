@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from peftkit.data import Data
+from peftkit.data import FOLDING, Data
 from peftkit.data.wheel import Wheel, pinned_dataset
 from peftkit.errors import DataError
 from peftkit.sources import Absent, Source, find_dataset
@@ -42,7 +42,7 @@ class Hub(Data):
         if not source.stand_in:
             return self
         shared = self.model_dump(
-            include={"max_length", "validation", "test", "limit", "seed", "overlap"}
+            include={"max_length", "validation", "test", "limit", "seed", "overlap", *FOLDING}
         )
         return Wheel.model_validate({**shared, "name": source.used})
 

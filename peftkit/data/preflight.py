@@ -22,7 +22,7 @@ class Wanted(NamedTuple):
     @property
     def setting(self) -> str:
         """The setting that names the column."""
-        own = self.role in {*_TEXT_ROLES, "label"}
+        own = self.role in {*_TEXT_ROLES, "label", "group"}
         return f"data.{self.role}" if own else f"data.columns.{self.role}"
 
 

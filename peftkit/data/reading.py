@@ -18,6 +18,8 @@ from peftkit.errors import DataError, Fault
 if TYPE_CHECKING:
     import datasets
 
+STRINGS = ("text", "text_pair", "label", "group")
+"""Roles that are read as text, whatever their column holds."""
 _FORMAT = 1  # of the rows in the cache: count up when `_rows` gives other rows for the same files
 
 
@@ -46,7 +48,7 @@ class Reading:
         return {"row": name, **roles}
 
     def _value(self, role: str, value: Any) -> Any:
-        if value is None or role not in {"text", "text_pair", "label"}:
+        if value is None or role not in STRINGS:
             return value
         if role == "label":
             return float(value) if self.fractional else self.renamed.get(str(value), str(value))
@@ -165,6 +167,6 @@ def _features(files: list[tuple[str, str]], reading: Reading) -> datasets.Featur
     for role in reading.columns:
         inferred = pa.infer_type([row[role] for row in sample])
         fixed = "float64" if role == "label" and reading.fractional else "string"
-        plain = role in {"text", "text_pair", "label"} or pa.types.is_null(inferred)
+        plain = role in STRINGS or pa.types.is_null(inferred)
         kinds[role] = Value(fixed) if plain else generate_from_arrow_type(inferred)
     return Features(kinds)

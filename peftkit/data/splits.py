@@ -99,10 +99,9 @@ def draw(rows: datasets.Dataset, count: int, seed: int, purpose: str) -> list[in
     """
     import numpy as np
 
-    stream = int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8], "big")
-    random = np.random.default_rng(stream)
+    random = np.random.default_rng(stream_of(seed, purpose))
     order = random.permutation(rows.num_rows)
-    classes = _classes(rows)
+    classes = classes_of(rows)
     places = np.empty(rows.num_rows)
     for label in range(int(classes.max()) + 1 if len(classes) else 0):
         members = order[classes[order] == label]
@@ -110,7 +109,12 @@ def draw(rows: datasets.Dataset, count: int, seed: int, purpose: str) -> list[in
     return sorted(np.argsort(places, kind="stable")[:count].tolist())
 
 
-def _classes(rows: datasets.Dataset) -> np.ndarray:
+def stream_of(seed: int, purpose: str) -> int:
+    """A number to seed a draw with: another for each purpose."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8], "big")
+
+
+def classes_of(rows: datasets.Dataset) -> np.ndarray:
     """The class of each row as a number; all the same where labels are not discrete."""
     import numpy as np
 

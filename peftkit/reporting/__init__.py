@@ -7,17 +7,36 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftkit.disk import write_text, writing
+from pydantic import Field
+
 from peftkit.errors import Fault, RunError, nearest
 from peftkit.metrics import METRICS
 from peftkit.record import RunRecord
 from peftkit.registry import Settings
 from peftkit.reporting.alignment import Aligned, align
+from peftkit.reporting.comparison import SeedsAndRows
+from peftkit.reporting.details import (
+    Confusion,
+    Curve,
+    Search,
+    confusions_of,
+    curves_of,
+    searches_of,
+)
 from peftkit.reporting.differences import Differences, Pair, differences
+from peftkit.reporting.disagreement import Disagreement, disagreement_of
 from peftkit.reporting.evidence import Evidence, Run, counted, gather, listed
+from peftkit.reporting.folds import Folding, folding_of
 from peftkit.reporting.mixture import differing, mixtures, refuse
 from peftkit.reporting.pareto import AXES, fronts
-from peftkit.reporting.standings import Member, Standing, members_of, seconds_to, standing_of
+from peftkit.reporting.standings import (
+    Member,
+    Standing,
+    averaged,
+    members_of,
+    seconds_to,
+    standing_of,
+)
 from peftkit.reporting.verdict import Question, verdict
 
 REPORT_SCHEMA = 1
@@ -34,7 +53,9 @@ class Report(Settings):
     margin: float
     """How much below the reference a cheaper strategy may be to be shipped."""
     rows: int
-    """Test rows that all runs were scored on."""
+    """Test rows that all runs were scored on; of all folds together, in a cross-validation."""
+    folds: int | None = None
+    """How many folds the cross-validation has that the runs are of; null where they are of none."""
     verdict: list[str]
     standings: list[Standing]
     """The best mean first, strategies without a score last."""
@@ -45,23 +66,24 @@ class Report(Settings):
     """What was mixed, where that was allowed."""
     unread: list[Fault]
     notes: list[str]
+    curves: list[Curve] = Field(default_factory=list)
+    """Validation scores while training, of strategies whose logs are there."""
+    searches: list[Search] = Field(default_factory=list)
+    confusions: list[Confusion] = Field(default_factory=list)
+    disagreement: Disagreement | None = None
+    """Among strategies on the same rows; null where fewer than two have predictions."""
 
     def __str__(self) -> str:
         from peftkit.reporting.rendering import markdown
 
         return markdown(self)
 
-    def write(self, folder: Path) -> list[Path]:
-        """Write `report.md`, `report.csv` and `report.json` into `folder`, each at once."""
-        from peftkit.reporting.rendering import markdown, sheet
+    def write(self, folder: Path, png: bool = False) -> list[Path]:
+        """Write `report.md`, `.csv`, `.json` and `.html` into `folder`, each at once, and every
+        picture as `pictures/NAME.svg`, with `png` as PNG too."""
+        from peftkit.reporting.writing import write_report
 
-        paths = [folder / f"report.{ending}" for ending in ("md", "csv", "json")]
-        with writing(folder, "--to"):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(paths[0], markdown(self))
-            write_text(paths[1], sheet(self))
-            write_text(paths[2], self.model_dump_json(indent=1) + "\n")
-        return paths
+        return write_report(self, folder, png)
 
 
 def report(
@@ -86,10 +108,15 @@ def report(
     metric = metric_of(found.runs, metric)
     members = members_of(found.runs)
     counted_runs = [run for member in members for run in member.finished]
-    aligned = align(counted_runs, metric, allow_mixed)
+    folding = folding_of(found.runs)
+    aligned = (
+        align(counted_runs, metric, allow_mixed)
+        if folding is None
+        else Aligned({}, folding.rows, folding.missing(members))
+    )
     standings = [standing_of(member, scores_of(member, metric, aligned)) for member in members]
     base = members[standings.index(reference_of(standings, reference))]
-    compared = compare_all(members, standings, aligned, base.label)
+    compared = compare_all(members, standings, aligned, base.label, folding)
     rows = aligned.rows or max((run.record.rows.get("test", 0) for run in found.runs), default=0)
     done = [
         completed(member, standing, base, compared, bool(mixed))
@@ -100,13 +127,15 @@ def report(
     done = [each.model_copy(update={"front": marks.get(each.label, {})}) for each in done]
     done.sort(key=lambda each: (each.mean is None, -(each.mean or 0.0), each.label))
     baseline = baseline_of(found.runs, metric, mixed)
-    asked = Question(done, base.label, metric, margin, rows, baseline, tuple(mixed))
-    return Report(
+    folds = folding.folds if folding else None
+    asked = Question(done, base.label, metric, margin, rows, baseline, tuple(mixed), folds)
+    made = Report(
         title=title_of(found.runs, metric),
         metric=metric,
         reference=base.label,
         margin=margin,
         rows=rows,
+        folds=folds,
         verdict=verdict(asked),
         standings=done,
         pairs=compared.pairs,
@@ -114,6 +143,21 @@ def report(
         mixed=[f"{fact}: {' / '.join(values)}" for fact, values in mixed.items()],
         unread=found.unread,
         notes=notes_of(found, members, aligned, done, base.label),
+    )
+    return detailed(made, members, aligned)
+
+
+def detailed(made: Report, members: Sequence[Member], aligned: Aligned) -> Report:
+    """The report with what its pictures are drawn of beside the table."""
+    by_label = {member.label: member for member in members}
+    best_first = [by_label[each.label] for each in made.standings]
+    return made.model_copy(
+        update={
+            "curves": curves_of(best_first),
+            "searches": searches_of(best_first),
+            "confusions": confusions_of(best_first),
+            "disagreement": disagreement_of(best_first, aligned),
+        }
     )
 
 
@@ -130,14 +174,14 @@ def metric_of(runs: Sequence[Run], asked: str | None) -> str:
 
 
 def scores_of(member: Member, metric: str, aligned: Aligned) -> dict[int, float]:
-    """A strategy's scores by seed: on the aligned rows, else as recorded; undefined is left out."""
-    found: dict[int, float] = {}
-    for run in member.finished:
-        own, said = aligned.values.get(run.where), run.record.scores[metric].value
-        value = float(own.mean()) if own is not None else said
-        if value is not None and math.isfinite(value):
-            found[run.seed] = value
-    return found
+    """A strategy's scores by seed, or by fold: on the aligned rows, else as recorded; undefined is
+    left out."""
+
+    def score(run: Run) -> float | None:
+        own = aligned.values.get(run.where)
+        return run.record.scores[metric].value if own is None else float(own.mean())
+
+    return averaged((run.turn, score(run)) for run in member.finished)
 
 
 def reference_of(standings: Sequence[Standing], asked: str | None) -> Standing:
@@ -157,10 +201,16 @@ def reference_of(standings: Sequence[Standing], asked: str | None) -> Standing:
 
 
 def compare_all(
-    members: Sequence[Member], standings: Sequence[Standing], aligned: Aligned, reference: str
+    members: Sequence[Member],
+    standings: Sequence[Standing],
+    aligned: Aligned,
+    reference: str,
+    folding: Folding | None,
 ) -> Differences:
-    """The differences among all strategies whose predictions are there."""
+    """The differences among all strategies whose predictions are there, or whose folds are."""
     order = sorted(standings, key=lambda each: -(each.mean or 0.0))
+    if folding is not None:
+        return differences({s.label: s.scores for s in order if s.scores}, reference, folding)
     by_label = {member.label: member for member in members}
     scores = {
         each.label: {
@@ -171,7 +221,7 @@ def compare_all(
         for each in order
     }
     kept = {label: found for label, found in scores.items() if found}
-    return differences(kept, reference, aligned.step) if kept else Differences()
+    return differences(kept, reference, SeedsAndRows(aligned.step)) if kept else Differences()
 
 
 def completed(
@@ -186,7 +236,6 @@ def completed(
         update={
             "measures": {
                 **standing.measures,
-                "peak_evaluate_bytes": None,
                 "seconds_to_reference": seconds,
             },
             "reached": reached,
@@ -201,10 +250,11 @@ def completed(
 
 def baseline_of(runs: Sequence[Run], metric: str, mixed: dict[str, Any]) -> float | None:
     """The majority class's score, where all runs were scored on the same data."""
-    found = [run.record.baseline[metric].value for run in runs if metric in run.record.baseline]
-    if not found or {"data", "split", "task"} & set(mixed):
+    if {"data", "split", "task"} & set(mixed):
         return None
-    return found[0] if found[0] is not None and math.isfinite(found[0]) else None
+    known = [run for run in runs if metric in run.record.baseline]
+    found = averaged((run.fold or 0, run.record.baseline[metric].value) for run in known)
+    return sum(found.values()) / len(found) if found else None
 
 
 def title_of(runs: Sequence[Run], metric: str) -> str:
@@ -245,5 +295,5 @@ def of_comparisons(standings: Sequence[Standing], reference: str) -> list[str]:
     ]
     if not missing:
         return []
-    why = "for want of a common seed or of predictions"
+    why = "for want of common seeds, folds or predictions"
     return [f"not compared with {reference}, {why}: {listed(missing)}"]

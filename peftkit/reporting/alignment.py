@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     Columns = dict[str, pyarrow.ChunkedArray]
     Read = tuple[Run, Columns]
 
-READERS = 4
+READERS = min(4, os.cpu_count() or 1)
 """Prediction files that are read beside each other."""
 CLOSE = 1e-6
 """Two computations of one score may differ by so much: probabilities are kept with 6 digits."""
@@ -38,6 +39,8 @@ class Aligned:
     """By the run's place: numbers (rows) whose mean is the score."""
     rows: int
     notes: list[str]
+    read: list[Read] = field(default_factory=list)
+    """Each run's predictions of the common rows, in one order."""
 
     @property
     def step(self) -> float:
@@ -70,7 +73,7 @@ def align(runs: Sequence[Run], metric: str, allow_mixed: bool = False) -> Aligne
         check_score(run, metric, found)
         values[run.where] = found
     rows = max((len(found) for found in values.values()), default=0)
-    return Aligned(values, rows, notes)
+    return Aligned(values, rows, notes, read)
 
 
 def read_all(runs: Sequence[Run], probabilities: bool) -> tuple[list[Read], list[str]]:

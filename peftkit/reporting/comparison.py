@@ -155,6 +155,24 @@ class Spread:
         return bisect(lambda true: power - shown(true), ends.mean(axis=-1) + deviation[..., 0])
 
 
+@dataclass(frozen=True)
+class SeedsAndRows:
+    """The noise of runs under several seeds that are all scored on the same rows."""
+
+    step: float
+    """What one row's difference can come to."""
+    fewest = 1
+    """Seeds that two strategies must share to be compared."""
+
+    def of(self, differences: Floats) -> Spread:
+        """The spread of differences (..., seeds, rows)."""
+        return Spread.of(differences, self.step)
+
+    def of_pairs(self, scores: Floats) -> Spread:
+        """The spread of all pairs' differences: (strategies, seeds, rows) -> (a, b)."""
+        return Spread.of_pairs(scores, self.step)
+
+
 def distances(rows: Floats) -> Floats:
     """Squared distances of all pairs of rows: (count, cells) -> (count, count)."""
     products = rows @ rows.T
@@ -193,9 +211,9 @@ def criticals(by_seed: Floats, by_row: Floats, seeds: int, rows: int, level: flo
 
 def bisect(excess: Callable[[Floats], Floats], guess: Floats) -> Floats:
     """Where a falling function crosses 0, above 0, element by element."""
-    low, high = np.zeros_like(guess), guess.copy()
+    low, high = np.zeros_like(guess), guess
     while (above := excess(high) > 0).any():
-        high[above] *= 2
+        high = np.where(above, 2 * high, high)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         above = excess(middle) > 0

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftkit.registry import Settings
-from peftkit.reporting.comparison import Spread
+from peftkit.reporting.comparison import SeedsAndRows, Spread
 from peftkit.reporting.families import groups, holm, letters
+from peftkit.reporting.folds import Folding
 from peftkit.reporting.standings import Difference
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ LEVEL = 0.05
 """Errors allowed in a whole report: how often ties alone would make it tell some two apart."""
 PLANNED = 0.5
 """The share of them for the comparisons with the reference; the rest is for all other pairs."""
-Scores = Mapping[int, "Floats"]
-"""A strategy's rows' scores by seed."""
+Scores = Mapping[int, "Floats | float"]
+"""A strategy's scores by seed, all rows' each; or by fold, one each."""
+Noise = SeedsAndRows | Folding
 
 
 class Pair(Settings):
@@ -56,26 +58,29 @@ class Differences:
     """Of each strategy's own mean."""
 
 
-def differences(scores: Mapping[str, Scores], reference: str, step: float) -> Differences:
-    """The differences among strategies; `scores` holds those with rows, the best first."""
+def differences(scores: Mapping[str, Scores], reference: str, noise: Noise) -> Differences:
+    """The differences among strategies; `scores` holds those that have any, the best first."""
     labels = list(scores)
     places = [(i, j) for i in range(len(labels)) for j in range(i + 1, len(labels))]
-    pairs = all_pairs(scores, places, reference, step)
+    pairs = all_pairs(scores, places, reference, noise)
     planned = {}
     if reference in scores:
         base = labels.index(reference)
-        planned = against(scores, [(i, base) for i in range(len(labels)) if i != base], step, pairs)
-    return Differences(planned, pairs, group_letters(labels, pairs), intervals(scores, step))
+        planned = against(
+            scores, [(i, base) for i in range(len(labels)) if i != base], noise, pairs
+        )
+    return Differences(planned, pairs, group_letters(labels, pairs), intervals(scores, noise))
 
 
-def intervals(scores: Mapping[str, Scores], step: float) -> dict[str, tuple[float, float]]:
-    """Each strategy's mean, with its 95 % interval over seeds and rows."""
+def intervals(scores: Mapping[str, Scores], noise: Noise) -> dict[str, tuple[float, float]]:
+    """Each strategy's mean, with its 95 % interval over seeds and rows, or over folds."""
     by_count: dict[int, list[str]] = {}
     for label, by_seed in scores.items():
-        by_count.setdefault(len(by_seed), []).append(label)
+        if len(by_seed) >= noise.fewest:
+            by_count.setdefault(len(by_seed), []).append(label)
     found: dict[str, tuple[float, float]] = {}
     for labels in by_count.values():
-        own = Spread.of(np.stack([np.stack(list(scores[k].values())) for k in labels]), step)
+        own = noise.of(np.stack([np.stack(list(scores[k].values())) for k in labels]))
         half = own.half_widths(LEVEL)
         ends = zip((own.mean - half).tolist(), (own.mean + half).tolist(), strict=True)
         found.update(zip(labels, ends, strict=True))
@@ -83,28 +88,29 @@ def intervals(scores: Mapping[str, Scores], step: float) -> dict[str, tuple[floa
 
 
 def batches(
-    scores: Mapping[str, Scores], places: Iterable[tuple[int, int]], step: float
+    scores: Mapping[str, Scores], places: Iterable[tuple[int, int]], noise: Noise
 ) -> Iterator[tuple[list[int], list[tuple[int, int]], Spread]]:
     """The spread of pairs' differences, all pairs that share the same seeds at once; pairs that
-    share none are left out."""
+    share too few are left out."""
     labels, by_seeds = list(scores), defaultdict(list)
     seeds_of = [frozenset(scores[label]) for label in labels]
     for i, j in places:
         by_seeds[seeds_of[i] & seeds_of[j]].append((i, j))
-    by_seeds.pop(frozenset(), None)
     for common, found in by_seeds.items():
+        if len(common) < noise.fewest:
+            continue
         seeds = sorted(common)
         having = sorted({place for pair in found for place in pair})
         order = {place: index for index, place in enumerate(having)}
-        tensor = np.stack([[scores[labels[h]][seed] for seed in seeds] for h in having])
+        tensor = np.asarray([[scores[labels[h]][seed] for seed in seeds] for h in having])
         rows, columns = (np.array([order[pair[side]] for pair in found]) for side in (0, 1))
-        yield seeds, found, Spread.of_pairs(tensor, step).pick(rows, columns)
+        yield seeds, found, noise.of_pairs(tensor).pick(rows, columns)
 
 
 def against(
     scores: Mapping[str, Scores],
     places: Sequence[tuple[int, int]],
-    step: float,
+    noise: Noise,
     pairs: Sequence[Pair],
 ) -> dict[str, Difference]:
     """The planned pairs: each strategy less the reference, over the seeds that both have."""
@@ -112,7 +118,7 @@ def against(
     corrected = {frozenset((pair.first, pair.second)): pair.p_corrected for pair in pairs}
     planned = sum(frozenset((labels[i], labels[j])) in corrected for i, j in places)
     level = LEVEL * (PLANNED if planned < len(pairs) else 1.0) / max(planned, 1)
-    for seeds, some, spread in batches(scores, places, step):
+    for seeds, some, spread in batches(scores, places, noise):
         half, joint = spread.half_widths(LEVEL), spread.half_widths(level)
         p, shown = spread.p_values(), spread.detectable(level)
         for n, (i, j) in enumerate(some):
@@ -133,12 +139,12 @@ def against(
 
 
 def all_pairs(
-    scores: Mapping[str, Scores], places: Iterable[tuple[int, int]], reference: str, step: float
+    scores: Mapping[str, Scores], places: Iterable[tuple[int, int]], reference: str, noise: Noise
 ) -> list[Pair]:
     """Every two strategies that share a seed."""
     labels = list(scores)
     values: dict[tuple[int, int], tuple[float, float]] = {}
-    for _, some, spread in batches(scores, places, step):
+    for _, some, spread in batches(scores, places, noise):
         numbers = zip(spread.mean.tolist(), spread.p_values().tolist(), strict=True)
         values.update(zip(some, numbers, strict=True))
     ordered = sorted(values)

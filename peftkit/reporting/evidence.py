@@ -7,16 +7,24 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from peftkit.errors import Fault, RunError
-from peftkit.record import RunFolder, RunRecord, read_record
+from peftkit.record import RunRecord, read_record
 
-NEEDED = ("strategy.kind", "quantize.kind", "training.seed", "task.kind", "data.kind")
+NEEDED: dict[str, type] = {
+    "strategy.kind": str,
+    "quantize.kind": str,
+    "training.seed": int,
+    "task.kind": str,
+    "data.kind": str,
+}
 """What a report reads of a record's recipe."""
+OPTIONAL: dict[str, type] = {"data.fold": int, "data.folds": int}
 
 
 @dataclass(frozen=True)
@@ -39,12 +47,30 @@ class Run:
         """What the run was seeded with."""
         return int(self.record.recipe["training"]["seed"])
 
-    def log(self) -> list[dict[str, Any]]:
-        """The lines of its log; none where there is no log, or it is damaged."""
+    @property
+    def fold(self) -> int | None:
+        """Which fold of a cross-validation the run scores."""
+        return self.record.recipe["data"].get("fold")  # type: ignore[no-any-return]
+
+    @property
+    def turn(self) -> int:
+        """What runs of one strategy are told apart and paired by: the fold, else the seed."""
+        return self.seed if self.fold is None else self.fold
+
+    @cached_property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The lines of its log with a validation score; none where there is no log, or it is
+        damaged."""
+        path = self.folder / "log.jsonl" if self.folder is not None else None
+        if path is None or not path.is_file():
+            return []
+        # the last line may be cut short; most others are of training steps
+        whole, _, _ = path.read_bytes().rpartition(b"\n")
         try:
-            return RunFolder(self.folder).logged() if self.folder is not None else []
+            lines = [json.loads(x) for x in whole.split(b"\n") if b'"eval_score"' in x]
         except ValueError:
             return []
+        return [x for x in lines if isinstance(x, dict) and isinstance(x.get("step"), int)]
 
     @property
     def names(self) -> list[str]:
@@ -88,12 +114,13 @@ def gather(records: Iterable[RunRecord | Path | str], root: Path = Path("runs"))
             take(found, each, folder, belongs(folder, each))
             continue
         for path in record_paths(Path(each), found):
-            if path.resolve() in seen:
-                continue
-            seen.add(path.resolve())
             try:
+                place = path.stat()
+                if (place.st_dev, place.st_ino) in seen:
+                    continue
+                seen.add((place.st_dev, place.st_ino))
                 take(found, read_record(path), path.parent, True)
-            except (RunError, ValidationError) as error:
+            except (OSError, RunError, ValidationError) as error:
                 found.unread.append(Fault(path.parent.name, reason_of(error, path)))
     if not found.runs:
         raise RunError("there is no record to report on - name folders of runs", found.unread)
@@ -106,6 +133,8 @@ def reason_of(error: Exception, path: Path) -> str:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         return f"is no record of a run ({place}: {first['msg'].lower()}) - run again"
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror}) - mend or remove it"
     return str(error).removeprefix(f"{path}: ")
 
 
@@ -130,11 +159,14 @@ def record_paths(path: Path, found: Evidence) -> list[Path]:
 
 def take(found: Evidence, record: RunRecord, folder: Path, in_reach: bool) -> None:
     """Add a run, or say why it cannot be used."""
-    missing = [path for path in NEEDED if value_at(record.recipe, path) is None]
-    if missing:
-        what = f"its recipe says nothing of {missing[0]} - run again"
-        found.unread.append(Fault(folder.name, what))
-        return
+    for path, kind in {**NEEDED, **OPTIONAL}.items():
+        value = value_at(record.recipe, path)
+        if value is None and path in OPTIONAL:
+            continue
+        if type(value) is not kind:  # a truth value would pass for a number
+            said = "nothing of" if value is None else f"{str(value)[:40]!r} of"
+            found.unread.append(Fault(folder.name, f"its recipe says {said} {path} - run again"))
+            return
     found.add(record, folder, in_reach)
 
 

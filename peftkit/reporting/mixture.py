@@ -10,7 +10,10 @@ from peftkit.errors import Fault, RunError
 from peftkit.record import RunRecord
 from peftkit.reporting.evidence import Run, by_key, counted, listed
 
-SPLITTING = ("seed", "validation", "test", "limit", "columns", "overlap", "subset", "label")
+SPLITTING = (
+    *("seed", "validation", "test", "limit", "columns", "overlap", "subset", "label"),
+    *("folds", "group"),
+)
 """Data settings that choose rows or labels."""
 
 
@@ -23,7 +26,10 @@ def data_of(record: RunRecord) -> str:
 def split_of(record: RunRecord) -> str:
     """How many rows each split has, and the settings that chose them."""
     data = record.recipe["data"]
-    sizes = {split: record.rows.get(split) for split in ("train", "validation", "test")}
+    splits = ("train", "validation", "test")
+    sizes = {split: record.rows.get(split) for split in splits}
+    if data.get("folds") is not None:  # which may differ by a row
+        sizes = {}
     chosen = {key: data[key] for key in SPLITTING if data.get(key) is not None}
     return json.dumps({**sizes, **chosen}, sort_keys=True)
 
@@ -99,35 +105,42 @@ def values_of(runs: Sequence[Run]) -> dict[str, set[str]]:
 
 
 def strategy_key(run: Run) -> str:
-    """What all seeds of one strategy share: the recipe without what leaves the result alone."""
+    """What all seeds and folds of one strategy share: the recipe without what tells them apart or
+    leaves the result alone."""
     recipe = dict(run.record.recipe)
     training = dict(recipe["training"])
     for name in ("seed", "save_steps", "threads", "track", "proof"):
         training.pop(name, None)
     # the place where data lie is no part of what they are: their identity is compared
-    data = {k: v for k, v in recipe["data"].items() if k not in ("path", "name", "stand_in")}
+    left_out = ("path", "name", "stand_in", "fold")
+    data = {k: v for k, v in recipe["data"].items() if k not in left_out}
     kept = {**recipe, "training": training, "data": data}
     kept.pop("description", None)
     return json.dumps(kept, sort_keys=True)
 
 
 def one_a_seed(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """One run of a strategy for each seed, and a word about each that is left out.
+    """One run of a strategy for each seed and fold, and a word about each that is left out.
 
     A finished run stands for the failed ones of its seed; of several finished ones, which would say
     the same twice, the first by name.
     """
     kept, notes = [], []
-    for seed, found in by_key(runs, lambda run: run.seed):
+    for (fold, seed), found in by_key(runs, lambda run: (run.fold, run.seed)):
         first, *others = sorted(found, key=lambda run: (not run.finished, run.where))
         kept.append(first)
         if others:
             names = listed([run.where for run in others])
             notes.append(
-                f"seed {seed} is there {counted(len(found), 'time', 'times')}: {first.where} is "
-                f"counted, {names} {'is' if len(others) == 1 else 'are'} not"
+                f"{turn_of(fold, seed)} is there {counted(len(found), 'time', 'times')}: "
+                f"{first.where} is counted, {names} {'is' if len(others) == 1 else 'are'} not"
             )
-    return sorted(kept, key=lambda run: run.seed), notes
+    return sorted(kept, key=lambda run: (run.turn, run.seed)), notes
+
+
+def turn_of(fold: int | None, seed: int) -> str:
+    """Which of a strategy's runs it is, in words."""
+    return f"seed {seed}" if fold is None else f"fold {fold}, seed {seed}"
 
 
 def plain_recipe(key: str) -> dict[str, Any]:

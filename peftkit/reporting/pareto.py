@@ -32,19 +32,17 @@ def fronts(
             )
             better.setdefault(loser, set()).add(winner)
     scored = [each for each in standings if each.mean is not None]
-    return {
-        each.label: {
-            axis: mark(each, scored, better.get(each.label, set()), axis)
-            for axis in axes
-            if typical(each, axis) is not None
-        }
-        for each in scored
-    }
+    found: dict[str, dict[str, str]] = {each.label: {} for each in scored}
+    for axis in axes:
+        known = [each for each in scored if typical(each, axis) is not None]
+        for each in known:
+            found[each.label][axis] = mark(each, known, better.get(each.label, set()), axis)
+    return found
 
 
 def mark(standing: Standing, others: Sequence[Standing], better: set[str], axis: str) -> str:
     """Where one strategy stands among the others for one cost."""
-    others = [o for o in others if o.label != standing.label and typical(o, axis) is not None]
+    others = [other for other in others if other is not standing]
     if any(other.label in better and no_dearer(other, standing, axis) for other in others):
         return "behind"
     return "open" if any(dominates(other, standing, axis) for other in others) else "front"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from peftkit.curves import printable
 from peftkit.reporting.standings import Measure, Standing
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from peftkit.reporting import Report
 
 Cell = Callable[[Standing], str]
+Value = Callable[[Standing], "float | None"]
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 MARKED = frozenset("\\`*[]|~!")
 FRONT = {"front": "on", "open": "open", "behind": "behind"}
@@ -59,40 +60,93 @@ def section(title: str, lines: Sequence[str]) -> str:
 def failures(report: Report) -> list[str]:
     """A line a run that has no score."""
     return [
-        f"{each.label}, seed {failure.seed}: {failure.status} ({failure.run}: {failure.reason})"
+        f"{each.label}, {failure.turn}: {failure.status} ({failure.run}: {failure.reason})"
         for each in report.standings
         for failure in each.failures
     ]
 
 
-def columns(report: Report) -> dict[str, Cell]:
-    """The table's columns; `escaped` text."""
-    found: dict[str, Cell] = {
-        "strategy": lambda s: escaped(s.label) + (" (reference)" * (s.label == report.reference)),
-        "base held": lambda s: "" if s.quantization == "none" else escaped(s.quantization),
-        "trainable": lambda s: "" if s.trainable is None else f"{s.trainable:,}",
-        "share": lambda s: "" if s.share is None else f"{s.share:.2%}",
-        "artefact MiB": lambda s: median(s.measures["artefact_bytes"], 2**20, ".2f"),
-        "peak MiB": lambda s: median(s.measures["peak_bytes"], 2**20, ",.0f"),
-        "peak MiB, evaluation": lambda s: "",  # no record holds it apart yet
-        "tokens/s": lambda s: median(s.measures["tokens_per_second"], 1, ",.0f"),
-        "train s": lambda s: median(s.measures["train_seconds"], 1, ",.0f"),
-        "s to reference": reached,
-        f"{escaped(report.metric)}, mean ± sd": score,
-        "seeds": lambda s: str(len(s.seeds)) if s.seeds else escaped(s.status),
-        "difference [95 %]": difference,
-        "p, Holm": lambda s: "" if s.difference is None else f"{s.difference.p_corrected:.3g}",
-        "could have shown": lambda s: (
-            "" if s.difference is None else f"{s.difference.detectable:.4f}"
+class Column(NamedTuple):
+    """A column of the table."""
+
+    head: str
+    text: Cell
+    value: Value | None = None
+    """What it is ordered by, where that is a number."""
+    named: bool = False
+    """Whether head or cells hold names, which could harm a page."""
+
+
+def columns(report: Report) -> list[Column]:
+    """The table's columns as plain text."""
+    found = [
+        Column(
+            "strategy",
+            lambda s: s.label + (" (reference)" * (s.label == report.reference)),
+            named=True,
         ),
-        "group": lambda s: s.groups,
-        "front: weights": lambda s: FRONT.get(s.front.get("trainable", ""), ""),
-        "front: memory": lambda s: FRONT.get(s.front.get("peak_bytes", ""), ""),
-        "front: time": lambda s: FRONT.get(s.front.get("train_seconds", ""), ""),
-    }
+        Column(
+            "base held", lambda s: "" if s.quantization == "none" else s.quantization, named=True
+        ),
+        Column(
+            "trainable",
+            lambda s: "" if s.trainable is None else f"{s.trainable:,}",
+            lambda s: s.trainable,
+        ),
+        Column("share", lambda s: "" if s.share is None else f"{s.share:.2%}", lambda s: s.share),
+        cost("artefact MiB", "artefact_bytes", 2**20, ".2f"),
+        cost("peak MiB", "peak_bytes", 2**20),
+        cost("peak MiB, evaluation", "peak_evaluate_bytes", 2**20),
+        cost("tokens/s", "tokens_per_second"),
+        cost("train s", "train_seconds"),
+        cost("s to reference", "seconds_to_reference")._replace(text=reached),
+        Column(f"{report.metric}, mean ± sd", score, lambda s: s.mean, named=True),
+        Column(
+            "seeds" if report.folds is None else "folds",
+            lambda s: str(len(s.seeds)) if s.seeds else s.status,
+            lambda s: len(s.seeds),
+            named=True,
+        ),
+        *compared_columns(),
+    ]
     if report.mixed:
-        found["mixed"] = lambda s: escaped(", ".join(s.mixed))
+        found.append(Column("mixed", lambda s: ", ".join(s.mixed), named=True))
     return found
+
+
+def compared_columns() -> list[Column]:
+    """The columns for which other strategies are needed."""
+    return [
+        Column(
+            "difference [95 %]",
+            difference,
+            lambda s: None if s.difference is None else s.difference.value,
+        ),
+        Column(
+            "p, Holm",
+            lambda s: "" if s.difference is None else f"{s.difference.p_corrected:.3g}",
+            lambda s: None if s.difference is None else s.difference.p_corrected,
+        ),
+        Column(
+            "could have shown",
+            lambda s: "" if s.difference is None else f"{s.difference.detectable:.4f}",
+            lambda s: None if s.difference is None else s.difference.detectable,
+        ),
+        Column("group", lambda s: s.groups),
+        Column("front: weights", lambda s: FRONT.get(s.front.get("trainable", ""), "")),
+        Column("front: memory", lambda s: FRONT.get(s.front.get("peak_bytes", ""), "")),
+        Column("front: time", lambda s: FRONT.get(s.front.get("train_seconds", ""), "")),
+    ]
+
+
+def cost(head: str, name: str, unit: float = 1, form: str = ",.0f") -> Column:
+    """The column of a cost's median."""
+
+    def value(standing: Standing) -> float | None:
+        found = standing.measures.get(name)
+        return None if found is None else found.median
+
+    return Column(head, lambda s: median(s.measures.get(name), unit, form), value)
 
 
 def median(found: Measure | None, unit: float, form: str) -> str:
@@ -124,45 +178,84 @@ def difference(standing: Standing) -> str:
     return f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
 
 
-def table(report: Report) -> str:
-    """The Markdown table: a row a strategy, the majority class last; empty columns left out."""
-    named = columns(report)
-    rows = [[shown(each) for shown in named.values()] for each in report.standings]
-    kept = [i for i, _ in enumerate(named) if any(row[i] for row in rows)]
-    heads = [list(named)[i] for i in kept]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    lines += [f"| {' | '.join(row[i] for i in kept)} |" for row in rows]
+class Cells(NamedTuple):
+    """The table's columns that hold something, and the others' heads."""
+
+    columns: list[Column]
+    rows: list[list[str]]
+    empty: list[str]
+
+
+def cells(report: Report) -> Cells:
+    """The table as plain text: a row a strategy, the majority class last."""
+    every = columns(report)
+    rows = [[column.text(each) for column in every] for each in report.standings]
+    kept = [i for i, _ in enumerate(every) if any(row[i] for row in rows)]
+    shown = [every[i] for i in kept]
+    rows = [[row[i] for i in kept] for row in rows]
     if report.baseline is not None:
-        known = {heads[0]: "majority class", "trainable": "0"}
-        own = [known.get(h, f"{report.baseline:.4f}" if "mean ±" in h else "") for h in heads]
-        lines.append(f"| {' | '.join(own)} |")
-    left = [name for i, name in enumerate(named) if i not in kept and name not in ("base held",)]
-    empty = f"\nNo record holds: {', '.join(left)}.\n" if left else ""
+        known = {shown[0].head: "majority class", "trainable": "0"}
+        score = f"{report.baseline:.4f}"
+        rows.append([known.get(c.head, score if "mean ±" in c.head else "") for c in shown])
+    empty = [c.head for i, c in enumerate(every) if i not in kept and c.head != "base held"]
+    return Cells(shown, rows, empty)
+
+
+def table(report: Report) -> str:
+    """The Markdown table; empty columns left out."""
+    found = cells(report)
+
+    def line(texts: Iterable[str]) -> str:
+        pairs = zip(found.columns, texts, strict=True)
+        return f"| {' | '.join(escaped(t) if column.named else t for column, t in pairs)} |"
+
+    heads = line(column.head for column in found.columns)
+    lines = [heads, "|---" * len(found.columns) + "|", *map(line, found.rows)]
+    empty = f"\nNo record holds: {', '.join(map(escaped, found.empty))}.\n" if found.empty else ""
     return "\n" + "\n".join(lines) + "\n" + empty
 
 
 def explained(report: Report) -> str:
+    """What the table's columns mean, for Markdown."""
+    return "\n" + "\n\n".join(map(escaped, explanations(report))) + "\n"
+
+
+def explanations(report: Report) -> list[str]:
     """What the table's columns mean."""
     count = sum(each.difference is not None for each in report.standings)
     lines = [
-        f"{escaped(report.metric)} on {report.rows:,} test rows; costs are medians over seeds, and "
-        "seconds are those of optimizer steps. Peak memory is the run's, training and evaluation "
-        "together."
+        f"{report.metric} on {report.rows:,} test rows; costs are medians over seeds, and "
+        "seconds are those of optimizer steps. Peak memory is the training's, its validation too; "
+        "evaluation's is that of scoring the test split."
     ]
     if count:
         lines.append(
-            f"Difference: paired, to {escaped(report.reference)}, same rows and seeds; both vary "
-            "in the interval and in p (seeds and rows crossed: Student's t for the seeds' part, "
-            f"the normal for the rows'). p is corrected by Holm over all {len(report.pairs)} "
-            f"pairs, half of the errors being allotted to the {count} with the reference; groups "
-            "are by the same p: ties alone would tell some two apart in at most 5 % of reports. "
-            "Could have shown: the true difference found in 80 % of cases, after correction."
+            f"Difference: paired, to {report.reference}, {noise(report)}. p is corrected by Holm "
+            f"over all {len(report.pairs)} pairs, half of the errors being allotted to the {count} "
+            "with the reference; groups are by the same p: ties alone would tell some two apart in "
+            "at most 5 % of reports. Could have shown: the true difference found in 80 % of cases, "
+            "after correction."
         )
         lines.append(
             "Front: on - no strategy has both a better mean and a lower cost; behind - one that is "
             "significantly better is surely no dearer; open - these runs cannot tell."
         )
-    return "\n" + "\n\n".join(lines) + "\n"
+    return lines
+
+
+def noise(report: Report) -> str:
+    """What differences are paired by, and what is taken to vary."""
+    if report.folds is None:
+        return (
+            "same rows and seeds; both vary in the interval and in p (seeds and rows crossed: "
+            "Student's t for the seeds' part, the normal for the rows')"
+        )
+    return (
+        f"same folds of {report.folds}. Folds share most of the rows that they learn from, so that "
+        "their scores resemble each other: the mean's variance is taken to be (1/folds + test "
+        "rows/other rows) times the folds' own, not 1/folds times, in the interval and in p, with "
+        "Student's t on folds - 1 degrees of freedom (Nadeau and Bengio 2003)"
+    )
 
 
 MEASURES = (

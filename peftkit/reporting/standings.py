@@ -14,7 +14,7 @@ from peftkit.listing import flat
 from peftkit.record import RunRecord
 from peftkit.registry import Settings
 from peftkit.reporting.evidence import Run, by_key, value_at
-from peftkit.reporting.mixture import one_a_seed, plain_recipe, strategy_key
+from peftkit.reporting.mixture import one_a_seed, plain_recipe, strategy_key, turn_of
 
 MOST_LABEL = 80
 """Letters of a strategy's label."""
@@ -34,9 +34,15 @@ class Failure(Settings):
 
     run: str
     seed: int
+    fold: int | None = None
     status: str
     """'out of memory', 'diverged' or 'failed'."""
     reason: str
+
+    @property
+    def turn(self) -> str:
+        """Its seed, and its fold where there are any, in words."""
+        return turn_of(self.fold, self.seed)
 
 
 class Difference(Settings):
@@ -56,7 +62,7 @@ class Difference(Settings):
     """The smallest true difference that would have been found in 80 % of cases, corrected for the
     number of comparisons."""
     seeds: list[int]
-    """Those that both have."""
+    """Those that both have; folds, in a cross-validation."""
     rows: int
 
 
@@ -72,7 +78,7 @@ class Standing(Settings):
     runs: list[str]
     """Folders of the runs that are counted."""
     seeds: list[int]
-    """Those that have a score."""
+    """Those that have a score; folds, in a cross-validation."""
     failures: list[Failure]
     status: str
     """'finished', or what became of a strategy without any score."""
@@ -84,7 +90,8 @@ class Standing(Settings):
     reached: str | None = None
     """How many seeds reached the reference's validation score; null where no log tells."""
     scores: dict[int, float]
-    """By seed, on the rows that are compared."""
+    """By seed, on the rows that are compared; by fold, the mean over its seeds, in a
+    cross-validation."""
     mean: float | None
     deviation: float | None
     """Standard deviation over seeds; null for fewer than two."""
@@ -158,6 +165,7 @@ def tell_apart(members: Sequence[Member]) -> None:
 COSTS = (
     "artefact_bytes",
     "peak_bytes",
+    "peak_evaluate_bytes",
     "tokens_per_second",
     "train_seconds",
     "total_seconds",
@@ -165,9 +173,19 @@ COSTS = (
 """What of a record's cost a report has: bytes, tokens a second, seconds."""
 
 
-def measure(values: dict[int, float | None]) -> Measure | None:
+def averaged(values: Iterable[tuple[int, float | None]]) -> dict[int, float]:
+    """Values by seed, or by fold: the mean where one fold was run under several seeds. What is
+    unknown or no number is left out."""
+    known: dict[int, list[float]] = {}
+    for turn, value in values:
+        if value is not None and math.isfinite(value):
+            known.setdefault(turn, []).append(float(value))
+    return {turn: statistics.fmean(found) for turn, found in known.items()}
+
+
+def measure(values: Iterable[tuple[int, float | None]]) -> Measure | None:
     """A cost over seeds; None where no seed has it."""
-    known = {s: float(v) for s, v in values.items() if v is not None and math.isfinite(v)}
+    known = averaged(values)
     if not known:
         return None
     median = statistics.median(known.values())
@@ -179,7 +197,6 @@ def standing_of(member: Member, scores: dict[int, float]) -> Standing:
     """A strategy's row, without what other rows are needed for."""
     first = member.runs[0].record
     counted = next((r.record.parameters for r in member.runs if r.record.parameters), None)
-    finished = {run.seed: run.record for run in member.finished}
     values = list(scores.values())
     return Standing(
         label=member.label,
@@ -195,7 +212,7 @@ def standing_of(member: Member, scores: dict[int, float]) -> Standing:
         steps=max((record.steps for record in member.records), default=None),
         measures={
             name: measure(
-                {seed: getattr(record.cost, name, None) for seed, record in finished.items()}
+                (run.turn, getattr(run.record.cost, name, None)) for run in member.finished
             )
             for name in COSTS
         },
@@ -208,7 +225,8 @@ def standing_of(member: Member, scores: dict[int, float]) -> Standing:
 def failure_of(run: Run) -> Failure:
     """What became of a run without a score."""
     reason = run.record.reason or "no reason was recorded"
-    return Failure(run=run.where, seed=run.seed, status=kind_of_failure(reason), reason=reason)
+    kind = kind_of_failure(reason)
+    return Failure(run=run.where, seed=run.seed, fold=run.fold, status=kind, reason=reason)
 
 
 def kind_of_failure(reason: str) -> str:
@@ -230,18 +248,19 @@ def seconds_to(member: Member, target: float | None) -> tuple[Measure | None, st
 
     A log has steps and no times: the seconds are the step's share of all the run's.
     """
-    logs = {run.seed: (run.record, run.log()) for run in member.finished}
-    logs = {seed: (record, log) for seed, (record, log) in logs.items() if log and record.cost}
+    logs = [(run.turn, run.record, run.evaluations) for run in member.finished]
+    logs = [(turn, record, log) for turn, record, log in logs if log and record.cost]
     if target is None or not logs:
         return None, None
-    found: dict[int, float | None] = {}
-    for seed, (record, log) in logs.items():
+    found = []
+    for turn, record, log in logs:
         reached = [
             entry["step"]
             for entry in log
-            if isinstance(entry.get("eval_score"), float) and entry["eval_score"] >= target
+            if isinstance(entry.get("eval_score"), float)
+            and target <= entry["eval_score"] < math.inf
         ]
         assert record.cost is not None
         if reached and record.steps:
-            found[seed] = record.cost.train_seconds * min(reached) / record.steps
+            found.append((turn, record.cost.train_seconds * min(reached) / record.steps))
     return measure(found), f"{len(found)} of {len(logs)}"

@@ -30,6 +30,8 @@ class Question:
     """The majority class's score on the same rows."""
     mixed: tuple[str, ...] = ()
     """Facts in which the runs differ, where that was allowed."""
+    folds: int | None = None
+    """Those of a cross-validation; None where runs differ by their seeds."""
 
     @property
     def scored(self) -> list[Standing]:
@@ -48,7 +50,7 @@ class Question:
 
     @property
     def seeds(self) -> int:
-        """The fewest seeds that a comparison rests on."""
+        """The fewest seeds, or folds, that a comparison rests on."""
         return min((len(found.seeds) for _, found in self.compared), default=0)
 
 
@@ -62,10 +64,8 @@ def verdict(question: Question) -> list[str]:
         told = f"Only {only.label} has a score ({only.mean:.4f}): there is nothing to compare with."
         return [told, *of_baseline(question, only)]
     if not question.compared:
-        return [
-            "No verdict: no two strategies share a seed and predictions of the same test rows, so "
-            "their scores are no comparison."
-        ]
+        lack = "a seed and predictions of the same test rows" if question.folds is None else "folds"
+        return [f"No verdict: no two strategies share {lack}, so their scores are no comparison."]
     chosen, why = choice(question)
     return [
         f"Ship {chosen.label}: {why}",
@@ -94,11 +94,12 @@ def choice(question: Question) -> tuple[Standing, str]:
             shown = f"it is better than {question.reference}"
         else:
             shown = f"it is at most {points(question.margin)} below {question.reference}"
-        return chosen, f"{shown} ({told(found)})."
+        return chosen, f"{shown} ({told(found, question.folds)})."
     best, nearest = max(question.compared, key=lambda each: each[1].joint_low)
     return question.base, (
         f"nothing else is shown to be better, nor anything cheaper to be at most "
-        f"{points(question.margin)} below it. Nearest is {best.label} ({told(nearest)})."
+        f"{points(question.margin)} below it. Nearest is {best.label} "
+        f"({told(nearest, question.folds)})."
     )
 
 
@@ -117,10 +118,11 @@ def points(value: float) -> str:
     return f"{100 * value:.1f} points"
 
 
-def told(found: Difference) -> str:
+def told(found: Difference, folds: int | None) -> str:
     """A difference with the interval that holds jointly, and its p."""
     ends = f"{100 * found.joint_low:+.1f} to {100 * found.joint_high:+.1f}"
-    seeds = counted(len(found.seeds), "seed", "seeds")
+    number = len(found.seeds)
+    seeds = counted(number, "seed", "seeds") if folds is None else f"{number} of {folds} folds"
     return (
         f"{100 * found.value:+.1f} points, {ends} with 95 % certainty for all comparisons at once, "
         f"p = {found.p_corrected:.2g} after Holm, {seeds}, {found.rows:,} test rows"
@@ -195,7 +197,12 @@ def of_limits(question: Question) -> list[str]:
         f"{100 * smallest[-1]:.1f} points, depending on the strategy (from there on 80 % are found)"
     )
     seeds = question.seeds
-    if seeds == 1:
+    if question.folds is not None:
+        said.append(
+            f"These folds cannot show {shown}. Folds share most of the rows that they learn from: "
+            "intervals and p-values allow for that by a rule of thumb (Nadeau and Bengio's)."
+        )
+    elif seeds == 1:
         said.append(
             "One seed: intervals and p-values are about these very weights on other test rows. "
             "Whether another seed would give the same answer cannot be shown."

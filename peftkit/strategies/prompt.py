@@ -127,7 +127,7 @@ class PTuning(VirtualTokens):
     hidden: PositiveInt | None = None
     """Its width; null: as wide as the model's embeddings."""
 
-    default_lr: ClassVar[float] = 3e-3
+    default_lr: ClassVar[float] = 3e-2
     source: ClassVar[str] = "arXiv:2103.10385"
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
