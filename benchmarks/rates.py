@@ -7,6 +7,7 @@ Chosen by nobody: the validation split's best score, at the default and at thric
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from strategies import RECIPES, STRATEGIES, each_in_its_process
 
@@ -35,13 +36,17 @@ def main() -> None:
                 lr = float(f"{default * factor:.2g}")
                 asked.append({"strategy": strategy, "data": name, "lr": lr, "default": factor == 1})
                 wanted.append((name, strategy, [f"training.lr={lr}", *SHORT], given))
-    lines = json.loads(TO.read_text()) if TO.is_file() else []
     for one, (record, said) in zip(asked, each_in_its_process(wanted, given.together), strict=True):
         print(said, flush=True)
         if record is not None:
             n = record["rows"]["validation"]
-            lines.append({**one, "validation": round(record["validation"]["score"], 4), "n": n})
-    unique = {(o["strategy"], o["data"], o["lr"]): o for o in lines}
+            add({**one, "validation": round(record["validation"]["score"], 4), "n": n})
+
+
+def add(line: dict[str, Any]) -> None:
+    """Put one run's line into the file, in place of an earlier one of the same rate."""
+    lines = json.loads(TO.read_text()) if TO.is_file() else []
+    unique = {(o["strategy"], o["data"], o["lr"]): o for o in [*lines, line]}
     rows = sorted(unique.values(), key=lambda o: (o["strategy"], o["data"], o["lr"]))
     TO.write_text("[\n " + ",\n ".join(map(json.dumps, rows)) + "\n]\n")
 

@@ -18,7 +18,7 @@ from peftkit.data import Splits
 from peftkit.disk import check_space, folder_bytes, write_text, writing
 from peftkit.display import forget_peak, peak_bytes
 from peftkit.encoding import encode
-from peftkit.errors import PeftkitError, RunError, RunStopped
+from peftkit.errors import DiskError, PeftkitError, RunError, RunStopped
 from peftkit.evaluation import predict, prediction_rows
 from peftkit.model import Assembled, assemble, blueprint, load_tokenizer
 from peftkit.planning import estimate
@@ -86,7 +86,7 @@ class Attempt:
                     self.hopeless,
                 )
                 record = self._conclude(material, outcome)
-        except RunStopped:
+        except (RunStopped, DiskError):
             raise
         except Exception as error:
             told = out_of_memory(error) if is_out_of_memory(error) else error

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peftkit.errors import RunError
+from peftkit.errors import DiskError, RunError
 
 UNWRITABLE = {
     errno.EACCES: "give another folder with --runs",
@@ -22,6 +22,14 @@ UNWRITABLE = {
     errno.EROFS: "give another folder with --runs",
 }
 """What to do about the errors that a user, not the code, must mend."""
+WRITERS_SAY = (
+    "inline_container.cc",
+    "PytorchStreamWriter failed writing",
+    "iostream error",
+    "No space left on device",
+    "File too large",
+)
+"""How torch's and safetensors' own writers word a full disk: by no `OSError`."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -63,7 +71,7 @@ def check_space(folder: Path, needed_bytes: int) -> None:
     """Raise `RunError` when less than `needed_bytes` are free where `folder` lies."""
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
-        raise RunError(
+        raise DiskError(
             f"{folder}: {free / 1e9:.1f} GB free, the run may need {needed_bytes / 1e9:.1f} GB for "
             "checkpoints and the artefact - free some, or run with --runs elsewhere"
         )
@@ -71,7 +79,7 @@ def check_space(folder: Path, needed_bytes: int) -> None:
 
 @contextmanager
 def writing(folder: Path, option: str = "--runs") -> Iterator[None]:
-    """Turn the errors of a full or a read-only disk into a `RunError` that says what to do.
+    """Turn the errors of a full or a read-only disk into a `DiskError` that says what to do.
 
     `option` is the one that names another folder.
     """
@@ -82,4 +90,10 @@ def writing(folder: Path, option: str = "--runs") -> Iterator[None]:
             raise
         place = error.filename or folder
         fix = UNWRITABLE[error.errno].replace("--runs", option)
-        raise RunError(f"{place}: cannot be written ({error.strerror}) - {fix}") from error
+        raise DiskError(f"{place}: cannot be written ({error.strerror}) - {fix}") from error
+    except Exception as error:
+        if not any(sign in str(error) for sign in WRITERS_SAY):
+            raise
+        said = str(error).splitlines()[0]
+        fix = UNWRITABLE[errno.ENOSPC].replace("--runs", option)
+        raise DiskError(f"{folder}: cannot be written ({said}) - {fix}") from error

@@ -44,6 +44,10 @@ class RunBusy(RunError):
     """Another process is at work on the run."""
 
 
+class DiskError(RunError):
+    """The disk is full, or may not be written."""
+
+
 class RunStopped(RunError):
     """The run was asked to stop by a signal, saved a checkpoint and can be resumed."""
 

@@ -5,6 +5,7 @@ import math
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -193,6 +194,27 @@ def test_a_signal_stops_it_with_a_checkpoint_and_the_way_on(tmp_path: Path) -> N
     assert process.returncode == 128 + signal.SIGINT
     assert "the same command goes on" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_it_and_loses_nothing(whole: tuple[Path, str], tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(FILE)
+    full = subprocess.run(
+        [sys.executable, "-m", "peftkit.cli", "compare", "small.yaml"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        # enough for what little is written before a checkpoint, and not for one
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (196_500, 196_500)),
+    )
+    assert full.returncode == 2, full.stderr
+    assert "cannot be written" in full.stderr and "the same command" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not list((tmp_path / "runs").rglob("record.json"))  # no failure is made of it
+    said(start(tmp_path))
+    assert outcome(tmp_path) == outcome(whole[0])
 
 
 @pytest.mark.slow

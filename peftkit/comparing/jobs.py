@@ -13,15 +13,15 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from peftkit.comparing.settings import Budget, Comparison, Way
-from peftkit.disk import write_text
-from peftkit.errors import PeftkitError, RunBusy, RunStopped
+from peftkit.disk import write_text, writing
+from peftkit.errors import DiskError, PeftkitError, RunBusy, RunStopped
 from peftkit.recipe import Recipe
 from peftkit.record import RunRecord, Tuning
 from peftkit.run_folder import RunFolder, is_held
 from peftkit.sources import Source
 from peftkit.world import versions
 
-State = Literal["done", "failed", "busy", "stopped"]
+State = Literal["done", "failed", "busy", "stopped", "no disk"]
 
 
 class Outcome(NamedTuple):
@@ -104,8 +104,9 @@ class RateJob:
             raise RunBusy(f"{self.name}: another process searches") from None
         try:
             search = Search(self.recipe, self.budget, self.place.rows, self.place.root)
-            found = search.run(self.place.model, self.place.data)
-            write_text(self.path, found.model_dump_json(indent=1) + "\n")
+            with writing(self.place.root):
+                found = search.run(self.place.model, self.place.data)
+                write_text(self.path, found.model_dump_json(indent=1) + "\n")
         finally:
             lock.release()
         tried = ", ".join(f"{t.lr:g} {told(t.score, t.status)}" for t in found.trials)
@@ -210,6 +211,8 @@ def do(job: Job) -> Outcome:
         return Outcome("busy", str(busy))
     except RunStopped as stopped:
         return Outcome("stopped", str(stopped))
+    except DiskError as error:
+        return Outcome("no disk", str(error))
     except PeftkitError as error:
         return Outcome("failed", " ".join(str(error).split()))
     except Exception as error:

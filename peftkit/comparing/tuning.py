@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.attempt import Attempt, Material
 from peftkit.comparing.settings import Budget
-from peftkit.errors import RunError, RunStopped
+from peftkit.errors import DiskError, RunError, RunStopped
 from peftkit.planning import planned_steps
 from peftkit.recipe import Recipe
 from peftkit.record import RunRecord, Trial, Tuning
@@ -126,7 +126,7 @@ class Search:
             run = RateTrial(recipe, model, data, folder, world)
             run.hopeless = hopeless
             record = run.make()
-        except RunStopped:
+        except (RunStopped, DiskError):
             raise
         except RunError as error:
             trial.set_user_attr("reason", str(error))

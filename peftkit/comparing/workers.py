@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from peftkit.comparing.jobs import Job, Outcome, RunJob, do
-from peftkit.errors import PeftkitError, RunError, RunStopped
+from peftkit.errors import DiskError, PeftkitError, RunError, RunStopped
 
 PRELOADED = ["peftkit.attempt", "peftkit.comparing.tuning", "peft", "bitsandbytes", "altair"]
 """Imported once, before the processes are forked: each would take seconds to do it itself."""
@@ -53,6 +53,8 @@ class Crew:
         """What jobs that failed said."""
         self.kills: dict[str, int] = {}
         self.asked_to_stop: int | None = None
+        self.no_disk = ""
+        """What a process said that could not write."""
         self._before: dict[int, Any] = {}
         self.context = process_context()
 
@@ -68,6 +70,9 @@ class Crew:
 
     def _stop(self, number: int, _: object) -> None:
         self.asked_to_stop = number
+        self._stop_all()
+
+    def _stop_all(self) -> None:
         for worker in self.workers:
             if worker.process.is_alive():
                 os.kill(worker.process.pid, signal.SIGTERM)
@@ -75,16 +80,19 @@ class Crew:
     def do(self, jobs: Sequence[Job]) -> None:
         """Do the jobs, whichever are not done, here or elsewhere.
 
-        Raises `RunStopped` after a signal, once every process has saved its checkpoint.
+        Raises `RunStopped` after a signal and `DiskError` where nothing can be written, once every
+        process has ended, with a checkpoint if it can.
         """
         left = [job for job in jobs if job.name not in self.settled]
-        while self.asked_to_stop is None and (left or self.workers):
+        while not self.asked_to_stop and not self.no_disk and (left or self.workers):
             left = [job for job in left if not self._is_settled(job)]
             self._start_some(left)
             self._wait()
         while self.workers:
             self._wait()
-        if self.asked_to_stop is not None:
+        if self.no_disk:
+            raise DiskError(f"{self.no_disk}; the same command then goes on from here")
+        if self.asked_to_stop:
             raise RunStopped("stopped - the same command goes on from here", self.asked_to_stop)
 
     def _is_settled(self, job: Job) -> bool:
@@ -130,6 +138,9 @@ class Crew:
         except EOFError:
             worker.process.join()
             outcome = self._ended(worker)
+        if outcome.state == "no disk" and not self.no_disk:
+            self.no_disk = outcome.said
+            self._stop_all()
         if outcome.state not in ("done", "failed"):
             return
         self.settled.add(job.name)
@@ -142,7 +153,7 @@ class Crew:
     def _ended(self, worker: Worker) -> Outcome:
         """What to make of a process that ended without a word."""
         name, code = worker.job.name, worker.process.exitcode
-        if self.asked_to_stop is not None:
+        if self.asked_to_stop or self.no_disk:
             return Outcome("stopped", "")
         if code == -signal.SIGKILL and memory_kills() > worker.memory_kills:
             return Outcome("failed", "out of memory: the system killed the process")
