@@ -264,6 +264,7 @@ def start_at_directions(model: Any, r: int, batches: list[dict[str, Any]]) -> No
             enough,
             config,
             forward_fn=look,
+            prepare_layer_inputs_fn=entering,
             gather_distributed_inputs=False,  # each rank has all of them
             show_progress_bar=False,
         )
@@ -272,6 +273,16 @@ def start_at_directions(model: Any, r: int, batches: list[dict[str, Any]]) -> No
             layer.lora_A["default"].weight.copy_(found[name])
     for module, mode in modes.items():  # PEFT gives all of them the model's own
         module.training = mode
+
+
+def entering(layer_input: Any, tokens: Any, _: str) -> Any:
+    """What enters a layer at the `tokens` (n, 2) that are no padding; all of what enters one that
+    sees no rows of the batch, as DeBERTa's projections of relative positions."""
+    states = layer_input[0] if isinstance(layer_input, (tuple, list)) else layer_input
+    rows, columns = tokens.T.unbind()
+    if int(rows.max()) >= len(states):
+        return states.flatten(0, -2)
+    return states[rows, columns]
 
 
 def tokens_in(batch: Mapping[str, Any]) -> int:
