@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peftkit.errors import DiskError, RunError
+from peftkit.errors import DiskError
 
 UNWRITABLE = {
     errno.EACCES: "give another folder with --runs",
