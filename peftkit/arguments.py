@@ -132,6 +132,7 @@ def add_compare(options: argparse.ArgumentParser) -> None:
     options.add_argument("--plan", action="store_true", help="say what it will take, and stop")
     options.add_argument("--join", action="store_true", help="help another process with its runs")
     options.add_argument("--retry", action="store_true", help="try runs again that failed")
+    options.add_argument("--allow-mixed", action="store_true", help="mix machines, and say so")
 
 
 def add_report(options: argparse.ArgumentParser) -> None:

@@ -234,7 +234,14 @@ def compare_verb(options: Any) -> None:
     if options.join:
         join(options.file, *options.settings, retry=options.retry, **shared)
         return
-    made = compare(options.file, *options.settings, to=options.to, retry=options.retry, **shared)
+    made = compare(
+        options.file,
+        *options.settings,
+        to=options.to,
+        retry=options.retry,
+        allow_mixed=options.allow_mixed,
+        **shared,
+    )
     if options.json:
         print(made.model_dump_json(indent=1))
         return

@@ -105,6 +105,12 @@ def test_mistakes_are_told_with_what_to_type(
     assert words in refused(tmp_path, **changes)
 
 
+def test_a_misspelt_setting_is_sought_in_the_comparison_and_its_recipe(tmp_path: Path) -> None:
+    said = refused(tmp_path, "sedds=3", "trainig.epochs=1")
+    assert "did you mean 'seeds'?" in said
+    assert "did you mean 'training'?" in said
+
+
 def test_a_file_that_is_not_there_names_one(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"benchmarks/imdb\.yaml"):
         load_comparison(tmp_path / "nothing.yaml")

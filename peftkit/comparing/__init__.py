@@ -25,18 +25,20 @@ def compare(
     to: Path | None = None,
     workers: int | None = None,
     retry: bool = False,
+    allow_mixed: bool = False,
 ) -> Report:
     """Run the comparison that `file` describes, and report it into `to`.
 
     `settings` are `key=value`s of the comparison or its recipe. What has a record is not run again,
     what was interrupted goes on, what failed is tried again where `retry` says so. Its folder is
     `runs`/NAME, which other processes may share (`join`); the report goes to `to`, by default into
-    it. `workers` run at a time: by default one a GPU, or one. Raises `PeftkitError`.
+    it. `workers` run at a time: by default one a GPU, or one. Runs of unlike machines or library
+    versions stand in one table only where `allow_mixed` says so. Raises `PeftkitError`.
     """
     project = Project.of(Path(file), settings, Path(runs), workers)
     project.tell()
     project.work(retry)
-    made = project.report()
+    made = project.report(allow_mixed)
     made.write(to or project.root / "report")
     return made
 
@@ -117,13 +119,13 @@ class Project:
                     replace(job, rate=None).record_failure(reason)
             crew.do([job for job in runs if job.rate is None or job.rate.done])
 
-    def report(self) -> Report:
+    def report(self, allow_mixed: bool = False) -> Report:
         """All runs of the comparison side by side, those that failed or were refused too."""
         runs = [job for job in self.jobs if isinstance(job, RunJob)]
         failed = [replace(job, rate=None) for job in runs if job.rate and not job.rate.done]
         found = [job.folder.path for job in (*runs, *failed, *self.refused) if job.done]
         comparison = self.asked.comparison
-        return report(found, comparison.reference, margin=comparison.margin)
+        return report(found, comparison.reference, None, comparison.margin, allow_mixed)
 
 
 def threads_of(recipe: Recipe, workers: int) -> int | str:

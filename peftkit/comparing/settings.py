@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
 from peftkit.compose import Composition, compose, parse_overrides, read_yaml
-from peftkit.errors import Fault, RecipeError
+from peftkit.errors import Fault, RecipeError, nearest
 from peftkit.quantization import Quantization
 from peftkit.recipe import Recipe
 from peftkit.registry import Settings, parse_settings
@@ -113,6 +113,7 @@ def load_comparison(file: Path, settings: Sequence[str] = ()) -> Ways:
     if not file.is_file():
         raise RecipeError(f"there is no comparison '{file}' - name a YAML file, say {EXAMPLE}")
     overrides = parse_overrides(settings)
+    check_names(key.partition(".")[0] for key, _, _ in overrides)
     own = Composition(file.stem)
     own.merge(read_yaml(file), str(file))
     for key, value, source in overrides:
@@ -135,6 +136,15 @@ def load_comparison(file: Path, settings: Sequence[str] = ()) -> Ways:
     named = [name_of(entry) for entry in comparison.strategies]
     added = tuple(name for name in ALWAYS if name not in named)
     return Ways(file.stem, comparison, made_ways(shared, comparison, added), added)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse settings that neither a comparison nor a recipe has."""
+    known = {*Comparison.model_fields, *Recipe.model_fields} - {"settings"}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        faults = [Fault(name, f"no such setting - {nearest(name, known)}") for name in unknown]
+        raise RecipeError("the command line cannot be read:", faults)
 
 
 def is_own(key: str) -> bool:
