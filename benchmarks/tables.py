@@ -9,6 +9,8 @@ from typing import Any
 
 from peftkit.compose import Composition
 from peftkit.errors import RecipeError
+from peftkit.reporting import Report
+from peftkit.reporting.rendering import table as report_table
 from peftkit.strategies import Strategy
 
 HERE = Path(__file__).parent
@@ -22,8 +24,15 @@ def main() -> None:
         strategies=strategies(),
         training_speed=training_speed(),
         whole_matrix=whole_matrix(),
+        **{name: comparison(name) for name in ("imdb", "sst2")},
     )
-    fill(HERE.parent / "README.md", kinds=kinds(), matrix=matrix(), strategies=strategies())
+    fill(
+        HERE.parent / "README.md",
+        kinds=kinds(),
+        matrix=matrix(),
+        strategies=strategies(),
+        imdb=comparison("imdb"),
+    )
 
 
 def fill(page: Path, **tables: str) -> None:
@@ -35,6 +44,15 @@ def fill(page: Path, **tables: str) -> None:
             rf"{mark}\n(\n?\|.*\n)*", f"{mark}\n\n{table}\n" if table else f"{mark}\n", text
         )
     page.write_text(text)
+
+
+def comparison(name: str) -> str:
+    """The table of a comparison's report, where there is one."""
+    path = HERE / "report" / name / "report.json"
+    if not path.is_file():
+        return ""
+    lines = report_table(Report.model_validate_json(path.read_text())).splitlines()
+    return "\n".join(line for line in lines if line.startswith("|"))
 
 
 def kinds() -> str:

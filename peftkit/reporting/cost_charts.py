@@ -33,8 +33,8 @@ WIDTH, HEIGHT = 520, 320
 LINE, LETTER = 13, 6.3
 """Height of a name and width of its letters, in pixels."""
 MOST_NAME = 28
-TRIED = (0, -1.2, 1, -2.2, 2, -3.2, 3, 4, -4.2, 5, 6)
-"""Lines by which a name may be moved."""
+TRIED = (0, -1.2, 1, -2.2, 2)
+"""Lines by which a name may be moved: further off it would be read as another point's."""
 
 
 def cost_pictures(report: Report) -> list[Picture]:
