@@ -107,7 +107,7 @@ def test_a_comparison_goes_from_nothing_to_the_page(whole: tuple[Path, str]) -> 
     assert {each.label: each.seeds for each in made.standings} == {
         "full": [0, 1],
         "lora": [0, 1],
-        "frozen": [0, 1],
+        "linear_probe": [0, 1],
     }
     assert "<html" in (report / "report.html").read_text()
     assert len(told(output)) == JOBS

@@ -256,7 +256,9 @@ def told_fold(fold: int | None) -> str:
 
 def told(score: float | None, status: str) -> str:
     """A trial's score, or what became of it."""
-    return status if score is None else f"{score:.4f}" + ("" if status == "finished" else "?")
+    if score is None:
+        return status
+    return f"{score:.4f}" + (" (given up)" if status == "pruned" else "")
 
 
 def hashed(parts: object) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import Field
@@ -15,6 +16,7 @@ from peftkit.record import RunRecord
 from peftkit.registry import Settings
 from peftkit.reporting.evidence import Run, by_key, value_at
 from peftkit.reporting.mixture import one_a_seed, plain_recipe, strategy_key, turn_of
+from peftkit.strategies import Strategy
 
 MOST_LABEL = 80
 """Letters of a strategy's label."""
@@ -141,9 +143,20 @@ def members_of(runs: Iterable[Run]) -> list[Member]:
 
 
 def base_label(recipe: dict[str, Any]) -> str:
-    """The strategy's kind, and how the base is held."""
+    """What the strategy is called, and how the base is held."""
+    called = nicknamed().get(json.dumps(recipe["strategy"], sort_keys=True))
     kind, held = str(value_at(recipe, "strategy.kind")), str(value_at(recipe, "quantize.kind"))
-    return (kind if held == "none" else f"{kind} on {held}")[:MOST_LABEL]
+    name = called or kind
+    return (name if held == "none" else f"{name} on {held}")[:MOST_LABEL]
+
+
+@cache
+def nicknamed() -> dict[str, str]:
+    """The aliases of strategies by the settings that they stand for, defaults included."""
+    return {
+        json.dumps(Strategy.parse(alias, "strategy").plain(), sort_keys=True): alias
+        for alias in Strategy.nicknames()
+    }
 
 
 def tell_apart(members: Sequence[Member]) -> None:
