@@ -130,6 +130,15 @@ def test_seeds_are_counted_from_zero() -> None:
     assert Comparison(recipe="x", strategies=["lora"], seeds=3).seed_list == [0, 1, 2]
 
 
+def test_one_run_a_strategy_proves_that_its_artefact_loads(tmp_path: Path) -> None:
+    found = load_comparison(written(tmp_path, seeds=3), ["budget.trials=0"])
+    recipe = found.ways[0].recipe
+    place = Place(tmp_path, find_model(recipe.model), recipe.data.resolve(), {})
+    runs = [job for job in jobs_of(found.ways, found.comparison, place) if isinstance(job, RunJob)]
+    proofs = {job.name: job.recipe.training.proof for job in runs if job.way.name == "lora"}
+    assert proofs == {"lora, seed 0": "full", "lora, seed 1": "run", "lora, seed 2": "run"}
+
+
 def test_folds_take_the_place_of_seeds_and_each_has_its_own_search(tmp_path: Path) -> None:
     found = load_comparison(written(tmp_path, folds=3), ["budget.trials=2"])
     recipe = found.ways[0].recipe

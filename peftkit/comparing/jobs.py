@@ -123,6 +123,9 @@ class RunJob:
     """The search that must be done before; None: the strategy's own default."""
     place: Place
     fold: int | None = None
+    reloads: bool = True
+    """Whether its artefact may be loaded in a fresh process for the proof: that takes seconds, and
+    one run a strategy shows it."""
 
     @property
     def name(self) -> str:
@@ -141,6 +144,8 @@ class RunJob:
         changes: dict[str, object] = {"training__seed": self.seed}
         if self.rate is not None and (chosen := self.rate.found.chosen) != self.way.recipe.lr():
             changes["training__lr"] = chosen
+        if not self.reloads:
+            changes["training__proof"] = "run"
         return in_fold(self.way.recipe, self.fold).but(**changes)
 
     @property
@@ -231,8 +236,8 @@ def jobs_of(ways: Sequence[Way], comparison: Comparison, place: Place) -> list[J
             for way in runnable
         }
     runs = [
-        RunJob(way, seed, rates.get((way.name, fold)), place, fold)
-        for seed, fold in comparison.spread
+        RunJob(way, seed, rates.get((way.name, fold)), place, fold, reloads=not number)
+        for number, (seed, fold) in enumerate(comparison.spread)
         for way in runnable
     ]
     return [*rates.values(), *runs]
