@@ -14,7 +14,9 @@ CLASSIFIER, LANGUAGE = "SEQ_CLS", "CAUSAL_LM"
 LOADERS = {CLASSIFIER: AutoModelForSequenceClassification, LANGUAGE: AutoModelForCausalLM}
 
 
-def base(folder: Path, model: str, task: str = LANGUAGE, dtype: str = "float32", **save: Any) -> Path:
+def base(
+    folder: Path, model: str, task: str = LANGUAGE, dtype: str = "float32", **save: Any
+) -> Path:
     """A checkpoint of the tiny `model` in the class of `task`, its head made by chance."""
     made = plain(Path(find_model(model).location), task).to(getattr(torch, dtype))
     made.save_pretrained(folder, **save)

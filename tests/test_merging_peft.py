@@ -6,10 +6,9 @@ from typing import Any
 import peft
 import pytest
 import torch
+from adapters import LANGUAGE, adapter, base, merged_by_peft, plain
 
 import peftkit
-from adapters import CLASSIFIER, LANGUAGE, adapter, base, merged_by_peft, plain
-from peftkit.merging import Merged
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 KINDS: dict[str, Any] = {
@@ -32,7 +31,12 @@ KINDS: dict[str, Any] = {
         oft_block_size=16, use_cayley_neumann=False, target_modules=ALL, task_type=LANGUAGE
     ),
     "oft-shared": peft.OFTConfig(
-        oft_block_size=8, block_share=True, coft=True, eps=0.1, target_modules=ALL, task_type=LANGUAGE
+        oft_block_size=8,
+        block_share=True,
+        coft=True,
+        eps=0.1,
+        target_modules=ALL,
+        task_type=LANGUAGE,
     ),
     "boft": peft.BOFTConfig(boft_block_size=4, target_modules=ALL, task_type=LANGUAGE),
     "ia3": peft.IA3Config(
@@ -64,7 +68,10 @@ KINDS: dict[str, Any] = {
         r=4, target_modules=["q_proj"], trainable_token_indices=[1, 5, 200], task_type=LANGUAGE
     ),
     "saved": peft.LoraConfig(
-        r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"], task_type=LANGUAGE
+        r=4,
+        target_modules=["q_proj"],
+        modules_to_save=["embed_tokens", "lm_head"],
+        task_type=LANGUAGE,
     ),
 }
 

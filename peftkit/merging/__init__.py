@@ -21,7 +21,7 @@ from peftkit.merging.progress import Progress
 from peftkit.merging.proof import Merged, MergeProof, merge_rows, prove
 from peftkit.merging.streaming import Written, output_bytes, write_shards
 from peftkit.merging.subtracting import check_subtraction, restored, subtracted
-from peftkit.merging.tensors import Stored, open_checkpoint
+from peftkit.merging.tensors import open_checkpoint
 from peftkit.record import RunRecord
 
 __all__ = ["MergeProof", "Merged", "merge", "merge_rows"]

@@ -23,13 +23,18 @@ PARTS = (
     "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b",
     "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
     "oft_R", "boft_R", "boft_s", "ia3_l", "vera_lambda_b", "vera_lambda_d",
-    r"token_adapter\.trainable_tokens_delta", "trainable_tokens_delta",
+    "trainable_tokens_delta",
 )  # fmt: skip
 """What PEFT 0.21 calls the parts of an adapter, behind the name of the layer."""
 PART = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(PARTS)})(\.default)?(\.(?P<leaf>\w+))?")
-WRAPPERS = re.compile(r"\.(base_layer|ln_tuning_layers(\.default)?|modules_to_save(\.default)?)\.")
-"""What stands in the names of tensors that replace one of the base's."""
-KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3", "VERA", "LN_TUNING", "TRAINABLE_TOKENS")
+WRAPPERS = re.compile(
+    r"\.(base_layer|token_adapter|ln_tuning_layers(\.default)?|modules_to_save(\.default)?)\."
+)
+"""What PEFT puts into the names of the base's tensors and layers."""
+KINDS = (
+    "LORA", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3", "VERA", "LN_TUNING",
+    "TRAINABLE_TOKENS",
+)  # fmt: skip
 """PEFT's methods that can be folded here."""
 UNFOLDABLE = {
     "alora_invocation_tokens": "it acts on some tokens only",
@@ -110,7 +115,9 @@ def open_artefact(folder: Path, run: RunFolder | None) -> Adapter:
     for file in sorted(folder.glob("*.safetensors")):
         tensors |= read_header(file)
     parts = sorted_out(folder, tensors)
-    return Adapter(folder, str(config.get("peft_type", strategy.kind)), config, *parts, recipe, run, said)
+    return Adapter(
+        folder, str(config.get("peft_type", strategy.kind)), config, *parts, recipe, run, said
+    )
 
 
 def open_peft(folder: Path) -> Adapter:
@@ -181,7 +188,7 @@ def sorted_out(folder: Path, tensors: Mapping[str, Stored]) -> Sorted:
             twin = replaced.setdefault(WRAPPERS.sub(".", plain), tensor)
         else:
             leaf = "bias" if found["leaf"] == "bias" else ""
-            key = found["part"].removeprefix("token_adapter.") + (f".{leaf}" if leaf else "")
+            key = found["part"] + (f".{leaf}" if leaf else "")
             module = WRAPPERS.sub(".", f"{found['module']}.").removesuffix(".")
             twin = modules.setdefault(module, {}).setdefault(key, tensor)
         if twin is not tensor:

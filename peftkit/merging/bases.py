@@ -54,37 +54,28 @@ class Dequantized(Fold):
 
 def held(weight: "Tensor", quantize: Quantization, precision: str) -> "Tensor":
     """What the quantised `weight` stands for, as `quantization.dequantized` reads it."""
-    import bitsandbytes as bnb
+    from importlib import import_module
+
     import torch
-    from torch import nn
 
     from peftkit.quantization import dequantized
 
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    made: Any = import_module("bitsandbytes.nn")  # untyped
     settings: Any = quantize
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     wide, narrow = weight.shape
-    layer: nn.Module
     if quantize.bits == 4:
-        layer = bnb.nn.Linear4bit(
-            narrow,
-            wide,
-            bias=False,
-            compress_statistics=settings.double,
-            quant_type=settings.type,
-            quant_storage=dtype if settings.storage == "compute" else torch.uint8,
-        )
-        layer.weight = bnb.nn.Params4bit(
-            weight.to(dtype),
-            requires_grad=False,
-            compress_statistics=settings.double,
-            quant_type=settings.type,
-            quant_storage=dtype if settings.storage == "compute" else torch.uint8,
-        ).to("cpu")
+        packed = {
+            "compress_statistics": settings.double,
+            "quant_type": settings.type,
+            "quant_storage": dtype if settings.storage == "compute" else torch.uint8,
+        }
+        layer = made.Linear4bit(narrow, wide, bias=False, **packed)
+        parameter = made.Params4bit(weight.to(dtype), requires_grad=False, **packed)
     else:
-        layer = bnb.nn.Linear8bitLt(narrow, wide, bias=False, has_fp16_weights=False)
-        layer.weight = bnb.nn.Int8Params(
-            weight.to(dtype), requires_grad=False, has_fp16_weights=False
-        ).to("cpu")
+        layer = made.Linear8bitLt(narrow, wide, bias=False, has_fp16_weights=False)
+        parameter = made.Int8Params(weight.to(dtype), requires_grad=False, has_fp16_weights=False)
+    layer.weight = parameter.to("cpu")  # quantises on arrival
     return dequantized(layer)
 
 

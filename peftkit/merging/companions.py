@@ -38,7 +38,9 @@ def base_config(folder: Path) -> dict[str, Any]:
     try:
         said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}) - name a whole base with --base") from None
+        raise RunError(
+            f"{path}: cannot be read ({error}) - name a whole base with --base"
+        ) from None
     held = said.get("quantization_config")
     if held:
         method = held.get("quant_method", "quantised")
@@ -99,7 +101,9 @@ def is_last_of_head(name: str, tensor: Stored) -> bool:
 
 def classes_of(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
     """The class of the merged model, as `architectures` names it."""
-    task = TASKS.get(str(adapter.sealed.get("task", {}).get("kind")), adapter.config.get("task_type"))
+    task = TASKS.get(
+        str(adapter.sealed.get("task", {}).get("kind")), adapter.config.get("task_type")
+    )
     endings = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
     known = list(config.get("architectures") or [])
     ending = endings.get(str(task), "ForQuestionAnswering")

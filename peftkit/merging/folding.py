@@ -175,7 +175,7 @@ class Dora(Fold):
 
         def turned(first: int, last: int, rows: "Tensor") -> "Tensor":
             moved = add(first, last, rows)
-            norms = torch.linalg.vector_norm(moved, dim=axis)
+            norms: Tensor = torch.linalg.vector_norm(moved, dim=axis)
             factors = magnitude / norms if axis == 0 else magnitude[first:last] / norms
             return moved.mul_(factors.unsqueeze(axis))
 
@@ -218,7 +218,8 @@ class Residual(Fold):
             else:
                 left, values, right = torch.linalg.svd(weight, full_matrices=False)
                 part = (left[:, : self.r] * values[: self.r]) @ right[: self.r]
-            return (weight - part).T.contiguous() if self.transposed else weight - part
+            less: Tensor = weight - part
+            return less.T.contiguous() if self.transposed else less
 
         return rest
 

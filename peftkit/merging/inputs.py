@@ -18,12 +18,16 @@ def base_folder(adapter: Adapter, base: Path | str | None, subtract: bool) -> Pa
     if base is not None:
         return found_folder(str(base))
     if subtract:
-        raise RunError("--subtract takes an adapter out of a merged checkpoint - name it with --base")
+        raise RunError(
+            "--subtract takes an adapter out of a merged checkpoint - name it with --base"
+        )
     if adapter.run is not None:
         source = Source.model_validate(adapter.run.description()["model"])
         if Path(source.location).exists():
             return Path(source.location)
-    name = adapter.sealed.get("base", {}).get("asked") or adapter.config.get("base_model_name_or_path")
+    name = adapter.sealed.get("base", {}).get("asked") or adapter.config.get(
+        "base_model_name_or_path"
+    )
     if not name:
         raise RunError(f"{adapter.folder}: does not name its base - name it with --base")
     revision = adapter.config.get("revision")
@@ -72,7 +76,9 @@ def read_texts(verify: Path | str | Sequence[str] | None) -> list[str] | None:
     if isinstance(verify, (str, Path)):
         path = Path(verify)
         if not path.is_file():
-            raise RunError(f"--verify: there is no file {path} - name one, with a text a line, or off")
+            raise RunError(
+                f"--verify: there is no file {path} - name one, with a text a line, or off"
+            )
         verify = path.read_text(encoding="utf-8").splitlines()
     texts = [text for text in verify if text.strip()]
     if not texts:

@@ -153,9 +153,7 @@ def vera(adapter: Adapter, _module: str, parts: Parts, transposed: bool) -> Fold
         return []
     b, d = parts["vera_lambda_b"], parts["vera_lambda_d"]
     first, second = projections(adapter)
-    return [
-        ("weight", LowRank(first, second, 1.0, transposed, between=d, behind=b, shared=True))
-    ]
+    return [("weight", LowRank(first, second, 1.0, transposed, between=d, behind=b, shared=True))]
 
 
 def projections(adapter: Adapter) -> tuple[Stored | Drawn, Stored | Drawn]:

@@ -47,4 +47,6 @@ def naming(wanted: Sequence[str], there: Collection[str]) -> Names:
         *(Names(there, strip=first) for first in sorted(firsts)),
         *(Names(there, add=other) for other in sorted(others)),
     ]
-    return max(candidates, key=lambda names: sum(names.in_checkpoint(n) is not None for n in wanted))
+    return max(
+        candidates, key=lambda names: sum(names.in_checkpoint(n) is not None for n in wanted)
+    )

@@ -21,7 +21,6 @@ OLD_HEADS = (
 """How the models of transformers call the heads of their pretraining."""
 
 
-
 @dataclass(frozen=True)
 class Output:
     """A tensor of the merged checkpoint."""
@@ -90,7 +89,9 @@ def plan(
     if before:
         add_folds(names, outputs, fresh, before.items(), faults)
     changes = settle_ties(adapter, names, outputs, fresh, config)
-    add_folds(names, outputs, fresh, adapter_folds(adapter, names, outputs, fresh, config, faults), faults)
+    add_folds(
+        names, outputs, fresh, adapter_folds(adapter, names, outputs, fresh, config, faults), faults
+    )
     check_used(adapter, [*outputs.values(), *fresh.values()], faults)
     if faults:
         refuse(adapter, faults)
@@ -126,7 +127,9 @@ def replace_tensors(
         if tensor.shape != known.shape and not resizes(name, tensor, known.source):
             faults.append(Fault(name, f"{tensor.said}: the base's is {known.source.said}"))
         elif known.dtype not in FLOATS:
-            faults.append(Fault(name, f"the base's is {known.source.said}, which cannot be replaced"))
+            faults.append(
+                Fault(name, f"the base's is {known.source.said}, which cannot be replaced")
+            )
         outputs[place] = replace(known, source=tensor)
     return fresh
 
@@ -136,7 +139,9 @@ def may_be_new(adapter: Adapter, name: str) -> bool:
     if not adapter.config:
         return True  # an artefact of ours is sealed, and its base the right one
     saved = adapter.config.get("modules_to_save") or ()
-    return adapter.trains_head or any(f".{entry}." in f".{name}" for entry in saved) or is_head(name)
+    return (
+        adapter.trains_head or any(f".{entry}." in f".{name}" for entry in saved) or is_head(name)
+    )
 
 
 def is_head(name: str) -> bool:
@@ -203,7 +208,11 @@ def with_largest(adapter: Adapter, shapes: Mapping[str, Sequence[int]]) -> Adapt
     """The adapter with the size of projections that fit all of its layers: VeRA draws such."""
     if adapter.kind != "VERA" or not shapes:
         return adapter
-    sizes = [(p["vera_lambda_b"].shape[0], shapes[m]) for m, p in adapter.modules.items() if m in shapes and "vera_lambda_b" in p]
+    sizes = [
+        (p["vera_lambda_b"].shape[0], shapes[m])
+        for m, p in adapter.modules.items()
+        if m in shapes and "vera_lambda_b" in p
+    ]
     if not sizes:
         return adapter
     wide = max(out for out, _ in sizes)

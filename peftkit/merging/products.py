@@ -158,9 +158,10 @@ class Turn(Fold):
             norms = torch.linalg.matrix_norm(skew)[:, None, None]
             skew = torch.where(norms <= limit, skew, limit * (skew / norms))
         one = torch.eye(self.size).expand_as(skew)
-        if self.terms is None:
-            return torch.linalg.solve(one + skew, one - skew, left=False)
-        return neumann(one, skew, self.terms)
+        if self.terms is not None:
+            return neumann(one, skew, self.terms)
+        solved: Tensor = torch.linalg.solve(one + skew, one - skew, left=False)
+        return solved
 
     def is_nothing(self) -> bool:
         """Whether nothing is turned."""

@@ -43,9 +43,7 @@ class Written:
     """Tensors that it trained, or acts on by nothing, and that are as they were."""
 
 
-def write_shards(
-    plan: Plan, folder: Path, sign: float, advance: Callable[[int], None]
-) -> Written:
+def write_shards(plan: Plan, folder: Path, sign: float, advance: Callable[[int], None]) -> Written:
     """Write the plan's shards and their index into `folder`; `advance` is told the bytes done.
 
     Raises `RunError` for a tensor that holds NaN or an infinity, and for one that the adapter

@@ -224,5 +224,7 @@ def open_shards(folder: Path, places: Mapping[str, str]) -> dict[str, list[Store
     if wrong := sorted(set(places.items()) ^ inside):
         name, shard = wrong[0]
         what = "is not in it" if (name, shard) in places.items() else "is not in the index"
-        raise damaged(folder / shard, f"of {len(wrong)} tensors index and file differ: {name} {what}")
+        raise damaged(
+            folder / shard, f"of {len(wrong)} tensors index and file differ: {name} {what}"
+        )
     return found

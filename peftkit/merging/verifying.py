@@ -83,7 +83,9 @@ def material(
         return rows[:COMPARED_ROWS], rows[:SCORED_ROWS], "the run's held-out rows"
     chosen = list(BUILT_IN if texts is None else texts)
     encoded = [dict(tokenizer(text, truncation=True, max_length=LONGEST)) for text in chosen]
-    kept = [{k: v for k, v in row.items() if k in ("input_ids", "token_type_ids")} for row in encoded]
+    kept = [
+        {k: v for k, v in row.items() if k in ("input_ids", "token_type_ids")} for row in encoded
+    ]
     source = "built-in texts" if texts is None else "the given texts"
     return [row for row in kept if row["input_ids"]], [], source
 
@@ -118,7 +120,11 @@ class Judge:
         self.task = task_of(adapter)
         self.loader = self.task.auto_class() if self.task is not None else class_of(merged)
         self.pad_id = int(load_tokenizer(str(merged)).pad_token_id or 0)
-        self.metric = self.task.headline if scored and self.task and self.task.peft_type == "SEQ_CLS" else None
+        self.metric = (
+            self.task.headline
+            if scored and self.task and self.task.peft_type == "SEQ_CLS"
+            else None
+        )
 
     def look(self, load: Any) -> tuple[Tensor, float | None]:
         """The model's answers, and its score; the model is gone afterwards."""
