@@ -110,7 +110,8 @@ def open_artefact(folder: Path, run: RunFolder | None) -> Adapter:
             f"serves it as it is: peftkit export {where} --to DIR"
         )
     config = read_config(folder) if (folder / PEFT_CONFIG).is_file() else {}
-    refuse_variants(folder, config)
+    if config:
+        refuse_variants(folder, config)
     tensors: dict[str, Stored] = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors |= read_header(file)
@@ -131,14 +132,8 @@ def open_peft(folder: Path) -> Adapter:
             f"missing (there are {', '.join(there[:10]) or 'no files'}) - name one that is"
         )
     config = read_config(folder)
-    kind = str(config.get("peft_type", ""))
-    if kind not in KINDS:
-        raise RunError(
-            f"{folder}: PEFT's {kind or 'unnamed method'} cannot be folded here - of PEFT's methods, "
-            f"{', '.join(KINDS)} can; load it with PEFT beside its base"
-        )
     refuse_variants(folder, config)
-    return Adapter(folder, kind, config, *sorted_out(folder, read_header(folder / PEFT_TENSORS)))
+    return Adapter(folder, str(config["peft_type"]), config, *sorted_out(folder, read_header(folder / PEFT_TENSORS)))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -154,7 +149,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def refuse_variants(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse what only looks like a low-rank difference."""
+    """Refuse methods that have no fold here, and what only looks like a low-rank difference."""
+    kind = str(config.get("peft_type", ""))
+    if kind not in KINDS:
+        raise RunError(
+            f"{folder}: PEFT's {kind or 'unnamed method'} cannot be folded here - of its methods "
+            f"{', '.join(KINDS)} can; load it with PEFT beside its base"
+        )
     for name, why in UNFOLDABLE.items():
         if config.get(name) and config.get("peft_type") == "LORA":
             raise RunError(

@@ -139,9 +139,7 @@ def may_be_new(adapter: Adapter, name: str) -> bool:
     if not adapter.config:
         return True  # an artefact of ours is sealed, and its base the right one
     saved = adapter.config.get("modules_to_save") or ()
-    return (
-        adapter.trains_head or any(f".{entry}." in f".{name}" for entry in saved) or is_head(name)
-    )
+    return is_head(name) or any(f".{entry}." in f".{name}" for entry in saved)
 
 
 def is_head(name: str) -> bool:

@@ -105,7 +105,8 @@ def write_tensor(output: Output, sign: float, seen: Written, writer: "Writer") -
         for content, unchanged in computed(output, sign):
             same = same and unchanged
             writer.put(content)
-    if same and output.folds and not all(fold.is_nothing() for fold in output.folds):
+    # what multiplies leaves zeros alone
+    if same and any(fold.additive and not fold.is_nothing() for fold in output.folds):
         raise RunError(
             f"{output.name}: what the adapter changes is lost when rounded to {output.dtype}: the "
             "tensor would be the base's - merge into a base that is stored in F32"
