@@ -79,7 +79,7 @@ def plan(
     that names each tensor which does not fit, is left over or is not there.
     """
     there = {tensor.name: tensor for tensors in shards.values() for tensor in tensors}
-    names = naming(wanted(adapter), there)
+    names = naming([*wanted(adapter), *(before or ())], there)
     faults: list[Fault] = []
     outputs = {
         tensor.name: Output(names.in_output(name), tensor, tensor.dtype, base=tensor)
