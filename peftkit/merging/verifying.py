@@ -19,6 +19,7 @@ from peftkit.merging.adapters import Adapter, open_adapter
 from peftkit.merging.models import adapted, answers, class_of, padded, task_of, whole
 from peftkit.model import load_tokenizer
 from peftkit.run_folder import RunFolder
+from peftkit.sources import Source
 from peftkit.world import threads_of_rank
 
 COMPARED_ROWS = 64
@@ -93,12 +94,14 @@ def material(
 def held_out(run: RunFolder, tokenizer: Any, merged: Path) -> list[dict[str, Any]]:
     """Encoded rows of the run's test split, or of train where it has none."""
     recipe, said = run.recipe, run.description()
-    data = recipe.data.resolve()
+    data = Source.model_validate(said["data"])
+    if not Path(data.location).exists():
+        data = recipe.data.resolve()
     splits = recipe.data.load(data, recipe.task.roles)
     split = splits.test if len(splits.test) else splits.train
     chosen = split.select(range(min(SCORED_ROWS, len(split))))
     encoded = recipe.task.encode(
-        {name: chosen[name] for name in chosen.column_names},
+        {name: list(chosen[name]) for name in chosen.column_names},
         tokenizer,
         said["names"],
         recipe.data.max_length,
