@@ -17,7 +17,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def write_config(folder: Path, module: Any) -> None:
-    """The adapted model's configuration, which names the model's class, as transformers writes it."""
+    """Write the adapted model's configuration, which names the model's class, to `folder`."""
     model = module.get_base_model() if hasattr(module, "get_base_model") else module
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)

@@ -186,7 +186,7 @@ def the_streamed_merge_says_what_base_and_adapter_say(it: Done) -> None:
     cell, recipe, run = it.cell, it.recipe, it.folder.parent
     sealed_run(it)
     if not recipe.strategy.foldable:
-        with pytest.raises(RunError, match="cannot be folded .* peftkit export "):
+        with pytest.raises(RunError, match=r"cannot be folded .* peftkit export "):
             peftkit.merge(it.folder, run / "streamed", verify="off")
         return
     if cell.way == "peft":

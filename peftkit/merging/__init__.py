@@ -58,7 +58,8 @@ def merge(
     check_base(adapter, source, subtract)
     texts = read_texts(verify)
     quantized = quantization_of(adapter) is not None
-    before = dequantized_layers(adapter, source) if quantized and onto == "trained" else {}
+    again = quantized and onto == "trained" and not subtract
+    before = dequantized_layers(adapter, source) if again else {}
     adapter = subtracted(adapter) if subtract else adapter
     planned = plan(adapter, shards, config, before)
     check_effect(adapter, planned)
@@ -92,8 +93,8 @@ def check_effect(adapter: Adapter, planned: Plan) -> None:
     if folds and all(fold.is_nothing() for fold in folds):
         beside_it = " (only what was trained beside it would)" if adapter.replaced else ""
         raise RunError(
-            f"{adapter.folder}: this adapter changes nothing: of all {len(folds)} layers what it adds "
-            f"is zero{beside_it} - it was never trained, or its training did not reach it"
+            f"{adapter.folder}: this adapter changes nothing: what it adds to any of {len(folds)} "
+            f"layers is zero{beside_it} - it was never trained, or its training did not reach it"
         )
     if not folds and not adapter.replaced:
         raise RunError(f"{adapter.folder}: this adapter changes nothing: it holds no tensors")

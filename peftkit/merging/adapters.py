@@ -1,4 +1,4 @@
-"""Adapters: what an artefact of ours, or a plain PEFT folder, holds and what its tensors are for."""
+"""Adapters: what an artefact of ours, or a PEFT folder, holds, and what each tensor is for."""
 
 import json
 import re
@@ -133,7 +133,12 @@ def open_peft(folder: Path) -> Adapter:
         )
     config = read_config(folder)
     refuse_variants(folder, config)
-    return Adapter(folder, str(config["peft_type"]), config, *sorted_out(folder, read_header(folder / PEFT_TENSORS)))
+    return Adapter(
+        folder,
+        str(config["peft_type"]),
+        config,
+        *sorted_out(folder, read_header(folder / PEFT_TENSORS)),
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -153,21 +158,21 @@ def refuse_variants(folder: Path, config: Mapping[str, Any]) -> None:
     kind = str(config.get("peft_type", ""))
     if kind not in KINDS:
         raise RunError(
-            f"{folder}: PEFT's {kind or 'unnamed method'} cannot be folded here - of its methods "
+            f"{folder}: PEFT's {kind or 'unnamed method'} cannot be folded here - "
             f"{', '.join(KINDS)} can; load it with PEFT beside its base"
         )
     for name, why in UNFOLDABLE.items():
         if config.get(name) and config.get("peft_type") == "LORA":
             raise RunError(
-                f"{folder}: was trained with {name}={config[name]!r}, which cannot be folded: {why} "
-                "- load it with PEFT beside its base"
+                f"{folder}: was trained with {name}={config[name]!r}, which cannot be folded: "
+                f"{why} - load it with PEFT beside its base"
             )
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(LOST_STARTS):
         raise RunError(
-            f"{folder}: was initialised by {start!r}, which changed the base in a way that the folder "
-            "does not tell - save it with PEFT's path_initial_model_for_weight_conversion, which "
-            "makes it an ordinary LoRA"
+            f"{folder}: was initialised by {start!r}, which changed the base in a way that the "
+            "folder does not tell - save it with PEFT's path_initial_model_for_weight_conversion, "
+            "which makes it an ordinary LoRA"
         )
 
 
@@ -194,6 +199,7 @@ def sorted_out(folder: Path, tensors: Mapping[str, Stored]) -> Sorted:
             twin = modules.setdefault(module, {}).setdefault(key, tensor)
         if twin is not tensor:
             raise RunError(
-                f"{folder}: {name!r} and {twin.name!r} mean the same tensor - save the adapter again"
+                f"{folder}: {name!r} and {twin.name!r} mean the same tensor - save the adapter "
+                "again"
             )
     return modules, replaced, shared

@@ -1,4 +1,4 @@
-"""Bases: the weights that a quantised run was trained against, made again from the original ones."""
+"""Bases: the weights that a quantised run was trained against, made from the original ones."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +95,7 @@ def trained_precision(adapter: Adapter) -> str:
     """
     if adapter.run is None:
         raise RunError(
-            f"{adapter.folder}: was trained on a quantised base, and which type it was quantised from "
+            f"{adapter.folder}: was trained on a quantised base, and which type that was made from "
             "stands in its run - name the run's folder, or say --onto original"
         )
     said = adapter.run.description().get("world", {}).get("precision")

@@ -148,7 +148,7 @@ class Dora(Fold):
 
     @property
     def whole(self) -> bool:  # type: ignore[override]
-        """The norms go over rows, which are whole in each block, unless the weight is transposed."""
+        """Only where the weight is transposed: norms go over rows, which are whole in a block."""
         return self.difference.transposed
 
     @property

@@ -60,9 +60,9 @@ def check_base(adapter: Adapter, base: Path, subtract: bool) -> None:
         now = sha256_of(*model_files(base))
         if f"sha256:{now}" != identity:
             raise RunError(
-                f"{base}: is not byte for byte the {said['used']} that the adapter was trained on "
-                f"(sha256 {now[:12]}, not {identity[7:19]}) - put the old one back, or name it with "
-                "--base"
+                f"{base}: is not byte for byte the {said['used']} that the adapter belongs "
+                f"to (sha256 {now[:12]}, not {identity[7:19]}) - put the old one back, or name it "
+                "with --base"
             )
 
 

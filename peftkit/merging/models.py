@@ -140,9 +140,10 @@ def whole(loader: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
         )
     absent = [*said["missing_keys"], *said.get("mismatched_keys", ())]
     if absent:
+        some = ", ".join(sorted(map(str, absent))[:5])
         raise RunError(
-            f"the merged checkpoint lacks {', '.join(map(str, sorted(absent, key=str)[:5]))}, which "
-            f"{type(model).__name__} has - name the base that the adapter was trained on"
+            f"the merged checkpoint lacks {some}, which {type(model).__name__} has - name "
+            "the base that the adapter was trained on"
         )
     return model.eval()  # type: ignore[no-any-return]
 

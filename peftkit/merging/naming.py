@@ -9,6 +9,13 @@ LEGACY = {".weight": ".gamma", ".bias": ".beta"}
 EMBEDDINGS = ("embed_tokens", "word_embeddings", "wte", "shared", "embed_in", "tok_embeddings")
 """How the models of transformers call the embeddings of tokens."""
 
+OLD_HEADS = (
+    "lm_head", "cls", "classifier", "score", "qa_outputs", "embed_out", "generator_lm_head",
+    "generator_predictions", "discriminator_predictions", "vocab_transform", "vocab_layer_norm",
+    "vocab_projector", "predictions", "lm_predictions", "mask_predictions", "classification_head",
+)  # fmt: skip
+"""How the models of transformers call the heads of their pretraining."""
+
 
 @dataclass(frozen=True)
 class Names:

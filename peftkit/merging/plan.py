@@ -8,17 +8,11 @@ from peftkit.errors import Fault, RunError
 from peftkit.merging.adapters import Adapter
 from peftkit.merging.folding import Fold
 from peftkit.merging.kinds import folds_of
-from peftkit.merging.naming import EMBEDDINGS, Names, naming
+from peftkit.merging.naming import EMBEDDINGS, OLD_HEADS, Names, naming
 from peftkit.merging.tensors import FLOATS, Stored
 from peftkit.merging.tying import settle_ties
 
 MOST_FAULTS = 8
-OLD_HEADS = (
-    "lm_head", "cls", "classifier", "score", "qa_outputs", "embed_out", "generator_lm_head",
-    "generator_predictions", "discriminator_predictions", "vocab_transform", "vocab_layer_norm",
-    "vocab_projector", "predictions", "lm_predictions", "mask_predictions", "classification_head",
-)  # fmt: skip
-"""How the models of transformers call the heads of their pretraining."""
 
 
 @dataclass(frozen=True)

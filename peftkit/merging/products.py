@@ -1,4 +1,4 @@
-"""Products: folds of adapters that are no low-rank difference: Hadamard, Kronecker, turns, scales."""
+"""Products: folds that are no low-rank difference: Hadamard, Kronecker, turns, scales."""
 
 from dataclasses import dataclass
 from math import prod

@@ -149,10 +149,10 @@ def prove(
     proof = MergeProof(**found, tolerance=rounding * max(1.0, float(found["largest_logit"])))
     if not proof.largest <= proof.tolerance:  # NaN is not, either
         raise RunError(
-            f"the merged checkpoint does not say what base and adapter say: of {proof.rows} texts a "
-            f"logit differs by {proof.largest:.3g} (mean {proof.mean:.3g}), more than rounding "
-            f"explains ({proof.tolerance:.3g}); it was removed - name the base that the adapter was "
-            "trained on with --base"
+            f"the merged checkpoint does not say what base and adapter say: in {proof.rows} texts "
+            f"a logit differs by {proof.largest:.3g} (mean {proof.mean:.3g}), more than rounding "
+            f"explains ({proof.tolerance:.3g}); it was removed - name the base that the adapter "
+            "was trained on with --base"
         )
     return proof
 
@@ -172,8 +172,8 @@ def asked(spec: dict[str, Any], merged: Path) -> dict[str, Any]:
     if done.returncode:
         last = done.stderr.strip().removeprefix("error: ")[-2000:]
         raise RunError(
-            f"the merged checkpoint could not be verified, and was removed: {last} - mend that, or say "
-            "--verify off"
+            f"the merged checkpoint could not be verified, and was removed: {last} - mend that, or "
+            "say --verify off"
         )
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found

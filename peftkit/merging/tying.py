@@ -1,4 +1,4 @@
-"""Ties: an output layer that is the embeddings again, kept so, or untied where a merge parts them."""
+"""Ties: an output layer that is the embeddings again, kept so, or untied where they part."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -40,13 +40,14 @@ def settle_ties(
     if embeddings is None:
         return {}
     name = "embed_out.weight" if config.get("model_type") == "gpt_neox" else "lm_head.weight"
-    if name in fresh:  # saved beside the embeddings, for the vocabulary was resized
-        if same(fresh[name].source, outputs[embeddings].source):
+    own = name.removesuffix(".weight") in adapter.modules
+    apart = own or parts_embeddings(adapter, names, embeddings)
+    if name in fresh:  # PEFT saves both where one is adapted, or the vocabulary was resized
+        if not apart and same(fresh[name].source, outputs[embeddings].source):
             fresh.pop(name)
             return {}
         return UNTIED
-    own = f"{name.removesuffix('.weight')}" in adapter.modules
-    if not own and not parts_embeddings(adapter, names, embeddings):
+    if not apart:
         return {}
     base = outputs[embeddings].base
     assert base is not None
@@ -69,7 +70,7 @@ def embeddings_of(names: Names, outputs: Mapping[str, "Output"]) -> str | None:
     ]
     if len(found) > 1:
         raise RunError(
-            f"there are several embeddings of tokens ({', '.join(sorted(found)[:4])}), and which one "
+            f"there are several embeddings of tokens ({', '.join(sorted(found)[:4])}), and which "
             "the output layer is tied to cannot be told - merge with PEFT"
         )
     return found[0] if found else None
