@@ -142,7 +142,7 @@ def prove(
         "onto": onto,
         "texts": list(texts) if texts is not None else None,
         "compare_bases": compare_bases,
-        "threads": None,
+        "threads": int(os.environ.get("OMP_NUM_THREADS", "0")) or None,
     }
     found = asked(spec, merged)
     rounding = tolerance(planned, str(found["computed_in"]))

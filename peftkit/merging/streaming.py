@@ -1,7 +1,9 @@
 """Streaming: the planned shards written a block at a time, while memory stays as it is."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
@@ -25,8 +27,18 @@ from peftkit.merging.tensors import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-WAITING_BLOCKS = 3
-"""Blocks that are computed and not yet written, at most."""
+WAITING_BLOCKS = 8
+"""Blocks that wait to be computed, or to be written, at most."""
+MOST_WORKERS = 8
+"""Threads that compute, at most: the disk, and memory, serve no more."""
+
+
+@dataclass(frozen=True)
+class Press:
+    """What writes shards: threads that compute, and who is told how much is done."""
+
+    pool: ThreadPoolExecutor
+    advance: Callable[[int], None]
 
 
 @dataclass
@@ -50,8 +62,10 @@ def write_shards(plan: Plan, folder: Path, sign: float, advance: Callable[[int],
     changes by less than its type can hold.
     """
     seen = Written()
-    for shard, outputs in plan.shards.items():
-        write_shard(folder / shard, outputs, sign, seen, advance)
+    computes = any(output.computed for output in plan.outputs)
+    with workers() if computes else ThreadPoolExecutor(1) as pool:
+        for shard, outputs in plan.shards.items():
+            write_shard(folder / shard, outputs, sign, seen, Press(pool, advance))
     if list(plan.shards) != [SINGLE]:
         write_index(plan, folder, seen.num_bytes)
     return seen
@@ -71,15 +85,15 @@ def write_shard(
     outputs: Sequence[Output],
     sign: float,
     seen: Written,
-    advance: Callable[[int], None],
+    press: "Press",
 ) -> None:
     """Write one file of weights."""
     with open(path, "wb", buffering=0) as file:
-        writer = Writer(file, advance)
+        writer = Writer(file, press.advance)
         try:
             writer.put(header_bytes([(o.name, o.dtype, o.shape) for o in outputs]))
             for output in outputs:
-                write_tensor(output, sign, seen, writer)
+                write_tensor(output, sign, seen, writer, press.pool)
                 seen.num_bytes += output_bytes(output)
         finally:
             writer.close()
@@ -90,7 +104,9 @@ def output_bytes(output: Output) -> int:
     return output.source.num_bytes // SIZES[output.source.dtype] * SIZES[output.dtype]
 
 
-def write_tensor(output: Output, sign: float, seen: Written, writer: "Writer") -> None:
+def write_tensor(
+    output: Output, sign: float, seen: Written, writer: "Writer", pool: ThreadPoolExecutor
+) -> None:
     """Write one tensor, and note what became of it."""
     if not output.computed:
         same = True
@@ -102,7 +118,7 @@ def write_tensor(output: Output, sign: float, seen: Written, writer: "Writer") -
         same = output.base is not None and identical(output.source, output.base)
     else:
         same = True
-        for content, unchanged in computed(output, sign):
+        for content, unchanged in computed(output, sign, pool):
             same = same and unchanged
             writer.put(content)
     # what multiplies leaves zeros alone
@@ -122,28 +138,49 @@ def identical(one: Stored, other: Stored) -> bool:
     return all(first == second for first, second in pairs)
 
 
-def computed(output: Output, sign: float) -> Iterator[tuple[Any, bool]]:
+def computed(output: Output, sign: float, pool: ThreadPoolExecutor) -> Iterator[tuple[Any, bool]]:
     """The tensor's new bytes, block by block, and whether a block's are those of the base."""
     rows = [fold.ready(output.shape, sign) for fold in output.folds]
     num_rows = output.shape[0] if output.shape else 1
     a_row = max(1, output.source.num_bytes // max(1, num_rows))
-    whole = any(fold.whole for fold in output.folds)
-    step = num_rows if whole else max(1, BLOCK_BYTES // a_row)
-    same_source = output.base is output.source
-    with open(output.source.path, "rb", buffering=0) as file:
-        for first in range(0, num_rows, step):
-            last = min(num_rows, first + step)
-            before = read_rows(output.source, file, first, last, a_row)
-            after = changed(output, before, rows, first, last)
-            yield as_bytes(after), same_source and equal(before, after)
+    if any(fold.whole for fold in output.folds):  # alone, with all of torch's threads
+        yield block(output, rows, 0, num_rows, a_row)
+        return
+    step = max(1, BLOCK_BYTES // a_row)
+    waiting: deque[Future[tuple[Any, bool]]] = deque()
+    for first in range(0, num_rows, step):
+        last = min(num_rows, first + step)
+        waiting.append(pool.submit(block, output, rows, first, last, a_row))
+        if len(waiting) > WAITING_BLOCKS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
-def read_rows(tensor: Stored, file: IO[bytes], first: int, last: int, a_row: int) -> "Tensor":
+def block(
+    output: Output, rows: Sequence[Rows], first: int, last: int, a_row: int
+) -> tuple[Any, bool]:
+    """The new bytes of some rows, and whether they are those of the base."""
+    before = read_rows(output.source, first, last, a_row)
+    after = changed(output, before, rows, first, last)
+    return as_bytes(after), output.base is output.source and equal(before, after)
+
+
+def workers() -> ThreadPoolExecutor:
+    """Threads that compute a block each: torch's own, on blocks this small, would mostly wait."""
+    import torch
+
+    count = min(MOST_WORKERS, torch.get_num_threads())
+    return ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(1))
+
+
+def read_rows(tensor: Stored, first: int, last: int, a_row: int) -> "Tensor":
     """Some rows of a tensor as they lie in its file."""
     import torch
 
     content = bytearray((last - first) * a_row)
-    read_bytes(tensor, file, first * a_row, memoryview(content))
+    with open(tensor.path, "rb", buffering=0) as file:
+        read_bytes(tensor, file, first * a_row, memoryview(content))
     flat = torch.frombuffer(content, dtype=getattr(torch, FLOATS[tensor.dtype]))
     return flat.reshape(last - first, *tensor.shape[1:])
 
