@@ -39,7 +39,14 @@ def plain(folder: Path, task: str = LANGUAGE, **given: Any) -> Any:
         return LOADERS[task].from_pretrained(folder, **given).eval()
 
 
-def adapter(folder: Path, base: Path, config: Any, tokens: int | None = None, **given: Any) -> Path:
+def adapter(
+    folder: Path,
+    base: Path,
+    config: Any,
+    tokens: int | None = None,
+    size: float = 0.1,
+    **given: Any,
+) -> Path:
     """A PEFT folder whose tensors are all moved by chance, as far as training might."""
     from peft import get_peft_model
 
@@ -50,7 +57,7 @@ def adapter(folder: Path, base: Path, config: Any, tokens: int | None = None, **
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn_like(parameter))
+                parameter.add_(size * torch.randn_like(parameter))
     model.save_pretrained(str(folder))
     return folder
 

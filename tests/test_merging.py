@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 import peftkit
 from peftkit.cli import main
 from peftkit.errors import RunError
+from peftkit.sources import find_model
 from runs import ENVIRONMENT, tensors
 from toys import toy
 
@@ -138,6 +139,23 @@ def test_subtracting_restores_the_base_to_within_rounding(
     assert back.restored_difference is not None and 0 < back.restored_difference < 2**-7
     with pytest.raises(RunError, match="more than rounding leaves"):
         peftkit.merge(held, tmp_path / "twice", base=tmp_path / "back", subtract=True)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_a_real_model_writes_the_same_after_merging(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    whole = Path(find_model("HuggingFaceTB/SmolLM2-135M-Instruct").location)
+    config = peft.LoraConfig(r=8, target_modules="all-linear", task_type=LANGUAGE)
+    held = adapter(tmp_path / "adapter", whole, config, size=0.005)
+    peftkit.merge(held, tmp_path / "merged")
+    ours, theirs = plain(tmp_path / "merged", dtype=torch.float32), on_base(whole, held)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    for number in range(50):
+        ids = tokenizer(f"Question {number}: what is {number} times 7?", return_tensors="pt")
+        said = [m.generate(**ids, max_new_tokens=16, do_sample=False) for m in (ours, theirs)]
+        assert torch.equal(said[0], said[1]), number
 
 
 IMPORTED = """
