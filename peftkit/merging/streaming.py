@@ -141,16 +141,17 @@ def identical(one: Stored, other: Stored) -> bool:
 def computed(output: Output, sign: float, pool: ThreadPoolExecutor) -> Iterator[tuple[Any, bool]]:
     """The tensor's new bytes, block by block, and whether a block's are those of the base."""
     rows = [fold.ready(output.shape, sign) for fold in output.folds]
+    differs = threading.Event()
     num_rows = output.shape[0] if output.shape else 1
     a_row = max(1, output.source.num_bytes // max(1, num_rows))
     if any(fold.whole for fold in output.folds):  # alone, with all of torch's threads
-        yield block(output, rows, 0, num_rows, a_row)
+        yield block(output, rows, 0, num_rows, a_row, differs)
         return
     step = max(1, BLOCK_BYTES // a_row)
     waiting: deque[Future[tuple[Any, bool]]] = deque()
     for first in range(0, num_rows, step):
         last = min(num_rows, first + step)
-        waiting.append(pool.submit(block, output, rows, first, last, a_row))
+        waiting.append(pool.submit(block, output, rows, first, last, a_row, differs))
         if len(waiting) > WAITING_BLOCKS:
             yield waiting.popleft().result()
     while waiting:
@@ -158,12 +159,23 @@ def computed(output: Output, sign: float, pool: ThreadPoolExecutor) -> Iterator[
 
 
 def block(
-    output: Output, rows: Sequence[Rows], first: int, last: int, a_row: int
+    output: Output,
+    rows: Sequence[Rows],
+    first: int,
+    last: int,
+    a_row: int,
+    differs: threading.Event,
 ) -> tuple[Any, bool]:
-    """The new bytes of some rows, and whether they are those of the base."""
+    """The new bytes of some rows, and whether they are those of the base.
+
+    `differs` is set once rows of the tensor were found that are not: the others need no look.
+    """
     before = read_rows(output.source, first, last, a_row)
     after = changed(output, before, rows, first, last)
-    return as_bytes(after), output.base is output.source and equal(before, after)
+    same = not differs.is_set() and output.base is output.source and equal(before, after)
+    if not same:
+        differs.set()
+    return as_bytes(after), same
 
 
 def workers() -> ThreadPoolExecutor:
@@ -178,10 +190,11 @@ def read_rows(tensor: Stored, first: int, last: int, a_row: int) -> "Tensor":
     """Some rows of a tensor as they lie in its file."""
     import torch
 
-    content = bytearray((last - first) * a_row)
+    content = torch.empty((last - first) * a_row, dtype=torch.uint8)
+    room: Any = content.numpy()
     with open(tensor.path, "rb", buffering=0) as file:
-        read_bytes(tensor, file, first * a_row, memoryview(content))
-    flat = torch.frombuffer(content, dtype=getattr(torch, FLOATS[tensor.dtype]))
+        read_bytes(tensor, file, first * a_row, memoryview(room))
+    flat = content.view(getattr(torch, FLOATS[tensor.dtype]))
     return flat.reshape(last - first, *tensor.shape[1:])
 
 
