@@ -27,7 +27,7 @@ from peftkit.merging.tensors import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-WAITING_BLOCKS = 8
+WAITING_BLOCKS = 4
 """Blocks that wait to be computed, or to be written, at most."""
 MOST_WORKERS = 8
 """Threads that compute, at most: the disk, and memory, serve no more."""

@@ -13,7 +13,7 @@ from peftkit.errors import RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK_BYTES = 1 << 21
+BLOCK_BYTES = 1 << 20
 """What is read, computed and written at a time: mapped pages would count as memory."""
 LARGEST_HEADER = 100_000_000
 """The format's own limit."""
