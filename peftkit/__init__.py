@@ -8,6 +8,7 @@ from peftkit import hub_kernels
 if TYPE_CHECKING:
     from peftkit.comparing import compare
     from peftkit.errors import DataError, PeftkitError, RecipeError, RunError
+    from peftkit.merging import merge
     from peftkit.planning import plan
     from peftkit.predicting import predict
     from peftkit.recipe import Recipe
@@ -24,6 +25,7 @@ PUBLIC = {
     "RunError": "errors",
     "SharedBase": "shared_base",
     "compare": "comparing",
+    "merge": "merging",
     "new": "starting",
     "plan": "planning",
     "predict": "predicting",
@@ -38,6 +40,7 @@ __all__ = [
     "RunError",
     "SharedBase",
     "compare",
+    "merge",
     "new",
     "plan",
     "predict",

@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("data", type=Path, help="a csv, tsv, json, jsonl or parquet file, or a folder")
     new.add_argument("--to", type=Path, help="the recipe to write (default: recipes/NAME.yaml)")
     add_predict(verb("predict", "a finished run's word on new texts", "one JSON object a line"))
+    add_merge(verb("merge", "an adapter folded into its base: an ordinary checkpoint"))
     add_compare(verb("compare", "strategies held against each other, each tuned alike"))
     add_report(verb("report", "runs side by side: costs, scores and how sure the differences are"))
     return top
@@ -120,6 +121,26 @@ def add_predict(options: argparse.ArgumentParser) -> None:
     options.add_argument("texts", nargs="*", help="texts to predict")
     options.add_argument("--in", dest="source", type=Path, help="a csv file with the run's columns")
     options.add_argument("--out", type=Path, help="where to write it with labels (default: here)")
+
+
+def add_merge(options: argparse.ArgumentParser) -> None:
+    """What `merge` takes: what to fold, into what, and how to prove it."""
+    options.add_argument("run", type=Path, help="a run, an artefact, or a PEFT adapter's folder")
+    options.add_argument("--to", type=Path, required=True, help="the folder to make")
+    options.add_argument("--base", help="the base (default: the one the adapter was trained on)")
+    options.add_argument(
+        "--onto",
+        choices=("trained", "original"),
+        default="trained",
+        help="after quantised training: the base as it was then, or the original one",
+    )
+    options.add_argument("--verify", metavar="off|FILE", help="texts to compare on, one a line")
+    options.add_argument(
+        "--compare-bases", action="store_true", help="measure what each --onto would change"
+    )
+    options.add_argument(
+        "--subtract", action="store_true", help="take the adapter out of the merged --base again"
+    )
 
 
 def add_compare(options: argparse.ArgumentParser) -> None:

@@ -16,6 +16,13 @@ FORMAT = 1
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
+def write_config(folder: Path, module: Any) -> None:
+    """Write the adapted model's configuration, which names the model's class, to `folder`."""
+    model = module.get_base_model() if hasattr(module, "get_base_model") else module
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+
+
 def seal(folder: Path, recipe: Recipe, base: Source, names: tuple[str, ...]) -> None:
     """Write what belongs to the artefact in `folder`: its files, its base, how it is attached."""
     name_base(folder, base)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from peftkit.artefact import seal
+from peftkit.artefact import seal, write_config
 from peftkit.card import model_card
 from peftkit.checkpoints import is_whole, numbered
 from peftkit.curves import draw_curves
@@ -178,9 +178,9 @@ class Attempt:
         beside = self.folder.path / "artefact.partial"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
-        module: Any = material.assembled.module
+        module = material.assembled.module
         self.recipe.strategy.save(module, beside)
-        module.config.save_pretrained(beside)
+        write_config(beside, module)
         seal(beside, self.recipe, self.model, material.names)
         shutil.rmtree(self.folder.artefact, ignore_errors=True)
         beside.replace(self.folder.artefact)

@@ -223,6 +223,18 @@ def predict_verb(options: Any) -> None:
             print(f"{said['label']}\t{chances}\t{text}")
 
 
+def merge_verb(options: Any) -> None:
+    """Fold an adapter into its base, and say how near the result is to base + adapter."""
+    from peftkit.merging import merge, merge_rows
+
+    chosen = ("to", "base", "onto", "verify", "compare_bases", "subtract")
+    made = merge(options.run, **{name: getattr(options, name) for name in chosen})
+    if options.json:
+        print(made.model_dump_json(indent=1))
+        return
+    print_rows(merge_rows(made))
+
+
 def compare_verb(options: Any) -> None:
     """Make a comparison, or only say what it will take, or help another process with it."""
     from peftkit.comparing import Project, compare, join
@@ -278,6 +290,7 @@ VERBS: dict[str, Callable[[Any], None]] = {
     "schema": schema_verb,
     "new": new_verb,
     "predict": predict_verb,
+    "merge": merge_verb,
     "compare": compare_verb,
     "report": report_verb,
 }

@@ -17,11 +17,13 @@ from torch import Tensor
 
 import peftkit
 from matrix import CELLS, WAYS, Cell, is_refused, refusal
+from peftkit.artefact import seal, write_config
 from peftkit.errors import RunError
 from peftkit.model import Assembled, blueprint, configure, load_base, load_tokenizer
 from peftkit.proof import Witness, excuse, frozen
 from peftkit.quantization import unquantize
 from peftkit.recipe import Recipe
+from peftkit.run_folder import RunFolder
 from peftkit.sources import find_model
 from peftkit.strategies import quiet_peft, trainable
 from runs import Zygote, record
@@ -175,10 +177,42 @@ def merged_weights_are_an_ordinary_checkpoint(it: Done) -> None:
         torch.testing.assert_close(expected, ours, atol=1e-4, rtol=merging)
     merged = recipe.strategy.merge(adapted)
     torch.testing.assert_close(padded_logits(merged, cell.model), expected, atol=1e-4, rtol=merging)
-    merged.save_pretrained(it.folder / "merged")
-    plain = recipe.task.auto_class().from_pretrained(it.folder / "merged")
+    merged.save_pretrained(it.folder.parent / "merged")
+    plain = recipe.task.auto_class().from_pretrained(it.folder.parent / "merged")
     assert type(plain) is type(merged) and not hasattr(plain.config, "quantization_config")
     torch.testing.assert_close(padded_logits(plain, cell.model), expected, atol=1e-4, rtol=merging)
+
+
+def the_streamed_merge_says_what_base_and_adapter_say(it: Done) -> None:
+    cell, recipe, run = it.cell, it.recipe, it.folder.parent
+    sealed_run(it)
+    if not recipe.strategy.foldable:
+        with pytest.raises(RunError, match=r"cannot be folded .* peftkit export "):
+            peftkit.merge(it.folder, run / "streamed", verify="off")
+        return
+    if cell.way == "peft":
+        with pytest.raises(RunError, match="FOURIERFT cannot be folded here"):
+            peftkit.merge(it.folder, run / "streamed", verify="off")
+        return
+    if cell.precision != "fp32":
+        return
+    base = load_base(recipe, find_model(cell.model).location, config_of(cell), torch.float32, False)
+    unquantize(base)
+    adapted = recipe.strategy.load(base, it.folder, recipe.task).eval()
+    expected = padded_logits(adapted, cell.model)
+    peftkit.merge(it.folder, run / "streamed", verify="off")
+    plain = recipe.task.auto_class().from_pretrained(run / "streamed")
+    assert plain.config.architectures == [type(plain).__name__]
+    torch.testing.assert_close(padded_logits(plain, cell.model), expected, atol=1e-4, rtol=1e-3)
+
+
+def sealed_run(it: Done) -> None:
+    """Make of the folder around the artefact a run that is good enough to merge."""
+    source, run = find_model(it.cell.model), RunFolder(it.folder.parent)
+    run.begin(it.recipe, source, it.recipe.data.resolve())
+    run.describe(world={"precision": it.cell.precision}, names=NAMES)
+    write_config(it.folder, it.made.module)
+    seal(it.folder, it.recipe, source, NAMES)
 
 
 def the_plan_counts_what_the_run_has(it: Done) -> None:
@@ -199,7 +233,7 @@ def the_plan_counts_what_the_run_has(it: Done) -> None:
 
 
 def the_recipe_survives_yaml(it: Done) -> None:
-    path = it.folder / f"{it.recipe.name}.yaml"
+    path = it.folder.parent / f"{it.recipe.name}.yaml"
     path.write_text(yaml.safe_dump(it.recipe.settings(), sort_keys=False))
     again = Recipe.load(str(path))
     assert again == it.recipe
@@ -231,6 +265,7 @@ CLAUSES: tuple[Callable[[Done], None], ...] = (
     gradient_checkpointing_trains_alike,
     the_recipe_survives_yaml,
     merged_weights_are_an_ordinary_checkpoint,
+    the_streamed_merge_says_what_base_and_adapter_say,
 )
 
 

@@ -44,7 +44,7 @@ LAYERS = [
     ["trainer_arguments"],
     ["training"],
     ["curves", "planning", "predicting", "starting"],
-    ["reload", "shared_base"],
+    ["reload", "shared_base", "merging"],
     ["attempt"],
     ["runner"],
     ["listing", "offers", "schema", "tables", "tree", "launching", "arguments"],

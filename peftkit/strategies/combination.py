@@ -1,6 +1,7 @@
 """Combinations: several strategies on one model, trained together and saved as one artefact."""
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
@@ -132,6 +133,13 @@ class Combination(Strategy):
     def companion(self, model: "nn.Module", steps: int) -> Companion | None:
         """That of PEFT's part; no other strategy has one."""
         return self.in_order[0].companion(model, steps)
+
+    def save(self, model: "nn.Module", folder: Path) -> None:
+        """What was trained, with PEFT's configuration of its part beside it: merging reads that."""
+        super().save(model, folder)
+        if isinstance(self.in_order[0], PeftStrategy):
+            adapted: Any = model
+            adapted.peft_config["default"].save_pretrained(str(folder))
 
     def merge(self, model: "nn.Module") -> "PreTrainedModel":
         """PEFT's part folded; the others' weights stand in the model already."""

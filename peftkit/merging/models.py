@@ -1,0 +1,183 @@
+"""Models: the base with its adapter, and what it was merged into, as transformers runs them."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
+
+from peftkit.architectures import linear_layers
+from peftkit.errors import RunError
+from peftkit.merging.adapters import Adapter
+from peftkit.merging.bases import held, quantization_of, trained_precision
+from peftkit.merging.companions import auto_class_of
+from peftkit.model import quiet_transformers
+from peftkit.strategies import Strategy, quiet_peft
+from peftkit.tasks import Task
+
+
+def task_of(adapter: Adapter) -> Task | None:
+    """The task of one of our artefacts."""
+    said = adapter.sealed.get("task")
+    return Task.parse(dict(said), "task") if said is not None else None
+
+
+def strategy_of(adapter: Adapter) -> Strategy:
+    """The strategy of one of our artefacts."""
+    return Strategy.parse(dict(adapter.sealed["strategy"]), "strategy")
+
+
+def configuration(adapter: Adapter, base: Path) -> Any:
+    """The configuration of the model that an artefact of ours was trained as."""
+    names = adapter.sealed["labels"]
+    config = AutoConfig.from_pretrained(
+        base,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+    )
+    trained = AutoConfig.from_pretrained(adapter.folder)
+    config.pad_token_id = trained.pad_token_id
+    config.use_cache = False
+    return config
+
+
+def quantized_layers(adapter: Adapter, base: Path) -> dict[str, bool]:
+    """The layers that transformers quantised in training, and whether their weights are (in, out).
+
+    Those of the blocks, but for what an architecture keeps in fp32.
+    """
+    task = task_of(adapter)
+    assert task is not None, "only artefacts of ours know that they were quantised"
+    with quiet_transformers(), torch.device("meta"):
+        model = task.auto_class().from_config(configuration(adapter, base))
+    kept = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
+    return {
+        name: type(model.get_submodule(name)).__name__ == "Conv1D"
+        for name in linear_layers(model)
+        if not any(part in name.split(".") for part in kept)
+    }
+
+
+def adapted(adapter: Adapter, base: Path, merged: Path, onto: str, dtype: torch.dtype) -> nn.Module:
+    """The base with the adapter on it; `onto` 'trained': as the base was held in training."""
+    with quiet_transformers():
+        if adapter.sealed:
+            task = task_of(adapter)
+            assert task is not None
+            config = configuration(adapter, base)
+            model = opened(task.auto_class(), base, dtype, config=config)
+            if onto == "trained":
+                dequantize(model, adapter, base)
+            # what rests in the artefact is read as it is; the base is whole here
+            return strategy_of(adapter).load(model, adapter.folder, task).eval()
+        return with_peft(adapter, base, merged, dtype)
+
+
+def dequantize(model: Any, adapter: Adapter, base: Path) -> None:
+    """Give each layer that was quantised in training the weight that it stood for."""
+    quantize = quantization_of(adapter)
+    if quantize is None:
+        return
+    precision = trained_precision(adapter)
+    for name, transposed in quantized_layers(adapter, base).items():
+        weight = model.get_submodule(name).weight
+        whole = weight.data.float().T.contiguous() if transposed else weight.data.float()
+        found = held(whole, quantize, precision)
+        weight.data = (found.T.contiguous() if transposed else found).to(weight.dtype)
+
+
+def with_peft(adapter: Adapter, base: Path, merged: Path, dtype: torch.dtype) -> nn.Module:
+    """A plain PEFT folder on its base, by PEFT."""
+    from peft import PeftModel
+
+    config = AutoConfig.from_pretrained(merged)
+    tokens = getattr(config, "vocab_size", None)
+    said = AutoConfig.from_pretrained(base)
+    resized = tokens != getattr(said, "vocab_size", None)
+    config.tie_word_embeddings = said.tie_word_embeddings
+    if resized:
+        config.vocab_size = said.vocab_size
+    config.use_cache = False
+    model = opened(class_of(merged), base, dtype, config=config)
+    if resized:
+        model.resize_token_embeddings(tokens, mean_resizing=False)
+    with quiet_peft(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PeftModel.from_pretrained(
+            model, str(adapter.folder), autocast_adapter_dtype=False
+        ).eval()
+
+
+def class_of(folder: Path) -> Any:
+    """The class that opens a checkpoint: one of transformers' Auto classes."""
+    config = AutoConfig.from_pretrained(folder)
+    return getattr(transformers, auto_class_of({"architectures": config.architectures}))
+
+
+def opened(loader: Any, folder: Path, dtype: torch.dtype, **given: Any) -> Any:
+    """A model in `dtype`, ready to predict."""
+    model: PreTrainedModel = loader.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, **given
+    )
+    return model.eval()
+
+
+def whole(loader: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """The merged model, as anybody opens it.
+
+    Raises `RunError` where the folder lacks tensors of its class.
+    """
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(folder)
+        config.use_cache = False
+        model, said = loader.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    absent = [*said["missing_keys"], *said.get("mismatched_keys", ())]
+    if absent:
+        some = ", ".join(sorted(map(str, absent))[:5])
+        raise RunError(
+            f"the merged checkpoint lacks {some}, which {type(model).__name__} has - name "
+            "the base that the adapter was trained on"
+        )
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def answers(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """All that a model says of a batch, flat where there are tokens, padding left out, in fp32."""
+    inputs = dict(batch)
+    if getattr(model.config, "is_encoder_decoder", False) and not is_classifier(model):
+        inputs["decoder_input_ids"] = inputs["input_ids"]
+    with torch.no_grad():
+        output = model(**inputs)
+    found = logits_of(output).float()
+    seen = batch["attention_mask"].bool()
+    return found[seen] if found.ndim == 3 and found.shape[:2] == seen.shape else found
+
+
+def is_classifier(model: Any) -> bool:
+    """Whether the model makes its decoder's input itself."""
+    name = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+    return name.endswith(("ForSequenceClassification", "ForQuestionAnswering"))
+
+
+def logits_of(output: Any) -> Tensor:
+    """A head's logits: of labels or tokens, of spans' ends, or a headless model's states."""
+    for names in (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",)):
+        if all(getattr(output, name, None) is not None for name in names):
+            return torch.stack([getattr(output, name) for name in names], dim=-1).flatten(-2)
+    raise RunError(f"{type(output).__name__} holds nothing to compare - say --verify off")
+
+
+def padded(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
+    """Encoded rows as one padded batch."""
+    from peftkit.batching import Batcher
+
+    batch = Batcher(False, pad_id)([{**row, "labels": 0} for row in rows])
+    batch.pop("labels")
+    return batch

@@ -1,0 +1,193 @@
+"""Proof: what a merge came to, and that its checkpoint says what base and adapter say."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from peftkit.errors import RunError
+from peftkit.registry import Settings
+
+if TYPE_CHECKING:
+    from peftkit.merging.adapters import Adapter
+    from peftkit.merging.plan import Plan
+
+TOLERANCES = {"F64": 1e-3, "F32": 1e-3, "F16": 2e-2, "BF16": 1e-1}
+"""Of the largest logit: what rounding each weight once may move a logit by."""
+
+
+class Difference(Settings):
+    """How far two models' logits are apart."""
+
+    largest: float
+    mean: float
+    largest_logit: float
+    """The first model's largest logit, in size."""
+
+
+class MergeProof(Settings):
+    """The merged checkpoint held against base + adapter."""
+
+    largest: float
+    """Largest difference of a logit."""
+    mean: float
+    """Mean difference of the logits."""
+    largest_logit: float
+    """The largest logit of base + adapter, in size."""
+    tolerance: float
+    """What the largest difference may be."""
+    rows: int
+    """Texts whose logits were compared."""
+    texts: str
+    """Where they come from."""
+    computed_in: str
+    """The type that both were computed in."""
+    metric: str | None
+    """The task's score; null where there are no labels."""
+    before: float | None
+    """Of base + adapter."""
+    after: float | None
+    """Of the merged checkpoint."""
+    scored_rows: int
+    onto_trained: Difference | None = None
+    """`compare_bases`: base + adapter as in training, and merged onto that base."""
+    onto_original: Difference | None = None
+    """`compare_bases`: base + adapter as in training, and merged onto the original base."""
+
+
+class Merged(Settings):
+    """What a merge came to; `merge.json` in its folder."""
+
+    path: str
+    """The folder of the merged checkpoint."""
+    adapter: str
+    kind: str
+    """PEFT's method, or the strategy."""
+    base: str
+    onto: Literal["trained", "original"] | None
+    """After quantised training: the base that it was merged onto."""
+    num_bytes: int
+    """Of tensors."""
+    copied: int
+    """Tensors that are the base's, bit for bit."""
+    changed: int
+    """Tensors that the adapter changed or brought."""
+    unchanged: list[str]
+    """Tensors that were trained, or acted on by nothing, and are the base's still."""
+    dropped: list[str]
+    """The base's tensors of a head that another took the place of."""
+    untied: bool
+    """Whether the output layer was parted from the embeddings."""
+    seconds: float
+    proof: MergeProof | None = None
+    """Null: verification was off."""
+    restored_difference: float | None = None
+    """`subtract`: the largest difference of a weight from the original base."""
+
+
+def merge_rows(made: Merged) -> list[dict[str, str]]:
+    """The table that a merge ends with."""
+    rows = [
+        ("merged", f"{made.path} ({made.num_bytes / 2**20:,.1f} MiB, {made.seconds:.1f} s)"),
+        ("base", made.base + (f", as it was {made.onto}" if made.onto else "")),
+        ("tensors", f"{made.changed} changed, {made.copied} copied bit for bit"),
+    ]
+    if made.unchanged:
+        rows.append(("not changed", f"{len(made.unchanged)} ({', '.join(made.unchanged[:3])} ...)"))
+    if made.dropped:
+        rows.append(("left out", f"the base's old head ({', '.join(made.dropped[:3])})"))
+    if made.untied:
+        rows.append(("untied", "the output layer from the embeddings; the configuration says so"))
+    if made.restored_difference is not None:
+        rows.append(("restored", f"to within {made.restored_difference:.2g} of the base"))
+    return [{"what": what, "value": value} for what, value in [*rows, *proof_rows(made.proof)]]
+
+
+def proof_rows(proof: MergeProof | None) -> list[tuple[str, str]]:
+    """The part of the table that the proof gives."""
+    if proof is None:
+        return [("verified", "no")]
+    said = f"largest {proof.largest:.2g}, mean {proof.mean:.2g} (allowed {proof.tolerance:.2g})"
+    rows = [("logits differ", f"{said}, on {proof.rows} of {proof.texts}")]
+    if proof.before is not None and proof.after is not None:
+        scores = f"{proof.before:.4f} before, {proof.after:.4f} after (n={proof.scored_rows})"
+        rows.append((str(proof.metric), scores))
+    for name, found in (("trained", proof.onto_trained), ("original", proof.onto_original)):
+        if found is not None:
+            what = f"largest {found.largest:.2g}, mean {found.mean:.2g} from the trained function"
+            rows.append((f"onto {name}", what))
+    return rows
+
+
+def prove(
+    adapter: "Adapter",
+    base: Path,
+    merged: Path,
+    onto: str,
+    texts: Sequence[str] | None,
+    compare_bases: bool,
+    planned: "Plan",
+) -> MergeProof:
+    """Compare in a fresh process.
+
+    Raises `RunError` where the difference is more than rounding explains, or nothing can be loaded.
+    """
+    spec = {
+        "adapter": str((adapter.run.path if adapter.run else adapter.folder).resolve()),
+        "base": str(base.resolve()),
+        "merged": str(merged.resolve()),
+        "onto": onto,
+        "texts": list(texts) if texts is not None else None,
+        "compare_bases": compare_bases,
+        "threads": int(os.environ.get("OMP_NUM_THREADS", "0")) or None,
+    }
+    found = asked(spec, merged)
+    rounding = tolerance(planned, str(found["computed_in"]))
+    proof = MergeProof(**found, tolerance=rounding * max(1.0, float(found["largest_logit"])))
+    if not proof.largest <= proof.tolerance:  # NaN is not, either
+        raise RunError(
+            f"the merged checkpoint does not say what base and adapter say: in {proof.rows} texts "
+            f"a logit differs by {proof.largest:.3g} (mean {proof.mean:.3g}), more than rounding "
+            f"explains ({proof.tolerance:.3g}); it was removed - name the base that the adapter "
+            "was trained on with --base"
+        )
+    return proof
+
+
+def asked(spec: dict[str, Any], merged: Path) -> dict[str, Any]:
+    """What the other process found."""
+    path = merged / "verify.json"
+    path.write_text(json.dumps(spec), encoding="utf-8")
+    places = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-m", "peftkit.merging.verifying", str(path)],
+        capture_output=True,
+        text=True,
+        env={**environment(), "PYTHONPATH": places},
+    )
+    path.unlink()
+    if done.returncode:
+        last = done.stderr.strip().removeprefix("error: ")[-2000:]
+        raise RunError(
+            f"the merged checkpoint could not be verified, and was removed: {last} - mend that, or "
+            "say --verify off"
+        )
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def environment() -> dict[str, str]:
+    """The environment without what a launcher put there."""
+    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return {key: value for key, value in os.environ.items() if key not in ranks}
+
+
+def tolerance(planned: "Plan", computed_in: str) -> float:
+    """What rounding may do, as a share of the largest logit: by the least exact type touched."""
+    types = [o.dtype for o in planned.outputs if o.computed and o.dtype in TOLERANCES]
+    if computed_in == "bfloat16":
+        types.append("BF16")
+    return max((TOLERANCES[dtype] for dtype in types), default=TOLERANCES["F32"])

@@ -1,0 +1,175 @@
+"""Verifying: the merged checkpoint held against base + adapter, in a process of its own.
+
+`python -m peftkit.merging.verifying SPEC.json` prints what was found, as JSON, in its last line.
+"""
+
+import gc
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftkit.errors import PeftkitError
+from peftkit.merging.adapters import Adapter, open_adapter
+from peftkit.merging.models import adapted, answers, class_of, padded, task_of, whole
+from peftkit.model import load_tokenizer
+from peftkit.run_folder import RunFolder
+from peftkit.sources import Source
+from peftkit.world import threads_of_rank
+
+COMPARED_ROWS = 64
+"""Rows whose logits are compared."""
+SCORED_ROWS = 256
+"""Rows that are scored before and after."""
+ROWS_A_BATCH = 8
+LONGEST = 256
+"""Tokens of a text that are read."""
+BUILT_IN = (
+    "The river rose after three days of rain, and the bridge was closed to traffic.",
+    "She asked how many apples were left; he counted eleven and a half.",
+    "What is the capital of France? It is a city on the Seine.",
+    "A merge must not change a single answer: 12 * 7 = 84, and 84 / 7 = 12.",
+    "def add(first, second):\n    return first + second",
+    "The film was long, but its last hour made up for all of it.",
+    "Die Katze schläft auf dem Sofa, während es draußen schneit.",
+    "In 1969 the crew returned with 21.5 kilograms of rock and dust.",
+)
+"""What is read where neither a run nor a file gives rows."""
+
+
+def main(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What the comparison found."""
+    adapter = open_adapter(Path(spec["adapter"]))
+    merged, base, onto = Path(spec["merged"]), Path(spec["base"]), spec["onto"]
+    torch.set_num_threads(spec["threads"] or threads_of_rank("auto"))
+    dtype = comparing_type(merged)
+    rows, scored, said_of = material(adapter, merged, spec["texts"])
+    judge = Judge(adapter, merged, rows, scored)
+
+    with torch.no_grad():
+        before = judge.look(lambda: adapted(adapter, base, merged, onto, dtype))
+        after = judge.look(lambda: whole(judge.loader, merged, dtype))
+        found = {**difference(before[0], after[0]), "rows": len(rows), "texts": said_of}
+        found |= {"computed_in": str(dtype).removeprefix("torch."), "metric": judge.metric}
+        found |= {"before": before[1], "after": after[1], "scored_rows": len(scored)}
+        if spec["compare_bases"]:
+            other = "original" if onto == "trained" else "trained"
+            apart = judge.look(lambda: adapted(adapter, base, merged, other, dtype))
+            trained, original = (before, apart) if onto == "trained" else (apart, after)
+            found["onto_original"] = difference(trained[0], original[0])
+            if onto == "trained":
+                found["onto_trained"] = difference(trained[0], after[0])
+    return found
+
+
+def comparing_type(merged: Path) -> torch.dtype:
+    """fp32 where the model fits twice into what memory is free, else bf16."""
+    size = sum(path.stat().st_size for path in merged.glob("*.safetensors"))
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return torch.float32 if 3 * size < free else torch.bfloat16
+
+
+def material(
+    adapter: Adapter, merged: Path, texts: Sequence[str] | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:
+    """Rows to compare, rows to score, and where they come from."""
+    tokenizer = load_tokenizer(str(merged))
+    if texts is None and adapter.run is not None:
+        rows = held_out(adapter.run, tokenizer, merged)
+        return rows[:COMPARED_ROWS], rows[:SCORED_ROWS], "the run's held-out rows"
+    chosen = list(BUILT_IN if texts is None else texts)
+    encoded = [dict(tokenizer(text, truncation=True, max_length=LONGEST)) for text in chosen]
+    kept = [
+        {k: v for k, v in row.items() if k in ("input_ids", "token_type_ids")} for row in encoded
+    ]
+    source = "built-in texts" if texts is None else "the given texts"
+    return [row for row in kept if row["input_ids"]], [], source
+
+
+def held_out(run: RunFolder, tokenizer: Any, merged: Path) -> list[dict[str, Any]]:
+    """Encoded rows of the run's test split, or of train where it has none."""
+    recipe, said = run.recipe, run.description()
+    data = Source.model_validate(said["data"])
+    if not Path(data.location).exists():
+        data = recipe.data.resolve()
+    splits = recipe.data.load(data, recipe.task.roles)
+    split = splits.test if len(splits.test) else splits.train
+    chosen = split.select(range(min(SCORED_ROWS, len(split))))
+    encoded = recipe.task.encode(
+        {name: list(chosen[name]) for name in chosen.column_names},
+        tokenizer,
+        said["names"],
+        recipe.data.max_length,
+    )
+    return [{key: column[i] for key, column in encoded.items()} for i in range(len(chosen))]
+
+
+class Judge:
+    """Looks at one model after another, with the same rows."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        merged: Path,
+        rows: Sequence[Mapping[str, Any]],
+        scored: Sequence[Mapping[str, Any]],
+    ) -> None:
+        self.rows, self.scored, self.adapter = rows, scored, adapter
+        self.task = task_of(adapter)
+        self.loader = self.task.auto_class() if self.task is not None else class_of(merged)
+        self.pad_id = int(load_tokenizer(str(merged)).pad_token_id or 0)
+        self.metric = (
+            self.task.headline
+            if scored and self.task and self.task.peft_type == "SEQ_CLS"
+            else None
+        )
+
+    def look(self, load: Any) -> tuple[Tensor, float | None]:
+        """The model's answers, and its score; the model is gone afterwards."""
+        model = load()
+        found = torch.cat([answers(model, batch).flatten() for batch in self.batches(self.rows)])
+        score = self.score(model)
+        del model
+        gc.collect()
+        return found, score
+
+    def batches(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Tensor]]:
+        """The rows, padded."""
+        for first in range(0, len(rows), ROWS_A_BATCH):
+            yield padded(rows[first : first + ROWS_A_BATCH], self.pad_id)
+
+    def score(self, model: nn.Module) -> float | None:
+        """The task's headline score of the rows that are scored."""
+        import numpy as np
+
+        from peftkit.tasks import Predictions
+
+        if self.task is None or self.metric is None:
+            return None
+        said = torch.cat([answers(model, batch) for batch in self.batches(self.scored)])
+        labels = np.asarray([row["labels"] for row in self.scored])
+        predictions = Predictions(labels, self.task.probabilities(said).numpy(), None)
+        names = self.adapter.sealed["labels"]
+        found = self.task.score(predictions, names, 0, resamples=0).scores[self.task.headline]
+        return found.value
+
+
+def difference(one: Tensor, other: Tensor) -> dict[str, float]:
+    """Largest and mean difference of logits, and the largest logit beside them."""
+    if one.shape != other.shape:
+        raise SystemExit(f"error: the answers have other shapes: {one.shape} and {other.shape}")
+    apart = (one - other).abs()
+    found = {"largest": apart.max(), "mean": apart.mean(), "largest_logit": one.abs().max()}
+    return {name: float(value) for name, value in found.items()}
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(main(json.loads(Path(sys.argv[1]).read_text()))))
+    except PeftkitError as error:
+        sys.exit(f"error: {error}")
