@@ -34,7 +34,7 @@ def predict(run: RunRecord | Path | str, texts: Iterable[Text]) -> list[dict[str
     """
     if isinstance(texts, str):
         raise DataError(f"one text instead of several - give [{texts[:20]!r} ...], a list")
-    folder = Path("runs") / folder_name(run) if isinstance(run, RunRecord) else Path(run)
+    folder = Path("runs") / run.folder_name if isinstance(run, RunRecord) else Path(run)
     return list(predictions(RunFolder.open(folder).path, texts))
 
 
@@ -146,9 +146,3 @@ def write_scored(folder: Path, rows: Any, wanted: Sequence[str], out: Any) -> in
         writer.writerow(line)
         count += 1
     return count
-
-
-def folder_name(record: RunRecord) -> str:
-    """The name of the folder that a record lies in."""
-    stand_in = "standin-" if record.data.stand_in else ""
-    return f"{record.name}-{stand_in}{record.digest[:8]}"

@@ -150,6 +150,11 @@ class RunRecord(Settings):
     finished_at: str = ""
     """UTC, ISO 8601."""
 
+    @property
+    def folder_name(self) -> str:
+        """The name of the folder that the run lies in."""
+        return f"{self.name}-{'standin-' if self.data.stand_in else ''}{self.digest[:8]}"
+
 
 def read_record(path: Path) -> RunRecord:
     """The record at `path`.

@@ -82,8 +82,7 @@ def merge(
 def run_folder(run: RunRecord | Path | str) -> Path:
     """The folder of what is to be merged."""
     if isinstance(run, RunRecord):
-        stand_in = "standin-" if run.data.stand_in else ""
-        return Path("runs") / f"{run.name}-{stand_in}{run.digest[:8]}"
+        return Path("runs") / run.folder_name
     return Path(run)
 
 

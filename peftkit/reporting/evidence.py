@@ -108,9 +108,7 @@ def gather(records: Iterable[RunRecord | Path | str], root: Path = Path("runs"))
     found, seen = Evidence(), set()
     for each in [records] if isinstance(records, (RunRecord, Path, str)) else records:
         if isinstance(each, RunRecord):
-            from peftkit.predicting import folder_name  # torch is there: the record was made here
-
-            folder = root / folder_name(each)
+            folder = root / each.folder_name
             take(found, each, folder, belongs(folder, each))
             continue
         for path in record_paths(Path(each), found):
