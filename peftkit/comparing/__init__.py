@@ -110,7 +110,7 @@ class Project:
         if retry:
             forget_failures(runs)
         with (
-            Progress(self.jobs, self.outlook, self.workers) as progress,
+            Progress(self.jobs, self.outlook) as progress,
             Crew(self.workers, self.root / "output", progress.tell) as crew,
         ):
             crew.do([job for job in self.jobs if isinstance(job, RateJob)])

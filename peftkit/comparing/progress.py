@@ -15,11 +15,11 @@ from peftkit.curves import printable
 class Progress:
     """A bar on a terminal, a line a job elsewhere; to be used in a `with` statement."""
 
-    def __init__(self, jobs: Sequence[Job], outlook: Outlook, workers: int) -> None:
-        self.outlook, self.workers = outlook, workers
+    def __init__(self, jobs: Sequence[Job], outlook: Outlook) -> None:
+        self.outlook = outlook
         self.left = {job.name: job for job in jobs if not job.done}
         self.total, self.done = len(self.left), 0
-        self.expected, self.spent = 0.0, 0.0
+        self.expected = 0.0
         self._begun = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
@@ -106,20 +106,18 @@ def plan_rows(jobs: Sequence[Job], outlook: Outlook) -> list[dict[str, str]]:
 
 def time_told(jobs: Sequence[Job], outlook: Outlook, workers: int) -> str:
     """How long a comparison will take at least, or as long as such runs took."""
-    progress = Progress(jobs, outlook, workers)
+    progress = Progress(jobs, outlook)
     left = list(progress.left.values())
-    records = [job.record for job in jobs if isinstance(job, RunJob) and job.done]
-    seconds = {
-        record.digest: record.cost.total_seconds
-        for record in records
-        if record is not None and record.cost is not None
-    }
     if not left:
         return "nothing is left to run"
     least = sum(map(progress.least, left)) / workers
     said = f"{len(left)} jobs left, {workers} at a time: "
-    if seconds:
-        done = [job for job in jobs if isinstance(job, RunJob) and job.done]
-        ratio = statistics.fmean(seconds.values()) / statistics.fmean(map(progress.least, done))
-        return f"{said}about {spoken(least * ratio)}, as the recorded ones took"
+    ratios = [
+        job.record.cost.total_seconds / progress.least(job)
+        for job in jobs
+        if isinstance(job, RunJob) and job.done and job.record and job.record.cost
+    ]
+    if ratios:
+        typical = statistics.median(ratios)
+        return f"{said}about {spoken(least * typical)}, as the recorded ones took"
     return f"{said}at least {spoken(least)}, by this machine's products of matrices alone"

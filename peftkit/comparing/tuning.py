@@ -160,13 +160,13 @@ class Search:
             )
             for rate, trial in trials.items()
         ]
-        finished = [each for each in found if each.status == "finished"]
-        best = max(finished, key=lambda each: (each.score or 0.0, each.default), default=None)
+        finished = [(t.score, t.default, t.lr) for t in found if t.status == "finished"]
+        best = max(finished, default=None)
         return Tuning(
             metric=self.recipe.task.headline,
             rows=self.budget.rows or self.rows["train"],
             trials=found,
-            chosen=best.lr if best else default,
+            chosen=best[2] if best else default,
         )
 
 

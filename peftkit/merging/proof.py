@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from peftkit.errors import RunError
 from peftkit.registry import Settings
+from peftkit.world import without_launcher
 
 if TYPE_CHECKING:
     from peftkit.merging.adapters import Adapter
@@ -166,7 +167,7 @@ def asked(spec: dict[str, Any], merged: Path) -> dict[str, Any]:
         [sys.executable, "-m", "peftkit.merging.verifying", str(path)],
         capture_output=True,
         text=True,
-        env={**environment(), "PYTHONPATH": places},
+        env={**without_launcher(), "PYTHONPATH": places},
     )
     path.unlink()
     if done.returncode:
@@ -177,12 +178,6 @@ def asked(spec: dict[str, Any], merged: Path) -> dict[str, Any]:
         )
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
-
-
-def environment() -> dict[str, str]:
-    """The environment without what a launcher put there."""
-    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return {key: value for key, value in os.environ.items() if key not in ranks}
 
 
 def tolerance(planned: "Plan", computed_in: str) -> float:
