@@ -6,7 +6,6 @@ finished is not run again.
 
 import argparse
 import json
-import multiprocessing
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from filing import file_record
+
+from peftkit.comparing.workers import process_context
 
 RECIPES = {"sst2": "lora_sst2", "mrpc": "lora_mrpc"}
 NAMED = [
@@ -61,9 +62,7 @@ Wanted = tuple[str, str, list[str], argparse.Namespace]
 
 def each_in_its_process(wanted: list[Wanted], together: int) -> Iterator[tuple[Any, str]]:
     """Each run's record, None where it failed, and a line about it; in the order asked for."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["peftkit.attempt", "peft", "bitsandbytes"])
-    with ProcessPoolExecutor(together, context, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(together, process_context(), max_tasks_per_child=1) as pool:
         yield from pool.map(run, wanted)
 
 

@@ -1,29 +1,30 @@
 """The record of a run: what happened in it, frozen, as JSON."""
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from peftkit.errors import RunError
 from peftkit.metrics import Score
+from peftkit.plain_json import read_plain
 from peftkit.registry import Settings
 from peftkit.sources import Source
 
 SCHEMA_VERSION = 1
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class ParameterCount(Settings):
     """Weights by part: 4-bit weights as weights, shared ones and a trained head once."""
 
-    trainable: int
+    trainable: Count
     """Weights that the run trains, the head's among them."""
-    total: int
+    total: Count
     """All weights of the adapted model: base, head and adapter."""
-    base: int
-    head: int
-    adapter: int
+    base: Count
+    head: Count
+    adapter: Count
 
     @property
     def share(self) -> float:
@@ -40,34 +41,34 @@ class Cost(Settings):
     """Scoring the test split."""
     total_seconds: float
     """The whole run in this and all interrupted processes."""
-    tokens: int
+    tokens: Count
     """Tokens trained on, padding not counted."""
     tokens_per_second: float
     samples_per_second: float
     padding_share: float
     """Padded positions as a share of all positions computed."""
-    peak_bytes: int
+    peak_bytes: Count
     """Largest memory of rank 0 until the test split is scored: the process's resident set on a
     CPU, allocated on a GPU."""
-    peak_evaluate_bytes: int | None = None
+    peak_evaluate_bytes: Count | None = None
     """Largest memory of rank 0 while the test split is scored; null where it is not known apart."""
-    peak_reserved_bytes: int | None
+    peak_reserved_bytes: Count | None
     """Largest memory that the GPU's allocator held."""
-    predicted_peak_bytes: int | None
+    predicted_peak_bytes: Count | None
     """What `peftkit plan` says for this run."""
-    artefact_bytes: int
+    artefact_bytes: Count
     """Size of what was trained, on disk."""
 
 
 class WorldRecord(Settings):
     """Where a run ran; resuming bit for bit needs the same."""
 
-    ranks: int
-    threads: int
+    ranks: Count
+    threads: Count
     precision: str
     sharding: str
     device: str
-    micro_batch_size: int
+    micro_batch_size: Count
 
 
 class Proof(Settings):
@@ -95,7 +96,7 @@ class Trial(Settings):
     lr: float
     score: float | None
     """The validation split's best headline score; null where the trial failed."""
-    step: int
+    step: Count
     """The optimizer step it came to."""
     status: Literal["finished", "pruned", "failed"]
     default: bool
@@ -106,7 +107,7 @@ class Tuning(Settings):
     """How a run's learning rate was chosen: on the validation split alone, without a test score."""
 
     metric: str
-    rows: int
+    rows: Count
     """Examples each trial was trained on."""
     trials: list[Trial]
     chosen: float
@@ -125,7 +126,7 @@ class RunRecord(Settings):
     recipe: dict[str, Any]
     model: Source
     data: Source
-    rows: dict[str, int]
+    rows: dict[str, Count]
     """Examples in each split, and what the pre-flight counted."""
     notes: list[str]
     """What a reader of the scores must know."""
@@ -138,7 +139,7 @@ class RunRecord(Settings):
     details: dict[str, Any] = Field(default_factory=dict)
     validation: dict[str, float | None] = Field(default_factory=dict)
     """The best evaluation during training: step, score, loss; empty where there was none."""
-    steps: int = 0
+    steps: Count = 0
     tuning: Tuning | None = None
     """How a comparison chose the learning rate; null where the recipe says it."""
     cost: Cost | None = None
@@ -159,17 +160,20 @@ class RunRecord(Settings):
 def read_record(path: Path) -> RunRecord:
     """The record at `path`.
 
-    Raises `RunError` where it is cut short or of another version.
+    Raises `RunError` where it is no file, damaged or of another version.
     """
     try:
-        said = json.loads(path.read_text())
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
+        said = read_plain(path.read_bytes())
     except (ValueError, OSError) as error:
         raise RunError(f"{path}: is not a record ({error}) - remove it to run again") from None
     if not isinstance(said, dict):
         raise RunError(f"{path}: is not a record (no mapping) - remove it to run again")
-    if said.get("schema_version") != SCHEMA_VERSION:
+    version = said.get("schema_version")
+    if version != SCHEMA_VERSION:
         raise RunError(
-            f"{path}: has schema version {said.get('schema_version')}, this peftkit reads "
+            f"{path}: has schema version {str(version)[:40]}, this peftkit reads "
             f"{SCHEMA_VERSION} - use the peftkit that wrote it, or run again"
         )
     return RunRecord.model_validate(said)

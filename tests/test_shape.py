@@ -30,7 +30,7 @@ LAYERS = [
     ["bottleneck", "tasks"],
     ["strategies"],
     ["recipe"],
-    ["disk"],
+    ["disk", "plain_json"],
     ["record"],
     ["run_folder"],
     ["artefact", "card", "encoding", "world"],

@@ -140,9 +140,10 @@ def common_rows(read: Sequence[Read], notes: list[str]) -> list[Read]:
             f"{left} not in every run's predictions and dropped, {len(common):,} are compared; "
             f"rows are missing from {listed(short)}"
         )
+    places = [np.array([own[key] for key in common], dtype=np.int64) for own in keys]
     return [
-        (run, {name: column.take([own[key] for key in common]) for name, column in c.items()})
-        for (run, c), own in zip(read, keys, strict=True)
+        (run, {name: column.take(place) for name, column in c.items()})
+        for (run, c), place in zip(read, places, strict=True)
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from peftkit.errors import Fault, RunError
+from peftkit.plain_json import read_plain
 from peftkit.record import RunRecord, read_record
 
 NEEDED: dict[str, type] = {
@@ -24,6 +24,9 @@ NEEDED: dict[str, type] = {
     "data.kind": str,
 }
 """What a report reads of a record's recipe."""
+MOST_FOLDS = 1_000_000
+MOST_PLACE = 100
+"""Letters of the name of what is wrong in a record."""
 OPTIONAL: dict[str, type] = {"data.fold": int, "data.folds": int}
 
 
@@ -62,13 +65,13 @@ class Run:
         """The lines of its log with a validation score; none where there is no log, or it is
         damaged."""
         path = self.folder / "log.jsonl" if self.folder is not None else None
-        if path is None or not path.is_file():
-            return []
-        # the last line may be cut short; most others are of training steps
-        whole, _, _ = path.read_bytes().rpartition(b"\n")
         try:
-            lines = [json.loads(x) for x in whole.split(b"\n") if b'"eval_score"' in x]
-        except ValueError:
+            if path is None or not path.is_file():
+                return []
+            # the last line may be cut short; most others are of training steps
+            whole, _, _ = path.read_bytes().rpartition(b"\n")
+            lines = [read_plain(x) for x in whole.split(b"\n") if b'"eval_score"' in x]
+        except (ValueError, OSError):
             return []
         return [x for x in lines if isinstance(x, dict) and isinstance(x.get("step"), int)]
 
@@ -92,9 +95,9 @@ class Evidence:
 
     def add(self, record: RunRecord, folder: Path, in_reach: bool) -> None:
         """Take a run in, under its folder's name or as much of its path as tells it from others."""
-        parts = folder.parts
+        parts = [told_name(part) for part in folder.parts]
         names = ("/".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        more = (f"{folder.name} #{n}" for n in itertools.count(2))
+        more = (f"{told_name(folder.name)} #{n}" for n in itertools.count(2))
         where = next(n for n in itertools.chain(names, more) if n not in self._taken)
         self._taken.add(where)
         self.runs.append(Run(where, record, folder if in_reach else None))
@@ -119,7 +122,7 @@ def gather(records: Iterable[RunRecord | Path | str], root: Path = Path("runs"))
                 seen.add((place.st_dev, place.st_ino))
                 take(found, read_record(path), path.parent, True)
             except (OSError, RunError, ValidationError) as error:
-                found.unread.append(Fault(path.parent.name, reason_of(error, path)))
+                found.unread.append(Fault(told_name(path.parent.name), reason_of(error, path)))
     if not found.runs:
         raise RunError("there is no record to report on - name folders of runs", found.unread)
     return found
@@ -129,7 +132,7 @@ def reason_of(error: Exception, path: Path) -> str:
     """Why a record is not used, on one line."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
+        place = ".".join(map(str, first["loc"]))[:MOST_PLACE]
         return f"is no record of a run ({place}: {first['msg'].lower()}) - run again"
     if isinstance(error, OSError):
         return f"cannot be read ({error.strerror}) - mend or remove it"
@@ -143,10 +146,16 @@ def record_paths(path: Path, found: Evidence) -> list[Path]:
     if not path.is_dir():
         raise RunError(f"{path}: there is no such folder - name a run, or a folder of runs")
     found_here = {"run.json": set[Path](), "record.json": set[Path]()}
-    for folder, _, names in os.walk(path):
-        for name in found_here.keys() & set(names):
+
+    def untold(error: OSError) -> None:
+        place = told_name(Path(error.filename).name)
+        found.unread.append(Fault(place, reason_of(error, Path(error.filename))))
+
+    for folder, folders, names in os.walk(path, onerror=untold):
+        for name in found_here.keys() & {*names, *folders}:
             found_here[name].add(Path(folder))
-    left = sorted(each.name for each in found_here["run.json"] - found_here["record.json"])
+    without = found_here["run.json"] - found_here["record.json"]
+    left = sorted(told_name(each.name) for each in without)
     if left:
         found.notes.append(
             f"{counted(len(left), 'run has', 'runs have')} no record yet and "
@@ -161,20 +170,22 @@ def take(found: Evidence, record: RunRecord, folder: Path, in_reach: bool) -> No
         value = value_at(record.recipe, path)
         if value is None and path in OPTIONAL:
             continue
-        if type(value) is not kind:  # a truth value would pass for a number
+        known = type(value) is kind  # a truth value would pass for a number
+        if not known or (path == "data.folds" and not 0 < value <= MOST_FOLDS):
             said = "nothing of" if value is None else f"{str(value)[:40]!r} of"
-            found.unread.append(Fault(folder.name, f"its recipe says {said} {path} - run again"))
+            what = f"its recipe says {said} {path} - run again"
+            found.unread.append(Fault(told_name(folder.name), what))
             return
     found.add(record, folder, in_reach)
 
 
 def belongs(folder: Path, record: RunRecord) -> bool:
     """Whether `folder` holds this very record, so that what lies beside it may be read."""
-    path = folder / "record.json"
-    if not path.is_file():
+    try:
+        said = read_record(folder / "record.json")
+    except (RunError, ValidationError):
         return False
-    said = json.loads(path.read_text())
-    return bool(said["digest"] == record.digest and said["finished_at"] == record.finished_at)
+    return said.digest == record.digest and said.finished_at == record.finished_at
 
 
 def value_at(settings: Any, path: str) -> Any:
@@ -182,6 +193,11 @@ def value_at(settings: Any, path: str) -> Any:
     for key in path.split("."):
         settings = settings.get(key) if isinstance(settings, dict) else None
     return settings
+
+
+def told_name(name: str) -> str:
+    """A folder's name, in which bytes that are no text are question marks."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def counted(number: int, one: str, many: str) -> str:
