@@ -14,7 +14,7 @@ import numpy as np
 
 from peftkit.errors import Fault, RunError
 from peftkit.reporting.evidence import Run, counted, listed
-from peftkit.reporting.prediction_files import read_predictions
+from peftkit.reporting.prediction_files import Known, read_predictions
 from peftkit.reporting.row_scores import row_scores
 
 if TYPE_CHECKING:
@@ -80,12 +80,13 @@ def read_all(runs: Sequence[Run], probabilities: bool) -> tuple[list[Read], list
     """The predictions of all runs, and a note about each that has none or not all."""
     read: list[Read] = []
     notes, places = [], [run.folder for run in runs]
+    known = Known()
     with ThreadPoolExecutor(READERS) as pool:  # unpacking and parsing run beside each other
 
         def table_of(place: Path | None) -> tuple[pyarrow.Table | None, str]:
             if place is None:
                 return None, "its folder is out of reach"
-            return read_predictions(place, probabilities)
+            return read_predictions(place, probabilities, known)
 
         for run, (table, trouble) in zip(runs, pool.map(table_of, places), strict=True):
             if trouble:

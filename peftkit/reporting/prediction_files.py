@@ -6,6 +6,8 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -14,7 +16,52 @@ BLOCK = 1 << 24
 """Bytes that are parsed at once."""
 
 
-def read_predictions(folder: Path, probabilities: bool) -> tuple[pyarrow.Table | None, str]:
+class Known:
+    """The lines of a file that was read, up to what they predict: other runs' files on the same
+    rows say the same there, and telling so takes half the time of parsing them."""
+
+    def __init__(self) -> None:
+        # one value, which threads set at once
+        self.first: tuple[list[bytes], int, pyarrow.Table] | None = None
+
+    def learn(self, lines: bytes, table: pyarrow.Table) -> None:
+        """Keep the first file's lines, once `cut_table` has found them whole."""
+        if self.first is None:
+            before = 4 * len(COLUMNS) - 1  # quotes up to the one that opens the last value
+            split = lines.split(b"\n")[:-1]
+            rest = [len(line.split(b'"', before)[before]) for line in split]
+            beginnings = [line[: len(line) - n] for line, n in zip(split, rest, strict=True)]
+            self.first = beginnings, quotes_in(lines), table
+
+    def table_of(self, lines: bytes) -> pyarrow.Table | None:
+        """The columns of lines that begin as the known ones do; None where they do not."""
+        import pyarrow
+
+        if self.first is None:
+            return None
+        beginnings, quotes, table = self.first
+        split = lines.split(b"\n")[:-1]
+        alike = len(split) == len(beginnings) and quotes_in(lines) == quotes
+        if not alike or b"\\" in lines or not all(map(bytes.startswith, split, beginnings)):
+            return None
+        starts = map(len, beginnings)
+        words = [line[n:].partition(b'"')[0] for line, n in zip(split, starts, strict=True)]
+        ends = np.cumsum([0, *map(len, words)], dtype=np.int32)
+        buffers = pyarrow.py_buffer(ends), pyarrow.py_buffer(b"".join(words))
+        predicted = pyarrow.StringArray.from_buffers(len(words), *buffers)
+        predicted.validate(full=True)
+        place = COLUMNS.index("predicted")
+        return table.set_column(place, "predicted", pyarrow.chunked_array([predicted]))
+
+
+def quotes_in(lines: bytes) -> int:
+    """How many quotes there are; numpy counts them five times as fast as `bytes.count`."""
+    return int(np.count_nonzero(np.frombuffer(lines, np.uint8) == ord('"')))
+
+
+def read_predictions(
+    folder: Path, probabilities: bool, known: Known | None = None
+) -> tuple[pyarrow.Table | None, str]:
     """The predictions beside a record, plain or compressed, and what is wrong with them.
 
     They hold row, hash, label and predicted class, and probabilities where those are asked for.
@@ -22,22 +69,40 @@ def read_predictions(folder: Path, probabilities: bool) -> tuple[pyarrow.Table |
     import pyarrow
 
     plain, packed = folder / "predictions.jsonl", folder / "predictions.jsonl.gz"
-    if not plain.is_file() and not packed.is_file():
-        return None, "it has no predictions"
-    content = plain.read_bytes() if plain.is_file() else unpacked(packed.read_bytes())
+    try:
+        if not plain.is_file() and not packed.is_file():
+            return None, "it has no predictions"
+        content = plain.read_bytes() if plain.is_file() else unpacked(packed.read_bytes())
+    except OSError as error:
+        return None, f"its predictions cannot be read ({error.strerror})"
     if content is None:
         return None, "its predictions cannot be read (they are damaged, or not gzip)"
     whole = content[: content.rfind(b"\n") + 1]
+    cut_short = "" if len(whole) == len(content) else "its predictions are cut short"
+    known = known or Known()
     try:
-        table = None if probabilities else cut_table(whole)
-        table = parsed_table(whole, probabilities) if table is None else table
+        table = None if probabilities else known.table_of(whole)
+        if table is not None:
+            return table, cut_short
+        cut = None if probabilities else cut_table(whole)
+        table = parsed_table(whole, probabilities) if cut is None else cut
     except pyarrow.ArrowInvalid as error:
         return None, f"its predictions cannot be read ({str(error).partition(chr(10))[0]})"
+    trouble = trouble_in(table)
+    if trouble:
+        return None, trouble
+    if cut is not None:
+        known.learn(whole, cut)
+    return table, cut_short
+
+
+def trouble_in(table: pyarrow.Table) -> str:
+    """Why predictions cannot be compared; empty where they can."""
     if any(table[name].null_count for name in ("row", "hash", "predicted")):
-        return None, "its predictions lack row, hash or predicted in some lines"
+        return "its predictions lack row, hash or predicted in some lines"
     if len(table["row"].unique()) < len(table):
-        return None, "a row stands twice in its predictions"
-    return table, "" if len(whole) == len(content) else "its predictions are cut short"
+        return "a row stands twice in its predictions"
+    return ""
 
 
 def unpacked(content: bytes) -> bytes | None:
