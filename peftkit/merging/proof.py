@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from peftkit.errors import RunError
+from peftkit.merging.mixing import Mix
 from peftkit.registry import Settings
 from peftkit.world import without_launcher
 
@@ -67,6 +70,10 @@ class Merged(Settings):
     adapter: str
     kind: str
     """PEFT's method, or the strategy."""
+    mix: Mix | None = None
+    """Of several adapters: how they became one."""
+    headless: list[str] = Field(default_factory=list)
+    """The adapters whose trained heads were left out, for that of another."""
     base: str
     onto: Literal["trained", "original"] | None
     """After quantised training: the base that it was merged onto."""
@@ -96,6 +103,10 @@ def merge_rows(made: Merged) -> list[dict[str, str]]:
         ("base", made.base + (f", as it was {made.onto}" if made.onto else "")),
         ("tensors", f"{made.changed} changed, {made.copied} copied bit for bit"),
     ]
+    if made.mix is not None:
+        rows.insert(1, ("mixed", said_of(made.mix)))
+    if made.headless:
+        rows.append(("left out", f"the heads of {', '.join(made.headless)}"))
     if made.unchanged:
         rows.append(("not changed", f"{len(made.unchanged)} ({', '.join(made.unchanged[:3])} ...)"))
     if made.dropped:
@@ -105,6 +116,15 @@ def merge_rows(made: Merged) -> list[dict[str, str]]:
     if made.restored_difference is not None:
         rows.append(("restored", f"to within {made.restored_difference:.2g} of the base"))
     return [{"what": what, "value": value} for what, value in [*rows, *proof_rows(made.proof)]]
+
+
+def said_of(mix: Mix) -> str:
+    """The mix in words."""
+    pairs = zip(mix.weights, mix.adapters, strict=True)
+    found = f"{mix.method} of {', '.join(f'{w:g} x {name}' for w, name in pairs)}"
+    settings = {"density": mix.density, "seed": mix.seed}
+    given = [f"{name} {value:g}" for name, value in settings.items() if value is not None]
+    return f"{found} ({', '.join(given)})" if given else found
 
 
 def proof_rows(proof: MergeProof | None) -> list[tuple[str, str]]:
@@ -137,7 +157,10 @@ def prove(
     Raises `RunError` where the difference is more than rounding explains, or nothing can be loaded.
     """
     spec = {
-        "adapter": str((adapter.run.path if adapter.run else adapter.folder).resolve()),
+        "adapters": [
+            str((one.run.path if one.run else one.folder).resolve()) for one in adapter.single
+        ],
+        "mix": adapter.mix.model_dump(mode="json") if adapter.mix else None,
         "base": str(base.resolve()),
         "merged": str(merged.resolve()),
         "onto": onto,
