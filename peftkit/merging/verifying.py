@@ -7,7 +7,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from peftkit.merging.adapters import Adapter, open_adapter
 from peftkit.merging.expecting import expected
 from peftkit.merging.mixing import Mix
 from peftkit.merging.models import answers, class_of, padded, task_of, whole
+from peftkit.merging.rounding import moved_by_rounding
 from peftkit.merging.several import together
 from peftkit.merging.tensors import open_checkpoint
 from peftkit.model import load_tokenizer
@@ -57,8 +58,10 @@ def main(spec: Mapping[str, Any]) -> dict[str, Any]:
 
     with torch.no_grad():
         before = judge.look(lambda: expected(adapter, base, merged, onto, dtype))
-        after = judge.look(lambda: whole(judge.loader, merged, dtype))
+        types = spec["rounded"] if dtype == torch.float32 else {}
+        after = judge.look(lambda: whole(judge.loader, merged, dtype), types)
         found = {**difference(before[0], after[0]), "rows": len(rows), "texts": said_of}
+        found |= {"rounding": after[2]}
         found |= {"computed_in": str(dtype).removeprefix("torch."), "metric": judge.metric}
         found |= {"before": before[1], "after": after[1], "scored_rows": len(scored)}
         if spec["compare_bases"]:
@@ -154,14 +157,24 @@ class Judge:
             else None
         )
 
-    def look(self, load: Any) -> tuple[Tensor, float | None]:
-        """The model's answers, and its score; the model is gone afterwards."""
+    def look(
+        self, load: Callable[[], nn.Module], types: Mapping[str, str] | None = None
+    ) -> tuple[Tensor, float | None, dict[str, float] | None]:
+        """The model's answers, its score, and how far rounding moves them, where tensors of `types`
+        were rounded; the model is gone afterwards."""
         model = load()
-        found = torch.cat([answers(model, batch).flatten() for batch in self.batches(self.rows)])
+        found = self.answers(model)
         score = self.score(model)
+        others = moved_by_rounding(model, types, self.answers) if types else ()
+        moves = [difference(found, other) for other in others]
         del model
         gc.collect()
-        return found, score
+        names = ("largest", "mean", "largest_logit") if moves else ()
+        return found, score, {n: max(move[n] for move in moves) for n in names} or None
+
+    def answers(self, model: nn.Module) -> Tensor:
+        """All that the model says of the rows that are compared."""
+        return torch.cat([answers(model, batch).flatten() for batch in self.batches(self.rows)])
 
     def batches(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Tensor]]:
         """The rows, padded."""
