@@ -57,9 +57,8 @@ def scaled_wrongly(fold: LowRank, make: Callable[[LowRank], Rows]) -> Rows:
 
 
 @pytest.mark.parametrize("fault", [one_layer_left_out, scaled_wrongly])
-@pytest.mark.parametrize("dtype", TYPES)
 def test_a_small_fault_is_more_than_rounding_explains(
-    dtype: str, fault: Any, llamas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: Any, llamas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = LowRank.ready
     monkeypatch.setattr(
@@ -68,14 +67,14 @@ def test_a_small_fault_is_more_than_rounding_explains(
         lambda fold, shape, sign=1.0: fault(fold, lambda changed: ready(changed, shape, sign)),
     )
     with pytest.raises(RunError, match=r"more than rounding explains \(\S+, mean \S+\); it was"):
-        peftkit.merge(llamas / f"{dtype}-adapter", tmp_path / "merged")
+        peftkit.merge(llamas / "bfloat16-adapter", tmp_path / "merged")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_few_logits_pass_as_well(tmp_path: Path) -> None:
     whole = base(tmp_path / "base", "tiny-bert", task=CLASSIFIER, dtype="bfloat16")
     config = peft.LoraConfig(r=4, target_modules=["query", "dense"], task_type=CLASSIFIER)
-    for seed in range(3):
+    for seed in range(2):
         held = adapter(tmp_path / f"adapter{seed}", whole, config, seed=seed)
         said = peftkit.merge(held, tmp_path / f"merged{seed}").proof
         assert said is not None and 0 < said.largest < said.tolerance < 0.05

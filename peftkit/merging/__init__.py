@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from peftkit.disk import write_text, writing
+from peftkit.disk import settle, write_text, writing
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter, open_adapter
 from peftkit.merging.bases import dequantized_layers, quantization_of
@@ -133,7 +133,11 @@ def check_effect(adapter: Adapter, planned: Plan) -> None:
 
 @contextmanager
 def beside(to: Path) -> Iterator[Path]:
-    """A folder beside `to` that takes its place in the end, and goes if something fails."""
+    """A folder beside `to` that takes its place in the end, and goes if something fails.
+
+    What is in it is on the disk itself before it does: a rename can outlive a power cut that the
+    bytes behind it did not, and would then make a checkpoint of zeros look finished.
+    """
     partial = to.with_name(f"{to.name}.partial")
     with writing(to, "--to"):
         if to.exists():
@@ -149,13 +153,26 @@ def beside(to: Path) -> Iterator[Path]:
             partial.mkdir()
             try:
                 yield partial
+                for path in partial.iterdir():
+                    settle(path)
+                settle_folder(partial)
                 os.rename(partial, to)
+                settle_folder(to.parent)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
         finally:
             lock.release()
             Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def settle_folder(folder: Path) -> None:
+    """Wait until the names in `folder` are on the disk itself."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def written(planned: Plan, folder: Path, sign: float) -> Written:
