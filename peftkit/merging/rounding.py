@@ -25,14 +25,15 @@ def moved_by_rounding(
     moves the answers as far as rounding did. Nothing is drawn for fp32.
     """
     shaken = [(p, t) for p, t in rounded(model, types) if t in BITS]
+    held = [parameter.to(TYPES[dtype]) for parameter, dtype in shaken]
     generator = torch.Generator()
     for draw in range(DRAWS if shaken else 0):
         generator.manual_seed(draw)
         for parameter, dtype in shaken:
             shake(parameter, BITS[dtype], generator)
         yield answers(model)
-        for parameter, dtype in shaken:
-            parameter.copy_(parameter.to(TYPES[dtype]))  # nearest is what it was
+        for (parameter, _), was in zip(shaken, held, strict=True):
+            parameter.copy_(was)
 
 
 def rounded(model: nn.Module, types: Mapping[str, str]) -> list[tuple[Tensor, str]]:
@@ -53,6 +54,6 @@ def rounded(model: nn.Module, types: Mapping[str, str]) -> list[tuple[Tensor, st
 def shake(parameter: Tensor, bits: int, generator: torch.Generator) -> None:
     """Move each number within half of its step, as far as it may have been rounded."""
     _, exponents = torch.frexp(parameter)
-    steps = torch.ldexp(torch.ones_like(parameter), exponents - bits)
+    steps = torch.ldexp((parameter != 0).to(parameter.dtype), exponents - bits)
     drawn = torch.rand(parameter.shape, generator=generator) - 0.5
     parameter.add_(drawn.mul_(steps))
