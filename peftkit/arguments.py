@@ -125,7 +125,9 @@ def add_predict(options: argparse.ArgumentParser) -> None:
 
 def add_merge(options: argparse.ArgumentParser) -> None:
     """What `merge` takes: what to fold, into what, and how to prove it."""
-    options.add_argument("run", type=Path, help="a run, an artefact, or a PEFT adapter's folder")
+    options.add_argument(
+        "run", type=Path, nargs="+", help="runs, artefacts or PEFT adapters' folders, of one base"
+    )
     options.add_argument("--to", type=Path, required=True, help="the folder to make")
     options.add_argument("--base", help="the base (default: the one the adapter was trained on)")
     options.add_argument(
@@ -141,6 +143,35 @@ def add_merge(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--subtract", action="store_true", help="take the adapter out of the merged --base again"
     )
+    add_mix(options)
+
+
+def add_mix(options: argparse.ArgumentParser) -> None:
+    """What `merge` takes for several adapters at once."""
+    options.add_argument(
+        "--weights",
+        type=numbers,
+        metavar="W,W",
+        help="of several: what each adapter's difference is multiplied with (default: 1 each)",
+    )
+    options.add_argument(
+        "--method",
+        help="of several: sum (default), magnitude_prune, ties, dare_linear or dare_ties",
+    )
+    options.add_argument(
+        "--density", type=float, help="of several: the share of elements to keep (default: 0.5)"
+    )
+    options.add_argument(
+        "--seed", type=int, help="of several: for what dare drops by chance (default: 0)"
+    )
+    options.add_argument(
+        "--head-of", type=Path, metavar="RUN", help="of several: whose trained head to take"
+    )
+
+
+def numbers(text: str) -> list[float]:
+    """Numbers between commas."""
+    return [float(number) for number in text.split(",")]
 
 
 def add_compare(options: argparse.ArgumentParser) -> None:

@@ -227,8 +227,8 @@ def merge_verb(options: Any) -> None:
     """Fold an adapter into its base, and say how near the result is to base + adapter."""
     from peftkit.merging import merge, merge_rows
 
-    chosen = ("to", "base", "onto", "verify", "compare_bases", "subtract")
-    made = merge(options.run, **{name: getattr(options, name) for name in chosen})
+    given = {k: v for k, v in vars(options).items() if k not in ("verb", "json", "run")}
+    made = merge(options.run, **given)
     if options.json:
         print(made.model_dump_json(indent=1))
         return

@@ -45,6 +45,7 @@ def adapter(
     config: Any,
     tokens: int | None = None,
     size: float = 0.1,
+    seed: int = 1,
     **given: Any,
 ) -> Path:
     """A PEFT folder whose tensors are all moved by chance, as far as training might."""
@@ -53,7 +54,7 @@ def adapter(
     whole = resized(plain(base, str(config.task_type), dtype="auto", **given), tokens)
     with quiet_peft():
         model = get_peft_model(whole, config)
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

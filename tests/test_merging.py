@@ -229,6 +229,29 @@ def test_killed_at_any_moment_it_leaves_no_result_and_starts_clean(
     assert all(found[name] != before[name] for name in before)
 
 
+def test_all_of_it_is_on_the_disk_before_it_looks_finished(
+    sharded: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def noted(handle: int) -> None:
+        seen.append(os.readlink(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    def renamed(source: Path, to: Path) -> None:
+        seen.append("renamed")
+        rename(source, to)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "rename", renamed)
+    peftkit.merge(sharded[1], tmp_path / "merged", verify="off")
+    before, after = seen[: seen.index("renamed")], seen[seen.index("renamed") + 1 :]
+    partial = tmp_path / "merged.partial"
+    assert {str(partial / path.name) for path in (tmp_path / "merged").iterdir()} < {*before}
+    assert before[-1] == str(partial) and after == [str(tmp_path)]
+
+
 def test_two_at_once_do_not_meet(large: tuple[Path, Path], tmp_path: Path) -> None:
     to = tmp_path / "merged"
     code = f"import peftkit; peftkit.merge({str(large[1])!r}, {str(to)!r}, verify='off')"

@@ -10,54 +10,73 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from peftkit.disk import write_text, writing
+from peftkit.disk import settle, write_text, writing
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter, open_adapter
 from peftkit.merging.bases import dequantized_layers, quantization_of
 from peftkit.merging.companions import base_config, write_card, write_companions
-from peftkit.merging.inputs import base_folder, check_base, read_texts
+from peftkit.merging.inputs import check_base, read_texts
+from peftkit.merging.mixing import Method, Mix, mix_of, silent
 from peftkit.merging.plan import Plan, plan
 from peftkit.merging.progress import Progress
-from peftkit.merging.proof import Merged, MergeProof, merge_rows, prove
+from peftkit.merging.proof import Merged, MergeProof, merge_rows, prove, said_of
+from peftkit.merging.several import common_base, left_out, together
 from peftkit.merging.streaming import Written, output_bytes, write_shards
 from peftkit.merging.subtracting import check_subtraction, restored, subtracted
 from peftkit.merging.tensors import open_checkpoint
 from peftkit.record import RunRecord
 
-__all__ = ["MergeProof", "Merged", "merge", "merge_rows"]
+__all__ = ["MergeProof", "Merged", "Mix", "merge", "merge_rows"]
 
+What = RunRecord | Path | str
+"""What names something to merge."""
 SPARE_BYTES = 64 << 20
 """For what stands beside the weights."""
 
 
 def merge(
-    run: RunRecord | Path | str,
+    run: What | Sequence[What],
     to: Path | str,
     base: Path | str | None = None,
     onto: Literal["trained", "original"] = "trained",
     verify: Path | str | Sequence[str] | None = None,
     compare_bases: bool = False,
     subtract: bool = False,
+    weights: Sequence[float] | None = None,
+    method: Method | None = None,
+    density: float | None = None,
+    seed: int | None = None,
+    head_of: What | None = None,
 ) -> Merged:
-    """Fold the adapter of `run` (a record, a run's folder, an artefact or a plain PEFT folder) into
-    its base, as an ordinary checkpoint in the new folder `to`.
+    """Fold the adapter of `run` (a record, a run's folder, an artefact or a plain PEFT folder), or
+    those of several, into their base, as an ordinary checkpoint in the new folder `to`.
 
     `base` names another place of the base. `onto`: after quantised training, the base as it was
     then, dequantised, or the original one. The result is held against base + adapter on the run's
     held-out rows, or on texts: `verify` is a file or a list of them, or 'off'. `compare_bases`
     measures both bases. `subtract` takes the adapter out of a merged `base` again.
 
+    Of several, each adapter's difference is multiplied with its weight (1 where none are given) and
+    put together by `method` ('sum' where none is given; `Mix` has them all), of which `density`
+    (0.5) is the share of elements kept, and `seed` (0) that of those dropped by chance. `head_of`
+    names the one whose trained head is taken.
+
     A process that is killed leaves nothing behind that looks like a result. Raises `RunError` where
     something does not fit, is damaged, or where the result is not what base + adapter say.
     """
     began = time.monotonic()
-    adapter = open_adapter(run_folder(run))
-    source = base_folder(adapter, base, subtract)
+    folders = folders_of(run)
+    head = None if head_of is None else str(run_folder(head_of))
+    mix = mix_of(list(map(str, folders)), weights, method, density, seed, head)
+    members = [open_adapter(folder) for folder in folders]
+    source = common_base(members, base, subtract)
     shards = open_checkpoint(source)
+    adapter = members[0] if mix is None else together(members, mix, onto, shards)
     config = base_config(source)
-    check_base(adapter, source, subtract)
+    for member in adapter.single:
+        check_base(member, source, subtract)
     texts = read_texts(verify)
-    quantized = quantization_of(adapter) is not None
+    quantized = any(quantization_of(member) is not None for member in adapter.single)
     again = quantized and onto == "trained" and not subtract
     before = dequantized_layers(adapter, source) if again else {}
     adapter = subtracted(adapter) if subtract else adapter
@@ -79,7 +98,16 @@ def merge(
     return made.model_copy(update={"seconds": time.monotonic() - began})
 
 
-def run_folder(run: RunRecord | Path | str) -> Path:
+def folders_of(run: What | Sequence[What]) -> list[Path]:
+    """The folders of all that is to be merged."""
+    if isinstance(run, (RunRecord, Path, str)):
+        return [run_folder(run)]
+    if not run:
+        raise RunError("nothing to merge - name a run, an artefact or a PEFT adapter's folder")
+    return [run_folder(one) for one in run]
+
+
+def run_folder(run: What) -> Path:
     """The folder of what is to be merged."""
     if isinstance(run, RunRecord):
         return Path("runs") / run.folder_name
@@ -97,11 +125,19 @@ def check_effect(adapter: Adapter, planned: Plan) -> None:
         )
     if not folds and not adapter.replaced:
         raise RunError(f"{adapter.folder}: this adapter changes nothing: it holds no tensors")
+    if adapter.mix is not None and (none := silent(adapter.mix, folds)):
+        raise RunError(
+            f"{none[0]}: this adapter changes nothing, all it adds is zero - leave it out"
+        )
 
 
 @contextmanager
 def beside(to: Path) -> Iterator[Path]:
-    """A folder beside `to` that takes its place in the end, and goes if something fails."""
+    """A folder beside `to` that takes its place in the end, and goes if something fails.
+
+    What is in it is on the disk itself before it does: a rename can outlive a power cut that the
+    bytes behind it did not, and would then make a checkpoint of zeros look finished.
+    """
     partial = to.with_name(f"{to.name}.partial")
     with writing(to, "--to"):
         if to.exists():
@@ -117,13 +153,26 @@ def beside(to: Path) -> Iterator[Path]:
             partial.mkdir()
             try:
                 yield partial
+                for path in partial.iterdir():
+                    settle(path)
+                settle_folder(partial)
                 os.rename(partial, to)
+                settle_folder(to.parent)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
         finally:
             lock.release()
             Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def settle_folder(folder: Path) -> None:
+    """Wait until the names in `folder` are on the disk itself."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def written(planned: Plan, folder: Path, sign: float) -> Written:
@@ -149,8 +198,10 @@ def summary(
     """What the merge came to, before it is proven."""
     return Merged(
         path="",
-        adapter=str(adapter.folder),
-        kind=adapter.kind,
+        adapter=", ".join(str(member.folder) for member in adapter.single),
+        kind=", ".join(dict.fromkeys(member.kind for member in adapter.single)),
+        mix=adapter.mix,
+        headless=left_out(adapter),
         base=named(adapter, base),
         onto=onto,
         num_bytes=seen.num_bytes,
@@ -172,8 +223,12 @@ def named(adapter: Adapter, base: Path) -> str:
 def conclude(made: Merged, partial: Path, adapter: Adapter, to: Path | str) -> None:
     """Write what is known beside the weights."""
     config = base_config(partial)
-    facts = {"adapter": adapter.kind, "base": made.base, "tensors changed": str(made.changed)}
+    facts = {"adapter": made.kind, "base": made.base, "tensors changed": str(made.changed)}
+    what = f"an adapter ({made.kind})"
+    if made.mix is not None:
+        what = f"{len(made.mix.weights)} adapters ({made.kind})"
+        facts["put together by"] = said_of(made.mix)
     if made.proof is not None:
         facts["largest difference of a logit"] = f"{made.proof.largest:.2g}"
-    write_card(partial, made.base, f"an adapter ({adapter.kind})", config, facts)
+    write_card(partial, made.base, what, config, facts)
     write_text(partial / "merge.json", made.model_dump_json(indent=1) + "\n")

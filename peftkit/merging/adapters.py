@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.artefact import SEAL, read_seal, refuse_pickles
 from peftkit.errors import RunError
+from peftkit.merging.mixing import Mix
 from peftkit.merging.tensors import Stored, read_header
 from peftkit.run_folder import RunFolder
 from peftkit.strategies import Strategy
@@ -73,6 +74,16 @@ class Adapter:
     run: RunFolder | None = None
     sealed: Mapping[str, Any] = field(default_factory=dict)
     """What the artefact's seal says."""
+    members: "tuple[Adapter, ...]" = ()
+    """Where it stands for several: each; `modules` are then those of all, the rest is of the one
+    whose head is taken."""
+    mix: Mix | None = None
+    """How the members become one."""
+
+    @property
+    def single(self) -> "tuple[Adapter, ...]":
+        """The members, or itself alone."""
+        return self.members or (self,)
 
     @property
     def trains_head(self) -> bool:

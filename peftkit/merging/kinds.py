@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from peftkit.merging.adapters import STARTS, Adapter
+from peftkit.merging.convolutions import Convolution
 from peftkit.merging.folding import (
     Dora,
     Drawn,
@@ -59,7 +60,7 @@ def setting(config: Mapping[str, Any], name: str, pattern: str, module: str) -> 
 
 
 def lora(adapter: Adapter, module: str, parts: Parts, transposed: bool) -> Folds:
-    """LoRA in its variants, of a linear layer or of embeddings."""
+    """LoRA in its variants, of a linear layer, of embeddings or of a convolution."""
     config = adapter.config
     embedding = "lora_embedding_A" in parts
     a, b = (parts.get(f"lora_{'embedding_' * embedding}{half}") for half in "AB")
@@ -69,9 +70,12 @@ def lora(adapter: Adapter, module: str, parts: Parts, transposed: bool) -> Folds
     r = int(setting(config, "r", "rank_pattern", module))
     alpha = setting(config, "lora_alpha", "alpha_pattern", module)
     scale = alpha / (r**0.5 if config.get("use_rslora") else r)
-    difference = LowRank(a, b, scale, transposed)
     magnitude = parts.get("lora_magnitude_vector")
-    found: Folds = [("weight", Dora(difference, magnitude) if magnitude else difference)]
+    if len(a.shape) > 2:  # PEFT's DoRA of convolutions is left over
+        found: Folds = [("weight", Convolution(a, b, scale))]
+    else:
+        difference = LowRank(a, b, scale, transposed)
+        found = [("weight", Dora(difference, magnitude) if magnitude else difference)]
     start = str(config.get("init_lora_weights")).lower()
     if start in STARTS and not embedding:
         found.insert(0, ("weight", Residual(start, r, scale, transposed)))

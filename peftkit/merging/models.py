@@ -14,7 +14,7 @@ from peftkit.architectures import linear_layers
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter
 from peftkit.merging.bases import held, quantization_of, trained_precision
-from peftkit.merging.companions import auto_class_of
+from peftkit.merging.companions import auto_class_of, labels_of
 from peftkit.model import quiet_transformers
 from peftkit.strategies import Strategy, quiet_peft
 from peftkit.tasks import Task
@@ -103,6 +103,8 @@ def with_peft(adapter: Adapter, base: Path, merged: Path, dtype: torch.dtype) ->
     if resized:
         config.vocab_size = said.vocab_size
     config.use_cache = False
+    for name, value in labels_of(adapter, config.to_dict()).items():
+        setattr(config, name, value)  # of several adapters, the merged one has one's labels only
     model = opened(class_of(merged), base, dtype, config=config)
     if resized:
         model.resize_token_embeddings(tokens, mean_resizing=False)

@@ -8,6 +8,7 @@ from peftkit.errors import Fault, RunError
 from peftkit.merging.adapters import Adapter
 from peftkit.merging.folding import Fold
 from peftkit.merging.kinds import folds_of
+from peftkit.merging.mixing import mixtures
 from peftkit.merging.naming import EMBEDDINGS, OLD_HEADS, Names, naming
 from peftkit.merging.tensors import FLOATS, Stored
 from peftkit.merging.tying import settle_ties
@@ -184,10 +185,20 @@ def adapter_folds(
             faults.append(Fault(f"{module}.weight", "the base has no such tensor"))
             continue
         shapes[module] = known.shape
+    found = []
+    for member in adapter.single:
+        own = {module: shape for module, shape in shapes.items() if module in member.modules}
+        found.append(folds_of_all(member, names, own, str(config.get("model_type", ""))))
+    return found[0] if adapter.mix is None else mixtures(found, adapter.mix)
+
+
+def folds_of_all(
+    adapter: Adapter, names: Names, shapes: Mapping[str, tuple[int, ...]], kind: str
+) -> list[tuple[str, Fold]]:
+    """What one adapter's layers come to, where their weights have these shapes."""
     sized = with_largest(adapter, shapes)
     found = []
     for module, shape in shapes.items():
-        kind = str(config.get("model_type", ""))
         for leaf, fold in folds_of(sized, module, adapter.modules[module], shape, kind):
             name = f"{module}.{leaf.removesuffix('?')}"
             if leaf.endswith("?") and names.in_checkpoint(name) is None:
@@ -237,18 +248,19 @@ def add_folds(
 
 
 def check_used(adapter: Adapter, outputs: Sequence[Output], faults: list[Fault]) -> None:
-    """Note each tensor of the adapter that is used not at all, or more than once."""
-    used = [part.name for output in outputs for fold in output.folds for part in fold.parts]
-    used += [o.source.name for o in outputs if o.source is not o.base]
+    """Note each tensor of the adapter that nothing takes."""
+    used = {part for output in outputs for fold in output.folds for part in fold.parts}
     known = {fault.where for fault in faults}
     for module, parts in adapter.modules.items():
         if f"{module}.weight" in known:
             continue
         for part in parts.values():
-            if part.name not in used:
+            if part not in used:
                 faults.append(Fault(part.name, f"{part.said}: is left over, nothing takes it"))
-    for part in adapter.shared.values():
-        if adapter.kind != "VERA" or not adapter.config.get("save_projection", True):
+    for member in adapter.single:
+        if member.kind == "VERA" and member.config.get("save_projection", True):
+            continue
+        for part in member.shared.values():
             faults.append(Fault(part.name, f"{part.said}: is left over, nothing takes it"))
 
 

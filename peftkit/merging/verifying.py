@@ -7,16 +7,21 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from peftkit.errors import PeftkitError
+from peftkit.errors import PeftkitError, RunError
 from peftkit.merging.adapters import Adapter, open_adapter
-from peftkit.merging.models import adapted, answers, class_of, padded, task_of, whole
+from peftkit.merging.expecting import expected
+from peftkit.merging.mixing import Mix
+from peftkit.merging.models import answers, class_of, padded, task_of, whole
+from peftkit.merging.rounding import moved_by_rounding
+from peftkit.merging.several import together
+from peftkit.merging.tensors import open_checkpoint
 from peftkit.model import load_tokenizer
 from peftkit.run_folder import RunFolder
 from peftkit.sources import Source
@@ -44,22 +49,24 @@ BUILT_IN = (
 
 def main(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What the comparison found."""
-    adapter = open_adapter(Path(spec["adapter"]))
     merged, base, onto = Path(spec["merged"]), Path(spec["base"]), spec["onto"]
+    adapter = adapter_of(spec)
     torch.set_num_threads(spec["threads"] or threads_of_rank("auto"))
-    dtype = comparing_type(merged)
+    dtype = comparing_type(adapter, merged)
     rows, scored, said_of = material(adapter, merged, spec["texts"])
     judge = Judge(adapter, merged, rows, scored)
 
     with torch.no_grad():
-        before = judge.look(lambda: adapted(adapter, base, merged, onto, dtype))
-        after = judge.look(lambda: whole(judge.loader, merged, dtype))
+        before = judge.look(lambda: expected(adapter, base, merged, onto, dtype))
+        types = spec["rounded"] if dtype == torch.float32 else {}
+        after = judge.look(lambda: whole(judge.loader, merged, dtype), types)
         found = {**difference(before[0], after[0]), "rows": len(rows), "texts": said_of}
+        found |= {"rounding": after[2]}
         found |= {"computed_in": str(dtype).removeprefix("torch."), "metric": judge.metric}
         found |= {"before": before[1], "after": after[1], "scored_rows": len(scored)}
         if spec["compare_bases"]:
             other = "original" if onto == "trained" else "trained"
-            apart = judge.look(lambda: adapted(adapter, base, merged, other, dtype))
+            apart = judge.look(lambda: expected(adapter, base, merged, other, dtype))
             trained, original = (before, apart) if onto == "trained" else (apart, after)
             found["onto_original"] = difference(trained[0], original[0])
             if onto == "trained":
@@ -67,11 +74,32 @@ def main(spec: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def comparing_type(merged: Path) -> torch.dtype:
-    """fp32 where the model fits twice into what memory is free, else bf16."""
+def adapter_of(spec: Mapping[str, Any]) -> Adapter:
+    """The adapter that was merged, or several as one."""
+    members = [open_adapter(Path(path)) for path in spec["adapters"]]
+    if spec["mix"] is None:
+        return members[0]
+    mix, shards = Mix.model_validate(spec["mix"]), open_checkpoint(Path(spec["base"]))
+    return together(members, mix, spec["onto"], shards)
+
+
+def comparing_type(adapter: Adapter, merged: Path) -> torch.dtype:
+    """fp32 where the model fits twice into what memory is free, else bf16.
+
+    Raises `RunError` where that is too little for several adapters, whose differences would be lost
+    in bf16.
+    """
     size = sum(path.stat().st_size for path in merged.glob("*.safetensors"))
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return torch.float32 if 3 * size < free else torch.bfloat16
+    needed = (3 + 2 * len(adapter.members)) * size
+    if needed < free:
+        return torch.float32
+    if adapter.members:
+        raise RunError(
+            f"several adapters are put together in memory for it, which takes {needed / 1e9:.1f} "
+            f"GB, and {free / 1e9:.1f} GB are free"
+        )
+    return torch.bfloat16
 
 
 def material(
@@ -129,14 +157,24 @@ class Judge:
             else None
         )
 
-    def look(self, load: Any) -> tuple[Tensor, float | None]:
-        """The model's answers, and its score; the model is gone afterwards."""
+    def look(
+        self, load: Callable[[], nn.Module], types: Mapping[str, str] | None = None
+    ) -> tuple[Tensor, float | None, dict[str, float] | None]:
+        """The model's answers, its score, and how far rounding moves them, where tensors of `types`
+        were rounded; the model is gone afterwards."""
         model = load()
-        found = torch.cat([answers(model, batch).flatten() for batch in self.batches(self.rows)])
+        found = self.answers(model)
         score = self.score(model)
+        others = moved_by_rounding(model, types, self.answers) if types else ()
+        moves = [difference(found, other) for other in others]
         del model
         gc.collect()
-        return found, score
+        names = ("largest", "mean", "largest_logit") if moves else ()
+        return found, score, {n: max(move[n] for move in moves) for n in names} or None
+
+    def answers(self, model: nn.Module) -> Tensor:
+        """All that the model says of the rows that are compared."""
+        return torch.cat([answers(model, batch).flatten() for batch in self.batches(self.rows)])
 
     def batches(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Tensor]]:
         """The rows, padded."""
