@@ -235,6 +235,17 @@ def merge_verb(options: Any) -> None:
     print_rows(merge_rows(made))
 
 
+def export_verb(options: Any) -> None:
+    """Write a run's result as a folder that opens without peftkit, and say how near it is."""
+    from peftkit.exporting import export, export_rows
+
+    made = export(options.run, options.to, options.base, options.verify)
+    if options.json:
+        print(made.model_dump_json(indent=1))
+        return
+    print_rows(export_rows(made))
+
+
 def compare_verb(options: Any) -> None:
     """Make a comparison, or only say what it will take, or help another process with it."""
     from peftkit.comparing import Project, compare, join
@@ -291,6 +302,7 @@ VERBS: dict[str, Callable[[Any], None]] = {
     "new": new_verb,
     "predict": predict_verb,
     "merge": merge_verb,
+    "export": export_verb,
     "compare": compare_verb,
     "report": report_verb,
 }

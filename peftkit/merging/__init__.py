@@ -111,7 +111,7 @@ def beside(to: Path) -> Iterator[Path]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunError(f"{to}: another process is merging there - wait for it") from None
+            raise RunError(f"{to}: another process is at work there - wait for it") from None
         try:
             shutil.rmtree(partial, ignore_errors=True)  # a killed process left it
             partial.mkdir()
