@@ -57,7 +57,9 @@ def export(
         write_beside(folder, trained, weights, partial)
         made = summary(folder, trained, weights, seen)
         if rows is not None:
-            made = made.model_copy(update={"proof": proven(folder, weights, trained, rows, partial)})
+            made = made.model_copy(
+                update={"proof": proven(folder, weights, trained, rows, partial)}
+            )
         made = made.model_copy(update={"path": str(to), "seconds": time.monotonic() - began})
         write_text(partial / "export.json", made.model_dump_json(indent=1) + "\n")
     return made
@@ -100,9 +102,7 @@ def write_beside(run: RunFolder, trained: "Trained", weights: "Weights", to: Pat
     write_text(to / "README.md", text)
 
 
-def summary(
-    run: RunFolder, trained: "Trained", weights: "Weights", seen: "Written"
-) -> Exported:
+def summary(run: RunFolder, trained: "Trained", weights: "Weights", seen: "Written") -> Exported:
     """What the export came to, before it is proven."""
     strategy = run.recipe.strategy
     return Exported(

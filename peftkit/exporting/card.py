@@ -1,4 +1,4 @@
-"""The card of an exported folder: what it is, what it needs, code that runs, and who can serve it."""
+"""The card of an exported folder: what it is and needs, code that runs, and who can serve it."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -35,16 +35,16 @@ that it was proven with (`export.json`).
 
 {serving}
 """
-SERVED_AS_CODE = """The trained parts ({parts}) stand beside the base's weights, and the model's class has no
-place for them. Inference servers load a model by its class: vLLM and TGI take LoRA adapters, or
-merged checkpoints, not these. Serve `load.py` behind a web framework of yours."""
+SERVED_AS_CODE = """The trained parts ({parts}) stand beside the base's weights, and the model's
+class has no place for them. Inference servers load a model by its class: vLLM and TGI take LoRA
+adapters, or merged checkpoints, not these. Serve `load.py` behind a web framework of yours."""
 SERVED_MERGED = """What was trained lies in the base's weights, and {merge} gives an ordinary
 checkpoint of them, which every server that knows the model's class can load."""
 REFERRED = """
 ## The base
 
-The base's weights are not in here. They are those of {name} ({identity}); `load.py` checks each file
-by its sha256 and refuses others. {where}
+The base's weights are not in here. They are those of {name} ({identity}); `load.py` checks each
+file by its sha256 and refuses others. {where}
 """
 
 

@@ -137,7 +137,8 @@ class KroneckerLinear(nn.Module):
 def layer_of(name: str, rule: nn.Parameter | None, tensors: dict[str, Tensor]) -> nn.Module:
     """One of a bottleneck's two layers."""
     if rule is not None:
-        return KroneckerLinear(rule, *(tensors.pop(f"{name}.{part}") for part in ("s", "t", "bias")))
+        s, t, bias = (tensors.pop(f"{name}.{part}") for part in ("s", "t", "bias"))
+        return KroneckerLinear(rule, s, t, bias)
     weight, bias = tensors.pop(f"{name}.weight"), tensors.pop(f"{name}.bias")
     layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
@@ -157,13 +158,14 @@ def attach_bottleneck(model: Any, piece: dict[str, Any], tensors: dict[str, Tens
     owner, _, key = name.rpartition(".")
     model.get_submodule(owner).add_module(key, bottleneck)
     entering: list[Tensor] = []
+    scale: float = piece["scale"]
 
     def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         entering[:] = [inputs[0]]
 
     def add(_: nn.Module, __: Any, output: Tensor) -> Tensor:
         added: Tensor = bottleneck(entering.pop() if piece["beside"] else output)
-        return output + piece["scale"] * added
+        return output + scale * added
 
     if piece["beside"]:
         model.get_submodule(piece["beside"]).register_forward_pre_hook(take)
@@ -198,21 +200,14 @@ def prefixed_attention(
         attention_mask = nn.functional.pad(attention_mask, (tokens, 0), value=seen)
     if position_bias is not None:
         position_bias = nn.functional.pad(position_bias, (tokens, 0))
-    return sdpa_attention_forward(
-        module,
-        query,
-        torch.cat([keys, key], dim=2),
-        torch.cat([values, value], dim=2),
-        attention_mask,
-        position_bias=position_bias,
-        **kwargs,
-    )
+    key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+    kwargs["position_bias"] = position_bias
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
 def whole_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """The mask, also where a causal one could be left to the kernel, which knows no prefix."""
-    mask: Tensor | None = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
-    return mask
+    return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
 
 
 def attach_prompt(model: Any, _: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -278,9 +273,9 @@ def logits_of(
     model: Any, tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None = None
 ) -> Tensor:
     """The logits of texts, or of pairs of texts, (texts, labels)."""
-    batch = tokenizer(texts, pairs, truncation=True, padding=True, return_tensors="pt").to(model.device)
+    batch = tokenizer(texts, pairs, truncation=True, padding=True, return_tensors="pt")
     with torch.no_grad():
-        found: Tensor = model(**batch).logits.float()
+        found: Tensor = model(**batch.to(model.device)).logits.float()
     return found
 
 

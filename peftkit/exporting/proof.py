@@ -14,8 +14,13 @@ from torch import Tensor
 from peftkit.errors import DataError, RunError
 from peftkit.evaluation import on_device
 from peftkit.merging.proof import TOLERANCES, MergeProof
-from peftkit.merging.verifying import ROWS_A_BATCH, difference, held_out_columns, headline
-from peftkit.merging.verifying import SCORED_ROWS as MOST_ROWS
+from peftkit.merging.verifying import (
+    ROWS_A_BATCH,
+    SCORED_ROWS,
+    difference,
+    headline,
+    held_out_columns,
+)
 from peftkit.model import Assembled
 from peftkit.predicting import columns_of
 from peftkit.recipe import Recipe
@@ -55,7 +60,7 @@ class Rows:
         self.said_of = "the run's held-out rows" if texts is None else "the given texts"
         if texts is None:
             columns = held_out_columns(run)
-            self.columns = {name: column[:MOST_ROWS] for name, column in columns.items()}
+            self.columns = {name: column[:SCORED_ROWS] for name, column in columns.items()}
         else:
             pairs = recipe.data.text_pair is not None
             self.columns = columns_of([parted(text) if pairs else text for text in texts], 1, pairs)
@@ -65,9 +70,7 @@ class Rows:
     @torch.no_grad()
     def ask(self, recipe: Recipe, assembled: Assembled, names: Sequence[str]) -> None:
         """Have the run's model say its logits, fed as `peftkit predict` feeds it."""
-        encoded = self.task.encode(
-            self.columns, assembled.tokenizer, names, recipe.data.max_length
-        )
+        encoded = self.task.encode(self.columns, assembled.tokenizer, names, recipe.data.max_length)
         count = len(encoded["input_ids"])
         rows = [{key: column[i] for key, column in encoded.items()} for i in range(count)]
         module = assembled.module.eval()
