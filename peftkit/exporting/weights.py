@@ -36,7 +36,7 @@ class Weights:
         if self.held == "reference":
             return Written()
         (folder / "base").mkdir()
-        return written(self.planned, folder / "base", 1.0)
+        return written(self.planned, folder / "base", what="exported base")
 
     def said(self) -> dict[str, Any]:
         """Where the base's weights are, for `load.py`."""

@@ -126,16 +126,18 @@ def beside(to: Path) -> Iterator[Path]:
             Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def written(planned: Plan, folder: Path, sign: float) -> Written:
-    """The shards, once there is room for them."""
+def written(
+    planned: Plan, folder: Path, sign: float = 1.0, what: str = "merged checkpoint"
+) -> Written:
+    """The shards, once there is room for them; `what` they are is for the error and the bar."""
     needed = sum(map(output_bytes, planned.outputs)) + SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunError(
-            f"{folder.parent}: {free / 1e9:.1f} GB free, the merged checkpoint needs "
+            f"{folder.parent}: {free / 1e9:.1f} GB free, the {what} needs "
             f"{needed / 1e9:.1f} GB - free some space, or name another folder with --to"
         )
-    with Progress("merge", needed - SPARE_BYTES) as progress:
+    with Progress(what, needed - SPARE_BYTES) as progress:
         return write_shards(planned, folder, sign, progress.advance)
 
 
