@@ -167,7 +167,7 @@ def test_every_kind_that_cannot_be_folded_says_what_it_attaches() -> None:
         assert type(Strategy.parse(kind, "s")).pieces is not Strategy.pieces, kind
 
 
-@pytest.mark.parametrize(("quantize", "near"), [("4bit", 1e-5), ("8bit", 2e-2)])
+@pytest.mark.parametrize(("quantize", "near"), [("4bit", 1e-3), ("8bit", 2e-2)])
 def test_a_quantised_base_is_exported_as_it_was_trained_against(
     quantize: str, near: float, tmp_path: Path
 ) -> None:
@@ -184,7 +184,8 @@ def test_a_run_that_reads_pairs_is_exported(tmp_path: Path) -> None:
     with open(tmp_path / "pairs.csv", "w", newline="") as file:
         rows = [(f"goal match {n}", f"soup bread {n % 7}", "ab"[n % 2]) for n in range(64)]
         csv.writer(file).writerows([("one", "two", "label"), *rows])
-    data = f"{{kind: files, path: {tmp_path / 'pairs.csv'}, text: one, text_pair: two}}"
+    columns = "text: one, text_pair: two, max_length: 64"
+    data = f"{{kind: files, path: {tmp_path / 'pairs.csv'}, {columns}}}"
     made = Recipe.load("lora_tiny", "model=tiny-bert", f"data={data}", *SETTINGS, ADAPTER)
     peftkit.train(made, tmp_path / "runs")
     run = next(path.parent for path in (tmp_path / "runs").glob("*/record.json"))

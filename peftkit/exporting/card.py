@@ -63,8 +63,9 @@ def card(
     one = '["a text", "another one"]'
     pairs = recipe.data.text_pair is not None
     on_hub = bool(said.get("on_hub", True))
+    lacking = "the trained head" if recipe.strategy.foldable else "what was trained"
     words = LOADING.format(
-        opened="Opened as an ordinary checkpoint it would lack what was trained.",
+        opened=f"The weights in `base` alone lack {lacking}.",
         requirements=" ".join(f"{name}=={version}" for name, version in needed().items()),
         arguments=('"a text" "its pair"' if pairs else '"a text"')
         + ("" if on_hub else " --base FOLDER_OF_THE_BASE"),

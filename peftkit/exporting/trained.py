@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -23,6 +24,7 @@ from peftkit.strategies import unwrap_heads
 class Trained:
     """The trained parts of a run's model; the model itself is not kept."""
 
+    @torch.no_grad()  # an LSTM rounds in its own way where gradients are wanted
     def __init__(self, recipe: Recipe, assembled: Assembled) -> None:
         module: Any = assembled.module
         wrapped = hasattr(module, "get_base_model")

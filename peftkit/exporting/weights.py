@@ -84,5 +84,8 @@ def base_part(run: RunFolder, strategy: Strategy, trained: Trained) -> Adapter:
     parts: list[Strategy] = getattr(strategy, "parts", [strategy])
     native = all(part.foldable for part in parts if isinstance(part, PeftStrategy))
     adapter = read_artefact(run.artefact, run, native)
-    kept = {name: stored for name, stored in adapter.replaced.items() if name in trained.own}
-    return replace(adapter, replaced=kept)
+    # around a prompt's model PEFT puts one wrapper, around others two
+    named = adapter.replaced.items()
+    if not native:
+        named = {t.name.removeprefix("base_model."): t for _, t in named}.items()
+    return replace(adapter, replaced={n: t for n, t in named if n in trained.own})
