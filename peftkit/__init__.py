@@ -8,6 +8,7 @@ from peftkit import hub_kernels
 if TYPE_CHECKING:
     from peftkit.comparing import compare
     from peftkit.errors import DataError, PeftkitError, RecipeError, RunError
+    from peftkit.exporting import export
     from peftkit.merging import merge
     from peftkit.planning import plan
     from peftkit.predicting import predict
@@ -25,6 +26,7 @@ PUBLIC = {
     "RunError": "errors",
     "SharedBase": "shared_base",
     "compare": "comparing",
+    "export": "exporting",
     "merge": "merging",
     "new": "starting",
     "plan": "planning",
@@ -40,6 +42,7 @@ __all__ = [
     "RunError",
     "SharedBase",
     "compare",
+    "export",
     "merge",
     "new",
     "plan",

@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--to", type=Path, help="the recipe to write (default: recipes/NAME.yaml)")
     add_predict(verb("predict", "a finished run's word on new texts", "one JSON object a line"))
     add_merge(verb("merge", "an adapter folded into its base: an ordinary checkpoint"))
+    add_export(verb("export", "a run's result as a folder that opens without peftkit"))
     add_compare(verb("compare", "strategies held against each other, each tuned alike"))
     add_report(verb("report", "runs side by side: costs, scores and how sure the differences are"))
     return top
@@ -172,6 +173,19 @@ def add_mix(options: argparse.ArgumentParser) -> None:
 def numbers(text: str) -> list[float]:
     """Numbers between commas."""
     return [float(number) for number in text.split(",")]
+
+
+def add_export(options: argparse.ArgumentParser) -> None:
+    """What `export` takes: a run, where to, and how the folder holds the base."""
+    options.add_argument("run", type=Path, help="a finished run's folder")
+    options.add_argument("--to", type=Path, required=True, help="the folder to make")
+    options.add_argument(
+        "--base",
+        choices=("embed", "reference"),
+        default="embed",
+        help="copy the base's weights, or name them with their sha256, checked at each load",
+    )
+    options.add_argument("--verify", metavar="off|FILE", help="texts to compare on, one a line")
 
 
 def add_compare(options: argparse.ArgumentParser) -> None:

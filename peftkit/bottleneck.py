@@ -1,7 +1,7 @@
 """Bottlenecks: where small networks stand inside a model's frozen blocks, and their hooks."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from peftkit.architectures import layout_of
 from peftkit.errors import Fault, RecipeError
@@ -17,6 +17,40 @@ Activation = Literal[
 """Functions between a bottleneck's two layers, by transformers' names."""
 
 
+class Place(NamedTuple):
+    """Where one bottleneck stands; names of layers are relative to the block."""
+
+    block: str
+    name: str
+    """What the block calls it."""
+    behind: str
+    """The layer whose output it adds to."""
+    beside: str | None
+    """The layer whose input it takes; None: it takes the output that it adds to."""
+
+
+def places_of(model: "nn.Module", wanted_by: str, variant: str, drop: int = 0) -> list[Place]:
+    """The places of a variant's bottlenecks, in every block of `model` but the first `drop`.
+
+    houlsby: behind attention and feed-forward, pfeiffer: behind feed-forward, parallel: beside it.
+    Raises `RecipeError` where no block is left.
+    """
+    blocks = layout_of(model, wanted_by)
+    if drop >= len(blocks):
+        what = f"the model has {len(blocks)} blocks (got {drop}) - use at most {len(blocks) - 1}"
+        raise RecipeError("the strategy does not fit the model:", [Fault("strategy.drop", what)])
+    found = []
+    for block, _, entry in blocks[drop:]:
+        behind = entry.feed_forward_output
+        if variant == "parallel":
+            found.append(Place(block, "adapter_parallel", behind, entry.feed_forward_input))
+            continue
+        found.append(Place(block, "adapter_feed_forward", behind, None))
+        if variant == "houlsby":
+            found.append(Place(block, "adapter_attention", entry.attention_output, None))
+    return found
+
+
 def attach_bottlenecks(
     model: "PreTrainedModel",
     wanted_by: str,
@@ -25,25 +59,40 @@ def attach_bottlenecks(
     scale: float = 1.0,
     drop: int = 0,
 ) -> None:
-    """Put what `make` gives for a layer into every block of `model` but the first `drop`.
+    """Put what `make` gives for a layer into every place that the variant has.
 
-    houlsby: behind attention and feed-forward, pfeiffer: behind feed-forward, parallel: beside it.
     A block that the model runs several times has one. Raises `RecipeError` where no block is left.
     """
-    blocks = layout_of(model, wanted_by)
-    if drop >= len(blocks):
-        what = f"the model has {len(blocks)} blocks (got {drop}) - use at most {len(blocks) - 1}"
-        raise RecipeError("the strategy does not fit the model:", [Fault("strategy.drop", what)])
-    for _, block, entry in blocks[drop:]:
-        behind = block.get_submodule(entry.feed_forward_output)
-        if variant == "parallel":
-            before = block.get_submodule(entry.feed_forward_input)
-            attach_beside(before, behind, keep(block, "adapter_parallel", make(before)), scale)
+    for place in places_of(model, wanted_by, variant, drop):
+        block = model.get_submodule(place.block)
+        behind = block.get_submodule(place.behind)
+        if place.beside is None:
+            attach_behind(behind, keep(block, place.name, make(behind)), scale)
             continue
-        attach_behind(behind, keep(block, "adapter_feed_forward", make(behind)), scale)
-        if variant == "houlsby":
-            attention = block.get_submodule(entry.attention_output)
-            attach_behind(attention, keep(block, "adapter_attention", make(attention)), scale)
+        before = block.get_submodule(place.beside)
+        attach_beside(before, behind, keep(block, place.name, make(before)), scale)
+
+
+def bottleneck_pieces(
+    model: "nn.Module",
+    wanted_by: str,
+    variant: str,
+    activation: str,
+    scale: float = 1.0,
+    drop: int = 0,
+) -> list[dict[str, Any]]:
+    """Each bottleneck as `Strategy.pieces` says it."""
+    return [
+        {
+            "kind": "bottleneck",
+            "name": f"{place.block}.{place.name}",
+            "behind": f"{place.block}.{place.behind}",
+            "beside": f"{place.block}.{place.beside}" if place.beside is not None else None,
+            "activation": activation,
+            "scale": scale,
+        }
+        for place in places_of(model, wanted_by, variant, drop)
+    ]
 
 
 def keep(owner: "nn.Module", name: str, added: "nn.Module") -> "nn.Module":

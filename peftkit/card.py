@@ -44,15 +44,18 @@ LOADING = {"peftkit": "", "peft": WITH_PEFT, "transformers": WITH_TRANSFORMERS}
 def model_card(record: RunRecord) -> str:
     """The card of a finished run's artefact, in Markdown with the hub's metadata on top."""
     recipe = recipe_of(record)
+    described = description(record, recipe, recipe.strategy.loads_with)
+    return f"{described}\n## How to load it\n\n{WITH_PEFTKIT}{loading(record, recipe)}"
+
+
+def description(record: RunRecord, recipe: Recipe, library: str) -> str:
+    """The card up to how it is loaded, which is by `library`."""
     parts = [
-        HEADER.format(metadata=metadata(record, recipe), name=record.name),
+        HEADER.format(metadata=metadata(record, recipe, library), name=record.name),
         *[f"**{note}.**\n\n" for note in [record.data.note] if note],
         table(facts(record, recipe)),
         f"\n## Scores\n\nOn {tested(record)}; intervals are 95 % bootstraps over these rows.\n\n",
         table(score_rows(record)),
-        "\n## How to load it\n\n",
-        WITH_PEFTKIT,
-        loading(record, recipe),
     ]
     return "".join(parts)
 
@@ -62,7 +65,7 @@ def recipe_of(record: RunRecord) -> Recipe:
     return Recipe.of(Composition(record.name, record.recipe))
 
 
-def metadata(record: RunRecord, recipe: Recipe) -> str:
+def metadata(record: RunRecord, recipe: Recipe, library: str) -> str:
     """The hub's metadata: base, task and the headline's value."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -80,7 +83,7 @@ def metadata(record: RunRecord, recipe: Recipe) -> str:
         ]
     data = ModelCardData(
         base_model=record.model.used,
-        library_name=recipe.strategy.loads_with,
+        library_name=library,
         pipeline_tag=task,
         tags=["peftkit", recipe.strategy.kind],
         model_name=record.name if results else None,

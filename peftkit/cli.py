@@ -105,7 +105,9 @@ def train_and_show(recipe: "Recipe", options: Any) -> None:
 def show_verb(options: Any) -> None:
     """Print each setting with its value and who set it, or the tree of the model's modules."""
     if options.tree:
-        show_tree(options)
+        from peftkit.tree import tell_tree
+
+        tell_tree(load(options.recipe, options.settings), options.json)
         return
     composition = compose(options.recipe, parse_overrides(options.settings))
     from peftkit.listing import setting_rows
@@ -118,28 +120,14 @@ def show_verb(options: Any) -> None:
     print_rows(setting_rows(recipe, composition))
 
 
-def show_tree(options: Any) -> None:
-    """Print the adapted model's modules."""
-    from peftkit.tree import module_tree, print_tree
-
-    tree = module_tree(load(options.recipe, options.settings))
-    if options.json:
-        print(json.dumps(tree.nested(), indent=1))
-        return
-    print_tree(tree)
-
-
 def plan_verb(options: Any) -> None:
     """Print the plan."""
     from peftkit.listing import flat
     from peftkit.planning import plan
 
     planned = plan(load(options.recipe, options.settings))
-    if options.json:
-        print(planned.model_dump_json(indent=1))
-        return
-    rows = [{"what": path, "value": value} for path, value in flat(planned.model_dump())]
-    print_rows([*rows, {"what": "memory.total", "value": planned.memory.total}])
+    facts = [*flat(planned.model_dump()), ("memory.total", planned.memory.total)]
+    print_made(planned, [{"what": path, "value": value} for path, value in facts], options.json)
 
 
 def list_verb(options: Any) -> None:
@@ -210,8 +198,7 @@ def predict_verb(options: Any) -> None:
 
     folder = RunFolder.open(options.run).path
     if options.source is not None:
-        count = predict_file(folder, options.source, options.out)
-        print(f"{count} rows scored", file=sys.stderr)
+        print(f"{predict_file(folder, options.source, options.out)} rows scored", file=sys.stderr)
         return
     if not options.texts:
         raise RecipeError("nothing to predict - give texts, or a file with --in texts.csv")
@@ -229,10 +216,23 @@ def merge_verb(options: Any) -> None:
 
     given = {k: v for k, v in vars(options).items() if k not in ("verb", "json", "run")}
     made = merge(options.run, **given)
-    if options.json:
+    print_made(made, merge_rows(made), options.json)
+
+
+def export_verb(options: Any) -> None:
+    """Write a run's result as a folder that opens without peftkit, and say how near it is."""
+    from peftkit.exporting import export, export_rows
+
+    made = export(options.run, options.to, options.base, options.verify)
+    print_made(made, export_rows(made), options.json)
+
+
+def print_made(made: Any, rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Print what was made: the whole value as JSON, or its table."""
+    if as_json:
         print(made.model_dump_json(indent=1))
         return
-    print_rows(merge_rows(made))
+    print_rows(rows)
 
 
 def compare_verb(options: Any) -> None:
@@ -291,6 +291,7 @@ VERBS: dict[str, Callable[[Any], None]] = {
     "new": new_verb,
     "predict": predict_verb,
     "merge": merge_verb,
+    "export": export_verb,
     "compare": compare_verb,
     "report": report_verb,
 }

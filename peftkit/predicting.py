@@ -88,15 +88,7 @@ def load_run(path: Path) -> tuple[Recipe, Assembled, list[str]]:
     folder = RunFolder(path)
     recipe, said = folder.recipe, folder.description()
     torch.set_num_threads(threads_of_rank(recipe.training.threads))
-    source = Source.model_validate(said["model"])
-    if not Path(source.location).exists():
-        source = find_model(recipe.model)
-    if source.identity != said["model"]["identity"]:
-        was, now = said["model"]["identity"][:24], source.identity[:24]
-        raise RunError(
-            f"{path}: was trained on another {recipe.model} ({was}) than the one found now ({now}) "
-            "- put the old one back"
-        )
+    source = base_of_run(folder)
     check(folder.artefact, source)
     precision = said.get("world", {}).get("precision") or resting_precision(
         recipe.training.precision
@@ -104,6 +96,21 @@ def load_run(path: Path) -> tuple[Recipe, Assembled, list[str]]:
     tokenizer = load_tokenizer(source.location)
     assembled = assemble(recipe, source, tokenizer, said["names"], precision, folder.artefact)
     return recipe, assembled, said["names"]
+
+
+def base_of_run(folder: RunFolder) -> Source:
+    """The base model of a run, where it lies now.
+
+    Raises `RunError` when it is no longer the one the run was made with.
+    """
+    recipe, was = folder.recipe, Source.model_validate(folder.description()["model"])
+    source = was if Path(was.location).exists() else find_model(recipe.model)
+    if source.identity != was.identity:
+        raise RunError(
+            f"{folder.path}: was trained on another {recipe.model} ({was.identity[:24]}) than the "
+            f"one found now ({source.identity[:24]}) - put the old one back"
+        )
+    return source
 
 
 def predict_file(folder: Path, source: Path, to: Path | None) -> int:

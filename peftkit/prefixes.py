@@ -13,6 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from peftkit.architectures import key_layers, query_layers
+from peftkit.bottleneck import keep
 
 PREFIXED = "peftkit_prefixed"
 SPREAD = 0.02
@@ -79,11 +80,11 @@ def attach_prefixes(
         size = next(int(getattr(attention, n)) for n in HEAD_SIZES if hasattr(attention, n))
         heads = width_of(layer) // (3 if name in queries else 1) // size
         if not reparametrised:
-            attention.add_module("prefix", Prefix(tokens, heads, size, placed))
+            keep(attention, "prefix", Prefix(tokens, heads, size, placed))
             continue
         width = model.config.hidden_size
         trunk = trunk or Trunk(tokens, width, hidden or width, placed)
-        attention.add_module("prefix", ReparametrisedPrefix(trunk, heads, size, placed))
+        keep(attention, "prefix", ReparametrisedPrefix(trunk, heads, size, placed))
 
 
 def width_of(layer: nn.Module) -> int:

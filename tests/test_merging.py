@@ -259,7 +259,7 @@ def test_two_at_once_do_not_meet(large: tuple[Path, Path], tmp_path: Path) -> No
     while not (tmp_path / "merged.partial").exists():
         time.sleep(0.0005)
     os.kill(process.pid, signal.SIGSTOP)
-    with pytest.raises(RunError, match="another process is merging there - wait for it"):
+    with pytest.raises(RunError, match="another process is at work there - wait for it"):
         peftkit.merge(large[1], to, verify="off")
     os.kill(process.pid, signal.SIGCONT)
     assert process.wait() == 0 and to.is_dir()

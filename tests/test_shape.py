@@ -45,7 +45,7 @@ LAYERS = [
     ["training"],
     ["curves", "planning", "predicting", "starting"],
     ["reload", "shared_base", "merging"],
-    ["attempt"],
+    ["attempt", "exporting"],
     ["runner"],
     ["listing", "offers", "schema", "tables", "tree", "launching", "arguments"],
     ["reporting"],

@@ -147,7 +147,7 @@ def beside(to: Path) -> Iterator[Path]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunError(f"{to}: another process is merging there - wait for it") from None
+            raise RunError(f"{to}: another process is at work there - wait for it") from None
         try:
             shutil.rmtree(partial, ignore_errors=True)  # a killed process left it
             partial.mkdir()
@@ -175,16 +175,18 @@ def settle_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def written(planned: Plan, folder: Path, sign: float) -> Written:
-    """The shards, once there is room for them."""
+def written(
+    planned: Plan, folder: Path, sign: float = 1.0, what: str = "merged checkpoint"
+) -> Written:
+    """The shards, once there is room for them; `what` they are is for the error and the bar."""
     needed = sum(map(output_bytes, planned.outputs)) + SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunError(
-            f"{folder.parent}: {free / 1e9:.1f} GB free, the merged checkpoint needs "
+            f"{folder.parent}: {free / 1e9:.1f} GB free, the {what} needs "
             f"{needed / 1e9:.1f} GB - free some space, or name another folder with --to"
         )
-    with Progress("merge", needed - SPARE_BYTES) as progress:
+    with Progress(what, needed - SPARE_BYTES) as progress:
         return write_shards(planned, folder, sign, progress.advance)
 
 

@@ -120,7 +120,15 @@ def open_artefact(folder: Path, run: RunFolder | None) -> Adapter:
             "adds layers or tokens that the model's class does not have - make a folder that "
             f"serves it as it is: peftkit export {where} --to DIR"
         )
-    config = read_config(folder) if (folder / PEFT_CONFIG).is_file() else {}
+    return read_artefact(folder, run)
+
+
+def read_artefact(folder: Path, run: RunFolder | None, native: bool = True) -> Adapter:
+    """An artefact of ours, also of what cannot be folded; `native`: PEFT's part of it can be."""
+    said = read_seal(folder)
+    recipe = run.recipe if run is not None else None
+    strategy = recipe.strategy if recipe else Strategy.parse(dict(said["strategy"]), "strategy")
+    config = read_config(folder) if native and (folder / PEFT_CONFIG).is_file() else {}
     if config:
         refuse_variants(folder, config)
     tensors: dict[str, Stored] = {}

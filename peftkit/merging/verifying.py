@@ -25,6 +25,7 @@ from peftkit.merging.tensors import open_checkpoint
 from peftkit.model import load_tokenizer
 from peftkit.run_folder import RunFolder
 from peftkit.sources import Source
+from peftkit.tasks import Predictions, Task
 from peftkit.world import threads_of_rank
 
 COMPARED_ROWS = 64
@@ -108,7 +109,7 @@ def material(
     """Rows to compare, rows to score, and where they come from."""
     tokenizer = load_tokenizer(str(merged))
     if texts is None and adapter.run is not None:
-        rows = held_out(adapter.run, tokenizer, merged)
+        rows = held_out(adapter.run, tokenizer)
         return rows[:COMPARED_ROWS], rows[:SCORED_ROWS], "the run's held-out rows"
     chosen = list(BUILT_IN if texts is None else texts)
     encoded = [dict(tokenizer(text, truncation=True, max_length=LONGEST)) for text in chosen]
@@ -119,8 +120,19 @@ def material(
     return [row for row in kept if row["input_ids"]], [], source
 
 
-def held_out(run: RunFolder, tokenizer: Any, merged: Path) -> list[dict[str, Any]]:
+def held_out(run: RunFolder, tokenizer: Any) -> list[dict[str, Any]]:
     """Encoded rows of the run's test split, or of train where it has none."""
+    recipe = run.recipe
+    columns = held_out_columns(run)
+    encoded = recipe.task.encode(
+        columns, tokenizer, run.description()["names"], recipe.data.max_length
+    )
+    count = len(encoded["input_ids"])
+    return [{key: column[i] for key, column in encoded.items()} for i in range(count)]
+
+
+def held_out_columns(run: RunFolder) -> dict[str, list[Any]]:
+    """The columns of these rows, as the task reads them."""
     recipe, said = run.recipe, run.description()
     data = Source.model_validate(said["data"])
     if not Path(data.location).exists():
@@ -128,13 +140,7 @@ def held_out(run: RunFolder, tokenizer: Any, merged: Path) -> list[dict[str, Any
     splits = recipe.data.load(data, recipe.task.roles)
     split = splits.test if len(splits.test) else splits.train
     chosen = split.select(range(min(SCORED_ROWS, len(split))))
-    encoded = recipe.task.encode(
-        {name: list(chosen[name]) for name in chosen.column_names},
-        tokenizer,
-        said["names"],
-        recipe.data.max_length,
-    )
-    return [{key: column[i] for key, column in encoded.items()} for i in range(len(chosen))]
+    return {name: list(chosen[name]) for name in chosen.column_names}
 
 
 class Judge:
@@ -183,18 +189,21 @@ class Judge:
 
     def score(self, model: nn.Module) -> float | None:
         """The task's headline score of the rows that are scored."""
-        import numpy as np
-
-        from peftkit.tasks import Predictions
-
         if self.task is None or self.metric is None:
             return None
         said = torch.cat([answers(model, batch) for batch in self.batches(self.scored)])
-        labels = np.asarray([row["labels"] for row in self.scored])
-        predictions = Predictions(labels, self.task.probabilities(said).numpy(), None)
-        names = self.adapter.sealed["labels"]
-        found = self.task.score(predictions, names, 0, resamples=0).scores[self.task.headline]
-        return found.value
+        labels = [row["labels"] for row in self.scored]
+        return headline(self.task, said, labels, self.adapter.sealed["labels"])
+
+
+def headline(
+    task: Task, logits: Tensor, labels: Sequence[int], names: Sequence[str]
+) -> float | None:
+    """The task's headline score of `logits`."""
+    import numpy as np
+
+    predictions = Predictions(np.asarray(labels), task.probabilities(logits).numpy(), None)
+    return task.score(predictions, names, 0, resamples=0).scores[task.headline].value
 
 
 def difference(one: Tensor, other: Tensor) -> dict[str, float]:

@@ -132,6 +132,21 @@ class Strategy(Component):
             )
         return model  # type: ignore[return-value]
 
+    def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
+        """What the strategy put around and into the adapted `model`, for code that has no peftkit:
+        the kinds that `exporting/load.py` attaches. What can be folded is no piece.
+
+        Raises `RunError` where the strategy cannot say it.
+        """
+        from peftkit.errors import RunError
+
+        if not self.foldable:
+            raise RunError(
+                f"'strategy: {self.kind}' does not say how it is attached without peftkit (it has "
+                "no method `pieces`) - predict from the run with peftkit predict"
+            )
+        return []
+
     def save(self, model: "nn.Module", folder: Path) -> None:
         """Write what was trained, and nothing else, to `folder` as safetensors."""
         from safetensors.torch import save_file

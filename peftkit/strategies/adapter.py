@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from peftkit.bottleneck import Activation, attach_bottlenecks, placed_like
+from peftkit.bottleneck import Activation, attach_bottlenecks, bottleneck_pieces, placed_like
 from peftkit.strategies import Strategy, train_head
 
 if TYPE_CHECKING:
@@ -60,3 +60,9 @@ class Adapter(Strategy):
         for zero in (down.bias, up.weight, up.bias):
             nn.init.zeros_(zero)
         return nn.Sequential(down, ACT2FN[self.activation], up)
+
+    def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
+        """The bottlenecks."""
+        return bottleneck_pieces(
+            model, "strategy=adapter", self.variant, self.activation, self.scale, self.drop
+        )

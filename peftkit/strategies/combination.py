@@ -141,6 +141,10 @@ class Combination(Strategy):
             adapted: Any = model
             adapted.peft_config["default"].save_pretrained(str(folder))
 
+    def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
+        """All the parts'."""
+        return [piece for part in self.in_order for piece in part.pieces(model)]
+
     def merge(self, model: "nn.Module") -> "PreTrainedModel":
         """PEFT's part folded; the others' weights stand in the model already."""
         return self.in_order[0].merge(model) if self.foldable else super().merge(model)

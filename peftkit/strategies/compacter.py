@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import PositiveInt
 
 from peftkit.architectures import base_of, layout_of
-from peftkit.bottleneck import Activation, attach_bottlenecks, keep, placed_like
+from peftkit.bottleneck import (
+    Activation,
+    attach_bottlenecks,
+    bottleneck_pieces,
+    keep,
+    placed_like,
+)
 from peftkit.errors import Fault, RecipeError, workable
 from peftkit.strategies import Strategy, train_head
 
@@ -78,3 +84,9 @@ class Compacter(Strategy):
         down = KroneckerLinear(rule, size, narrow, self.rank, zero=False, **placed)
         up = KroneckerLinear(rule, narrow, size, self.rank, zero=True, **placed)
         return nn.Sequential(down, ACT2FN[self.activation], up)
+
+    def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
+        """The bottlenecks, each with the name of the rule that they share."""
+        found = bottleneck_pieces(model, "strategy=compacter", self.variant, self.activation)
+        rule = next(n for n, _ in model.named_modules() if n.endswith("compacter_rule"))
+        return [{**piece, "rule": rule} for piece in found]

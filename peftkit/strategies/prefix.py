@@ -1,7 +1,7 @@
 """Prefix tuning: learned keys and values before those of every attention."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PositiveInt, model_validator
 from typing_extensions import Self
@@ -90,3 +90,10 @@ class Prefix(Strategy):
         adapted = plain.adapt(model, task)
         restore(adapted, load_file(folder / self.trained_file))
         return adapted
+
+    def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
+        """Every attention with its prefix."""
+        from peftkit.prefixes import states_of
+
+        names = [name.removesuffix(".prefix.states") for name in states_of(model)]
+        return [{"kind": "prefix", "attention": name} for name in names]

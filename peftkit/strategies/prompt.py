@@ -39,6 +39,10 @@ class VirtualTokens(PeftStrategy):
         """The virtual tokens."""
         return self.tokens
 
+    def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
+        """The prompt."""
+        return [{"kind": "prompt"}]
+
     def shape(self, model: "PreTrainedModel") -> dict[str, Any]:
         """What PEFT is told of the prompt and the model: it cannot read every configuration."""
         return {

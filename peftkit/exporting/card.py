@@ -1,0 +1,94 @@
+"""The card of an exported folder: what it is and needs, code that runs, and who can serve it."""
+
+import importlib.metadata
+from collections.abc import Mapping
+
+from peftkit.card import description
+from peftkit.recipe import Recipe
+from peftkit.record import RunRecord
+
+NEEDED = ("torch", "transformers", "safetensors")
+"""What `load.py` imports beside the standard library; huggingface_hub comes with transformers."""
+LOADING = """
+## How to load it
+
+`load.py` is plain transformers and torch code; it needs neither peftkit nor peft. {opened}
+
+```
+pip install {requirements}
+python load.py {arguments}
+```
+
+In Python, from within this folder:
+
+```python
+from load import load, logits_of
+
+model, tokenizer = load({given})
+print(logits_of(model, tokenizer, {texts}).softmax(-1))
+```
+
+transformers promises no stability for all that `load.py` hooks into: the versions above are those
+that it was proven with (`export.json`).
+{base}
+## Serving
+
+{serving}
+"""
+SERVED_AS_CODE = """The trained parts ({parts}) stand beside the base's weights, and the model's
+class has no place for them. Inference servers load a model by its class: vLLM and TGI take LoRA
+adapters, or merged checkpoints, not these. Serve `load.py` behind a web framework of yours."""
+SERVED_MERGED = """What was trained lies in the base's weights, and {merge} gives an ordinary
+checkpoint of them, which every server that knows the model's class can load."""
+REFERRED = """
+## The base
+
+The base's weights are not in here. They are those of {name} ({identity}); `load.py` checks each
+file by its sha256 and refuses others. {where}
+"""
+
+
+def needed() -> dict[str, str]:
+    """The versions of these here, without what a local build is called."""
+    return {name: importlib.metadata.version(name).partition("+")[0] for name in NEEDED}
+
+
+def card(
+    record: RunRecord,
+    recipe: Recipe,
+    said: Mapping[str, object],
+    pieces: list[dict[str, object]],
+) -> str:
+    """The model card, in Markdown; `said` is where the base's weights are."""
+    one = '["a text", "another one"]'
+    pairs = recipe.data.text_pair is not None
+    on_hub = bool(said.get("on_hub", True))
+    lacking = "the trained head" if recipe.strategy.foldable else "what was trained"
+    words = LOADING.format(
+        opened=f"The weights in `base` alone lack {lacking}.",
+        requirements=" ".join(f"{name}=={version}" for name, version in needed().items()),
+        arguments=('"a text" "its pair"' if pairs else '"a text"')
+        + ("" if on_hub else " --base FOLDER_OF_THE_BASE"),
+        given="" if on_hub else 'base="FOLDER_OF_THE_BASE"',
+        texts=f"{one}, {one}" if pairs else one,
+        base=referred(record, said) if said["held"] == "referred" else "",
+        serving=serving(record, recipe, pieces),
+    )
+    return description(record, recipe, "transformers") + words
+
+
+def referred(record: RunRecord, said: Mapping[str, object]) -> str:
+    """What the reader must know of a base that is elsewhere."""
+    where = "It is fetched from the hub, or taken from `base=FOLDER`."
+    if not said["on_hub"]:
+        where = "Name the folder that holds it with `base=`, or `--base`."
+    model = record.model
+    return REFERRED.format(name=model.used, identity=model.identity, where=where)
+
+
+def serving(record: RunRecord, recipe: Recipe, pieces: list[dict[str, object]]) -> str:
+    """Which servers can hold it."""
+    if recipe.strategy.foldable:
+        return SERVED_MERGED.format(merge=f"`peftkit merge` of the run {record.folder_name}")
+    kinds = sorted({str(piece["kind"]) for piece in pieces})
+    return SERVED_AS_CODE.format(parts=", ".join(kinds))

@@ -1,0 +1,161 @@
+"""Proof: an exported folder opened by its own `load.py`, where peftkit is not, and what it says."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftkit.errors import DataError, RunError
+from peftkit.evaluation import on_device
+from peftkit.merging.proof import ARITHMETIC, MergeProof
+from peftkit.merging.verifying import (
+    ROWS_A_BATCH,
+    SCORED_ROWS,
+    difference,
+    headline,
+    held_out_columns,
+)
+from peftkit.model import Assembled
+from peftkit.predicting import columns_of
+from peftkit.recipe import Recipe
+from peftkit.run_folder import RunFolder
+from peftkit.tasks import Task
+from peftkit.world import without_launcher
+
+LOAD = """
+import importlib.util, json, sys
+given = json.loads(sys.stdin.read())
+sys.path[:] = given["places"]
+sys.modules["peftkit"] = sys.modules["peft"] = None  # from here on neither can be imported
+import torch
+torch.set_num_threads(given["threads"])
+found = importlib.util.spec_from_file_location("load", given["folder"] + "/load.py")
+load = importlib.util.module_from_spec(found)
+found.loader.exec_module(load)
+model, tokenizer = load.load(given["folder"], given["base"])
+texts, pairs, size = given["texts"], given["pairs"], given["size"]
+said = []
+for first in range(0, len(texts), size):
+    both = None if pairs is None else pairs[first : first + size]
+    said += load.logits_of(model, tokenizer, texts[first : first + size], both).tolist()
+print(json.dumps(said))
+"""
+"""What the other process runs: the folder's own code, on texts."""
+BITS = {None: 0.0, "4bit": 1e-2, "8bit": 1e-1}
+"""Of the largest logit: what a quantised layer may round otherwise than its dequantised weight. In
+8 bits bitsandbytes rounds what enters the layer, too."""
+
+
+class Rows:
+    """Texts, and what the run says of them."""
+
+    def __init__(self, run: RunFolder, recipe: Recipe, texts: Sequence[str] | None) -> None:
+        self.task: Task = recipe.task
+        self.said_of = "the run's held-out rows" if texts is None else "the given texts"
+        if texts is None:
+            columns = held_out_columns(run)
+            self.columns = {name: column[:SCORED_ROWS] for name, column in columns.items()}
+        else:
+            pairs = recipe.data.text_pair is not None
+            self.columns = columns_of([parted(text) if pairs else text for text in texts], 1, pairs)
+        self.logits = torch.empty(0)
+        self.labels: list[int] = []
+
+    @torch.no_grad()
+    def ask(self, recipe: Recipe, assembled: Assembled, names: Sequence[str]) -> None:
+        """Have the run's model say its logits, fed as `peftkit predict` feeds it."""
+        encoded = self.task.encode(self.columns, assembled.tokenizer, names, recipe.data.max_length)
+        count = len(encoded["input_ids"])
+        rows = [{key: column[i] for key, column in encoded.items()} for i in range(count)]
+        module = assembled.module.eval()
+        device = next(module.parameters()).device
+        found = []
+        for first in range(0, count, ROWS_A_BATCH):
+            batch = assembled.batcher(rows[first : first + ROWS_A_BATCH])
+            batch.pop("labels")
+            found.append(module(**on_device(batch, device)).logits.float().cpu())
+        self.logits, self.labels = torch.cat(found), list(encoded["labels"])
+
+    def score(self, logits: Tensor, names: Sequence[str]) -> float | None:
+        """The task's score, where the labels are known."""
+        return headline(self.task, logits, self.labels, names) if min(self.labels) >= 0 else None
+
+
+def parted(line: str) -> tuple[str, str]:
+    """A line of a file as a pair of texts.
+
+    Raises `DataError` where there is no tab in it.
+    """
+    first, tab, second = line.partition("\t")
+    if not tab:
+        raise DataError(f"--verify: the run reads pairs, {line[:30]!r} is none - part by a tab")
+    return first, second
+
+
+def prove(
+    folder: Path, base: Path | None, rows: Rows, names: Sequence[str], dtype: str, bits: str | None
+) -> MergeProof:
+    """Compare in a fresh process that has neither peftkit nor peft.
+
+    Raises `RunError` where the difference is more than rounding explains, or it cannot be loaded.
+    """
+    said = torch.tensor(asked(folder, base, rows.columns))
+    found = difference(rows.logits, said)
+    slack = max(ARITHMETIC[dtype], BITS[bits]) * max(1.0, found["largest_logit"])
+    before = rows.score(rows.logits, names)
+    proof = MergeProof(
+        **found,
+        tolerance=slack,
+        mean_tolerance=slack,
+        rows=len(said),
+        texts=rows.said_of,
+        computed_in=dtype,
+        metric=rows.task.headline if before is not None else None,
+        before=before,
+        after=rows.score(said, names),
+        scored_rows=len(said) if before is not None else 0,
+    )
+    if not proof.largest <= proof.tolerance:  # NaN is not, either
+        raise RunError(
+            f"the exported folder does not say what the run says: in {proof.rows} texts a logit "
+            f"differs by {proof.largest:.3g} (mean {proof.mean:.3g}), more than rounding explains "
+            f"({proof.tolerance:.3g}); it was removed - predict from the run with peftkit predict"
+        )
+    return proof
+
+
+def asked(folder: Path, base: Path | None, columns: Mapping[str, Sequence[str]]) -> Any:
+    """The logits that the folder's own code gives."""
+    ours = Path(__file__).parents[2]
+    given = {
+        "places": [place for place in sys.path if place and Path(place).resolve() != ours],
+        "threads": torch.get_num_threads(),
+        "folder": str(folder.resolve()),
+        "base": str(base) if base is not None else None,
+        "texts": list(columns["text"]),
+        "pairs": list(columns["text_pair"]) if "text_pair" in columns else None,
+        "size": ROWS_A_BATCH,
+    }
+    environment = {**without_launcher(), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [sys.executable, "-I", "-B", "-c", LOAD],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        cwd=os.path.abspath(os.sep),
+        env=environment,
+    )
+    if done.returncode:
+        last = done.stderr.strip()[-2000:]
+        raise RunError(
+            f"the exported folder could not be loaded by its load.py, and was removed: {last} - "
+            "mend that, or say --verify off"
+        )
+    return json.loads(done.stdout.strip().splitlines()[-1])

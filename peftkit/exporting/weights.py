@@ -1,0 +1,91 @@
+"""The base's weights in an exported folder: copied, changed where training did, or named."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from peftkit.errors import RunError
+from peftkit.exporting.trained import Trained
+from peftkit.merging import written
+from peftkit.merging.adapters import Adapter, read_artefact
+from peftkit.merging.bases import dequantized_layers, quantization_of
+from peftkit.merging.companions import base_config
+from peftkit.merging.plan import Plan, plan
+from peftkit.merging.streaming import Written
+from peftkit.merging.tensors import open_checkpoint
+from peftkit.run_folder import RunFolder
+from peftkit.sources import Source, sha256_of
+from peftkit.strategies import PeftStrategy, Strategy
+
+Held = Literal["embed", "reference"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The plan for the base's weights."""
+
+    adapter: Adapter
+    """Of what was trained, what changes tensors of the base's own."""
+    planned: Plan
+    source: Source
+    held: Held
+    dequantized_from: str | None
+
+    def write(self, folder: Path) -> Written:
+        """Write the base's tensors into `folder`, where they are to lie there."""
+        if self.held == "reference":
+            return Written()
+        (folder / "base").mkdir()
+        return written(self.planned, folder / "base", what="exported base")
+
+    def said(self) -> dict[str, Any]:
+        """Where the base's weights are, for `load.py`."""
+        if self.held == "embed":
+            return {"held": "embedded"}
+        place = Path(self.source.location)
+        kind, _, value = self.source.identity.partition(":")
+        names = sorted(path.name for path in place.glob("model*.safetensors*"))
+        return {
+            "held": "referred",
+            "name": self.source.used,
+            "on_hub": self.source.origin in ("hub", "cache", "wheel"),
+            "revision": value if kind == "revision" else None,
+            "files": {name: sha256_of(place / name) for name in names},
+        }
+
+
+def weights_of(run: RunFolder, source: Source, trained: Trained, held: Held) -> Weights:
+    """The plan for the weights of `run`.
+
+    Raises `RunError` where the base is damaged, or is to be named and is not what was trained on.
+    """
+    strategy = run.recipe.strategy
+    adapter = base_part(run, strategy, trained)
+    shards = open_checkpoint(Path(source.location))
+    config = base_config(Path(source.location))
+    before = dequantized_layers(adapter, Path(source.location))
+    planned = plan(adapter, shards, config, before)
+    quantized = quantization_of(adapter)
+    if held == "reference":
+        why = None
+        if quantized is not None:
+            why = f"the run was trained on its {quantized.kind} weights, and answers by those"
+        elif any(output.touched for output in planned.outputs):
+            why = f"'strategy: {strategy.kind}' changed its own weights"
+        if why is not None:
+            raise RunError(
+                f"{run.path}: cannot refer to {source.used} as it is: {why} - say --base embed"
+            )
+    return Weights(adapter, planned, source, held, quantized.kind if quantized else None)
+
+
+def base_part(run: RunFolder, strategy: Strategy, trained: Trained) -> Adapter:
+    """The artefact without what `load.py` attaches: what is folded into the base."""
+    parts: list[Strategy] = getattr(strategy, "parts", [strategy])
+    native = all(part.foldable for part in parts if isinstance(part, PeftStrategy))
+    adapter = read_artefact(run.artefact, run, native)
+    # around a prompt's model PEFT puts one wrapper, around others two
+    named = adapter.replaced.items()
+    if not native:
+        named = {t.name.removeprefix("base_model."): t for _, t in named}.items()
+    return replace(adapter, replaced={n: t for n, t in named if n in trained.own})
