@@ -31,7 +31,7 @@ def main() -> None:
         kinds=kinds(),
         matrix=matrix(),
         strategies=strategies(),
-        **{name: comparison(name) for name in ("imdb", "sst2")},
+        imdb=comparison("imdb"),
     )
 
 

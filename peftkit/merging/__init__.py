@@ -153,9 +153,8 @@ def beside(to: Path) -> Iterator[Path]:
             partial.mkdir()
             try:
                 yield partial
-                for path in partial.iterdir():
-                    settle(path)
-                settle_folder(partial)
+                for path in [*partial.rglob("*"), partial]:
+                    settle_folder(path) if path.is_dir() else settle(path)
                 os.rename(partial, to)
                 settle_folder(to.parent)
             except BaseException:
