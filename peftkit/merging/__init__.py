@@ -59,8 +59,8 @@ def merge(
     ('sum'; `Mix` says how): `density` (0.5) is the share of elements kept, `seed` (0) decides what
     is dropped by chance. `head_of` names the one whose trained head is taken.
 
-    A killed process leaves nothing that looks like a result. Raises `RunError` for what does not fit
-    or is damaged, and for a result that is not what base + adapter say.
+    A killed process leaves nothing that looks like a result. Raises `RunError` for what does not
+    fit or is damaged, and for a result that is not what base + adapter say.
     """
     began = time.monotonic()
     folders = folders_of(run)
