@@ -55,19 +55,17 @@ def merge(
     then, dequantised, or the original one. The result is held against base + adapter on the run's
     held-out rows, or on texts: `verify` is a file or a list of them, or 'off'. `compare_bases`
     measures both bases. `subtract` takes the adapter out of a merged `base` again.
+    Of several, each one's difference is multiplied with its weight (1) and put together by `method`
+    ('sum'; `Mix` says how): `density` (0.5) is the share of elements kept, `seed` (0) decides what
+    is dropped by chance. `head_of` names the one whose trained head is taken.
 
-    Of several, each adapter's difference is multiplied with its weight (1 where none are given) and
-    put together by `method` ('sum' where none is given; `Mix` has them all), of which `density`
-    (0.5) is the share of elements kept, and `seed` (0) that of those dropped by chance. `head_of`
-    names the one whose trained head is taken.
-
-    A process that is killed leaves nothing behind that looks like a result. Raises `RunError` where
-    something does not fit, is damaged, or where the result is not what base + adapter say.
+    A killed process leaves nothing that looks like a result. Raises `RunError` for what does not
+    fit or is damaged, and for a result that is not what base + adapter say.
     """
     began = time.monotonic()
     folders = folders_of(run)
-    head = None if head_of is None else str(run_folder(head_of))
-    mix = mix_of(list(map(str, folders)), weights, method, density, seed, head)
+    head = None if head_of is None else run_folder(head_of)
+    mix = mix_of(folders, weights, method, density, seed, head)
     members = [open_adapter(folder) for folder in folders]
     source = common_base(members, base, subtract)
     shards = open_checkpoint(source)

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from peftkit.errors import RunError, nearest
@@ -46,17 +47,18 @@ class Mix(Settings):
 
 
 def mix_of(
-    adapters: Sequence[str],
+    folders: Sequence[Path],
     weights: Sequence[float] | None,
     method: str | None,
     density: float | None,
     seed: int | None,
-    head_of: str | None,
+    head_of: Path | None,
 ) -> Mix | None:
     """The mix that was asked for; None for one adapter alone, as it is.
 
     Raises `RunError` for settings that contradict each other.
     """
+    adapters = [str(folder) for folder in folders]
     given = (weights, method, density, seed, head_of)
     if len(adapters) == 1 and all(value is None for value in given):
         return None
@@ -80,7 +82,7 @@ def mix_of(
         method=method,
         density=None if method == "sum" else HALF if density is None else density,
         seed=(seed or 0) if method in DRAWING else None,
-        head_of=head_of,
+        head_of=None if head_of is None else str(head_of),
     )
 
 
