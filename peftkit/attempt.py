@@ -3,8 +3,6 @@
 import importlib.metadata
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -30,7 +28,7 @@ from peftkit.recording import Hopeless
 from peftkit.reload import LARGEST_RELOAD_DIFFERENCE, reload_difference
 from peftkit.run_folder import RunFolder
 from peftkit.sources import Source
-from peftkit.tasks import Predictions, Scored
+from peftkit.tasks import Given, Predictions, Scored
 from peftkit.training import Outcome, fit
 from peftkit.world import World, on_main, on_main_first, say, versions
 
@@ -48,6 +46,10 @@ class Material:
     names: tuple[str, ...]
     examples: dict[str, Any]
     assembled: Assembled
+
+    def given(self, split: str, **more: Any) -> Given:
+        """What predictions for a split are scored against."""
+        return Given(getattr(self.splits, split), self.examples[split], self.names, **more)
 
 
 class Attempt:
@@ -71,7 +73,7 @@ class Attempt:
     def make(self) -> RunRecord:
         """Load, train, evaluate, prove, record; a failure is recorded too."""
         # what misfits is refused before data are read; the estimate of the peak needs it again
-        self.outline = blueprint(self.recipe, self.model.location, ["0", "1"])
+        self.outline = blueprint(self.recipe, self.model.location, self.recipe.task.assumed_names)
         material = self._load()
         with writing(self.folder.path):
             on_main(self.world, lambda: self._begin(material))
@@ -83,6 +85,7 @@ class Attempt:
                     material.examples,
                     self.folder,
                     self.world,
+                    material.given("validation", resamples=0),
                     self.hopeless,
                 )
                 record = self._conclude(material, outcome)
@@ -105,7 +108,7 @@ class Attempt:
         names = recipe.task.label_names(splits)
         for note in splits.notes:
             say(world, f"note: {note}")
-        tokenizer = load_tokenizer(self.model.location)
+        tokenizer = load_tokenizer(self.model.location, recipe.task)
         examples = on_main_first(
             world, lambda: encode(recipe, splits, tokenizer, self.model, names)
         )
@@ -149,11 +152,11 @@ class Attempt:
         """Score the test split on all ranks; the rest is rank 0's."""
         peak, apart, began = peak_bytes(), forget_peak(), time.monotonic()
         predictions = scored = None
+        given = material.given("test", train=material.splits.train)
         if len(material.examples["test"]):
             task = self.recipe.task
             predictions = predict(material.assembled, task, material.examples["test"], self.world)
-            majority = most_frequent(material.examples["train"]["labels"])
-            scored = task.score(predictions, material.names, majority)
+            scored = task.score(predictions, given)
         evaluating = peak_bytes()[0] if apart and scored else None
         seconds = time.monotonic() - began
 
@@ -162,10 +165,10 @@ class Attempt:
             proof = self._reloaded(material, outcome.proof)
             cost = self._cost(material, outcome, seconds, (*peak, evaluating))
             if predictions is not None:
-                rows = prediction_rows(material.splits, predictions, material.names)
-                self.folder.write_predictions(rows)
-            headline, run = self.recipe.task.headline, self.folder.path.name
-            draw_curves(self.folder.logged(), self.folder.path, headline=headline, run=run)
+                task = self.recipe.task
+                self.folder.write_predictions(prediction_rows(task, predictions, given))
+            shown, run = self.recipe.task.chosen_by, self.folder.path.name
+            draw_curves(self.folder.logged(), self.folder.path, headline=shown, run=run)
             record = self._record(material, scored, predictions, outcome, cost, proof)
             if record.status == "finished":
                 write_text(self.folder.artefact / "README.md", model_card(record))
@@ -232,6 +235,7 @@ class Attempt:
         known: dict[str, Any] = self._known(material)
         if scored is not None and predictions is not None:
             known["scores"], known["baseline"] = scored.scores, scored.baseline
+            known["baselines"] = scored.baselines
             known["details"] = {**scored.details, "test_loss": predictions.loss}
         return RunRecord(
             **known,
@@ -283,9 +287,3 @@ class Attempt:
             device=world.device,
             micro_batch_size=micro,
         )
-
-
-def most_frequent(labels: Iterable[int]) -> int:
-    """The most frequent label; the lowest of several."""
-    counts = Counter(labels)
-    return max(sorted(counts), key=lambda label: counts[label])

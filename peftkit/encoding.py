@@ -44,8 +44,10 @@ def encode(
 def encode_split(recipe: Recipe, rows: Any, tokenizer: Any, names: Sequence[str], key: str) -> Any:
     """One split encoded, from the cache if the same rows were encoded the same way before."""
 
-    def work(batch: dict[str, Any]) -> dict[str, Any]:
+    def work(batch: dict[str, Any], indices: list[int]) -> dict[str, Any]:
         encoded = recipe.task.encode(batch, tokenizer, names, recipe.data.max_length)
+        if "of" in encoded:
+            encoded["of"] = [indices[place] for place in encoded["of"]]
         return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
 
     if not len(rows):  # there is nothing to learn the columns from
@@ -58,6 +60,7 @@ def encode_split(recipe: Recipe, rows: Any, tokenizer: Any, names: Sequence[str]
     return rows.map(
         work,
         batched=True,
+        with_indices=True,
         remove_columns=rows.column_names,
         cache_file_name=str(folder / f"{key}.arrow"),
         load_from_cache_file=True,

@@ -43,6 +43,15 @@ METRICS: Mapping[str, str] = {
 """What each metric measures, by name."""
 
 
+LOWER_IS_BETTER = frozenset({"bits_per_byte", "perplexity", "loss", "rmse", "mae"})
+"""Scores of which less is better; of all others more is."""
+
+
+def gain(metric: str, value: float) -> float:
+    """The value as a number of which more is better."""
+    return -value if metric in LOWER_IS_BETTER else value
+
+
 class Score(Settings):
     """One number with its 95 % bootstrap interval over rows; what is undefined is None."""
 

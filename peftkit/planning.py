@@ -83,7 +83,8 @@ def outline(recipe: Recipe) -> "tuple[nn.Module, ParameterCount, Splits | None]"
     from peftkit.model import blueprint
 
     splits = data_at_hand(recipe)
-    names = ["0", "1"] if splits is None else list(recipe.task.label_names(splits))
+    task = recipe.task
+    names = list(task.assumed_names if splits is None else task.label_names(splits))
     return *blueprint(recipe, config_folder(recipe.model), names), splits
 
 

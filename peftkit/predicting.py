@@ -12,12 +12,13 @@ import torch
 from peftkit.artefact import check
 from peftkit.batching import longest_first
 from peftkit.errors import DataError, RunError, nearest
-from peftkit.evaluation import MAX_TOKENS, forward
+from peftkit.evaluation import MAX_TOKENS, collected, forward
 from peftkit.model import Assembled, assemble, load_tokenizer
 from peftkit.recipe import Recipe
 from peftkit.record import RunRecord
 from peftkit.run_folder import RunFolder
 from peftkit.sources import Source, find_model
+from peftkit.tasks import Given
 from peftkit.world import resting_precision, threads_of_rank
 
 CHUNK = 1024
@@ -52,15 +53,14 @@ def predicted(
     recipe: Recipe, assembled: Assembled, names: Sequence[str], columns: Mapping[str, list[str]]
 ) -> Iterator[dict[str, Any]]:
     """The predictions for one chunk of texts."""
-    encoded = recipe.task.encode(columns, assembled.tokenizer, names, recipe.data.max_length)
-    rows = [{k: v[i] for k, v in encoded.items()} for i in range(len(columns["text"]))]
+    task = recipe.task
+    encoded = task.encode(columns, assembled.tokenizer, names, recipe.data.max_length)
+    rows = [
+        dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)
+    ]
     batches = longest_first([len(row["input_ids"]) for row in rows], MAX_TOKENS)
-    found: dict[int, Any] = {}
-    for indices, probabilities, _ in forward(assembled, recipe.task, rows, batches):
-        found.update(zip(indices.tolist(), probabilities.tolist(), strict=True))
-    for index in range(len(rows)):
-        said = dict(zip(names, found[index], strict=True))
-        yield {"label": max(said, key=said.__getitem__), "probabilities": said}
+    found = collected(forward(assembled, task, rows, batches), encoded["labels"])
+    yield from task.answers(found, Given(columns, encoded, names, resamples=0))
 
 
 def columns_of(chunk: Sequence[Text], first: int, pairs: bool) -> dict[str, list[str]]:
@@ -101,7 +101,7 @@ def load_run(path: Path) -> tuple[Recipe, Assembled, list[str]]:
     precision = said.get("world", {}).get("precision") or resting_precision(
         recipe.training.precision
     )
-    tokenizer = load_tokenizer(source.location)
+    tokenizer = load_tokenizer(source.location, recipe.task)
     assembled = assemble(recipe, source, tokenizer, said["names"], precision, folder.artefact)
     return recipe, assembled, said["names"]
 

@@ -134,7 +134,9 @@ class RunRecord(Settings):
     scores: dict[str, Score] = Field(default_factory=dict)
     """Scores on the test split, the headline first."""
     baseline: dict[str, Score] = Field(default_factory=dict)
-    """The majority class's scores on the same rows."""
+    """The scores on the same rows of the simplest answer: always the majority class, the mean."""
+    baselines: dict[str, dict[str, Score]] = Field(default_factory=dict)
+    """The scores of further answers without training, by what they are called."""
     details: dict[str, Any] = Field(default_factory=dict)
     validation: dict[str, float | None] = Field(default_factory=dict)
     """The best evaluation during training: step, score, loss; empty where there was none."""

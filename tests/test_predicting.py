@@ -16,6 +16,7 @@ from peftkit.predicting import columns_of, predict, predict_file
 from peftkit.recipe import Recipe
 from peftkit.record import RunRecord
 from peftkit.reload import main as reload_difference
+from peftkit.reload import probed
 from peftkit.run_folder import RunFolder
 from peftkit.sources import Source, find_model
 from toys import NAMES, assembled, toy, train
@@ -172,12 +173,12 @@ def test_a_file_without_the_column_or_with_a_short_row_is_refused(
 def test_reloading_tells_how_far_probabilities_are_off(run: Path) -> None:
     recipe, assembled_again, _ = predicting.load_run(run)
     rows = [{"input_ids": [2, 60 + i, 3], "token_type_ids": [0] * 3, "labels": 0} for i in range(3)]
-    (_, said, _), *_ = predicting.forward(assembled_again, recipe.task, rows, [range(3)])
+    said = probed(recipe, assembled_again, rows)
     probe = run / "reload.json"
-    probe.write_text(json.dumps({"rows": rows, "probabilities": said.tolist()}))
+    probe.write_text(json.dumps({"rows": rows, "outputs": said.tolist()}))
     assert reload_difference(run) == 0
-    said[1, 0] += 0.25
-    probe.write_text(json.dumps({"rows": rows, "probabilities": said.tolist()}))
+    said[2] += 0.25
+    probe.write_text(json.dumps({"rows": rows, "outputs": said.tolist()}))
     assert reload_difference(run) == pytest.approx(0.25)
 
 

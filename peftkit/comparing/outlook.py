@@ -87,7 +87,7 @@ def looked(ways: Sequence[Way], budget: Budget, model: Source, data: Source) -> 
     rows = {split: len(getattr(splits, split)) for split in ("train", "validation", "test")}
     check_rows(rows, budget)
     names = recipe.task.label_names(splits)
-    examples = encode(recipe, splits, load_tokenizer(model.location), model, names)
+    examples = encode(recipe, splits, load_tokenizer(model.location, recipe.task), model, names)
     lengths = list(examples["train"]["length"])
     speed = operations_a_second(world.precision)
     ground = Ground(model, tuple(names), lengths, speed, world.precision)

@@ -147,16 +147,16 @@ class Judge:
         """The task's headline score of the rows that are scored."""
         import numpy as np
 
-        from peftkit.tasks import Predictions
+        from peftkit.tasks import Given, Predictions
 
         if self.task is None or self.metric is None:
             return None
         said = torch.cat([answers(model, batch) for batch in self.batches(self.scored)])
         labels = np.asarray([row["labels"] for row in self.scored])
-        predictions = Predictions(labels, self.task.probabilities(said).numpy(), None)
-        names = self.adapter.sealed["labels"]
-        found = self.task.score(predictions, names, 0, resamples=0).scores[self.task.headline]
-        return found.value
+        outputs = self.task.outputs(said, torch.from_numpy(labels), [1] * len(labels))
+        given = Given({}, {}, self.adapter.sealed["labels"], resamples=0)
+        scores = self.task.score(Predictions(labels.tolist(), outputs, None), given).scores
+        return scores[self.task.headline].value
 
 
 def difference(one: Tensor, other: Tensor) -> dict[str, float]:

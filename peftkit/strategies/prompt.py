@@ -95,7 +95,7 @@ class Prompt(VirtualTokens):
         from peft import PromptTuningConfig
 
         return PromptTuningConfig(
-            task_type=task.peft_type,
+            task_type=task.peft_type_of(model),
             **self.shape(model),
             prompt_tuning_init="SAMPLE_VOCAB" if self.text is None else "RANDOM",
             modules_to_save=saved_heads(model, task),
@@ -135,7 +135,7 @@ class PTuning(VirtualTokens):
         from peft import PromptEncoderConfig
 
         return PromptEncoderConfig(
-            task_type=task.peft_type,
+            task_type=task.peft_type_of(model),
             **self.shape(model),
             encoder_reparameterization_type=self.encoder.upper(),
             encoder_hidden_size=self.hidden or embedding_size(model),

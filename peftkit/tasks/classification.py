@@ -1,15 +1,16 @@
 """Sequence classification: one text or a pair of texts, one of two or more labels."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.errors import DataError, Fault
-from peftkit.tasks import Predictions, Scored, Task
+from peftkit.tasks import Given, Predictions, Scored, Task
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from peftkit.data import Splits
 
@@ -53,7 +54,7 @@ class Classification(Task):
             raise DataError("the labels cannot be used:", faults)
         return names
 
-    def auto_class(self) -> Any:
+    def auto_class(self, config: "PretrainedConfig | None" = None) -> Any:
         """The sequence classifiers."""
         from transformers import AutoModelForSequenceClassification
 
@@ -96,25 +97,52 @@ class Classification(Task):
             logits.float(), labels, ignore_index=-1, reduction="sum", label_smoothing=smoothing
         )
 
-    def probabilities(self, logits: "torch.Tensor") -> "torch.Tensor":
-        """Softmax over the labels, (batch, classes)."""
-        return logits.float().softmax(dim=-1)
+    def known(self, labels: "torch.Tensor") -> int:
+        """Examples with a label."""
+        return int((labels >= 0).sum())
 
-    def score(
-        self, predictions: Predictions, names: Sequence[str], majority: int, resamples: int = 1000
-    ) -> Scored:
+    def outputs(
+        self, logits: "torch.Tensor", labels: "torch.Tensor", sizes: Sequence[int]
+    ) -> "list[np.ndarray]":
+        """Softmax over the labels, (classes,) each."""
+        return list(logits.float().softmax(dim=-1).cpu().numpy())
+
+    def answers(self, predictions: Predictions, given: Given) -> list[dict[str, Any]]:
+        """The most probable label, and every label's probability."""
+        said = [
+            dict(zip(given.names, row.tolist(), strict=True)) for row in predictions.probabilities
+        ]
+        return [{"label": max(row, key=row.__getitem__), "probabilities": row} for row in said]
+
+    def score(self, predictions: Predictions, given: Given) -> Scored:
         """Accuracy, F1, MCC, ROC-AUC, macro and per class, and the majority class's."""
         from peftkit.metrics import classification_scores
 
         found = classification_scores(
             predictions.label_ids,
             predictions.probabilities,
-            names,
-            majority_class=majority,
+            given.names,
+            majority_class=None if given.train is None else majority(given),
             headline=self.metric,
-            resamples=resamples,
+            resamples=given.resamples,
         )
         return Scored(found.scores, found.majority, {"confusion": found.confusion})
+
+    def prediction_lines(self, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
+        """The label's name, the predicted one's, and the probabilities in id order."""
+        names = given.names
+        for label, said in zip(predictions.label_ids, predictions.probabilities, strict=True):
+            yield {
+                "label": names[label] if label >= 0 else None,
+                "predicted": names[int(said.argmax())],
+                "probabilities": [round(float(p), 6) for p in said],
+            }
+
+
+def majority(given: Given) -> int:
+    """The id of the most frequent label of the train split; the lowest of several."""
+    counts = Counter(given.train["label"])
+    return max(range(len(given.names)), key=lambda index: counts[given.names[index]])
 
 
 def natural_order(name: str) -> tuple[int, float, str]:
