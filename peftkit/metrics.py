@@ -45,11 +45,20 @@ METRICS: Mapping[str, str] = {
 
 LOWER_IS_BETTER = frozenset({"bits_per_byte", "perplexity", "loss", "rmse", "mae"})
 """Scores of which less is better; of all others more is."""
+PERCENT = frozenset({"chrf", "bleu"})
+"""Scores that go up to 100; most others go up to 1."""
+SMOOTH = LOWER_IS_BETTER | {"pearson", "spearman", "r2"}
+"""Scores of numbers rather than of hits: no two models agree on a row to the last digit."""
 
 
 def gain(metric: str, value: float) -> float:
     """The value as a number of which more is better."""
-    return -value if metric in LOWER_IS_BETTER else value
+    return -value if plain_name(metric) in LOWER_IS_BETTER else value
+
+
+def plain_name(metric: str) -> str:
+    """The metric without the class or the target that it is taken of: `rmse[price]` is `rmse`."""
+    return metric.partition("[")[0]
 
 
 class Score(Settings):

@@ -131,6 +131,8 @@ class RunRecord(Settings):
     """What a reader of the scores must know."""
     parameters: ParameterCount | None = None
     headline: str
+    labels: list[str] = Field(default_factory=list)
+    """The labels' names in id order; empty where the task has none."""
     scores: dict[str, Score] = Field(default_factory=dict)
     """Scores on the test split, the headline first."""
     baseline: dict[str, Score] = Field(default_factory=dict)
