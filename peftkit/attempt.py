@@ -1,6 +1,5 @@
 """One attempt at a run: data, model, training, evaluation, record."""
 
-import importlib.metadata
 import shutil
 import time
 from contextlib import suppress
@@ -30,7 +29,7 @@ from peftkit.run_folder import RunFolder
 from peftkit.sources import Source
 from peftkit.tasks import Given, Predictions, Scored
 from peftkit.training import Outcome, fit
-from peftkit.world import World, on_main, on_main_first, say, versions
+from peftkit.world import World, on_main, on_main_first, say, surroundings, versions
 
 Peaks = tuple[int, int | None, int | None]
 """Largest memory until the test split is scored, the allocator's own, and while it is scored."""
@@ -46,10 +45,6 @@ class Material:
     names: tuple[str, ...]
     examples: dict[str, Any]
     assembled: Assembled
-
-    def given(self, split: str, **more: Any) -> Given:
-        """What predictions for a split are scored against."""
-        return Given(getattr(self.splits, split), self.examples[split], self.names, **more)
 
 
 class Attempt:
@@ -85,7 +80,7 @@ class Attempt:
                     material.examples,
                     self.folder,
                     self.world,
-                    material.given("validation", resamples=0),
+                    self._given(material, "validation", resamples=0),
                     self.hopeless,
                 )
                 record = self._conclude(material, outcome)
@@ -104,8 +99,9 @@ class Attempt:
     def _load(self) -> Material:
         """The data, encoded, and the model with the strategy attached."""
         recipe, world = self.recipe, self.world
-        splits = on_main_first(world, lambda: recipe.data.load(self.data, recipe.task.roles))
+        splits = on_main_first(world, lambda: recipe.splits(self.data))
         names = recipe.task.label_names(splits)
+        self.recipe = recipe = recipe.carrying(recipe.task.learned(splits))
         for note in splits.notes:
             say(world, f"note: {note}")
         tokenizer = load_tokenizer(self.model.location, recipe.task)
@@ -115,9 +111,22 @@ class Attempt:
         assembled = assemble(recipe, self.model, tokenizer, names, world.precision)
         return Material(splits, names, examples, assembled)
 
+    def _given(self, material: Material, split: str, **more: Any) -> Given:
+        """What predictions for a split are scored against."""
+        rows, examples = getattr(material.splits, split), material.examples[split]
+        return Given(rows, examples, material.names, tuned=self.recipe.task.carried, **more)
+
+    def _tune(self, material: Material) -> None:
+        """Choose on the validation split, on all ranks alike, what the task leaves until then."""
+        task, examples = self.recipe.task, material.examples["validation"]
+        if task.tunes and len(examples):
+            said = predict(material.assembled, task, examples, self.world)
+            found = task.tuned(said, self._given(material, "validation"))
+            self.recipe = self.recipe.carrying({**task.carried, **found})
+
     def _begin(self, material: Material) -> None:
         """Describe the run, unless it began in another world or the disk is too small."""
-        folder, now = self.folder, self._surroundings()
+        folder, now = self.folder, surroundings(self.world)
         folder.begin(self.recipe, self.model, self.data)
         trained = material.assembled.parameters.trainable
         check_space(folder.path, 3 * BYTES_A_TRAINED_WEIGHT * trained)
@@ -136,23 +145,12 @@ class Attempt:
             )
         folder.describe(world=now, exact=began == now and known["exact"])
 
-    def _surroundings(self) -> dict[str, Any]:
-        """What must be the same for a run to go on bit for bit."""
-        world = self.world
-        return {
-            "ranks": world.size,
-            "threads": world.threads,
-            "precision": world.precision,
-            "sharding": world.sharding,
-            "device": "cpu" if world.device.startswith("cpu") else world.device,
-            "torch": importlib.metadata.version("torch"),
-        }
-
     def _conclude(self, material: Material, outcome: Outcome) -> RunRecord:
         """Score the test split on all ranks; the rest is rank 0's."""
         peak, apart, began = peak_bytes(), forget_peak(), time.monotonic()
         predictions = scored = None
-        given = material.given("test", train=material.splits.train)
+        self._tune(material)
+        given = self._given(material, "test", train=material.splits.train)
         if len(material.examples["test"]):
             task = self.recipe.task
             predictions = predict(material.assembled, task, material.examples["test"], self.world)
@@ -161,6 +159,7 @@ class Attempt:
         seconds = time.monotonic() - began
 
         def settle() -> RunRecord:
+            self.folder.describe(tuned=dict(self.recipe.task.carried))
             self._save_artefact(material)
             proof = self._reloaded(material, outcome.proof)
             cost = self._cost(material, outcome, seconds, (*peak, evaluating))
@@ -183,7 +182,7 @@ class Attempt:
         beside.mkdir()
         module = material.assembled.module
         self.recipe.strategy.save(module, beside)
-        write_config(beside, module)
+        write_config(beside, module, self.recipe.task.carried)
         seal(beside, self.recipe, self.model, material.names)
         shutil.rmtree(self.folder.artefact, ignore_errors=True)
         beside.replace(self.folder.artefact)
@@ -261,6 +260,7 @@ class Attempt:
 
     def _known(self, material: Material) -> dict[str, Any]:
         """What is known of the run whether it succeeds or not."""
+        remarks = self.recipe.task.remarks(self.recipe.task.carried)
         return {
             "name": self.recipe.name,
             "digest": self.recipe.digest(self.model, self.data),
@@ -268,7 +268,7 @@ class Attempt:
             "model": self.model,
             "data": self.data,
             "rows": dict(material.splits.facts),
-            "notes": [*material.splits.notes, *material.assembled.notes],
+            "notes": [*material.splits.notes, *material.assembled.notes, *remarks],
             "parameters": material.assembled.parameters,
             "tuning": self.tuning,
             "headline": self.recipe.task.headline,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 METRICS: Mapping[str, str] = {
     "accuracy": "share of rows whose most probable class is the right one",
-    "f1": "F1 of the positive class (id 1) of two; macro F1 of more",
+    "f1": "F1 of the positive class (id 1) of two; macro F1 of more, or of relations; of all entities",
     "macro_f1": "mean over classes of F1",
     "macro_precision": "mean over classes of precision",
     "macro_recall": "mean over classes of recall (balanced accuracy)",
@@ -38,6 +38,15 @@ METRICS: Mapping[str, str] = {
     "precision[CLASS]": "share of the rows called CLASS that are",
     "recall[CLASS]": "share of the rows of CLASS that are called so",
     "f1[CLASS]": "harmonic mean of precision and recall of CLASS",
+    "spearman": "rank correlation of predicted and right numbers; of several targets their mean",
+    "pearson": "linear correlation of predicted and right numbers",
+    "rmse": "root of the mean squared error, in the target's units",
+    "mae": "mean absolute error, in the target's units",
+    "r2": "share of the right numbers' variance that is predicted",
+    "micro_f1": "F1 over all pairs of row and label",
+    "map": "mean over labels of the average precision of rows ranked by the label's probability",
+    "lrap": "of a row's right labels, the mean share of right ones among those ranked as high",
+    "exact_match": "share of rows of which everything is right",
     "evaluate:NAME": "a metric of the evaluate library, by its name or its local folder",
 }
 """What each metric measures, by name."""

@@ -99,7 +99,7 @@ def data_at_hand(recipe: Recipe) -> "Splits | None":
     path = getattr(recipe.data, "path", None)
     if recipe.data.kind != "synthetic" and (path is None or local_path(path) is None):
         return None
-    return recipe.data.load(recipe.data.resolve(), recipe.task.roles)
+    return recipe.splits(recipe.data.resolve())
 
 
 def planned_steps(recipe: Recipe, rows: int | None) -> int | None:

@@ -83,7 +83,7 @@ def looked(ways: Sequence[Way], budget: Budget, model: Source, data: Source) -> 
 
     recipe = ways[0].recipe
     world = World.enter(recipe.training)
-    splits = recipe.data.load(data, recipe.task.roles)
+    splits = recipe.splits(data)
     rows = {split: len(getattr(splits, split)) for split in ("train", "validation", "test")}
     check_rows(rows, budget)
     names = recipe.task.label_names(splits)

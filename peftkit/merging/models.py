@@ -23,7 +23,9 @@ from peftkit.tasks import Task
 def task_of(adapter: Adapter) -> Task | None:
     """The task of one of our artefacts."""
     said = adapter.sealed.get("task")
-    return Task.parse(dict(said), "task") if said is not None else None
+    if said is None:
+        return None
+    return Task.parse(dict(said), "task").carrying(adapter.sealed.get("tuned", {}))
 
 
 def strategy_of(adapter: Adapter) -> Strategy:

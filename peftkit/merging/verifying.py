@@ -20,6 +20,7 @@ from peftkit.merging.models import adapted, answers, class_of, padded, task_of, 
 from peftkit.model import load_tokenizer
 from peftkit.run_folder import RunFolder
 from peftkit.sources import Source
+from peftkit.tasks import Task
 from peftkit.world import threads_of_rank
 
 COMPARED_ROWS = 64
@@ -93,11 +94,12 @@ def material(
 
 def held_out(run: RunFolder, tokenizer: Any, merged: Path) -> list[dict[str, Any]]:
     """Encoded rows of the run's test split, or of train where it has none."""
-    recipe, said = run.recipe, run.description()
+    said = run.description()
+    recipe = run.recipe.carrying(said.get("tuned", {}))
     data = Source.model_validate(said["data"])
     if not Path(data.location).exists():
         data = recipe.data.resolve()
-    splits = recipe.data.load(data, recipe.task.roles)
+    splits = recipe.splits(data)
     split = splits.test if len(splits.test) else splits.train
     chosen = split.select(range(min(SCORED_ROWS, len(split))))
     encoded = recipe.task.encode(
@@ -125,7 +127,7 @@ class Judge:
         self.pad_id = int(load_tokenizer(str(merged)).pad_token_id or 0)
         self.metric = (
             self.task.headline
-            if scored and self.task and self.task.peft_type == "SEQ_CLS"
+            if scored and self.task and answers_plainly(self.task)
             else None
         )
 
@@ -154,9 +156,16 @@ class Judge:
         said = torch.cat([answers(model, batch) for batch in self.batches(self.scored)])
         labels = np.asarray([row["labels"] for row in self.scored])
         outputs = self.task.outputs(said, torch.from_numpy(labels), [1] * len(labels))
-        given = Given({}, {}, self.adapter.sealed["labels"], resamples=0)
+        names, tuned = self.adapter.sealed["labels"], self.task.carried
+        given = Given({}, {}, names, resamples=0, tuned=tuned)
         scores = self.task.score(Predictions(labels.tolist(), outputs, None), given).scores
         return scores[self.task.headline].value
+
+
+def answers_plainly(task: Task) -> bool:
+    """Whether a row's answer is what a plain forward pass says of it: one an example, which the
+    model reads where it always does."""
+    return task.reading == "example" and not task.markers()
 
 
 def difference(one: Tensor, other: Tensor) -> dict[str, float]:

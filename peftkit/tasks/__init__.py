@@ -4,6 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import PrivateAttr
+from typing_extensions import Self
+
 from peftkit.registry import Component
 
 if TYPE_CHECKING:
@@ -13,7 +16,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from peftkit.data import Splits
+    from peftkit.data.preflight import Need
     from peftkit.metrics import Score
+    from peftkit.tallies import Totals
 
     Floats = NDArray[np.float64]
 
@@ -64,6 +69,8 @@ class Given:
     """The train split's rows, for what a baseline knows of them; None where none is wanted."""
     resamples: int = 1000
     """Bootstrap samples that draw the intervals; 0 leaves them out."""
+    tuned: Mapping[str, Any] = field(default_factory=dict)
+    """What the run learned beside the weights: `Task.learned`, and once trained `Task.tuned`."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ class Task(Component):
     family = "task"
     package = "peftkit.tasks"
 
-    roles: ClassVar[Mapping[str, bool]]
+    roles: ClassVar["Mapping[str, Need]"]
     """The columns the task reads, and whether each must be there."""
     inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     """Those of the roles that a prediction is made from, in the order in which they are given."""
@@ -99,10 +106,31 @@ class Task(Component):
     reading: ClassVar[Reading] = "example"
     """What the loss reads: a head's word on each example, on each of its tokens, or a language
     model's on the tokens whose label is known."""
+    reads_marked: ClassVar[bool] = False
+    """Whether examples say in `read` which tokens a head that reads the first one reads instead, on
+    average."""
     assumed_names: ClassVar[tuple[str, ...]] = ("0", "1")
     """Labels that a plan assumes where the data are not at hand."""
-    lines: ClassVar[tuple[str, ...]] = ()
+    lines: ClassVar[tuple[str, ...]] = ("counts",)
     """Keys of `predictions.jsonl` beside `row` and `hash`, from which `row_values` are computed."""
+    tunes: ClassVar[bool] = False
+    """Whether something is chosen on the validation split once the model is trained (`tuned`)."""
+    _carried: dict[str, Any] = PrivateAttr(default_factory=dict)
+    compares_untuned: ClassVar[bool] = False
+    """Whether the base without training answers the test rows too, to be compared with."""
+    has_classes: ClassVar[bool] = False
+    """Whether `label` says one class a row, of which rows can be drawn."""
+    changes_words: ClassVar[bool] = False
+    """Whether the labels stay right where words of the texts are dropped, swapped or replaced."""
+    smooths: ClassVar[bool] = True
+    """Whether `training.label_smoothing` means something."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Settings that came after the task's first records: no part of a run's name if not set."""
+    names_rows: ClassVar[bool] = False
+    """Whether each row has one of the labels' names, `label`, and is given one, `predicted`: the
+    report then scores rows by itself."""
+    loss_unit: ClassVar[str] = "cross-entropy (nats)"
+    """What the loss is, for pictures of it."""
 
     @property
     def headline(self) -> str:
@@ -113,6 +141,38 @@ class Task(Component):
     def chosen_by(self) -> str:
         """The score on the validation split that training goes by."""
         return self.headline
+
+    @property
+    def carried(self) -> Mapping[str, Any]:
+        """What the run learned beside the weights, as `Given.tuned` has it; no setting of a recipe.
+
+        It goes with the run and its artefact; `loss` and `encode` find it here.
+        """
+        return self._carried
+
+    def carrying(self, tuned: Mapping[str, Any]) -> Self:
+        """The same task with what a run learned beside the weights."""
+        other = self.model_copy()
+        other._carried = dict(tuned)
+        return other
+
+    def learned(self, splits: "Splits") -> dict[str, Any]:
+        """What is taken from the train split before training, as JSON holds it: a target's scale,
+        the weights of classes."""
+        return {}
+
+    def tuned(self, predictions: Predictions, given: Given) -> dict[str, Any]:
+        """What is chosen on the validation split once the model is trained, as JSON holds it:
+        thresholds. Asked where `tunes` says so and the split has rows."""
+        return {}
+
+    def remarks(self, tuned: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a reader of the scores must know of what was learned beside the weights."""
+        return ()
+
+    def told(self, splits: "Splits", examples: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a reader of the scores must know of how the splits' rows became examples."""
+        return ()
 
     def peft_type_of(self, model: "PreTrainedModel") -> str:
         """PEFT's name for the task on this model."""
@@ -206,6 +266,10 @@ class Task(Component):
         """Every score by name from sums of counts: (many, kinds) to (many), NaN where undefined."""
         raise NotImplementedError
 
+    def parts(self, counts: "Floats", names: Sequence[str]) -> "list[tuple[Floats, Totals]]":
+        """The counts in groups that are known of the same rows, each with its scores' totals."""
+        return [(counts, lambda sums: self.totals(sums, names))]
+
     def prediction_lines(self, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
         """What `predictions.jsonl` says of each row; never its source text."""
         answers = self.answers(predictions, given)
@@ -217,7 +281,7 @@ class Task(Component):
     ) -> "Floats | None":
         """What each row gives to `metric`, as numbers whose mean is the score; None: undefined.
 
-        `columns` are those of `predictions.jsonl`, as lists.
+        `columns` are the `lines` of `predictions.jsonl`: lists, numbers of one length as an array.
         """
         import numpy as np
 
