@@ -125,7 +125,8 @@ def rewriting(columns: Columns) -> Guess | None:
     languages = [c for name, c in columns.items() if name in LANGUAGES and c.is_text]
     if len(languages) != 2:
         return None
-    return _rewritten("translation", *languages, LANGUAGES[languages[1].name])
+    source, target = languages
+    return _rewritten("translation", source, target, LANGUAGES[target.name])
 
 
 def _rewritten(kind: str, source: Column, target: Column, into: str | None) -> Guess | None:

@@ -28,12 +28,12 @@ def write_task_run(
     task: Mapping[str, Any],
     lines: LINES,
     scores: Mapping[str, float],
-    baselines: Mapping[str, Mapping[str, float]] | None = None,
+    baselines: Mapping[str, Mapping[str, float | None]] | None = None,
     labels: Sequence[str] = (),
 ) -> Path:
     """A run's folder as a task other than classification leaves it."""
 
-    def numbers(found: Mapping[str, float]) -> dict[str, Any]:
+    def numbers(found: Mapping[str, float | None]) -> dict[str, Any]:
         return {name: {"value": value, "n": len(lines)} for name, value in found.items()}
 
     def edit(said: dict[str, Any]) -> None:
@@ -165,7 +165,7 @@ def of_numbers(root: Path, strategy: str, seed: int, noise: float, metric: str) 
     scores = {"rmse": rmse, "pearson": float(np.corrcoef(said, right)[0, 1])}
     scores = {metric: scores[metric], **scores}
     lines = [{"label": [y], "predicted": [x]} for y, x in zip(right, said, strict=True)]
-    mean = {"train's mean": {"rmse": 1.45}}
+    mean: dict[str, Any] = {"train's mean": {"rmse": 1.45, "pearson": None}}
     task = {"kind": "regression", "metric": metric}
     write_task_run(root, strategy, seed, task, lines, scores, mean, ["value"])
     return scores
@@ -184,8 +184,9 @@ def test_numbers_are_compared_by_their_own_rows(metric: str, tmp_path: Path) -> 
     assert rows["frozen"].difference.value == pytest.approx(np.mean(gaps), abs=1e-6)
     assert rows["frozen"].difference.p_corrected < 0.05
     assert made.disagreement is None
-    if metric == "rmse":
-        assert "| train's mean | 0 |" in str(made)
+    line = next(x for x in str(made).splitlines() if x.startswith("| train's mean | 0 |"))
+    assert ("| 1.4500 |" if metric == "rmse" else "| undefined |") in line
+    assert not any("Beware" in sentence for sentence in made.verdict)
     with pytest.raises(RunError, match="do not belong together"):
         path = tmp_path / "full-0" / "record.json"
         path.write_text(path.read_text().replace(str(found["full"][0][metric]), "0.9"))

@@ -65,8 +65,8 @@ class Report(Settings):
     pairs: list[Pair]
     baseline: float | None
     """The score of the simplest answer there is: the majority class's, the mean's."""
-    baselines: dict[str, float] = Field(default_factory=dict)
-    """The scores of all answers without training, by what they are called."""
+    baselines: dict[str, float | None] = Field(default_factory=dict)
+    """The scores of all answers without training, by what they are called; null: undefined."""
     validated_by: str = ""
     """The score on the validation split that training went by; of older reports the metric."""
     mixed: list[str]

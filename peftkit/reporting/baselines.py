@@ -9,8 +9,11 @@ from peftkit.reporting.evidence import Run
 from peftkit.reporting.standings import averaged
 
 
-def baselines_of(runs: Sequence[Run], metric: str, mixed: dict[str, Any]) -> dict[str, float]:
-    """The scores of answers without training, where all runs were scored on the same data."""
+def baselines_of(
+    runs: Sequence[Run], metric: str, mixed: dict[str, Any]
+) -> dict[str, float | None]:
+    """The scores of answers without training, where all runs were scored on the same data; None
+    where they are undefined, as the correlation of a constant is."""
     if {"data", "split", "task"} & set(mixed):
         return {}
     known: dict[str, list[tuple[int, float | None]]] = {}
@@ -20,7 +23,7 @@ def baselines_of(runs: Sequence[Run], metric: str, mixed: dict[str, Any]) -> dic
             if metric in scores:
                 known.setdefault(name, []).append((run.fold or 0, scores[metric].value))
     means = {name: averaged(values) for name, values in known.items()}
-    return {name: sum(m.values()) / len(m) for name, m in means.items() if m}
+    return {name: sum(m.values()) / len(m) if m else None for name, m in means.items()}
 
 
 def validated_by(run: Run) -> str:

@@ -196,9 +196,8 @@ def cells(report: Report) -> Cells:
     rows = [[row[i] for i in kept] for row in rows]
     for name, value in report.baselines.items():
         known = {shown[0].head: name, "trainable": "0"}
-        rows.append(
-            [known.get(c.head, f"{value:.4f}" if "mean ±" in c.head else "") for c in shown]
-        )
+        said = "undefined" if value is None else f"{value:.4f}"
+        rows.append([known.get(c.head, said if "mean ±" in c.head else "") for c in shown])
     empty = [c.head for i, c in enumerate(every) if i not in kept and c.head != "base held"]
     return Cells(shown, rows, empty)
 

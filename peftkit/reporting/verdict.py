@@ -27,7 +27,7 @@ class Question:
     metric: str
     margin: float
     rows: int
-    baselines: Mapping[str, float]
+    baselines: Mapping[str, float | None]
     """The scores on the same rows of answers without training, by what they are called."""
     mixed: tuple[str, ...] = ()
     """Facts in which the runs differ, where that was allowed."""
@@ -166,10 +166,11 @@ def of_mixture(question: Question) -> list[str]:
 
 def of_baseline(question: Question, chosen: Standing) -> list[str]:
     """A warning where the choice is not shown to beat the best answer without training."""
-    if not question.baselines or chosen.mean is None:
+    known = {name: value for name, value in question.baselines.items() if value is not None}
+    if not known or chosen.mean is None:
         return []
     gain, metric = question.scale.gain, question.metric
-    name, best = max(question.baselines.items(), key=lambda pair: gain(pair[1]))
+    name, best = max(known.items(), key=lambda pair: gain(pair[1]))
     ends = (chosen.low, chosen.high) if chosen.low is not None else (chosen.mean,)
     if min(map(gain, ends)) > gain(best):
         return []
