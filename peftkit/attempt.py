@@ -14,9 +14,10 @@ from peftkit.curves import draw_curves
 from peftkit.data import Splits
 from peftkit.disk import check_space, folder_bytes, write_text, writing
 from peftkit.display import forget_peak, peak_bytes
-from peftkit.encoding import encode
+from peftkit.encoding import encode, noted
 from peftkit.errors import DiskError, PeftkitError, RunError, RunStopped
 from peftkit.evaluation import predict, prediction_rows
+from peftkit.judging import judged, untuned_predictions
 from peftkit.model import Assembled, assemble, blueprint, load_tokenizer
 from peftkit.planning import estimate
 from peftkit.probe import is_out_of_memory, out_of_memory
@@ -45,6 +46,8 @@ class Material:
     names: tuple[str, ...]
     examples: dict[str, Any]
     assembled: Assembled
+    untuned: Predictions | None
+    """What the base says of the test rows without training, where that is compared with."""
 
 
 class Attempt:
@@ -102,14 +105,20 @@ class Attempt:
         splits = on_main_first(world, lambda: recipe.splits(self.data))
         names = recipe.task.label_names(splits)
         self.recipe = recipe = recipe.carrying(recipe.task.learned(splits))
-        for note in splits.notes:
-            say(world, f"note: {note}")
         tokenizer = load_tokenizer(self.model.location, recipe.task)
         examples = on_main_first(
             world, lambda: encode(recipe, splits, tokenizer, self.model, names)
         )
+        splits = noted(recipe, splits, examples, tokenizer)
+        for note in splits.notes:
+            say(world, f"note: {note}")
+        given = Given(splits.test, examples["test"], names, tuned=recipe.task.carried)
+        where = self.folder.path
+        untuned = untuned_predictions(recipe, self.model, tokenizer, given, where, world)
+        if untuned is not None:
+            forget_peak()
         assembled = assemble(recipe, self.model, tokenizer, names, world.precision)
-        return Material(splits, names, examples, assembled)
+        return Material(splits, names, examples, assembled, untuned)
 
     def _given(self, material: Material, split: str, **more: Any) -> Given:
         """What predictions for a split are scored against."""
@@ -134,7 +143,9 @@ class Attempt:
         began = known.get("world", now)
         if not any(map(is_whole, numbered(folder.checkpoints))):
             # nothing is trained yet: it simply begins anew, the memory probe too
-            folder.describe(world=now, names=material.names, exact=True, micro_batch_size=None)
+            read = [r for r in self.recipe.task.inputs if r in material.splits.train.column_names]
+            facts: dict[str, Any] = {"names": material.names, "inputs": read}
+            folder.describe(world=now, **facts, exact=True, micro_batch_size=None)
             return
         if began != now and not self.inexact:
             was = ", ".join(f"{k} {began.get(k)}" for k in now if began.get(k) != now[k])
@@ -148,13 +159,11 @@ class Attempt:
     def _conclude(self, material: Material, outcome: Outcome) -> RunRecord:
         """Score the test split on all ranks; the rest is rank 0's."""
         peak, apart, began = peak_bytes(), forget_peak(), time.monotonic()
-        predictions = scored = None
         self._tune(material)
         given = self._given(material, "test", train=material.splits.train)
-        if len(material.examples["test"]):
-            task = self.recipe.task
-            predictions = predict(material.assembled, task, material.examples["test"], self.world)
-            scored = task.score(predictions, given)
+        predictions, scored = judged(
+            self.recipe, material.assembled, given, material.untuned, self.world
+        )
         evaluating = peak_bytes()[0] if apart and scored else None
         seconds = time.monotonic() - began
 
@@ -167,7 +176,8 @@ class Attempt:
                 task = self.recipe.task
                 self.folder.write_predictions(prediction_rows(task, predictions, given))
             shown, run = self.recipe.task.chosen_by, self.folder.path.name
-            draw_curves(self.folder.logged(), self.folder.path, headline=shown, run=run)
+            unit = self.recipe.task.loss_unit
+            draw_curves(self.folder.logged(), self.folder.path, shown, run, unit)
             record = self._record(material, scored, predictions, outcome, cost, proof)
             if record.status == "finished":
                 write_text(self.folder.artefact / "README.md", model_card(record))
@@ -272,6 +282,7 @@ class Attempt:
             "parameters": material.assembled.parameters,
             "tuning": self.tuning,
             "headline": self.recipe.task.headline,
+            "labels": list(material.names),
             "versions": versions(),
             "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }

@@ -59,8 +59,10 @@ def assemble(
     names: Sequence[str],
     precision: str,
     artefact: Path | None = None,
+    bare: bool = False,
 ) -> Assembled:
-    """The recipe's model with its strategy attached, or with the trained `artefact` in place.
+    """The recipe's model with its strategy attached, or with the trained `artefact` in place; the
+    `bare` one as the base is.
 
     `names` are the labels'. Raises `RecipeError` where model and recipe do not fit.
     """
@@ -75,7 +77,9 @@ def assemble(
         extend(base, tokenizer, recipe.task.markers())
         hold_head_in_fp32(base, recipe.task)
         before = count_base(base)
-        if artefact is None:
+        if bare:
+            module: nn.Module = base
+        elif artefact is None:
             module = recipe.strategy.adapt(base, recipe.task)
         else:
             module = recipe.strategy.load(base, artefact, recipe.task)
@@ -85,7 +89,8 @@ def assemble(
             activation_checkpointing_kwargs={"use_reentrant": False}
         )
     reading = recipe.task.reading
-    reads = attach_reader(module, base, packed, recipe.strategy.ahead, reading)
+    ahead = 0 if bare else recipe.strategy.ahead
+    reads = attach_reader(module, base, packed, ahead, reading)
     batcher = Batcher(
         packed,
         tokenizer.pad_token_id,
@@ -199,6 +204,9 @@ def load_tokenizer(folder: str, task: Task | None = None) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     add_markers(tokenizer, task.markers() if task is not None else ())
+    config = AutoConfig.from_pretrained(folder) if task is not None else None
+    # a task encodes a target apart from its source only where the model has an encoder
+    tokenizer.feeds_encoder = bool(config and config.is_encoder_decoder)
     return tokenizer
 
 

@@ -83,7 +83,8 @@ def read_labels(
     def narrow(_: nn.Module, arguments: tuple[Tensor, ...]) -> Any:
         if not positions:
             return arguments
-        return (arguments[0][:, ahead:].flatten(0, 1)[positions[0]], *arguments[1:])
+        # taken away: while text is generated, PEFT calls the base without the hook that sets them
+        return (arguments[0][:, ahead:].flatten(0, 1)[positions.pop()], *arguments[1:])
 
     output_layer: Any = base.get_output_embeddings()
     output_layer.register_forward_pre_hook(narrow)

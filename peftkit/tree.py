@@ -1,5 +1,6 @@
 """The tree: an adapted model module by module, with what each holds and what of it trains."""
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -128,6 +129,15 @@ def training_of(branch: Branch) -> str:
     if branch.total:
         return "frozen"
     return "shared with one above"
+
+
+def show_tree(recipe: "Recipe", as_json: bool) -> None:
+    """Print the modules of the recipe's adapted model."""
+    tree = module_tree(recipe)
+    if as_json:
+        print(json.dumps(tree.nested(), indent=1))
+    else:
+        print_tree(tree)
 
 
 def print_tree(branch: Branch) -> None:
