@@ -125,8 +125,8 @@ def rewriting(columns: Columns) -> Guess | None:
     languages = [c for name, c in columns.items() if name in LANGUAGES and c.is_text]
     if len(languages) != 2:
         return None
-    source, target = languages
-    return _rewritten("translation", source, target, LANGUAGES[target.name])
+    first, second = languages
+    return _rewritten("translation", first, second, LANGUAGES[second.name])
 
 
 def _rewritten(kind: str, source: Column, target: Column, into: str | None) -> Guess | None:
