@@ -5,8 +5,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from peftkit.metrics import PERCENT, gain, plain_name
-
 Point = dict[str, float | str]
 
 INK = {"training": "#0072B2", "validation": "#D55E00"}
@@ -44,6 +42,8 @@ def draw_curves(
 
 def direction(metric: str) -> str:
     """What the best value of a metric is, behind its name; nothing where that is not known."""
+    from peftkit.metrics import PERCENT, gain, plain_name
+
     if metric.startswith("evaluate:"):
         return ""
     if gain(metric, 1.0) < 0:
