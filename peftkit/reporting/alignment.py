@@ -249,7 +249,7 @@ def check_score(run: Run, metric: str, values: Floats) -> None:
         return  # fewer rows: their score is another one
     found, task = float(values.mean()), run.task
     exact = task is not None and metric != "roc_auc" and (task.names_rows or "counts" in task.lines)
-    if not abs(found - score.value) <= (CLOSE if exact else ROUGH) * max(1.0, abs(score.value)):
+    if not abs(found - score.value) <= (CLOSE if exact else ROUGH) * max(1.0, abs(found)):
         what = f"give {metric} {found:.6f}, its record says {score.value:.6f}"
         raise RunError(
             "predictions and record do not belong together:",
