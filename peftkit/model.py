@@ -25,6 +25,7 @@ from peftkit.architectures import (
     head_names,
     linear_layers,
     linear_modules,
+    renaming,
 )
 from peftkit.batching import Batcher
 from peftkit.errors import Fault, RecipeError
@@ -90,7 +91,7 @@ def assemble(
         )
     reading = recipe.task.reading
     ahead = 0 if bare else recipe.strategy.ahead
-    reads = attach_reader(module, base, packed, ahead, reading)
+    reads = attach_reader(module, base, packed, ahead, reading, recipe.task.reads_marked)
     batcher = Batcher(
         packed,
         tokenizer.pad_token_id,
@@ -212,7 +213,7 @@ def load_tokenizer(folder: str, task: Task | None = None) -> Any:
 
 def decoder_start(config: PretrainedConfig, task: Task) -> int | None:
     """The token that a decoder's sequences begin with, where the task reads a decoder."""
-    if task.reading == "example" or not config.is_encoder_decoder:
+    if task.reading != "labels" or not config.is_encoder_decoder:
         return None
     start = getattr(config, "decoder_start_token_id", None)
     return int(config.pad_token_id if start is None else start)
@@ -230,6 +231,7 @@ def load_base(
         dtype=dtype,
         attn_implementation=attention.PACKED if packed else None,  # the model's best
         use_safetensors=True,
+        key_mapping=renaming(recipe.task.auto_class(config), config),
         **recipe.quantize.loading(dtype, whole),
     )
     guard(model)

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from peftkit.architectures import base_of, head_names
@@ -17,15 +18,18 @@ def attach_reader(
     packed: bool,
     ahead: int = 0,
     reading: Reading = "example",
+    marked: bool = False,
 ) -> str | None:
     """Make `read_positions`, a keyword of the batch, say which tokens the head reads, or of which
     tokens its output is read.
 
+    `marked` examples say themselves which tokens are read where the first would be.
     `ahead` virtual tokens before each row are never read, nor counted in positions. Returns what
     is read ('first' or 'last'), or None where the model's own code finds it: a padded encoder reads
     position 0 of each row, an encoder-decoder the row's last end-of-sequence token.
     """
     positions: list[Tensor] = []
+    hand_on(module, base, ahead)
     if reading != "example":
         module.register_forward_pre_hook(taking(positions), with_kwargs=True)
         in_decoder = base.config.is_encoder_decoder
@@ -34,7 +38,8 @@ def attach_reader(
         )
         return None
     architecture = ARCHITECTURES.get(base.config.model_type)
-    if architecture is None or (architecture.reads != "last" and not packed):
+    positioned = packed or (marked and architecture is not None and architecture.reads == "first")
+    if architecture is None or (architecture.reads != "last" and not positioned):
         if ahead and architecture is not None and architecture.reads == "first":
             body = base_of(base).get_submodule(architecture.encoder)
             body.register_forward_hook(
@@ -44,10 +49,34 @@ def attach_reader(
     module.register_forward_pre_hook(taking(positions), with_kwargs=True)
     if architecture.reads == "first":
         body = base_of(base).get_submodule(architecture.encoder)
-        body.register_forward_hook(lambda _, __, output: only_read(output, positions[0]))
+        body.register_forward_hook(lambda _, __, output: only_read(output, positions[0], ahead))
     else:
         read_last(module, base, positions, ahead)
     return architecture.reads
+
+
+def hand_on(module: nn.Module, base: PreTrainedModel, ahead: int) -> None:
+    """Have the base get what PEFT 0.21.2's model for question answering takes and drops: which of
+    two texts tokens are of, and their positions; those of virtual tokens are of the first text."""
+    if type(module).__name__ != "PeftModelForQuestionAnswering":
+        return
+    kept: dict[str, Tensor] = {}
+
+    def keep(_: nn.Module, __: Any, keywords: dict[str, Any]) -> None:
+        kept.clear()
+        for name in ("token_type_ids", "position_ids"):
+            if keywords.get(name) is not None:
+                kept[name] = keywords[name]
+
+    def restore(_: nn.Module, arguments: Any, keywords: dict[str, Any]) -> Any:
+        if "token_type_ids" in kept and ahead:
+            kept["token_type_ids"] = functional.pad(kept["token_type_ids"], (ahead, 0))
+        whole = {**keywords, **kept}
+        kept.clear()
+        return arguments, whole
+
+    module.register_forward_pre_hook(keep, with_kwargs=True)
+    base.register_forward_pre_hook(restore, with_kwargs=True)
 
 
 def taking(positions: list[Tensor]) -> Any:
@@ -90,9 +119,11 @@ def read_labels(
     output_layer.register_forward_pre_hook(narrow)
 
 
-def only_read(output: Any, positions: Tensor) -> Any:
-    """An encoder's output cut to the tokens that are read: (examples, 1, hidden)."""
-    return with_states(output, output[0].flatten(0, 1)[positions].unsqueeze(1))
+def only_read(output: Any, positions: Tensor, ahead: int = 0) -> Any:
+    """An encoder's output cut to the tokens that are read, or the mean of several an example:
+    (examples, 1, hidden)."""
+    states = output[0][:, ahead:].flatten(0, 1)[positions]
+    return with_states(output, states.unsqueeze(1) if positions.ndim == 1 else states.mean(1, True))
 
 
 def with_states(output: Any, states: Tensor) -> Any:

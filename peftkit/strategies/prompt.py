@@ -54,6 +54,9 @@ class VirtualTokens(PeftStrategy):
         if task.peft_type == "SEQ_CLS" and getattr(config, "is_encoder_decoder", False):
             what = f"a {model_type} classifier finds the end of a text in token ids, and a prompt "
             return [Fault("strategy", f"{what}has none - use strategy=prefix or strategy=lora")]
+        if task.peft_type == "QUESTION_ANS" and getattr(config, "is_encoder_decoder", False):
+            what = f"a {model_type} decoder finds answers in token ids, and a prompt has none - "
+            return [Fault("strategy", f"{what}use strategy=prefix or strategy=lora")]
         if known is None:
             names = ", ".join(ARCHITECTURES)
             what = f"which token a {model_type} classifier reads is not known, only of {names} - "
