@@ -107,12 +107,13 @@ class Template:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            texts, marks = render_jinja_template(
+            found: Any = render_jinja_template(
                 [list(messages)], chat_template=self.text, **how, **self.variables
             )
         except TemplateError as error:
             what = f"refuses {_said(messages)}: {error} - mend the rows, or give another template"
             raise DataError("the chat template:", [Fault("task.template", what)]) from None
+        texts, marks = found
         return texts[0], marks[0] if marks else ()
 
 

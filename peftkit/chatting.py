@@ -128,4 +128,3 @@ def converse(chat: Chat, lines: Iterable[str], out: TextIO, prompt: str) -> None
             if chat.forgotten > before:
                 print("(the oldest turns no longer fit and are forgotten)", file=out)
         print(prompt, end="", file=out, flush=True)
-

@@ -94,9 +94,9 @@ def message_of(said: Mapping[str, Any]) -> Message:
     return {"role": ROLES.get(role.lower(), role), "content": content or ""}
 
 
-def user(content: str) -> Message:
+def user(content: str | None) -> Message:
     """What is asked."""
-    return {"role": "user", "content": content}
+    return {"role": "user", "content": content or ""}
 
 
 def assistant(content: str) -> Message:
@@ -115,4 +115,6 @@ def faults_in(messages: Sequence[Message]) -> str | None:
         return "begins with an answer to nothing"
     if not all(m["content"].strip() for m in answers):
         return "an answer is empty"
+    if not all(m["content"].strip() for m in messages if m["role"] == "user"):
+        return "a question is empty"
     return None

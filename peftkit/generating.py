@@ -219,7 +219,7 @@ def room_for_prompts(recipe: Recipe, assembled: Assembled, how: Generation) -> i
     Raises `RecipeError` where none do.
     """
     config = base_model(assembled.module).config
-    positions = getattr(config, "max_position_embeddings", None)
+    positions: int | None = getattr(config, "max_position_embeddings", None)
     if config.is_encoder_decoder or not positions:
         return recipe.data.max_length
     room = positions - how.max_new_tokens - recipe.strategy.ahead - assembled.batcher.first_position

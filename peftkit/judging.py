@@ -93,8 +93,8 @@ def compared(
     """The scores with those of the untuned base beside them, and how far apart the two are."""
     plain = replace(given, train=None)
     bare = task.score(untuned, plain)
-    counts = [task.counts(task.answers(each, plain), plain) for each in (said, untuned)]
-    details = {**scored.details, "better_than_untuned": gains(task, *counts, given)}
+    ours, theirs = (task.counts(task.answers(each, plain), plain) for each in (said, untuned))
+    details = {**scored.details, "better_than_untuned": gains(task, ours, theirs, given)}
     baselines = {**scored.baselines, "untuned": bare.scores}
     return Scored(scored.scores, scored.baseline or bare.scores, details, baselines)
 

@@ -47,6 +47,14 @@ METRICS: Mapping[str, str] = {
     "map": "mean over labels of the average precision of rows ranked by the label's probability",
     "lrap": "of a row's right labels, the mean share of right ones among those ranked as high",
     "exact_match": "share of rows of which everything is right",
+    "bits_per_byte": "cross-entropy of the right text, by its bytes (UTF-8)",
+    "perplexity": "exponential of the mean cross-entropy of a token",
+    "loss": "mean cross-entropy of a token of the right text, in nats",
+    "chrf": "F2 of character n-grams up to 6, of 100 (sacrebleu)",
+    "bleu": "word n-grams up to 4 with a penalty for brevity, of 100 (sacrebleu, 13a)",
+    "rouge1": "mean over rows of the F1 of words, stemmed (rouge-score)",
+    "rouge2": "mean over rows of the F1 of pairs of words, stemmed (rouge-score)",
+    "rougeL": "mean over rows of the F1 of the longest common subsequence (rouge-score)",
     "evaluate:NAME": "a metric of the evaluate library, by its name or its local folder",
 }
 """What each metric measures, by name."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from peftkit.data import Splits
+    from peftkit.data.preflight import Need
     from peftkit.tasks import Given
 
 SOURCE = "{source}"
@@ -35,7 +36,7 @@ class Rewriting(LanguageModelling):
     target_length: PositiveInt = 128
     """Tokens a target is cut to. A causal model reads `data.max_length` less these."""
 
-    roles: ClassVar[Mapping[str, bool]] = {"source": True, "target": True}
+    roles: ClassVar["Mapping[str, Need]"] = {"source": True, "target": True}
     inputs: ClassVar[tuple[str, ...]] = ("source",)
     request: ClassVar[str] = SOURCE
     """What a causal model is asked where the recipe does not say."""
@@ -181,7 +182,7 @@ def size_of_cut(ids: Sequence[int], tokenizer: Any) -> int:
 
 def usual_target(given: "Given") -> str:
     """The most frequent target of the train split; of several, one of middling length."""
-    counts = Counter(given.train["target"])
+    counts: Counter[str] = Counter(given.train["target"])
     most = max(counts.values())
     often = sorted((t for t, n in counts.items() if n == most), key=lambda t: (len(t), t))
     return often[len(often) // 2]

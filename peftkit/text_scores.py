@@ -97,7 +97,7 @@ def rouge_counts(said: str, right: str) -> Sequence[float]:
 @cache
 def chrf() -> Any:
     """sacrebleu's chrF2."""
-    from sacrebleu.metrics import CHRF
+    from sacrebleu.metrics.chrf import CHRF
 
     return CHRF(char_order=CHRF_ORDER)
 
@@ -105,7 +105,7 @@ def chrf() -> Any:
 @cache
 def bleu() -> Any:
     """sacrebleu's BLEU with its default tokenizer (13a)."""
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     return BLEU()
 
@@ -142,7 +142,7 @@ def bleu_totals(sums: Floats) -> dict[str, Floats]:
     # an order without a match counts as half of one, the next as a quarter, ...
     smooth = 2.0 ** -np.cumsum((right == 0) & (total > 0), axis=1)
     precision = np.where(right > 0, right, smooth) / np.maximum(total, 1)
-    known = (total > 0).all(axis=1) & (right > 0).any(axis=1)
+    known = np.asarray((total > 0).all(axis=1) & (right > 0).any(axis=1))
     mean = np.exp(np.log(np.where(known[:, None], precision, 1)).mean(axis=1))
     with np.errstate(over="ignore"):
         short = np.exp(np.minimum(0, 1 - wanted / np.maximum(said, 1)))

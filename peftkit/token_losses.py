@@ -33,7 +33,7 @@ class SummedLoss(torch.autograd.Function):
         gradient = torch.empty_like(logits) if wanted else None
         for chosen in chunks(logits):
             chunk = logits[chosen].detach().float()
-            with torch.enable_grad():  # type: ignore[no-untyped-call]
+            with torch.enable_grad():
                 chunk.requires_grad_(wanted)
                 loss = cross_entropy(
                     chunk,

@@ -89,6 +89,7 @@ def test_a_rows_own_system_prompt_comes_before_the_tasks() -> None:
         ([ASKED], "nobody answers"),
         ([SAID, ASKED], "begins with an answer to nothing"),
         ([ASKED, assistant(" ")], "an answer is empty"),
+        ([user(None), SAID], "a question is empty"),
         ([ASKED, {"role": "narrator", "content": "x"}, SAID], "called 'narrator'"),
     ],
 )

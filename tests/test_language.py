@@ -179,6 +179,16 @@ def test_columns_of_no_format_say_which_there_are() -> None:
         named.label_names(splits_of(prompt=["a"], completion=["b"]))
 
 
+def test_rows_to_be_answered_may_each_come_in_another_format() -> None:
+    task = Task.parse({"kind": "instructions", "template": "plain"}, "task")
+    asked = {"question": ["x", None, None], "prompt": [None, "x", None]}
+    rows = {**asked, "messages": [None, None, [{"role": "user", "content": "x"}]]}
+    words = made(talk("tiny-llama", CHAT), bare=True).tokenizer
+    for carried in ({}, {"format": "question_answer"}):
+        first, second, third = task.carrying(carried).prompts(rows, words, 99)
+        assert first == second == third
+
+
 def test_a_score_of_texts_needs_texts() -> None:
     task = Task.parse({"kind": "translation", "generate": None}, "task")
     with pytest.raises(DataError, match="chrf is a score of generated texts"):
@@ -186,7 +196,7 @@ def test_a_score_of_texts_needs_texts() -> None:
 
 
 def test_an_encoder_continues_no_conversation() -> None:
-    with pytest.raises(RecipeError, match="t5 has an encoder.*task=translation"):
+    with pytest.raises(RecipeError, match=r"t5 has an encoder.*task=translation"):
         made(talk("tiny-t5", CHAT))
 
 
@@ -225,3 +235,9 @@ def test_texts_are_led_by_their_attribute_and_end() -> None:
     assert first["labels"][:2] == [-100, -100] and first["labels"][2:] == first["input_ids"][2:]
     assert first["bytes"] == len("the dog")
     assert bool(torch.isfinite(summed(recipe, model, [first])[0]))
+
+
+@pytest.mark.parametrize("way", ["prompt", "p_tuning"])
+def test_a_prompt_before_a_decoder_is_refused(way: str) -> None:
+    with pytest.raises(RecipeError, match="shifts it - use strategy=prefix"):
+        made(talk("tiny-t5", TRANSLATION, f"strategy={way}"))

@@ -22,7 +22,7 @@ from peftkit.text_scores import (
     totals_of,
 )
 
-WORDS = "the cat dog sat on a mat . , é 12 Häuser running".split()
+WORDS = ["the", "cat", "dog", "sat", "on", "a", "mat", ".", ",", "é", "12", "Häuser", "running"]
 ODD = [("", ""), ("", "a b"), ("a b", ""), ("the cat", "the cat"), ("x", "y"), ("!!", "!!")]
 
 

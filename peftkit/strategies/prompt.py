@@ -57,6 +57,9 @@ class VirtualTokens(PeftStrategy):
         if task.peft_type == "QUESTION_ANS" and getattr(config, "is_encoder_decoder", False):
             what = f"a {model_type} decoder finds answers in token ids, and a prompt has none - "
             return [Fault("strategy", f"{what}use strategy=prefix or strategy=lora")]
+        if task.reading == "labels" and getattr(config, "is_encoder_decoder", False):
+            what = f"PEFT puts a prompt before what a {model_type} decoder says too, and so shifts "
+            return [Fault("strategy", f"{what}it - use strategy=prefix or strategy=lora")]
         if known is None:
             names = ", ".join(ARCHITECTURES)
             what = f"which token a {model_type} classifier reads is not known, only of {names} - "

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from peftkit.data import Splits
+    from peftkit.data.preflight import Need
 
 
 class TextGeneration(LanguageModelling, Task):
@@ -26,7 +27,7 @@ class TextGeneration(LanguageModelling, Task):
     """Words at the start of a test text from which the rest is generated (`generate`)."""
 
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"language_modelling": {}}
-    roles: ClassVar[Mapping[str, bool]] = {"text": True, "attribute": False}
+    roles: ClassVar["Mapping[str, Need]"] = {"text": True, "attribute": False}
     inputs: ClassVar[tuple[str, ...]] = ("text", "attribute")
 
     def markers(self) -> tuple[str, ...]:
@@ -116,7 +117,7 @@ class TextGeneration(LanguageModelling, Task):
         count = len(rows["text"])
         said = rows.get("attribute", [None] * count) if self.attributes else [None] * count
         names = [[] if value is None else [marker(str(value))] for value in said]
-        return [[*start, *(int(tokenizer.convert_tokens_to_ids(m)) for m in n)] for n in names]
+        return [[*start, *tokenizer.convert_tokens_to_ids(markers)] for markers in names]
 
 
 def marker(value: str) -> str:

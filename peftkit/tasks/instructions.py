@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from peftkit.data import Splits
+    from peftkit.data.preflight import Need
 
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer"]
 
@@ -46,7 +47,7 @@ class Instructions(LanguageModelling, Task):
     """The headline score; of generated texts only where `generate` is set."""
 
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"chat": {}}
-    roles: ClassVar[Mapping[str, bool]] = dict.fromkeys(COLUMNS, False)
+    roles: ClassVar["Mapping[str, Need]"] = dict.fromkeys(COLUMNS, False)
     inputs: ClassVar[tuple[str, ...]] = (
         "prompt", "messages", "conversations", "instruction", "input", "question", "system",
     )  # fmt: skip
@@ -149,17 +150,18 @@ class Instructions(LanguageModelling, Task):
 
     def _conversations(self, rows: Mapping[str, Sequence[Any]]) -> list[list[Message]]:
         """The rows' messages, to the last answer where there is one."""
-        columns = list(rows)
-        found = self.carried.get("format") or self._format(columns, asked=True)
-        if not set(FORMATS[found][0][:1]) <= set(columns):
-            found = self._format(columns, asked=True)  # a prediction may come in another
-        count = len(next(iter(rows.values())))
+        whole = zip(*rows.values(), strict=True)
         return [
-            upto_last_answer(
-                messages_of({key: rows[key][i] for key in columns}, found, self.system)
-            )
-            for i in range(count)
+            upto_last_answer(self._messages(dict(zip(rows, row, strict=True)))) for row in whole
         ]
+
+    def _messages(self, row: Mapping[str, Any]) -> list[Message]:
+        """One row's; each that a prediction is made from may come in a format of its own."""
+        known = {name: value for name, value in row.items() if value is not None}
+        found = self.carried.get("format")
+        if found is None or not set(FORMATS[found][0][:1]) <= set(known):
+            found = self._format(list(known), asked=True)
+        return messages_of(known, found, self.system)
 
     def _format(self, columns: Sequence[str], asked: bool = False) -> str:
         """The format of rows with such columns."""

@@ -61,7 +61,8 @@ class Translation(Rewriting, Task):
         if self.codes is None:
             return None
         self._name_languages(tokenizer)
-        return int(tokenizer.convert_tokens_to_ids(self.codes[1]))
+        (found,) = tokenizer.convert_tokens_to_ids([self.codes[1]])
+        return int(found)
 
     def _name_languages(self, tokenizer: Any) -> None:
         """Tell the tokenizer the languages.
