@@ -153,7 +153,9 @@ def best_threshold(right: Sets, sure: Floats) -> float:
     ends = np.flatnonzero(np.r_[np.diff(sure[order]) < 0, True])
     f1 = 2 * right[order].cumsum()[ends] / (ends + 1 + right.sum())
     places = sure[order][ends]
-    between = (places + np.r_[places[1:], 0.0]) / 2
+    below = np.r_[places[1:], 0.0]
+    between = (places + below) / 2
+    between = np.where(between > below, between, places)  # neighbours have nothing between them
     best = np.flatnonzero(f1 == f1.max())
     return float(between[best[np.abs(between[best] - 0.5).argmin()]])
 

@@ -107,7 +107,6 @@ def test_the_best_threshold_has_the_best_f1_of_all() -> None:
         limit = best_threshold(right, sure)
         best = max(f1_score(right, sure >= each) for each in np.unique(sure))
         assert f1_score(right, sure >= limit) == best
-        assert limit not in sure
     assert best_threshold(np.zeros(5, dtype=bool), np.linspace(0, 1, 5)) == 0.5
 
 
@@ -146,8 +145,8 @@ def test_every_way_to_say_sets_of_labels_says_the_same(kind: str, tmp_path: Path
     assert without["labels"] == [[-100] * 3]
 
 
-def refused(tmp_path: Path, labels: list[Any], task: Multilabel, **data: Any) -> str:
-    rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
+def refused(tmp_path: Path, values: list[Any], task: Multilabel, **data: Any) -> str:
+    rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(values)]
     with pytest.raises(DataError) as caught:
         task.label_names(
             load(write(tmp_path / "a.jsonl", rows), task.roles, validation=0, test=0, **data)

@@ -13,7 +13,6 @@ from test_data import load, own_cache, write
 from peftkit.errors import DataError, RecipeError
 from peftkit.model import load_tokenizer
 from peftkit.recipe import Recipe
-from peftkit.registry import Component
 from peftkit.sources import find_model
 from peftkit.tasks import Given, Predictions, Task
 from peftkit.tasks.regression import Regression
@@ -62,7 +61,7 @@ def test_a_target_that_does_not_vary_is_refused(value: float) -> None:
 
 
 def test_targets_too_large_to_compute_with_are_refused() -> None:
-    with pytest.raises(DataError, match="there is nothing to learn"):
+    with pytest.raises(DataError, match=r"up to 1e\+308, too large to compute with"):
         TASK.label_names(splits(label=[[1e308, -1e308], [1.0], [2.0]]))
 
 
@@ -136,7 +135,7 @@ def test_several_targets_are_roles_of_their_own() -> None:
         ([], "names no column"),
     ):
         with pytest.raises(RecipeError, match=said):
-            Component.parse.__func__(Task, {"kind": "regression", "targets": wrong}, "task")  # type: ignore[attr-defined]
+            Task.parse({"kind": "regression", "targets": wrong}, "task")
 
 
 def test_numbers_come_from_files_of_every_kind(tmp_path: Path) -> None:

@@ -179,10 +179,7 @@ class Multilabel(Task):
         needed = self.columns or ["label"]
         if not all(role in rows for role in needed):
             return {**encoded, "labels": [[IGNORED] * len(names)] * len(encoded["input_ids"])}
-        cells = rows["label"]
-        if self.columns is not None:
-            cells = list(zip(*(map(str, rows[name]) for name in self.columns), strict=True))
-        return {**encoded, "labels": [self._members(cell, names) for cell in cells]}
+        return {**encoded, "labels": [self._members(cell, names) for cell in self._cells(rows)]}
 
     def loss(
         self, logits: "torch.Tensor", labels: "torch.Tensor", smoothing: float

@@ -205,18 +205,22 @@ def number_faults(split: str, role: str, rows: Any) -> Iterator[Fault]:
         count = "1 row is" if len(broken) == 1 else f"{len(broken)} rows are"
         fix = "write numbers with a point, and mend or remove the rest"
         yield Fault(where, f"{count} no finite number ({first}{more}) - {fix}")
-    elif split == "train" and numbers and not varies(numbers):
-        what = f"all {len(numbers)} rows are {numbers[0]:g}, or too nearly so"
-        yield Fault(where, f"{what} - there is nothing to learn: give targets that differ")
+    elif split == "train" and numbers and (what := sameness(numbers)):
+        yield Fault(where, what)
 
 
-def varies(numbers: Sequence[float]) -> bool:
-    """Whether the numbers have a spread that can be computed and divided by."""
+def sameness(numbers: Sequence[float]) -> str | None:
+    """Why numbers have no spread to be divided by, where they have none."""
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):
         spread, size = float(np.std(numbers)), float(np.abs(numbers).max())
-    return math.isfinite(spread) and spread > 1e-12 * size
+    if not math.isfinite(spread):
+        return f"holds numbers up to {size:g}, too large to compute with - give them another unit"
+    if spread <= 1e-12 * size:
+        what = f"all {len(numbers)} rows are {numbers[0]:g}, or too nearly so"
+        return f"{what} - there is nothing to learn: give targets that differ"
+    return None
 
 
 def numbers_of(values: Sequence[Any]) -> list[float]:
