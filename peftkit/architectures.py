@@ -40,7 +40,7 @@ def head_names(model: "PreTrainedModel") -> list[str]:
 
 
 def renaming(auto_class: Any, config: "PretrainedConfig") -> dict[str, str] | None:
-    """Names in a checkpoint to those in the class that `auto_class` loads for it, where they differ.
+    """Names in a checkpoint to those in the class that `auto_class` gives it, where they differ.
 
     transformers 5.23 calls the base of LlamaForQuestionAnswering otherwise than every other
     Llama's, and would leave it random where the checkpoint is a language model's.

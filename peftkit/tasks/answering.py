@@ -156,9 +156,8 @@ class QuestionAnswering(Task):
     def considered(self, predictions: Predictions, given: Given) -> list[Considered]:
         """What may be said of each row."""
         longest, count = self.max_answer_length, self.n_best
-        return considered(
-            given.examples, predictions.outputs, given.rows["context"], longest, count
-        )
+        contexts = list(given.rows["context"])
+        return considered(given.examples, predictions.outputs, contexts, longest, count)
 
     def answers(self, predictions: Predictions, given: Given) -> list[dict[str, Any]]:
         """The best span's text as it stands in the context, where it begins and ends there, and its
@@ -175,7 +174,8 @@ class QuestionAnswering(Task):
         nothing = not each.spans or (self.unanswerable and each.margin > threshold)
         said = dict(NO_ANSWER) if nothing else spoken(context, each.spans[0])
         if self.unanswerable:
-            said |= {"score": each.nothing if nothing else said["score"], "margin": each.margin}
+            margin = each.margin if each.spans else None  # JSON knows no infinity
+            said |= {"score": each.nothing if nothing else said["score"], "margin": margin}
         if self.n_best > 1:
             said["candidates"] = [spoken(context, span) for span in each.spans[: self.n_best]]
         return said
