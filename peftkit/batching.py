@@ -41,7 +41,7 @@ class Batcher:
         batch = self._packed(examples, lengths) if self.packed else self._padded(examples, lengths)
         if self.reading == "example":
             if self.reads is not None:
-                batch["read_positions"] = self._read_positions(lengths)
+                batch["read_positions"] = self._read_positions(lengths, examples)
             batch["labels"] = torch.tensor([example["labels"] for example in examples])
             return batch
         if self.decoder_start is not None:
@@ -106,9 +106,12 @@ class Batcher:
         seen = torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None]
         return {**batch, "attention_mask": seen.long()}
 
-    def _read_positions(self, lengths: list[int]) -> Tensor:
-        """Index of the token that the head reads, counted through all rows of the batch."""
+    def _read_positions(self, lengths: list[int], examples: Sequence[Example]) -> Tensor:
+        """Index of the token that the head reads, counted through all rows of the batch; or of the
+        several that examples name in `read`: (examples, tokens)."""
         starts = self._starts(lengths)
+        if self.reads == "first" and "read" in examples[0]:
+            return starts[:, None] + torch.tensor([example["read"] for example in examples])
         return starts if self.reads == "first" else starts + torch.tensor(lengths) - 1
 
     def _starts(self, lengths: list[int]) -> Tensor:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 METRICS: Mapping[str, str] = {
     "accuracy": "share of rows whose most probable class is the right one",
-    "f1": "F1 of the positive class (id 1) of two; macro F1 of more, or of relations; of all entities",
+    "f1": "F1 of class 1 of two; macro F1 of more, and of relations; over all entities",
     "macro_f1": "mean over classes of F1",
     "macro_precision": "mean over classes of precision",
     "macro_recall": "mean over classes of recall (balanced accuracy)",

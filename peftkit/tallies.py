@@ -62,3 +62,19 @@ def pseudo_values(counts: Floats, totals: Totals, metric: str) -> Floats | None:
         return None
     values = rows * score - (rows - 1) * left
     return np.asarray(values - values.mean() + score)
+
+
+def precision_recall_f1(
+    hits: Floats, said: Floats, there: Floats, nothing: float = math.nan
+) -> tuple[Floats, Floats, Floats]:
+    """Precision, recall and F1 from how many were said rightly, were said and are there.
+
+    As in scikit-learn, seqeval and the scorer of SemEval-2010 Task 8 a ratio of 0 to 0 is 0; where
+    none is said and none is there, all three are `nothing`.
+    """
+    unseen = said + there == 0
+    precision, recall, f1 = (
+        np.where(unseen, nothing, part / np.where(whole > 0, whole, 1))
+        for part, whole in ((hits, said), (hits, there), (2 * hits, said + there))
+    )
+    return precision, recall, f1

@@ -50,6 +50,11 @@ class Places:
         return ", ".join(self.first) + more
 
 
+def rows_at(places: Places) -> str:
+    """How many rows, and which first."""
+    return f"{places.count} {'row' if places.count == 1 else 'rows'} ({places})"
+
+
 @dataclass
 class Survey:
     """What one pass over one file found."""
