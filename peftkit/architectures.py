@@ -34,8 +34,32 @@ def head_names(model: "PreTrainedModel") -> list[str]:
     return [
         name
         for name, child in model.named_children()
-        if child is not base and any(True for _ in child.parameters())
+        if any(True for _ in child.parameters())
+        and not (is_of_base(child) if base is model else child is base)
     ]
+
+
+def renaming(auto_class: Any, config: "PretrainedConfig") -> dict[str, str] | None:
+    """Names in a checkpoint to those in the class that `auto_class` gives it, where they differ.
+
+    transformers 5.23 calls the base of LlamaForQuestionAnswering otherwise than every other
+    Llama's, and would leave it random where the checkpoint is a language model's.
+    """
+    from transformers import AutoModel
+
+    usual, own = (
+        getattr(each._model_mapping[type(config)], "base_model_prefix", "")
+        for each in (AutoModel, auto_class)
+    )
+    return {rf"^{usual}\.": f"{own}."} if usual and own and usual != own else None
+
+
+def is_of_base(child: "nn.Module") -> bool:
+    """Whether a top-level module of a model without a base of its own (T5ForQuestionAnswering) is
+    what others have in one: embeddings, or blocks."""
+    from torch.nn import Embedding, ModuleList
+
+    return isinstance(child, Embedding) or any(isinstance(m, ModuleList) for m in child.modules())
 
 
 def blocks_of(model: "nn.Module") -> list[tuple[str, "nn.Module"]]:

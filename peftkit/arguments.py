@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("data", type=Path, help="a csv, tsv, json, jsonl or parquet file, or a folder")
     new.add_argument("--to", type=Path, help="the recipe to write (default: recipes/NAME.yaml)")
     add_predict(verb("predict", "a finished run's word on new texts", "one JSON object a line"))
+    add_chat(verb("chat", "a conversation with a finished run's model", "one JSON object a turn"))
     add_merge(verb("merge", "an adapter folded into its base: an ordinary checkpoint"))
     add_export(verb("export", "a run's result as a folder that opens without peftkit"))
     add_compare(verb("compare", "strategies held against each other, each tuned alike"))
@@ -119,9 +120,18 @@ def add_run_options(options: argparse.ArgumentParser) -> None:
 def add_predict(options: argparse.ArgumentParser) -> None:
     """What `predict` takes: a run, and texts or a file of them."""
     options.add_argument("run", type=Path, help="a finished run's folder")
-    options.add_argument("texts", nargs="*", help="texts to predict")
-    options.add_argument("--in", dest="source", type=Path, help="a csv file with the run's columns")
-    options.add_argument("--out", type=Path, help="where to write it with labels (default: here)")
+    options.add_argument("texts", nargs="*", help="texts to predict; where a run reads two, pairs")
+    options.add_argument("--in", dest="source", type=Path, help="a file with the run's columns")
+    options.add_argument("--out", type=Path, help="FILE.csv or .jsonl for its rows with answers")
+
+
+def add_chat(options: argparse.ArgumentParser) -> None:
+    """What `chat` takes: a run, and how its model is to answer."""
+    options.add_argument("run", type=Path, help="a finished run's folder")
+    options.add_argument("--system", help="system prompt")
+    options.add_argument("--max-new-tokens", type=count, help="tokens an answer has at most")
+    options.add_argument("--temperature", type=float, help="0: the most probable token each time")
+    options.add_argument("--seed", type=int, help="draws tokens at a temperature")
 
 
 def add_merge(options: argparse.ArgumentParser) -> None:
@@ -209,7 +219,10 @@ def add_report(options: argparse.ArgumentParser) -> None:
     options.add_argument("--reference", help="strategy to compare with (default: full)")
     options.add_argument("--metric", help="score to compare (default: the records' headline)")
     options.add_argument(
-        "--margin", type=margin, default=0.01, help="what a cheaper one may lose (default: 0.01)"
+        "--margin",
+        type=margin,
+        default=0.01,
+        help="share of the score a cheaper one may lose (0.01)",
     )
     options.add_argument("--allow-mixed", action="store_true", help="mix what differs, and say so")
 

@@ -16,10 +16,13 @@ FORMAT = 1
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-def write_config(folder: Path, module: Any) -> None:
-    """Write the adapted model's configuration, which names the model's class, to `folder`."""
+def write_config(folder: Path, module: Any, tuned: Mapping[str, Any] | None = None) -> None:
+    """Write the adapted model's configuration, which names the model's class, to `folder`; with
+    what was `tuned` beside the weights, for those who load it without peftkit."""
     model = module.get_base_model() if hasattr(module, "get_base_model") else module
     model.config.architectures = [type(model).__name__]
+    if tuned:
+        model.config.peftkit_tuned = dict(tuned)
     model.config.save_pretrained(folder)
 
 
@@ -35,6 +38,7 @@ def seal(folder: Path, recipe: Recipe, base: Source, names: tuple[str, ...]) -> 
             "task": recipe.task.plain(),
             "quantize": recipe.quantize.plain(),
             "labels": names,
+            "tuned": dict(recipe.task.carried),
             "base": {
                 **base.model_dump(include={"asked", "used", "identity", "note"}),
                 "fingerprint": base_fingerprint(Path(base.location)),

@@ -1,10 +1,7 @@
 """One attempt at a run: data, model, training, evaluation, record."""
 
-import importlib.metadata
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,9 +14,10 @@ from peftkit.curves import draw_curves
 from peftkit.data import Splits
 from peftkit.disk import check_space, folder_bytes, write_text, writing
 from peftkit.display import forget_peak, peak_bytes
-from peftkit.encoding import encode
+from peftkit.encoding import encode, noted
 from peftkit.errors import DiskError, PeftkitError, RunError, RunStopped
 from peftkit.evaluation import predict, prediction_rows
+from peftkit.judging import judged, untuned_predictions
 from peftkit.model import Assembled, assemble, blueprint, load_tokenizer
 from peftkit.planning import estimate
 from peftkit.probe import is_out_of_memory, out_of_memory
@@ -30,9 +28,9 @@ from peftkit.recording import Hopeless
 from peftkit.reload import LARGEST_RELOAD_DIFFERENCE, reload_difference
 from peftkit.run_folder import RunFolder
 from peftkit.sources import Source
-from peftkit.tasks import Predictions, Scored
+from peftkit.tasks import Given, Predictions, Scored
 from peftkit.training import Outcome, fit
-from peftkit.world import World, on_main, on_main_first, say, versions
+from peftkit.world import World, on_main, on_main_first, say, surroundings, versions
 
 Peaks = tuple[int, int | None, int | None]
 """Largest memory until the test split is scored, the allocator's own, and while it is scored."""
@@ -48,6 +46,8 @@ class Material:
     names: tuple[str, ...]
     examples: dict[str, Any]
     assembled: Assembled
+    untuned: Predictions | None
+    """What the base says of the test rows without training, where that is compared with."""
 
 
 class Attempt:
@@ -71,7 +71,7 @@ class Attempt:
     def make(self) -> RunRecord:
         """Load, train, evaluate, prove, record; a failure is recorded too."""
         # what misfits is refused before data are read; the estimate of the peak needs it again
-        self.outline = blueprint(self.recipe, self.model.location, ["0", "1"])
+        self.outline = blueprint(self.recipe, self.model.location, self.recipe.task.assumed_names)
         material = self._load()
         with writing(self.folder.path):
             on_main(self.world, lambda: self._begin(material))
@@ -83,6 +83,7 @@ class Attempt:
                     material.examples,
                     self.folder,
                     self.world,
+                    self._given(material, "validation", resamples=0),
                     self.hopeless,
                 )
                 record = self._conclude(material, outcome)
@@ -101,20 +102,40 @@ class Attempt:
     def _load(self) -> Material:
         """The data, encoded, and the model with the strategy attached."""
         recipe, world = self.recipe, self.world
-        splits = on_main_first(world, lambda: recipe.data.load(self.data, recipe.task.roles))
+        splits = on_main_first(world, lambda: recipe.splits(self.data))
         names = recipe.task.label_names(splits)
-        for note in splits.notes:
-            say(world, f"note: {note}")
-        tokenizer = load_tokenizer(self.model.location)
+        self.recipe = recipe = recipe.carrying(recipe.task.learned(splits))
+        tokenizer = load_tokenizer(self.model.location, recipe.task)
         examples = on_main_first(
             world, lambda: encode(recipe, splits, tokenizer, self.model, names)
         )
+        splits = noted(recipe, splits, examples, tokenizer)
+        for note in splits.notes:
+            say(world, f"note: {note}")
+        given = Given(splits.test, examples["test"], names, tuned=recipe.task.carried)
+        where = self.folder.path
+        untuned = untuned_predictions(recipe, self.model, tokenizer, given, where, world)
+        if untuned is not None:
+            forget_peak()
         assembled = assemble(recipe, self.model, tokenizer, names, world.precision)
-        return Material(splits, names, examples, assembled)
+        return Material(splits, names, examples, assembled, untuned)
+
+    def _given(self, material: Material, split: str, **more: Any) -> Given:
+        """What predictions for a split are scored against."""
+        rows, examples = getattr(material.splits, split), material.examples[split]
+        return Given(rows, examples, material.names, tuned=self.recipe.task.carried, **more)
+
+    def _tune(self, material: Material) -> None:
+        """Choose on the validation split, on all ranks alike, what the task leaves until then."""
+        task, examples = self.recipe.task, material.examples["validation"]
+        if task.tunes and len(examples):
+            said = predict(material.assembled, task, examples, self.world)
+            found = task.tuned(said, self._given(material, "validation"))
+            self.recipe = self.recipe.carrying({**task.carried, **found})
 
     def _begin(self, material: Material) -> None:
         """Describe the run, unless it began in another world or the disk is too small."""
-        folder, now = self.folder, self._surroundings()
+        folder, now = self.folder, surroundings(self.world)
         folder.begin(self.recipe, self.model, self.data)
         trained = material.assembled.parameters.trainable
         check_space(folder.path, 3 * BYTES_A_TRAINED_WEIGHT * trained)
@@ -122,7 +143,9 @@ class Attempt:
         began = known.get("world", now)
         if not any(map(is_whole, numbered(folder.checkpoints))):
             # nothing is trained yet: it simply begins anew, the memory probe too
-            folder.describe(world=now, names=material.names, exact=True, micro_batch_size=None)
+            read = [r for r in self.recipe.task.inputs if r in material.splits.train.column_names]
+            facts: dict[str, Any] = {"names": material.names, "inputs": read}
+            folder.describe(world=now, **facts, exact=True, micro_batch_size=None)
             return
         if began != now and not self.inexact:
             was = ", ".join(f"{k} {began.get(k)}" for k in now if began.get(k) != now[k])
@@ -133,39 +156,28 @@ class Attempt:
             )
         folder.describe(world=now, exact=began == now and known["exact"])
 
-    def _surroundings(self) -> dict[str, Any]:
-        """What must be the same for a run to go on bit for bit."""
-        world = self.world
-        return {
-            "ranks": world.size,
-            "threads": world.threads,
-            "precision": world.precision,
-            "sharding": world.sharding,
-            "device": "cpu" if world.device.startswith("cpu") else world.device,
-            "torch": importlib.metadata.version("torch"),
-        }
-
     def _conclude(self, material: Material, outcome: Outcome) -> RunRecord:
         """Score the test split on all ranks; the rest is rank 0's."""
         peak, apart, began = peak_bytes(), forget_peak(), time.monotonic()
-        predictions = scored = None
-        if len(material.examples["test"]):
-            task = self.recipe.task
-            predictions = predict(material.assembled, task, material.examples["test"], self.world)
-            majority = most_frequent(material.examples["train"]["labels"])
-            scored = task.score(predictions, material.names, majority)
+        self._tune(material)
+        given = self._given(material, "test", train=material.splits.train)
+        predictions, scored = judged(
+            self.recipe, material.assembled, given, material.untuned, self.world
+        )
         evaluating = peak_bytes()[0] if apart and scored else None
         seconds = time.monotonic() - began
 
         def settle() -> RunRecord:
+            self.folder.describe(tuned=dict(self.recipe.task.carried))
             self._save_artefact(material)
             proof = self._reloaded(material, outcome.proof)
             cost = self._cost(material, outcome, seconds, (*peak, evaluating))
             if predictions is not None:
-                rows = prediction_rows(material.splits, predictions, material.names)
-                self.folder.write_predictions(rows)
-            headline, run = self.recipe.task.headline, self.folder.path.name
-            draw_curves(self.folder.logged(), self.folder.path, headline=headline, run=run)
+                task = self.recipe.task
+                self.folder.write_predictions(prediction_rows(task, predictions, given))
+            shown, run = self.recipe.task.chosen_by, self.folder.path.name
+            unit = self.recipe.task.loss_unit
+            draw_curves(self.folder.logged(), self.folder.path, shown, run, unit)
             record = self._record(material, scored, predictions, outcome, cost, proof)
             if record.status == "finished":
                 write_text(self.folder.artefact / "README.md", model_card(record))
@@ -180,7 +192,7 @@ class Attempt:
         beside.mkdir()
         module = material.assembled.module
         self.recipe.strategy.save(module, beside)
-        write_config(beside, module)
+        write_config(beside, module, self.recipe.task.carried)
         seal(beside, self.recipe, self.model, material.names)
         shutil.rmtree(self.folder.artefact, ignore_errors=True)
         beside.replace(self.folder.artefact)
@@ -232,6 +244,7 @@ class Attempt:
         known: dict[str, Any] = self._known(material)
         if scored is not None and predictions is not None:
             known["scores"], known["baseline"] = scored.scores, scored.baseline
+            known["baselines"] = scored.baselines
             known["details"] = {**scored.details, "test_loss": predictions.loss}
         return RunRecord(
             **known,
@@ -257,6 +270,7 @@ class Attempt:
 
     def _known(self, material: Material) -> dict[str, Any]:
         """What is known of the run whether it succeeds or not."""
+        remarks = self.recipe.task.remarks(self.recipe.task.carried)
         return {
             "name": self.recipe.name,
             "digest": self.recipe.digest(self.model, self.data),
@@ -264,10 +278,11 @@ class Attempt:
             "model": self.model,
             "data": self.data,
             "rows": dict(material.splits.facts),
-            "notes": [*material.splits.notes, *material.assembled.notes],
+            "notes": [*material.splits.notes, *material.assembled.notes, *remarks],
             "parameters": material.assembled.parameters,
             "tuning": self.tuning,
             "headline": self.recipe.task.headline,
+            "labels": list(material.names),
             "versions": versions(),
             "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
@@ -283,9 +298,3 @@ class Attempt:
             device=world.device,
             micro_batch_size=micro,
         )
-
-
-def most_frequent(labels: Iterable[int]) -> int:
-    """The most frequent label; the lowest of several."""
-    counts = Counter(labels)
-    return max(sorted(counts), key=lambda label: counts[label])

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from peftkit.tasks import IGNORED, Reading
+
 Example = Mapping[str, Any]
 SORTED_TOGETHER = 50
 """Batches that are sorted by length among themselves: more saves padding, fewer mixes better."""
@@ -24,15 +26,66 @@ class Batcher:
     """Position id of a sequence's first token."""
     reads: str | None = None
     """The token the head reads, 'first' or 'last'; None where the model's own code finds it."""
+    reading: Reading = "example"
+    """What is read of each example."""
+    decoder_start: int | None = None
+    """For encoder-decoders whose decoder is read: the token that its sequences begin with."""
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """The batch for `examples`, in their order; `labels` (examples,)."""
+        """The batch for `examples`, in their order.
+
+        `labels` are (examples, ...), or (tokens,) of all that is read, example by example; where in
+        the flattened rows those tokens stand is in `read_positions`.
+        """
         lengths = [len(example["input_ids"]) for example in examples]
         batch = self._packed(examples, lengths) if self.packed else self._padded(examples, lengths)
-        if self.reads is not None:
-            batch["read_positions"] = self._read_positions(lengths)
-        batch["labels"] = torch.tensor([example["labels"] for example in examples])
+        if self.reading == "example":
+            if self.reads is not None:
+                batch["read_positions"] = self._read_positions(lengths, examples)
+            batch["labels"] = torch.tensor([example["labels"] for example in examples])
+            return batch
+        if self.decoder_start is not None:
+            lengths = [len(example["labels"]) for example in examples]
+            batch["decoder_input_ids"] = self._decoder_rows(examples, max(lengths))
+        steps = [self._steps(example) for example in examples]
+        starts = self._starts(lengths).tolist()
+        places = [s + step for s, own in zip(starts, steps, strict=True) for step in own]
+        batch["read_positions"] = torch.tensor(places, dtype=torch.long)
+        batch["labels"] = torch.cat([self._labels(example) for example in examples])
         return batch
+
+    def sizes(self, examples: Sequence[Example]) -> list[int]:
+        """How many of the batch's `labels` are each example's."""
+        if self.reading == "example":
+            return [1] * len(examples)
+        return [len(self._steps(example)) for example in examples]
+
+    def _steps(self, example: Example) -> list[int]:
+        """The places in an example's sequence whose output is read."""
+        labels = example["labels"]
+        if self.reading == "tokens":
+            return list(range(len(example["input_ids"])))
+        if self.decoder_start is not None:
+            return [step for step, label in enumerate(labels) if label != IGNORED]
+        # a language model's word on a token is its output at the one before
+        return [step - 1 for step, label in enumerate(labels) if step and label != IGNORED]
+
+    def _labels(self, example: Example) -> Tensor:
+        labels = torch.tensor(example["labels"])
+        if self.reading == "tokens":
+            return labels
+        first = 0 if self.decoder_start is not None else 1
+        rest = labels[first:]
+        return rest[rest != IGNORED]
+
+    def _decoder_rows(self, examples: Sequence[Example], longest: int) -> Tensor:
+        """The targets one step to the right, behind the token that begins them."""
+        rows = []
+        for example in examples:
+            before = [self.decoder_start, *example["labels"][:-1]]
+            known = [self.pad_id if token == IGNORED else token for token in before]
+            rows.append([*known, *[self.pad_id] * (longest - len(known))])
+        return torch.tensor(rows)
 
     def _packed(self, examples: Sequence[Example], lengths: list[int]) -> dict[str, Any]:
         batch: dict[str, Any] = {
@@ -53,12 +106,19 @@ class Batcher:
         seen = torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None]
         return {**batch, "attention_mask": seen.long()}
 
-    def _read_positions(self, lengths: list[int]) -> Tensor:
-        """Index of the token that the head reads, counted through all rows of the batch."""
+    def _read_positions(self, lengths: list[int], examples: Sequence[Example]) -> Tensor:
+        """Index of the token that the head reads, counted through all rows of the batch; or of the
+        several that examples name in `read`: (examples, tokens)."""
+        starts = self._starts(lengths)
+        if self.reads == "first" and "read" in examples[0]:
+            return starts[:, None] + torch.tensor([example["read"] for example in examples])
+        return starts if self.reads == "first" else starts + torch.tensor(lengths) - 1
+
+    def _starts(self, lengths: list[int]) -> Tensor:
+        """Index of each sequence's first token, counted through all rows of the batch."""
         width = torch.full((len(lengths),), max(lengths))
         sizes = torch.tensor(lengths) if self.packed else width
-        starts = sizes.cumsum(0) - sizes
-        return starts if self.reads == "first" else starts + torch.tensor(lengths) - 1
+        return sizes.cumsum(0) - sizes
 
 
 def token_keys(examples: Sequence[Example]) -> list[str]:

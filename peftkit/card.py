@@ -1,8 +1,10 @@
 """The model card: what an artefact is, what it scores and how to load it, written by the run."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.compose import Composition
+from peftkit.metrics import gain
 from peftkit.recipe import Recipe
 from peftkit.record import RunRecord
 from peftkit.tasks import Task
@@ -14,7 +16,7 @@ HEADER = "---\n{metadata}---\n\n# {name}\n\n"
 WITH_PEFTKIT = """```python
 import peftkit
 
-peftkit.predict("FOLDER_OF_THE_RUN", ["..."])
+peftkit.predict("FOLDER_OF_THE_RUN", [{example}])
 ```
 """
 WITH_PEFT = """With PEFT and transformers alone (padded batches{held}):
@@ -38,6 +40,9 @@ model = {auto_class}.from_pretrained("ARTEFACT")
 tokenizer = AutoTokenizer.from_pretrained("{base}")
 ```
 """
+MARKED = """
+With nothing else: the task adds markers to the vocabulary and reads the model at them.
+"""
 LOADING = {"peftkit": "", "peft": WITH_PEFT, "transformers": WITH_TRANSFORMERS}
 
 
@@ -45,7 +50,8 @@ def model_card(record: RunRecord) -> str:
     """The card of a finished run's artefact, in Markdown with the hub's metadata on top."""
     recipe = recipe_of(record)
     described = description(record, recipe, recipe.strategy.loads_with)
-    return f"{described}\n## How to load it\n\n{WITH_PEFTKIT}{loading(record, recipe)}"
+    how_to = WITH_PEFTKIT.format(example=example(recipe.task)) + loading(record, recipe)
+    return f"{described}\n## How to load it\n\n{how_to}"
 
 
 def description(record: RunRecord, recipe: Recipe, library: str) -> str:
@@ -140,12 +146,18 @@ def tested(record: RunRecord) -> str:
 
 
 def score_rows(record: RunRecord) -> list[tuple[str, str]]:
-    """The scores over all classes, and the majority class's headline."""
+    """The scores over all rows, and the headline of answers without training."""
     found = [("score", "value [95 % interval]")]
-    found += [(n, said(s)) for n, s in record.scores.items() if "[" not in n]
-    if record.headline in record.baseline:
-        found.append((f"{record.headline}, baseline", said(record.baseline[record.headline])))
+    found += [(n + way(n), said(s)) for n, s in record.scores.items() if "[" not in n]
+    for name, scores in (record.baselines or {"baseline": record.baseline}).items():
+        if record.headline in scores:
+            found.append((f"{record.headline}, {name}", said(scores[record.headline])))
     return found
+
+
+def way(metric: str) -> str:
+    """A word about scores of which less is better."""
+    return " (less is better)" if gain(metric, 1.0) < 0 else ""
 
 
 def said(score: "Score") -> str:
@@ -165,14 +177,27 @@ def loading(record: RunRecord, recipe: Recipe) -> str:
     """How to load the artefact without peftkit, where that works."""
     held = f"; the run held the base in {recipe.quantize.kind}" if recipe.quantize.bits else ""
     words: dict[str, Any] = {
-        "auto_class": auto_class_name(recipe.task),
+        "auto_class": auto_class_name(recipe.task, record),
         "base": record.model.used,
         "held": held,
     }
+    if recipe.task.markers():
+        return MARKED
     text = LOADING[recipe.strategy.loads_with].format(**words)
     return f"\n{text}" if text else ""
 
 
-def auto_class_name(task: Task) -> str:
-    """The name of the transformers class that loads the task's models."""
-    return str(task.auto_class().__name__)
+def example(task: Task) -> str:
+    """A row to predict, as Python writes it."""
+    needed = [role for role in task.inputs if task.roles[role]]
+    texts = ", ".join(['"..."'] * max(1, len(needed)))
+    return f"({texts})" if len(needed) > 1 else texts
+
+
+def auto_class_name(task: Task, record: RunRecord) -> str:
+    """The name of the transformers class that loads the task's models of the record's kind."""
+    from transformers import AutoConfig
+
+    place = Path(record.model.location)
+    config = AutoConfig.from_pretrained(place) if (place / "config.json").is_file() else None
+    return str(task.auto_class(config).__name__)

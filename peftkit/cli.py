@@ -105,9 +105,9 @@ def train_and_show(recipe: "Recipe", options: Any) -> None:
 def show_verb(options: Any) -> None:
     """Print each setting with its value and who set it, or the tree of the model's modules."""
     if options.tree:
-        from peftkit.tree import tell_tree
+        from peftkit.tree import show_tree
 
-        tell_tree(load(options.recipe, options.settings), options.json)
+        show_tree(load(options.recipe, options.settings), options.json)
         return
     composition = compose(options.recipe, parse_overrides(options.settings))
     from peftkit.listing import setting_rows
@@ -192,22 +192,31 @@ def new_verb(options: Any) -> None:
 
 
 def predict_verb(options: Any) -> None:
-    """Predict texts given here, or the rows of a csv file."""
-    from peftkit.predicting import predict_file, predictions
+    """Predict texts given here, or the rows of a file."""
+    from peftkit.predicting import inputs_of, predictions, rows_given, told
     from peftkit.run_folder import RunFolder
+    from peftkit.scored_files import predict_file
 
     folder = RunFolder.open(options.run).path
     if options.source is not None:
-        print(f"{predict_file(folder, options.source, options.out)} rows scored", file=sys.stderr)
+        count = predict_file(folder, options.source, options.out, options.json)
+        print(f"{count} rows scored", file=sys.stderr)
         return
     if not options.texts:
         raise RecipeError("nothing to predict - give texts, or a file with --in texts.csv")
-    for text, said in zip(options.texts, predictions(folder, options.texts), strict=True):
+    rows = rows_given(options.texts, inputs := inputs_of(folder))
+    for row, said in zip(rows, predictions(folder, rows), strict=True):
         if options.json:
-            print(json.dumps({"text": text, **said}))
+            print(json.dumps({**dict(zip(inputs.asked, row, strict=True)), **said}))
         else:
-            chances = "  ".join(f"{k} {v:.4f}" for k, v in said["probabilities"].items())
-            print(f"{said['label']}\t{chances}\t{text}")
+            print("\t".join([told(said), *row]))
+
+
+def chat_verb(options: Any) -> None:
+    """Talk with a run's model."""
+    from peftkit.chatting import chat
+
+    chat(options)
 
 
 def merge_verb(options: Any) -> None:
@@ -290,6 +299,7 @@ VERBS: dict[str, Callable[[Any], None]] = {
     "schema": schema_verb,
     "new": new_verb,
     "predict": predict_verb,
+    "chat": chat_verb,
     "merge": merge_verb,
     "export": export_verb,
     "compare": compare_verb,

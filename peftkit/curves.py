@@ -15,26 +15,40 @@ WIDTH = 480  # pixels, of the plot and at most of its title
 
 
 def draw_curves(
-    log: Sequence[Mapping[str, float | None]], folder: Path, headline: str = "score", run: str = ""
+    log: Sequence[Mapping[str, float | None]],
+    folder: Path,
+    headline: str = "score",
+    run: str = "",
+    loss: str = "cross-entropy (nats)",
 ) -> list[Path]:
     """Write `loss.svg` and `scores.svg` into `folder`; returns those that had points to show.
 
     A line of `log` holds `step` and any of `loss`, `eval_loss` and `eval_score`, which is the
-    validation split's `headline`; `run` stands below the titles. None, NaN and infinity are left
-    out.
+    validation split's `headline`; `run` stands below the titles, and `loss` says what the losses
+    are. None, NaN and infinity are left out.
     """
     losses = [*points(log, "loss", "training"), *points(log, "eval_loss", "validation")]
     scores = list(points(log, "eval_score", "validation"))
-    unit = "" if headline.startswith("evaluate:") else " (1 is perfect)"
     charts = {
-        "loss.svg": (losses, "Loss", "cross-entropy (nats)"),
-        "scores.svg": (scores, f"Validation {headline}", headline + unit),
+        "loss.svg": (losses, "Loss", loss),
+        "scores.svg": (scores, f"Validation {headline}", headline + direction(headline)),
     }
     drawn = {name: chart for name, chart in charts.items() if chart[0]}
     folder.mkdir(parents=True, exist_ok=True)
     for name, (rows, title, axis) in drawn.items():
         draw(rows, folder / name, printable(title), printable(axis), printable(run))
     return [folder / name for name in drawn]
+
+
+def direction(metric: str) -> str:
+    """What the best value of a metric is, behind its name; nothing where that is not known."""
+    from peftkit.metrics import PERCENT, gain, plain_name
+
+    if metric.startswith("evaluate:"):
+        return ""
+    if gain(metric, 1.0) < 0:
+        return " (lower is better)"
+    return " (100 is perfect)" if plain_name(metric) in PERCENT else " (1 is perfect)"
 
 
 def points(log: Sequence[Mapping[str, float | None]], key: str, curve: str) -> Iterator[Point]:

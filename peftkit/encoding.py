@@ -4,12 +4,14 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from peftkit.data import Splits
 from peftkit.errors import DataError, Fault
 from peftkit.recipe import Recipe
 from peftkit.sources import Source, cache_folder
+from peftkit.tasks import IGNORED
 
 VERSION = 2
 """Part of the cache's key: count it up when the encoding changes."""
@@ -32,20 +34,26 @@ def encode(
         "names": list(names),
         "max_length": recipe.data.max_length,
     }
+    if recipe.task.carried:  # runs of tasks that carry nothing keep their cache
+        parts["carried"] = dict(recipe.task.carried)
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     examples = {
         split: encode_split(recipe, getattr(splits, split), tokenizer, names, f"{key}-{split}")
         for split in ("train", "validation", "test")
     }
     check_truncation(recipe, examples["train"])
+    if recipe.task.reading != "example":
+        examples["train"] = with_labels(examples["train"], recipe.data.max_length)
     return examples
 
 
 def encode_split(recipe: Recipe, rows: Any, tokenizer: Any, names: Sequence[str], key: str) -> Any:
     """One split encoded, from the cache if the same rows were encoded the same way before."""
 
-    def work(batch: dict[str, Any]) -> dict[str, Any]:
+    def work(batch: dict[str, Any], indices: list[int]) -> dict[str, Any]:
         encoded = recipe.task.encode(batch, tokenizer, names, recipe.data.max_length)
+        if "of" in encoded:
+            encoded["of"] = [indices[place] for place in encoded["of"]]
         return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
 
     if not len(rows):  # there is nothing to learn the columns from
@@ -58,11 +66,57 @@ def encode_split(recipe: Recipe, rows: Any, tokenizer: Any, names: Sequence[str]
     return rows.map(
         work,
         batched=True,
+        with_indices=True,
         remove_columns=rows.column_names,
         cache_file_name=str(folder / f"{key}.arrow"),
         load_from_cache_file=True,
         new_fingerprint=key.replace("-", "")[:64],
     )
+
+
+def with_labels(train: Any, limit: int) -> Any:
+    """The examples of the train split of which something is left to learn within the length limit.
+
+    Raises `DataError` where there are none.
+    """
+    kept = [i for i, labels in enumerate(train["labels"]) if any(x != IGNORED for x in labels)]
+    if len(train) and not kept:
+        what = (
+            f"{limit} tokens cut away all that is to be said in every one of {len(train)} examples "
+            "of the train split - raise it"
+        )
+        raise DataError("there is nothing to learn:", [Fault("data.max_length", what)])
+    return train.select(kept) if len(kept) < len(train) else train
+
+
+def noted(recipe: Recipe, splits: Splits, examples: dict[str, Any], tokenizer: Any) -> Splits:
+    """The splits with the task's notes on its examples, and on what the length limit cut off of
+    texts that are to be said, and on what the tokenizer has no tokens for."""
+    limit, notes = recipe.data.max_length, list(recipe.task.told(splits, examples))
+    for split, found in examples.items() if recipe.task.reading == "labels" else ():
+        cut = sum(found["truncated"])
+        if cut:
+            notes.append(f"{split}: {cut} of {len(found)} examples are cut at {limit} tokens")
+        mute = sum(all(x == IGNORED for x in labels) for labels in found["labels"])
+        if split == "train":
+            of = found["of"] if "of" in found.column_names else range(len(found))
+            mute = len(splits.train) - len(set(of))
+        if mute:
+            notes.append(f"{split}: of {mute} rows nothing that is to be said is left")
+    if share := unknown_share(recipe, examples["train"], tokenizer.unk_token_id):
+        notes.append(f"train: {share:.2%} of the tokens stand for text that the tokenizer lacks")
+    return replace(splits, notes=(*splits.notes, *notes))
+
+
+def unknown_share(recipe: Recipe, examples: Any, unknown: int | None) -> float:
+    """Unknown tokens as a share of all that are read or to be said, where texts are."""
+    if recipe.task.reading != "labels" or unknown is None or not len(examples):
+        return 0.0
+    columns = [examples["input_ids"]]
+    if any(len(x) != n for x, n in zip(examples["labels"], examples["length"], strict=True)):
+        columns.append(examples["labels"])  # a decoder's
+    tokens = [token for column in columns for ids in column for token in ids]
+    return tokens.count(unknown) / len(tokens)
 
 
 def check_truncation(recipe: Recipe, train: Any) -> None:

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from peftkit.batching import longest_first
 from peftkit.model import Assembled
-from peftkit.tasks import Predictions, Task
+from peftkit.tasks import Given, Predictions, Task
 from peftkit.world import World, gathered
 
 MAX_TOKENS = 4096
@@ -26,31 +26,55 @@ def predict(
     rounds = -(-len(batches) // world.size) if world.sharding in ("fsdp", "deepspeed") else 0
     filled = mine + batches[:1] * (rounds - len(mine))
     found = gathered(world, list(forward(assembled, task, examples, filled))[: len(mine)])
-    labels = np.asarray(examples["labels"], dtype=np.int64)
-    if not found:
-        return Predictions(labels, np.zeros((0, 0)), None)
-    order = np.argsort(np.concatenate([indices for indices, _, _ in found]), kind="stable")
-    known = int((labels >= 0).sum())
-    loss = sum(loss for _, _, loss in found) / known if known else None
-    return Predictions(labels, np.concatenate([p for _, p, _ in found])[order], loss)
+    return collected(found, list(examples["labels"]))
+
+
+class Answered(NamedTuple):
+    """What a model said of one batch."""
+
+    indices: Sequence[int]
+    outputs: list[np.ndarray]
+    """What the task keeps of each example."""
+    loss: float
+    """Summed over all that has a label."""
+    known: int
+    """How much that is."""
+
+
+def collected(found: Iterable[Answered], labels: Sequence[Any]) -> Predictions:
+    """What was said of all batches, in the order of the examples."""
+    batches = list(found)
+    said = {
+        index: output
+        for batch in batches
+        for index, output in zip(batch.indices, batch.outputs, strict=True)
+    }
+    known = sum(batch.known for batch in batches)
+    loss = sum(batch.loss for batch in batches) / known if known else None
+    return Predictions(labels, [said[index] for index in range(len(said))], loss)
 
 
 def forward(
     assembled: Assembled, task: Task, examples: Any, batches: Iterable[Sequence[int]]
-) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    """For each batch its indices, the probabilities (batch, classes) and the summed loss."""
-    module = assembled.module
+) -> Iterator[Answered]:
+    """What the model says of each batch of `examples`."""
+    module, batcher = assembled.module, assembled.batcher
     device = next(module.parameters()).device
     was_training = module.training
     module.eval()
     try:
         with torch.no_grad():
             for indices in batches:
-                batch = assembled.batcher([examples[index] for index in indices])
+                chosen = [examples[index] for index in indices]
+                batch = batcher(chosen)
                 labels = batch.pop("labels").to(device)
-                logits = module(**on_device(batch, device)).logits
-                loss = task.loss(logits, labels, smoothing=0.0)
-                yield np.asarray(indices), task.probabilities(logits).cpu().numpy(), float(loss)
+                logits = task.logits(module(**on_device(batch, device)))
+                yield Answered(
+                    indices,
+                    task.outputs(logits, labels, batcher.sizes(chosen)),
+                    float(task.loss(logits, labels, smoothing=0.0)),
+                    task.known(labels),
+                )
     finally:
         module.train(was_training)
 
@@ -60,20 +84,11 @@ def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
 
 
-def prediction_rows(
-    splits: Any, predictions: Predictions, names: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """Lines of `predictions.jsonl`: which row, the label's name, the probabilities in id order."""
-    texts = [
-        splits.test[role] for role in ("text", "text_pair") if role in splits.test.column_names
-    ]
-    for index, row in enumerate(splits.test["row"]):
+def prediction_rows(task: Task, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
+    """Lines of `predictions.jsonl`: which row, by name and by hash, and what was said of it."""
+    there = [role for role in task.inputs if role in given.rows.column_names]
+    texts = [given.rows[role] for role in there]
+    lines = task.prediction_lines(predictions, given)
+    for index, (row, line) in enumerate(zip(given.rows["row"], lines, strict=True)):
         said = "\x1f".join(str(column[index]) for column in texts)
-        label = predictions.label_ids[index]
-        yield {
-            "row": row,
-            "hash": hashlib.sha256(said.encode()).hexdigest()[:16],
-            "label": names[label] if label >= 0 else None,
-            "predicted": names[int(predictions.probabilities[index].argmax())],
-            "probabilities": [round(float(p), 6) for p in predictions.probabilities[index]],
-        }
+        yield {"row": row, "hash": hashlib.sha256(said.encode()).hexdigest()[:16], **line}

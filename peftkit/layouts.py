@@ -79,6 +79,7 @@ ALBERT = Architecture(
 DEBERTA = replace(
     BERT,
     packs=False,
+    encoder="",  # its base takes the last of all hidden states, and not the encoder's output
     query="self.query_proj",
     key="self.key_proj",
     value="self.value_proj",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 METRICS: Mapping[str, str] = {
     "accuracy": "share of rows whose most probable class is the right one",
-    "f1": "F1 of the positive class (id 1) of two; macro F1 of more",
+    "f1": "F1 of class 1 of two; macro F1 of more, and of relations; over all entities",
     "macro_f1": "mean over classes of F1",
     "macro_precision": "mean over classes of precision",
     "macro_recall": "mean over classes of recall (balanced accuracy)",
@@ -38,9 +38,44 @@ METRICS: Mapping[str, str] = {
     "precision[CLASS]": "share of the rows called CLASS that are",
     "recall[CLASS]": "share of the rows of CLASS that are called so",
     "f1[CLASS]": "harmonic mean of precision and recall of CLASS",
+    "spearman": "rank correlation of predicted and right numbers; of several targets their mean",
+    "pearson": "linear correlation of predicted and right numbers",
+    "rmse": "root of the mean squared error, in the target's units",
+    "mae": "mean absolute error, in the target's units",
+    "r2": "share of the right numbers' variance that is predicted",
+    "micro_f1": "F1 over all pairs of row and label",
+    "map": "mean over labels of the average precision of rows ranked by the label's probability",
+    "lrap": "of a row's right labels, the mean share of right ones among those ranked as high",
+    "exact_match": "share of rows of which everything is right",
+    "bits_per_byte": "cross-entropy of the right text, by its bytes (UTF-8)",
+    "perplexity": "exponential of the mean cross-entropy of a token",
+    "loss": "mean cross-entropy of a token of the right text, in nats",
+    "chrf": "F2 of character n-grams up to 6, of 100 (sacrebleu)",
+    "bleu": "word n-grams up to 4 with a penalty for brevity, of 100 (sacrebleu, 13a)",
+    "rouge1": "mean over rows of the F1 of words, stemmed (rouge-score)",
+    "rouge2": "mean over rows of the F1 of pairs of words, stemmed (rouge-score)",
+    "rougeL": "mean over rows of the F1 of the longest common subsequence (rouge-score)",
     "evaluate:NAME": "a metric of the evaluate library, by its name or its local folder",
 }
 """What each metric measures, by name."""
+
+
+LOWER_IS_BETTER = frozenset({"bits_per_byte", "perplexity", "loss", "rmse", "mae"})
+"""Scores of which less is better; of all others more is."""
+PERCENT = frozenset({"chrf", "bleu"})
+"""Scores that go up to 100; most others go up to 1."""
+SMOOTH = LOWER_IS_BETTER | {"pearson", "spearman", "r2"}
+"""Scores of numbers rather than of hits: no two models agree on a row to the last digit."""
+
+
+def gain(metric: str, value: float) -> float:
+    """The value as a number of which more is better."""
+    return -value if plain_name(metric) in LOWER_IS_BETTER else value
+
+
+def plain_name(metric: str) -> str:
+    """The metric without the class or the target that it is taken of: `rmse[price]` is `rmse`."""
+    return metric.partition("[")[0]
 
 
 class Score(Settings):

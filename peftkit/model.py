@@ -25,6 +25,7 @@ from peftkit.architectures import (
     head_names,
     linear_layers,
     linear_modules,
+    renaming,
 )
 from peftkit.batching import Batcher
 from peftkit.errors import Fault, RecipeError
@@ -35,6 +36,8 @@ from peftkit.recipe import Recipe
 from peftkit.record import ParameterCount
 from peftkit.sources import Source
 from peftkit.strategies import trainable
+from peftkit.tasks import Task
+from peftkit.vocabulary import add_markers, extend
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -57,8 +60,10 @@ def assemble(
     names: Sequence[str],
     precision: str,
     artefact: Path | None = None,
+    bare: bool = False,
 ) -> Assembled:
-    """The recipe's model with its strategy attached, or with the trained `artefact` in place.
+    """The recipe's model with its strategy attached, or with the trained `artefact` in place; the
+    `bare` one as the base is.
 
     `names` are the labels'. Raises `RecipeError` where model and recipe do not fit.
     """
@@ -70,9 +75,12 @@ def assemble(
         # not transformers' `set_seed`, whose module imports peft: planning does without
         torch.manual_seed(recipe.training.seed)
         base = load_base(recipe, source.location, config, DTYPES[precision], packed)
-        hold_head_in_fp32(base)
+        extend(base, tokenizer, recipe.task.markers())
+        hold_head_in_fp32(base, recipe.task)
         before = count_base(base)
-        if artefact is None:
+        if bare:
+            module: nn.Module = base
+        elif artefact is None:
             module = recipe.strategy.adapt(base, recipe.task)
         else:
             module = recipe.strategy.load(base, artefact, recipe.task)
@@ -81,8 +89,17 @@ def assemble(
         base.activation_checkpointing_enable(
             activation_checkpointing_kwargs={"use_reentrant": False}
         )
-    reads = attach_reader(module, base, packed, recipe.strategy.ahead)
-    batcher = Batcher(packed, tokenizer.pad_token_id, first_position(config), reads)
+    reading = recipe.task.reading
+    ahead = 0 if bare else recipe.strategy.ahead
+    reads = attach_reader(module, base, packed, ahead, reading, recipe.task.reads_marked)
+    batcher = Batcher(
+        packed,
+        tokenizer.pad_token_id,
+        first_position(config),
+        reads,
+        reading,
+        decoder_start(config, recipe.task),
+    )
     parameters = count_parameters(module, before)
     return Assembled(module, tokenizer, batcher, parameters, notes_of(recipe, config, packed))
 
@@ -109,7 +126,7 @@ def blueprint(
     """The adapted model and its counts on the meta device: nothing is loaded."""
     with quiet_transformers(), torch.device("meta"):
         config = configure(recipe, folder, names)
-        base = recipe.task.auto_class().from_config(config)
+        base = recipe.task.auto_class(config).from_config(config)
         before = count_base(base)
         module = recipe.strategy.adapt(base, recipe.task)
     return module, count_parameters(module, before)
@@ -117,14 +134,9 @@ def blueprint(
 
 def configure(recipe: Recipe, folder: str, names: Sequence[str]) -> PretrainedConfig:
     """The model's configuration with the labels' names and the recipe's dropout."""
-    config = AutoConfig.from_pretrained(
-        folder,
-        num_labels=len(names),
-        id2label=dict(enumerate(names)),
-        label2id={name: index for index, name in enumerate(names)},
-    )
+    config = AutoConfig.from_pretrained(folder, **recipe.task.configuration(names))
     faults = []
-    auto_class = recipe.task.auto_class()
+    auto_class = recipe.task.auto_class(config)
     if type(config) not in auto_class._model_mapping:
         what = (
             f"the architecture {config.model_type!r} has no head for 'task: {recipe.task.kind}' in "
@@ -182,8 +194,8 @@ def is_packed(recipe: Recipe, config: PretrainedConfig) -> bool:
     return allowed and entry is not None and entry.packs
 
 
-def load_tokenizer(folder: str) -> Any:
-    """The model's tokenizer, with a padding token."""
+def load_tokenizer(folder: str, task: Task | None = None) -> Any:
+    """The model's tokenizer, with a padding token and what the task adds to the vocabulary."""
     path = Path(folder) / "tokenizer_config.json"
     named = json.loads(path.read_text()).get("tokenizer_class") if path.is_file() else None
     # for some architectures (qwen2) AutoTokenizer 5.23 loads their usual class whatever is named
@@ -192,7 +204,19 @@ def load_tokenizer(folder: str) -> Any:
         tokenizer = loader.from_pretrained(folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    add_markers(tokenizer, task.markers() if task is not None else ())
+    config = AutoConfig.from_pretrained(folder) if task is not None else None
+    # a task encodes a target apart from its source only where the model has an encoder
+    tokenizer.feeds_encoder = bool(config and config.is_encoder_decoder)
     return tokenizer
+
+
+def decoder_start(config: PretrainedConfig, task: Task) -> int | None:
+    """The token that a decoder's sequences begin with, where the task reads a decoder."""
+    if task.reading != "labels" or not config.is_encoder_decoder:
+        return None
+    start = getattr(config, "decoder_start_token_id", None)
+    return int(config.pad_token_id if start is None else start)
 
 
 def load_base(
@@ -201,12 +225,13 @@ def load_base(
     """The base model with a fresh head, in `dtype` or quantised."""
     attention.register()
     whole = outside_blocks(recipe, config) if recipe.quantize.bits else []
-    model = recipe.task.auto_class().from_pretrained(
+    model = recipe.task.auto_class(config).from_pretrained(
         folder,
         config=config,
         dtype=dtype,
         attn_implementation=attention.PACKED if packed else None,  # the model's best
         use_safetensors=True,
+        key_mapping=renaming(recipe.task.auto_class(config), config),
         **recipe.quantize.loading(dtype, whole),
     )
     guard(model)
@@ -217,13 +242,13 @@ def outside_blocks(recipe: Recipe, config: PretrainedConfig) -> list[str]:
     """The full names of the linear layers that stay whole (head, pooler, ...): transformers 5.23
     takes a part of a name only where names begin or end with it."""
     with torch.device("meta"):
-        model = recipe.task.auto_class().from_config(config)
+        model = recipe.task.auto_class(config).from_config(config)
     return sorted(set(linear_modules(model)) - set(linear_layers(model)))
 
 
-def hold_head_in_fp32(model: PreTrainedModel) -> None:
-    """Heads and losses are computed in fp32, whatever the base rests in."""
-    for name in head_names(model):
+def hold_head_in_fp32(model: PreTrainedModel, task: Task) -> None:
+    """New heads and all losses are computed in fp32, whatever the base rests in."""
+    for name in head_names(model) if task.trains_head else []:
         head = model.get_submodule(name)
         head.float()
         head.register_forward_pre_hook(cast_to_fp32)

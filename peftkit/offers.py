@@ -71,7 +71,7 @@ def task_for(config: "PretrainedConfig", model: str) -> Task:
             task = Task.parse(kind, "task")
         except RecipeError:  # it needs settings, and there is no recipe to take them from
             continue
-        if type(config) in task.auto_class()._model_mapping:
+        if type(config) in task.auto_class(config)._model_mapping:
             return task
     what = (
         f"{model!r}: the architecture {config.model_type!r} has a head for none of the tasks "
@@ -89,8 +89,8 @@ def meta_base(config: "PretrainedConfig", task: Task) -> "PreTrainedModel":
 
     dtype = DTYPES[resting_precision("auto")]
     with torch.device("meta"):
-        base: PreTrainedModel = task.auto_class().from_config(config, dtype=dtype)
-    hold_head_in_fp32(base)
+        base: PreTrainedModel = task.auto_class(config).from_config(config, dtype=dtype)
+    hold_head_in_fp32(base, task)
     return base
 
 

@@ -83,7 +83,8 @@ def outline(recipe: Recipe) -> "tuple[nn.Module, ParameterCount, Splits | None]"
     from peftkit.model import blueprint
 
     splits = data_at_hand(recipe)
-    names = ["0", "1"] if splits is None else list(recipe.task.label_names(splits))
+    task = recipe.task
+    names = list(task.assumed_names if splits is None else task.label_names(splits))
     return *blueprint(recipe, config_folder(recipe.model), names), splits
 
 
@@ -98,7 +99,7 @@ def data_at_hand(recipe: Recipe) -> "Splits | None":
     path = getattr(recipe.data, "path", None)
     if recipe.data.kind != "synthetic" and (path is None or local_path(path) is None):
         return None
-    return recipe.data.load(recipe.data.resolve(), recipe.task.roles)
+    return recipe.splits(recipe.data.resolve())
 
 
 def planned_steps(recipe: Recipe, rows: int | None) -> int | None:

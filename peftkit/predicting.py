@@ -1,8 +1,9 @@
 """Prediction: a finished run's word on new texts, in their order, a chunk at a time."""
 
-import csv
-import sys
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,73 +12,165 @@ import torch
 
 from peftkit.artefact import check
 from peftkit.batching import longest_first
-from peftkit.errors import DataError, RunError, nearest
-from peftkit.evaluation import MAX_TOKENS, forward
+from peftkit.data.preflight import is_empty
+from peftkit.errors import DataError, RunError
+from peftkit.evaluation import MAX_TOKENS, collected, forward
+from peftkit.generating import answers_to
+from peftkit.language import Generation, LanguageModelling
 from peftkit.model import Assembled, assemble, load_tokenizer
 from peftkit.recipe import Recipe
 from peftkit.record import RunRecord
 from peftkit.run_folder import RunFolder
 from peftkit.sources import Source, find_model
+from peftkit.tasks import Given
 from peftkit.world import resting_precision, threads_of_rank
 
 CHUNK = 1024
-"""Texts that are sorted by length and predicted together."""
+"""Rows that are sorted by length and predicted together."""
 
-Text = str | tuple[str, str]
+Row = str | Sequence[Any] | Mapping[str, Any]
+"""What one prediction is made from: a text, the inputs in their order, or by role or column."""
 
 
-def predict(run: RunRecord | Path | str, texts: Iterable[Text]) -> list[dict[str, Any]]:
-    """The label and the probabilities that `run` (a record or a folder) gives each text or pair.
+def predict(run: RunRecord | Path | str, rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """What `run` (a record or a folder) says of each row: label and probabilities, tags, a text.
 
-    Raises `RunError` where the run is not finished, `DataError` where a text is empty or the run
-    reads pairs and a text is none.
+    A row is a text, a tuple where the run reads several inputs (two texts, question and context),
+    or a mapping of roles or of the run's columns. Raises `RunError` where the run is not finished,
+    `DataError` where a row lacks what the run reads.
     """
-    if isinstance(texts, str):
-        raise DataError(f"one text instead of several - give [{texts[:20]!r} ...], a list")
+    if isinstance(rows, str):
+        raise DataError(f"one text instead of several - give [{rows[:20]!r} ...], a list")
     folder = Path("runs") / run.folder_name if isinstance(run, RunRecord) else Path(run)
-    return list(predictions(RunFolder.open(folder).path, texts))
+    return list(predictions(RunFolder.open(folder).path, rows))
 
 
-def predictions(folder: Path, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
-    """The predictions for a stream of texts, in their order."""
+def predictions(folder: Path, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+    """The predictions for a stream of rows, in their order."""
+    wanted = inputs_of(folder)
     recipe, assembled, names = load_run(folder)
-    stream, first = iter(texts), 1
+    stream, first = iter(rows), 1
     while chunk := list(islice(stream, CHUNK)):
-        columns = columns_of(chunk, first, pairs=recipe.data.text_pair is not None)
+        columns = columns_of(chunk, first, wanted)
         yield from predicted(recipe, assembled, names, columns)
         first += len(chunk)
 
 
 def predicted(
-    recipe: Recipe, assembled: Assembled, names: Sequence[str], columns: Mapping[str, list[str]]
+    recipe: Recipe, assembled: Assembled, names: Sequence[str], columns: Mapping[str, list[Any]]
 ) -> Iterator[dict[str, Any]]:
-    """The predictions for one chunk of texts."""
-    encoded = recipe.task.encode(columns, assembled.tokenizer, names, recipe.data.max_length)
-    rows = [{k: v[i] for k, v in encoded.items()} for i in range(len(columns["text"]))]
+    """The predictions for one chunk of rows."""
+    task = recipe.task
+    if isinstance(task, LanguageModelling):
+        how = task.generate or Generation()
+        for text in answers_to(recipe, assembled, columns, task, how):
+            yield {"generated": text}
+        return
+    encoded = task.encode(columns, assembled.tokenizer, names, recipe.data.max_length)
+    rows = [
+        dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)
+    ]
     batches = longest_first([len(row["input_ids"]) for row in rows], MAX_TOKENS)
-    found: dict[int, Any] = {}
-    for indices, probabilities, _ in forward(assembled, recipe.task, rows, batches):
-        found.update(zip(indices.tolist(), probabilities.tolist(), strict=True))
-    for index in range(len(rows)):
-        said = dict(zip(names, found[index], strict=True))
-        yield {"label": max(said, key=said.__getitem__), "probabilities": said}
+    found = collected(forward(assembled, task, rows, batches), encoded["labels"])
+    given = Given(columns, encoded, names, resamples=0, tuned=task.carried)
+    yield from task.answers(found, given)
 
 
-def columns_of(chunk: Sequence[Text], first: int, pairs: bool) -> dict[str, list[str]]:
-    """Texts or pairs as columns; `first` is the number of the chunk's first text.
+def rows_given(texts: Sequence[str], inputs: Inputs) -> list[tuple[str, ...]]:
+    """Texts of a command line as rows of as many inputs as the run reads.
 
-    Raises `DataError` that names a text which is empty, or which is none of the `pairs` (the single
-    texts) that the run reads.
+    Raises `DataError` where they are not as many as that, or several times as many.
     """
-    parts = [(text,) if isinstance(text, str) else tuple(text) for text in chunk]
-    for number, part in enumerate(parts, first):
-        if len(part) != 1 + pairs:
-            wanted = "pairs of texts" if pairs else "single texts"
-            raise DataError(f"text {number}: the run reads {wanted} (got {len(part)}) - give those")
-        if not all(text and text.strip() for text in part):
-            raise DataError(f"text {number} is empty - there is nothing to predict")
-    columns = zip(*parts, strict=True)
-    return dict(zip(("text", "text_pair"), map(list, columns), strict=False))
+    each = len(inputs.asked)
+    if len(texts) % each:
+        wanted = ", ".join(inputs.asked)
+        what = f"the run reads {each} texts a row ({wanted}), and {len(texts)} are given"
+        raise DataError(f"{what} - give {each} for each row, in this order")
+    return [tuple(texts[first : first + each]) for first in range(0, len(texts), each)]
+
+
+def told(said: Mapping[str, Any]) -> str:
+    """An answer on one line, as people read it: what is said first, the rest behind it."""
+    if "entities" in said:
+        return "  ".join(f"{each['text']} {each['type']}" for each in said["entities"]) or "none"
+    return "\t".join(spelled(value) for value in said.values())
+
+
+def spelled(value: Any) -> str:
+    """One part of an answer."""
+    if isinstance(value, Mapping):
+        return "  ".join(f"{name} {spelled(inner)}" for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(spelled, value))
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads of each row."""
+
+    asked: tuple[str, ...]
+    """The roles that a row must have, in the order in which they are given."""
+    also: tuple[str, ...]
+    """Those that it may have."""
+    any_of: bool
+    """Whether any one of both will do."""
+    columns: Mapping[str, str]
+    """By role the column that the run read."""
+
+    def value(self, row: Mapping[str, Any], role: str) -> Any:
+        """A row's value for a role; None where it has none."""
+        place = role if role in row else self.columns.get(role, role)
+        return row.get(place)
+
+
+def inputs_of(folder: Path) -> Inputs:
+    """What the run in `folder` reads."""
+    run = RunFolder(folder)
+    return inputs_asked(run.recipe, run.description().get("inputs"))
+
+
+def inputs_asked(recipe: Recipe, read: Sequence[str] | None) -> Inputs:
+    """What a run reads whose train split had the roles `read`; None: of a run of before."""
+    task, data = recipe.task, recipe.data
+    asked = tuple(role for role in task.inputs if task.roles[role])
+    if read is None:
+        read = [*asked, *(["text_pair"] if data.text_pair else [])]
+    any_of = not asked  # then a text by itself is the first of them
+    asked = task.inputs[:1] if any_of else tuple(role for role in task.inputs if role in read)
+    also = tuple(role for role in task.inputs if role not in asked)
+    columns = {want.role: want.column for want in data.wanted(task.roles)}
+    return Inputs(asked, also, any_of, columns)
+
+
+def columns_of(chunk: Sequence[Row], first: int, inputs: Inputs) -> dict[str, list[Any]]:
+    """Rows as columns, a role each; `first` is the number of the chunk's first row.
+
+    Raises `DataError` that names a row which is empty, or is not what the run reads.
+    """
+    rows = [inputs_in(row, number, inputs) for number, row in enumerate(chunk, first)]
+    there = [role for role in (*inputs.asked, *inputs.also) if any(role in row for row in rows)]
+    return {role: [row.get(role) for row in rows] for role in there}
+
+
+def inputs_in(row: Row, number: int, inputs: Inputs) -> dict[str, Any]:
+    """One row's inputs by role."""
+    asked = inputs.asked
+    if isinstance(row, Mapping):
+        known = {role: inputs.value(row, role) for role in (*asked, *inputs.also)}
+        values = {role: value for role, value in known.items() if not is_empty(value)}
+        missing = [role for role in asked if role not in values]
+        if missing and not (inputs.any_of and values):
+            what = "is empty" if len(asked) == 1 else f"has no {missing[0]}"
+            raise DataError(f"text {number} {what} - there is nothing to predict")
+        return values
+    parts = (row,) if isinstance(row, str) else tuple(row)
+    if len(parts) != len(asked):
+        wanted = "single texts" if len(asked) == 1 else " and ".join(asked)
+        raise DataError(f"text {number}: the run reads {wanted} (got {len(parts)}) - give those")
+    if any(map(is_empty, parts)):
+        raise DataError(f"text {number} is empty - there is nothing to predict")
+    return dict(zip(asked, parts, strict=True))
 
 
 def load_run(path: Path) -> tuple[Recipe, Assembled, list[str]]:
@@ -86,14 +179,15 @@ def load_run(path: Path) -> tuple[Recipe, Assembled, list[str]]:
     Raises `RunError` when the base model is no longer the one the run was made with.
     """
     folder = RunFolder(path)
-    recipe, said = folder.recipe, folder.description()
+    said = folder.description()
+    recipe = folder.recipe.carrying(said.get("tuned", {}))
     torch.set_num_threads(threads_of_rank(recipe.training.threads))
     source = base_of_run(folder)
     check(folder.artefact, source)
     precision = said.get("world", {}).get("precision") or resting_precision(
         recipe.training.precision
     )
-    tokenizer = load_tokenizer(source.location)
+    tokenizer = load_tokenizer(source.location, recipe.task)
     assembled = assemble(recipe, source, tokenizer, said["names"], precision, folder.artefact)
     return recipe, assembled, said["names"]
 
@@ -111,45 +205,3 @@ def base_of_run(folder: RunFolder) -> Source:
             f"one found now ({source.identity[:24]}) - put the old one back"
         )
     return source
-
-
-def predict_file(folder: Path, source: Path, to: Path | None) -> int:
-    """Score the rows of a csv file into another, its columns kept; the number of rows."""
-    recipe = RunFolder.open(folder).recipe
-    with open(source, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        wanted = [c for c in (recipe.data.text, recipe.data.text_pair) if c]
-        check_columns(source, reader.fieldnames or [], wanted)
-        if to is None:
-            return write_scored(folder, reader, wanted, sys.stdout)
-        with open(to, "w", newline="", encoding="utf-8") as out:
-            return write_scored(folder, reader, wanted, out)
-
-
-def check_columns(source: Path, there: Sequence[str], wanted: Sequence[str]) -> None:
-    """Refuse a file without the columns that the run read."""
-    for column in wanted:
-        if column not in there:
-            raise DataError(f"{source}: has no column {column!r} - {nearest(column, there)}")
-
-
-def write_scored(folder: Path, rows: Any, wanted: Sequence[str], out: Any) -> int:
-    """Write each row with its label and probabilities behind it."""
-    kept: list[Mapping[str, str]] = []
-
-    def texts() -> Iterator[Text]:
-        for row in rows:
-            kept.append(row)
-            said = [row[column] or "" for column in wanted]  # a short row has None
-            yield (said[0], said[1]) if len(said) == 2 else said[0]
-
-    writer, count = None, 0
-    for said in predictions(folder, texts()):
-        probabilities = {f"probability[{k}]": f"{v:.6f}" for k, v in said["probabilities"].items()}
-        line = {**kept.pop(0), "predicted": said["label"], **probabilities}
-        if writer is None:
-            writer = csv.DictWriter(out, list(line))
-            writer.writeheader()
-        writer.writerow(line)
-        count += 1
-    return count

@@ -100,7 +100,9 @@ def fits(recipe: Recipe, assembled: Assembled, rows: Sequence[Any]) -> bool:
             state = [optimizer_state(parameter) for parameter in trainable(module).values()]
             batch = on_device(assembled.batcher(rows), device)
             labels = batch.pop("labels")
-            loss = recipe.task.loss(module(**batch).logits, labels, recipe.training.label_smoothing)
+            task = recipe.task
+            logits = task.logits(module(**batch))
+            loss = task.loss(logits, labels, recipe.training.label_smoothing)
             loss.backward()
             return bool(state)
         except Exception as error:

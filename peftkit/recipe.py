@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from peftkit.compose import Composition, compose, parse_overrides
-from peftkit.data import FOLDING, Data
+from peftkit.data import LATER, Data, Splits
 from peftkit.errors import Fault, RecipeError, nearest, workable
 from peftkit.quantization import Quantization, Unquantized
 from peftkit.registry import Component, Settings, import_plugin, parse_settings, refusal
@@ -178,15 +178,24 @@ class Recipe(Settings):
         said["model"], said["data_identity"] = model.identity, data.identity
         for key in ("path", "name", "stand_in", "revision"):
             said["data"].pop(key, None)
-        if said["data"].get("subset") is None:  # a named one picks other rows of the same files
-            said["data"].pop("subset", None)
-        for key in FOLDING:  # without them a run keeps the name it had before there were any
-            if said["data"].get(key) is None:
-                said["data"].pop(key, None)
+        # without settings of later times a run keeps the name it had before there were any; a named
+        # subset picks other rows of the same files
+        for part, keys in ((said["data"], ("subset", *LATER)), (said["task"], self.task.later)):
+            for key in keys:
+                if part.get(key) is None:
+                    part.pop(key, None)
         said["data"].pop("kind")
         for key in WITHOUT_EFFECT:
             said["training"].pop(key)
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    def splits(self, source: Source) -> Splits:
+        """The rows of `source`, its columns as the task reads them."""
+        return self.data.load(source, self.task.roles, self.task.inputs)
+
+    def carrying(self, tuned: Mapping[str, Any]) -> Self:
+        """The recipe, whose task has what a run learned beside the weights; its digest stays."""
+        return self.model_copy(update={"task": self.task.carrying(tuned)})
 
     def lr(self) -> float:
         """The learning rate at its highest."""
@@ -261,10 +270,24 @@ def conflicts(recipe: Recipe) -> list[Fault]:
             f" - the nearest that do are {near}"
         )
         faults.append(Fault("training.micro_batch_size", what))
+    faults += what_the_task_lacks(recipe)
     if training.patience and training.evaluate == "never":
         what = "early stopping needs evaluations - set training.evaluate=epoch"
         faults.append(Fault("training.patience", what))
     return faults
+
+
+def what_the_task_lacks(recipe: Recipe) -> list[Fault]:
+    """Settings that mean nothing for the task."""
+    data, task = recipe.data, recipe.task
+    wanted = [
+        ("data.few_shot", data.few_shot, task.has_classes),
+        ("data.balance", data.balance, task.has_classes),
+        ("data.augment", data.augment, task.changes_words),
+        ("training.label_smoothing", recipe.training.label_smoothing, task.smooths),
+    ]
+    what = f"means nothing for 'task: {task.kind}' - remove it"
+    return [Fault(where, what) for where, said, meant in wanted if said and not meant]
 
 
 def cannot_run(composition: Composition, faults: Iterable[Fault]) -> RecipeError:

@@ -132,10 +132,14 @@ class RunRecord(Settings):
     """What a reader of the scores must know."""
     parameters: ParameterCount | None = None
     headline: str
+    labels: list[str] = Field(default_factory=list)
+    """The labels' names in id order; empty where the task has none."""
     scores: dict[str, Score] = Field(default_factory=dict)
     """Scores on the test split, the headline first."""
     baseline: dict[str, Score] = Field(default_factory=dict)
-    """The majority class's scores on the same rows."""
+    """The scores on the same rows of the simplest answer: always the majority class, the mean."""
+    baselines: dict[str, dict[str, Score]] = Field(default_factory=dict)
+    """The scores of further answers without training, by what they are called."""
     details: dict[str, Any] = Field(default_factory=dict)
     validation: dict[str, float | None] = Field(default_factory=dict)
     """The best evaluation during training: step, score, loss; empty where there was none."""

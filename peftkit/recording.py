@@ -21,6 +21,7 @@ from peftkit.checkpoints import (
 )
 from peftkit.display import Display
 from peftkit.errors import RunError
+from peftkit.metrics import gain
 from peftkit.recipe import Recipe
 from peftkit.run_folder import RunFolder
 from peftkit.world import World, any_rank, highest, summed
@@ -89,6 +90,10 @@ class Recorder(TrainerCallback):
 
     def count(self, inputs: dict[str, Any]) -> None:
         """Count the tokens of a micro-batch of this rank."""
+        targets = inputs.get("decoder_input_ids")
+        if targets is not None:
+            self._positions += targets.numel()
+            self._tokens += len(inputs["read_positions"])
         self._positions += inputs["input_ids"].numel()
         mask = inputs.get("attention_mask")
         self._tokens += int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
@@ -109,7 +114,8 @@ class Recorder(TrainerCallback):
         scored = [entry for entry in history if "eval_score" in entry]
         if not scored:
             return {}
-        best = max(scored, key=lambda entry: (score_of(entry), -entry["step"]))
+        metric = self.recipe.task.chosen_by
+        best = max(scored, key=lambda entry: (gain_of(entry, metric), -entry["step"]))
         return {"step": best["step"], "score": best["eval_score"], "loss": best["eval_loss"]}
 
     def go_on_from(self, facts: dict[str, Any]) -> None:
@@ -214,9 +220,10 @@ class Recorder(TrainerCallback):
         self._since = time.monotonic()
 
 
-def score_of(entry: dict[str, Any]) -> float:
-    """An evaluation's score; one that is undefined counts as the worst."""
-    return float("-inf") if entry["eval_score"] is None else float(entry["eval_score"])
+def gain_of(entry: dict[str, Any], metric: str) -> float:
+    """How good an evaluation's score is; one that is undefined counts as the worst."""
+    score = entry["eval_score"]
+    return float("-inf") if score is None else gain(metric, float(score))
 
 
 def due(every: int | str, state: TrainerState, epoch_ends: bool) -> bool:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from peftkit.recipe import Recipe
 from peftkit.world import without_launcher
 
 LARGEST_RELOAD_DIFFERENCE = 1e-5
-"""Of probabilities, between the trained model and its artefact loaded elsewhere on this machine."""
+"""Of outputs (probabilities, ...): the trained model and its artefact loaded elsewhere here."""
 PROBED_ROWS = 8
 
 
@@ -27,9 +28,9 @@ def reload_difference(recipe: Recipe, assembled: Assembled, examples: Any, folde
     Raises `RunError` where the artefact cannot be loaded.
     """
     rows = [dict(examples[index]) for index in range(min(PROBED_ROWS, len(examples)))]
-    (_, probabilities, _), *_ = forward(assembled, recipe.task, rows, [range(len(rows))])
+    outputs = probed(recipe, assembled, rows)
     probe = folder / "reload.json"
-    probe.write_text(json.dumps({"rows": rows, "probabilities": probabilities.tolist()}))
+    probe.write_text(json.dumps({"rows": rows, "outputs": outputs.tolist()}))
     # where the parent found its modules, plug-ins too
     places = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
     done = subprocess.run(
@@ -45,12 +46,18 @@ def reload_difference(recipe: Recipe, assembled: Assembled, examples: Any, folde
 
 
 def main(path: Path) -> float:
-    """Largest difference between the run's own probabilities and the reloaded artefact's."""
+    """Largest difference between the run's own outputs and the reloaded artefact's."""
     probe = json.loads((path / "reload.json").read_text())
     recipe, assembled, _ = load_run(path)
     rows = probe["rows"]
-    (_, probabilities, _), *_ = forward(assembled, recipe.task, rows, [range(len(rows))])
-    return float(np.abs(probabilities - np.asarray(probe["probabilities"])).max())
+    outputs = probed(recipe, assembled, rows)
+    return float(np.abs(outputs - np.asarray(probe["outputs"])).max(initial=0.0))
+
+
+def probed(recipe: Recipe, assembled: Assembled, rows: Sequence[Any]) -> np.ndarray:
+    """What the task keeps of the model's word on the rows, one behind the other."""
+    (said,) = forward(assembled, recipe.task, rows, [range(len(rows))])
+    return np.concatenate([np.ravel(output) for output in said.outputs])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from peftkit.errors import DataError, RunError, nearest
 from peftkit.model import Assembled
-from peftkit.predicting import Text, columns_of, load_run, predicted
+from peftkit.predicting import Inputs, Row, columns_of, inputs_of, load_run, predicted
 from peftkit.proof import fingerprint
 from peftkit.recipe import Recipe
 from peftkit.run_folder import RunFolder
@@ -24,6 +24,7 @@ class Held:
     recipe: Recipe
     assembled: Assembled
     labels: list[str]
+    inputs: Inputs
 
 
 class SharedBase:
@@ -61,15 +62,15 @@ class SharedBase:
         recipe, assembled, labels = load_run(folder)
         self._share(assembled.module)
         self._base = identity
-        self._held[folder.name] = Held(recipe, assembled, labels)
+        self._held[folder.name] = Held(recipe, assembled, labels, inputs_of(folder))
 
     @property
     def runs(self) -> list[str]:
         """The names of the runs that are held."""
         return list(self._held)
 
-    def predict(self, texts: Iterable[Text], runs: str | Sequence[str]) -> list[dict[str, Any]]:
-        """Label, probabilities and run of each text; `runs` names one for all, or one a text.
+    def predict(self, texts: Iterable[Row], runs: str | Sequence[str]) -> list[dict[str, Any]]:
+        """What is said of each text (or row), and its run; `runs` names one for all, or one a text.
 
         Rows of the same run go through the model together. Raises `RunError` for a name that is not
         held, `DataError` where there are not as many names as texts.
@@ -88,8 +89,8 @@ class SharedBase:
             found.update(zip(rows, ({**said, "run": name} for said in answers), strict=True))
         return [found[index] for index in range(len(chosen))]
 
-    def _answers(self, held: Held, texts: list[Text]) -> Iterable[dict[str, Any]]:
-        columns = columns_of(texts, 1, pairs=held.recipe.data.text_pair is not None)
+    def _answers(self, held: Held, texts: list[Row]) -> Iterable[dict[str, Any]]:
+        columns = columns_of(texts, 1, held.inputs)
         return predicted(held.recipe, held.assembled, held.labels, columns)
 
     def _share(self, module: nn.Module) -> None:

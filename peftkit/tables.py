@@ -39,10 +39,9 @@ def record_rows(record: "RunRecord") -> list[dict[str, str]]:
     for name, score in record.scores.items():
         if "[" not in name:
             rows.append((name, interval(score)))
-    if record.headline in record.baseline:
-        rows.append(
-            (f"{record.headline}, majority class", interval(record.baseline[record.headline]))
-        )
+    for name, scores in (record.baselines or {"majority class": record.baseline}).items():
+        if record.headline in scores:
+            rows.append((f"{record.headline}, {name}", interval(scores[record.headline])))
     if record.cost is not None:
         cost = record.cost
         rows.append(

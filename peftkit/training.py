@@ -37,6 +37,7 @@ from peftkit.record import Proof
 from peftkit.recording import Hopeless, Recorder
 from peftkit.run_folder import RunFolder
 from peftkit.strategies import Companion, trainable
+from peftkit.tasks import Given
 from peftkit.trainer_arguments import trainer_arguments
 from peftkit.world import World, say, share_of_batch
 
@@ -64,10 +65,11 @@ def fit(
     examples: Any,
     folder: RunFolder,
     world: World,
+    validation: Given,
     hopeless: Hopeless | None = None,
 ) -> Outcome:
     """Train `assembled` by the recipe, from the last whole checkpoint in `folder` if there is one,
-    until its steps are done or it is `hopeless`.
+    until its steps are done or it is `hopeless`, judged on `validation`.
 
     Raises `RunStopped` after a signal, `RunError` when the loss is not a number or the recipe asks
     for more than the data has.
@@ -78,7 +80,7 @@ def fit(
     recipe.strategy.prepare(assembled.module, lambda: first_batches(recipe, assembled, examples))
     witness = Witness(assembled.module)
     micro = fitting_micro_batch(recipe, assembled, examples["train"], share, folder, world)
-    loop = Loop(recipe, assembled, examples, folder, world, micro, share // micro)
+    loop = Loop(recipe, assembled, examples, folder, world, micro, share // micro, validation)
     loop.recorder.hopeless = hopeless
     loop.go_on()
     recorder, state = loop.recorder, loop.state
@@ -145,6 +147,7 @@ class Loop(Trainer):
         world: World,
         micro: int,
         accumulation: int,
+        validation: Given,
     ) -> None:
         training, train = recipe.training, examples["train"]
         self.recipe, self.assembled, self.folder, self.world = recipe, assembled, folder, world
@@ -154,6 +157,7 @@ class Loop(Trainer):
             training.seed,
             training.order == "length_grouped",
         )
+        self.validation = validation
         self.masters: MasterAdamW
         self.companion: Companion | None = None
         self.last_loss = 0.0
@@ -203,7 +207,8 @@ class Loop(Trainer):
     def loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
         """The task's loss, averaged over all examples of the optimizer step."""
         smoothing = self.recipe.training.label_smoothing
-        total = self.recipe.task.loss(outputs.logits, labels, smoothing)
+        task = self.recipe.task
+        total = task.loss(task.logits(outputs), labels, smoothing)
         mean: torch.Tensor = total / num_items_in_batch
         if self.companion is None:
             return mean
@@ -266,20 +271,14 @@ class Loop(Trainer):
         started = time.monotonic()
         task = self.recipe.task
         found = predict(self.assembled, task, self.eval_dataset, self.world)
-        scored = task.score(found, self.class_names, majority=0, resamples=0)
-        metrics: Any = {"eval_score": scored.scores[task.headline].value, "eval_loss": found.loss}
+        scored = task.score(found, self.validation)
+        metrics: Any = {"eval_score": scored.scores[task.chosen_by].value, "eval_loss": found.loss}
         self.recorder.paused(time.monotonic() - started)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics  # type: ignore[no-any-return]
-
-    @property
-    def class_names(self) -> list[str]:
-        """The labels' names in id order, as the model's configuration has them."""
-        labels: Any = self.assembled.module.config.id2label  # type: ignore[union-attr]
-        return [labels[index] for index in sorted(labels)]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What trains and nothing else, for every strategy alike (the Trainer would save whole

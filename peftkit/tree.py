@@ -131,13 +131,13 @@ def training_of(branch: Branch) -> str:
     return "shared with one above"
 
 
-def tell_tree(recipe: "Recipe", as_json: bool) -> None:
+def show_tree(recipe: "Recipe", as_json: bool) -> None:
     """Print the modules of the recipe's adapted model."""
     tree = module_tree(recipe)
     if as_json:
         print(json.dumps(tree.nested(), indent=1))
-        return
-    print_tree(tree)
+    else:
+        print_tree(tree)
 
 
 def print_tree(branch: Branch) -> None:

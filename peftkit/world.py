@@ -236,6 +236,18 @@ def without_launcher() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in ranks and not k.startswith(others)}
 
 
+def surroundings(world: World) -> dict[str, Any]:
+    """What must be the same for a run to go on bit for bit."""
+    return {
+        "ranks": world.size,
+        "threads": world.threads,
+        "precision": world.precision,
+        "sharding": world.sharding,
+        "device": "cpu" if world.device.startswith("cpu") else world.device,
+        "torch": importlib.metadata.version("torch"),
+    }
+
+
 def versions() -> dict[str, str]:
     """Versions of Python, peftkit and the libraries that can change a result."""
     found = {"python": platform.python_version()}

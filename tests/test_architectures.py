@@ -352,7 +352,7 @@ class Rephrasing(Task):
     peft_type: ClassVar[str] = "SEQ_2_SEQ_LM"
     trains_head: ClassVar[bool] = False
 
-    def auto_class(self) -> Any:
+    def auto_class(self, config: Any = None) -> Any:
         return AutoModelForSeq2SeqLM
 
 

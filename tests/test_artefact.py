@@ -13,9 +13,12 @@ import torch
 
 import peftkit
 from peftkit.artefact import SEAL, check, seal
+from peftkit.card import model_card
 from peftkit.errors import RunError
+from peftkit.record import RunRecord
 from peftkit.sources import base_fingerprint, find_model
 from peftkit.tables import record_rows
+from peftkit.tasks import Task
 from toys import NAMES, assembled, toy
 
 SETTINGS = (
@@ -166,3 +169,33 @@ def test_the_card_of_what_peftkit_alone_loads_says_so(tmp_path: Path) -> None:
     card = (trained(tmp_path, "adapter") / "artefact" / "README.md").read_text()
     assert "library_name: peftkit\n" in card
     assert "PeftModel" not in card
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "loader", "example"),
+    [
+        ("tagging", "tiny-bert", "AutoModelForTokenClassification", '["..."]'),
+        ("question_answering", "tiny-bert", "AutoModelForQuestionAnswering", '[("...", "...")]'),
+        ("instructions", "tiny-llama", "AutoModelForCausalLM", '["..."]'),
+        ("translation", "tiny-t5", "AutoModelForSeq2SeqLM", '["..."]'),
+        ("regression", "tiny-bert", "AutoModelForSequenceClassification", '["..."]'),
+    ],
+)
+def test_a_card_loads_by_the_class_of_its_task(
+    task: str, model: str, loader: str, example: str, run: Path
+) -> None:
+    said = json.loads((run / "record.json").read_text())
+    said["recipe"] |= {"task": {"kind": task}, "model": model}
+    said["model"] = find_model(model).model_dump()
+    low = {"low": None, "high": None, "n": 9}
+    said |= {
+        "headline": "rmse",
+        "scores": {"rmse": {"value": 0.5, **low}},
+        "baselines": {"untuned": {"rmse": {"value": 2.0, **low}}},
+    }
+    card = model_card(RunRecord.model_validate(said))
+    assert f"import {loader}, " in card or f"import {loader}\n" in card
+    assert f'peftkit.predict("FOLDER_OF_THE_RUN", {example})' in card
+    assert f"pipeline_tag: {Task.kinds()[task].pipeline_tag}\n" in card
+    assert "| rmse (less is better) | 0.5000, n = 9 |" in card
+    assert "| rmse, untuned | 2.0000, n = 9 |" in card

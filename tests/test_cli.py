@@ -68,7 +68,7 @@ def test_a_misspelt_recipe_is_told_the_nearest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ([], "error: no recipe is named - say recipe=NAME, one of adapter_imdb, "),
+        ([], "error: no recipe is named - say recipe=NAME, one of adapter_"),
         (["recipe="], "error: no recipe is named - say recipe=NAME"),
         (["recipe=a", "recipe=b"], "error: recipe= is given 2 times - say recipe=NAME"),
         (["recipe=lora_imdb", "strategy.r"], "strategy.r: is not of the form key=value"),

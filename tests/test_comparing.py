@@ -22,7 +22,7 @@ import pytest
 from commands import peftkit
 from peftkit.comparing.jobs import Outcome
 from peftkit.comparing.settings import Budget, load_comparison
-from peftkit.comparing.tuning import Search, hopeless_pruner
+from peftkit.comparing.tuning import Search, hopeless_pruner, pruner_of
 from peftkit.comparing.workers import ATTEMPTS, Crew
 from peftkit.record import RunRecord, read_record
 from peftkit.reporting import Report
@@ -306,6 +306,32 @@ def test_the_first_trial_is_never_given_up() -> None:
     trial = study.ask({"lr": optuna.distributions.FloatDistribution(9, 9)})
     trial.report(0.01, 10)
     assert not trial.should_prune()
+
+
+@pytest.mark.parametrize(
+    ("task", "best"), [("{kind: regression, metric: rmse}", 0), ("classification", 2)]
+)
+def test_the_rate_with_the_better_score_is_chosen_whichever_way_that_is(
+    task: str, best: int, tmp_path: Path
+) -> None:
+    (tmp_path / "small.yaml").write_text(FILE)
+    recipe = load_comparison(tmp_path / "small.yaml", [f"task={task}"]).ways[1].recipe
+    found = Search(recipe, Budget(trials=3), {"train": 84, "validation": 12}, tmp_path)
+    study, rates = found.study("digest"), found.rates()
+    for rate, score in zip(rates, (0.3, 0.5, 0.7), strict=True):
+        trial = study.ask({"lr": optuna.distributions.FloatDistribution(rate, rate)})
+        trial.set_user_attr("score", score)
+        study.tell(trial, score)
+    tuning = found.tuning_of(study)
+    assert tuning.chosen == rates[best] and tuning.metric == recipe.task.chosen_by
+    assert study.best_trial.number == best
+
+
+def test_trials_are_given_up_for_shares_of_hits_alone() -> None:
+    for metric in ("bits_per_byte", "rmse[price]", "spearman", "chrf"):
+        assert isinstance(pruner_of(metric, 200), optuna.pruners.NopPruner)
+    for metric in ("accuracy", "f1", "f1[PER]"):
+        assert not isinstance(pruner_of(metric, 200), optuna.pruners.NopPruner)
 
 
 @pytest.mark.slow

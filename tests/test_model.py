@@ -104,7 +104,7 @@ def test_dropout_that_the_model_does_not_have_is_refused(
     monkeypatch.setattr("peftkit.model.first_position", lambda _: 0)
     recipe = toy("tiny-llama", "training.dropout=0.1")
     monkeypatch.setattr(
-        type(recipe.task), "auto_class", lambda _: type("", (), {"_model_mapping": {Dry: 1}})
+        type(recipe.task), "auto_class", lambda *_: type("", (), {"_model_mapping": {Dry: 1}})
     )
     with pytest.raises(RecipeError, match=r"'llama' has no dropout \(got 0.1\) - use 0 or auto"):
         configure(recipe, str(tmp_path), NAMES)

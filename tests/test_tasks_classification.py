@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -97,10 +98,55 @@ def test_the_loss_leaves_unknown_labels_out() -> None:
 
 
 def test_probabilities_add_up_to_one() -> None:
-    found = TASK.probabilities(torch.tensor([[2.0, 0.0], [0.0, 1.0]]).bfloat16())
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.sum(-1), torch.ones(2))
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]]).bfloat16()
+    found = np.stack(TASK.outputs(logits, torch.tensor([0, 1]), [1, 1]))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-6)
 
 
 def test_the_task_is_found_by_its_name() -> None:
     assert Task.parse({"kind": "classification", "metric": "mcc"}, "task").headline == "mcc"
+
+
+def weighted(weights: Any, names: tuple[str, ...] | None = None, **labels: list[str]) -> Any:
+    """The task with what it learned of the splits."""
+    given = splits(names, **labels)
+    for split in ("train", "validation", "test"):
+        setattr(given, split, Rows(getattr(given, split)))
+    task = Task.parse({"kind": "classification", "class_weights": weights}, "task")
+    task.label_names(given)
+    return task.carrying(task.learned(given))
+
+
+def test_balanced_weights_let_every_class_count_the_same() -> None:
+    labels = ["a"] * 6 + ["b"] * 3 + ["c"]
+    task = weighted("balanced", train=labels)
+    weights = task.carried["class_weights"]
+    assert [6 * weights[0], 3 * weights[1], weights[2]] == pytest.approx([10 / 3] * 3)
+    assert task.remarks(task.carried) == (
+        "losses are weighted by class, in the order of their ids: 0.5556, 1.111, 3.333",
+    )
+    assert weighted("none", train=labels).carried == {} == TASK.carried
+    assert TASK.remarks({}) == ()
+
+
+def test_the_weighted_loss_over_all_of_train_is_the_librarys_weighted_mean() -> None:
+    chance = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 6 + [1] * 3 + [2])
+    logits = torch.randn(10, 3, generator=chance)
+    given = {"a": 1.0, "b": 2.0, "c": 7.0}
+    task = weighted(given, train=["a"] * 6 + ["b"] * 3 + ["c"])
+    expected = torch.nn.functional.cross_entropy(
+        logits, labels, weight=torch.tensor([1.0, 2.0, 7.0]), reduction="mean"
+    )
+    assert (task.loss(logits, labels, 0.0) / 10).item() == pytest.approx(expected.item())
+    parts = sum(task.loss(logits[i : i + 5], labels[i : i + 5], 0.0).item() for i in (0, 5))
+    assert parts == pytest.approx(task.loss(logits, labels, 0.0).item())
+    unknown = torch.cat([labels, torch.tensor([-1])])
+    more = torch.cat([logits, torch.ones(1, 3)])
+    assert torch.equal(task.loss(more, unknown, 0.0), task.loss(logits, labels, 0.0))
+
+
+def test_weights_name_every_class() -> None:
+    with pytest.raises(DataError, match=r"should weigh a, b \(got a, x\) - give each of them"):
+        weighted({"a": 1.0, "x": 2.0}, train=["a", "b"])

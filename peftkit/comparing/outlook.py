@@ -83,11 +83,11 @@ def looked(ways: Sequence[Way], budget: Budget, model: Source, data: Source) -> 
 
     recipe = ways[0].recipe
     world = World.enter(recipe.training)
-    splits = recipe.data.load(data, recipe.task.roles)
+    splits = recipe.splits(data)
     rows = {split: len(getattr(splits, split)) for split in ("train", "validation", "test")}
     check_rows(rows, budget)
     names = recipe.task.label_names(splits)
-    examples = encode(recipe, splits, load_tokenizer(model.location), model, names)
+    examples = encode(recipe, splits, load_tokenizer(model.location, recipe.task), model, names)
     lengths = list(examples["train"]["length"])
     speed = operations_a_second(world.precision)
     ground = Ground(model, tuple(names), lengths, speed, world.precision)

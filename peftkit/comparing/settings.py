@@ -58,7 +58,8 @@ class Comparison(Settings):
     reference: str | None = None
     """The strategy that the others are compared with; null: full fine-tuning."""
     margin: NonNegativeFloat = 0.01
-    """What a cheaper strategy may lose and still be shipped."""
+    """What a cheaper strategy may lose and still be shipped: a share of the perfect score, or of
+    the reference's where there is none (perplexity, RMSE)."""
 
     @field_validator("seeds")
     @classmethod

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit.attempt import Attempt, Material
 from peftkit.comparing.settings import Budget
 from peftkit.errors import DiskError, RunError, RunStopped
+from peftkit.metrics import PERCENT, SMOOTH, gain, plain_name
 from peftkit.planning import planned_steps
 from peftkit.recipe import Recipe
 from peftkit.record import RunRecord, Trial, Tuning
@@ -24,7 +25,8 @@ EVALUATIONS = 4
 """Of a trial: after each but the last it may be given up."""
 HOPELESS = 2.0
 """Standard errors of the difference of two shares, on the validation rows: a trial further below
-the best of those before it is given up."""
+the best of those before it is given up. Of scores that are no shares of hits (perplexity, RMSE, a
+correlation) no such error is known beforehand, and every trial is finished."""
 
 
 class RateTrial(Attempt):
@@ -49,6 +51,11 @@ class Search:
     """The runs' own, by split: the trials are scored on the same validation rows."""
     root: Path
     """The comparison's folder, which has Optuna's journal; trials run below it."""
+
+    @property
+    def metric(self) -> str:
+        """The score on the validation split that rates are chosen by."""
+        return self.recipe.task.chosen_by
 
     def rates(self) -> list[float]:
         """The rates to try, the default first."""
@@ -100,8 +107,8 @@ class Search:
                 JournalFileBackend(path, JournalFileOpenLock(path))
             ),
             study_name=f"{self.recipe.name}-{digest[:8]}",
-            pruner=hopeless_pruner(self.rows["validation"]),
-            direction="maximize",
+            pruner=pruner_of(self.metric, self.rows["validation"]),
+            direction="maximize" if gain(self.metric, 1.0) > 0 else "minimize",
             load_if_exists=True,
         )
 
@@ -160,10 +167,14 @@ class Search:
             )
             for rate, trial in trials.items()
         ]
-        finished = [(t.score, t.default, t.lr) for t in found if t.status == "finished"]
+        finished = [
+            (gain(self.metric, t.score), t.default, t.lr)
+            for t in found
+            if t.status == "finished" and t.score is not None
+        ]
         best = max(finished, default=None)
         return Tuning(
-            metric=self.recipe.task.headline,
+            metric=self.metric,
             rows=self.budget.rows or self.rows["train"],
             trials=found,
             chosen=best[2] if best else default,
@@ -177,6 +188,15 @@ def tried(study: "optuna.Study") -> "dict[float, optuna.trial.FrozenTrial]":
         for trial in study.trials
         if trial.state.is_finished() and "lr" in trial.params
     }
+
+
+def pruner_of(metric: str, rows: int) -> "optuna.pruners.BasePruner":
+    """What gives hopeless trials up, where it can be known that they are."""
+    import optuna
+
+    if plain_name(metric) in SMOOTH | PERCENT:
+        return optuna.pruners.NopPruner()
+    return hopeless_pruner(rows)
 
 
 def hopeless_pruner(rows: int) -> "optuna.pruners.BasePruner":

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,9 +17,10 @@ from pydantic import (
     field_validator,
 )
 
+from peftkit.data.augmentation import Augment
 from peftkit.data.folding import GROUP, Fold, fold_of
-from peftkit.data.layout import layout_of
-from peftkit.data.preflight import Wanted
+from peftkit.data.layout import SplitName, layout_of, taken_as
+from peftkit.data.preflight import Need, Wanted
 from peftkit.data.reading import Found, read
 from peftkit.data.splits import Drawing, Limit, Splits, arrange
 from peftkit.errors import DataError, Fault, nearest
@@ -28,9 +29,12 @@ from peftkit.sources import Source
 
 __all__ = ["Data", "Limit", "Splits"]
 
-# settings that by themselves change no row
 FOLDING = ("fold", "folds", "group")
-"""Settings of cross-validation: no part of what names rows or a run where they are not set."""
+"""Settings of cross-validation."""
+LATER = (*FOLDING, "splits", "few_shot", "balance", "augment")
+"""Settings that came after the first records: no part of what names rows or a run where they are
+not set."""
+# settings that by themselves change no row
 _NOT_ROWS = {"kind", "path", "name", "revision", "stand_in", "max_length", "truncation"}
 
 
@@ -81,6 +85,15 @@ class Data(Component):
     """Cross-validation: all labelled rows are dealt into so many folds, by label and by `seed`."""
     group: str | None = None
     """Column whose rows of one value share a fold (an author, a document)."""
+    splits: dict[SplitName, SplitName] | None = None
+    """Which split of the files is taken as which: {test: validation} scores the official validation
+    split, leaves the official test out and carves what is chosen on from train."""
+    few_shot: PositiveInt | None = None
+    """So many rows of each class are learned from, drawn by `seed`."""
+    balance: Literal["oversample"] | None = None
+    """oversample: rows of rarer classes are learned from again, until each has as many."""
+    augment: Augment | None = None
+    """Copies of training rows with changed words, to be learned from too."""
 
     @field_validator("folds")
     @classmethod
@@ -107,8 +120,9 @@ class Data(Component):
         """
         raise NotImplementedError
 
-    def load(self, source: Source, roles: Mapping[str, bool]) -> Splits:
-        """The rows of `source`, with a column for each of `roles` (role -> must it be there?).
+    def load(self, source: Source, roles: Mapping[str, Need], inputs: Sequence[str] = ()) -> Splits:
+        """The rows of `source`, with a column for each of `roles` (role -> must it be there?);
+        rows with the same `inputs` count as the same (without any: with the same texts).
 
         Raises one `DataError` that names everything wrong with the files.
         """
@@ -120,7 +134,10 @@ class Data(Component):
             found = replace(found, notes=(source.note, *found.notes))
         if data.folds is not None and data.fold is not None:
             found = fold_of(found, Fold(data.fold, data.folds), data.seed)
-        drawing = Drawing(data.validation, data.test, data.limit, data.seed, data.overlap)
+        drawing = Drawing(
+            data.validation, data.test, data.limit, data.seed, data.overlap, data.few_shot,
+            data.balance == "oversample", data.augment, inputs,
+        )  # fmt: skip
         return arrange(found, drawing, data.key(source, wanted))
 
     def as_in(self, source: Source) -> "Data":
@@ -130,9 +147,13 @@ class Data(Component):
     def found(self, source: Source, wanted: list[Wanted]) -> Found:
         """The splits as they stand in the files of `source`."""
         layout = layout_of(Path(source.location), getattr(self, "subset", None))
+        layout = layout._replace(files=taken_as(layout.files, self.splits))
+        if self.splits:
+            told = ", ".join(f"{theirs} as {ours}" for ours, theirs in self.splits.items())
+            layout.notes.append(f"of the official splits is taken {told} (data.splits)")
         return read(layout, wanted, self.labels, source.identity)
 
-    def wanted(self, roles: Mapping[str, bool]) -> list[Wanted]:
+    def wanted(self, roles: Mapping[str, Need]) -> list[Wanted]:
         """The columns to read for `roles`; raises `DataError` for settings that no role uses."""
         unused = [role for role in self.columns if role not in roles]
         faults = [
@@ -147,7 +168,7 @@ class Data(Component):
             raise DataError("the data does not suit the task:", faults)
         columns = {role: self._column(role) for role in roles}
         found = [
-            Wanted(role, column, needed=roles[role] or self._is_set(role))
+            Wanted(role, column, bool(roles[role]) or self._is_set(role), roles[role] == "blank")
             for role, column in columns.items()
             if column
         ]
@@ -155,7 +176,7 @@ class Data(Component):
 
     def key(self, source: Source, wanted: list[Wanted]) -> str:
         """A hash of the rows: of the content of `source`, and of every setting that picks rows."""
-        unset = {name for name in FOLDING if getattr(self, name) is None}
+        unset = {name for name in LATER if getattr(self, name) is None}
         settings: dict[str, Any] = self.model_dump(mode="json", exclude=_NOT_ROWS | unset)
         settings["roles"] = {want.role: want.column for want in wanted}
         parts = json.dumps([source.identity, settings], sort_keys=True)

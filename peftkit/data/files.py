@@ -12,7 +12,7 @@ class Files(Data):
 
     kind: Literal["files"] = "files"
     path: str
-    """File or folder (csv, tsv, json, jsonl, parquet)."""
+    """File or folder (csv, tsv, json, jsonl, parquet; conll, conllu, iob, iob2, bio)."""
     subset: str | None = None
     """Folder below `path` to read, where there are several."""
 

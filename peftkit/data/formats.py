@@ -6,6 +6,11 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from peftkit.data.nested import flattened, is_nested
+
+COLUMNS_OF_WORDS = (".conll", ".conllu", ".iob", ".iob2", ".bio")
+"""Endings of files with a word a line (see `peftkit.data.conll`)."""
+
 
 class Record(NamedTuple):
     """One row of a file."""
@@ -51,6 +56,8 @@ def records(path: Path, wanted: Collection[str] | None = None) -> Iterator[Recor
     """The rows of `path`, and the places that cannot be read; of parquet only `wanted` columns."""
     readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _json_lines, ".json": _json}
     suffix = path.suffix.lower()
+    if suffix in COLUMNS_OF_WORDS:
+        return _words_in_lines(path)
     return _parquet(path, wanted) if suffix == ".parquet" else readers[suffix](path)
 
 
@@ -136,9 +143,11 @@ def _record(value: object, place: str) -> Record | Flaw:
 def _json(path: Path) -> Iterator[Record | Flaw]:
     """Either one list of objects, or an object a line."""
     first = next((line.strip() for line in _Lines(path) if line.strip()), "")
-    if not first.startswith("[") and isinstance(_parsed(first, ""), Record):
-        yield from _json_lines(path)
-        return
+    if not first.startswith("["):
+        whole = _parsed(first, "")
+        if isinstance(whole, Record) and not is_nested(whole.values):
+            yield from _json_lines(path)
+            return
     lines = _Lines(path)
     text = "".join(lines)
     yield from lines.new_flaws()
@@ -152,10 +161,23 @@ def _json(path: Path) -> Iterator[Record | Flaw]:
 
 def _rows_in(value: object) -> list[object]:
     """The rows of a parsed json file: a list, or the one list that an object holds ('data')."""
+    if is_nested(value):
+        return list(flattened(value))
     if isinstance(value, dict):
         lists = [inner for inner in value.values() if isinstance(inner, list)]
         return lists[0] if len(lists) == 1 else [value]
     return value if isinstance(value, list) else [value]
+
+
+def _words_in_lines(path: Path) -> Iterator[Record | Flaw]:
+    """A word a line with its tags, as CoNLL's shared tasks give them."""
+    from peftkit.data.conll import sentences
+
+    lines = _Lines(path)
+    for sentence in sentences(lines, universal=path.suffix.lower() == ".conllu"):
+        yield from lines.new_flaws()
+        yield sentence
+    yield from lines.new_flaws()
 
 
 def _parquet(path: Path, wanted: Collection[str] | None) -> Iterator[Record | Flaw]:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from peftkit.data import FOLDING, Data
+from peftkit.data import LATER, Data
 from peftkit.data.wheel import Wheel, pinned_dataset
 from peftkit.errors import DataError
 from peftkit.sources import Absent, Source, find_dataset
@@ -41,9 +41,8 @@ class Hub(Data):
         """A stand-in has its own columns and labels, and is drawn like what it stands in for."""
         if not source.stand_in:
             return self
-        shared = self.model_dump(
-            include={"max_length", "validation", "test", "limit", "seed", "overlap", *FOLDING}
-        )
+        drawn = {"max_length", "validation", "test", "limit", "seed", "overlap", *LATER}
+        shared = self.model_dump(include=drawn - {"splits"})  # those of other files
         return Wheel.model_validate({**shared, "name": source.used})
 
     def _standing_in(self, name: str, absent: Absent) -> Source:

@@ -1,12 +1,12 @@
 """Which files of a folder make which split."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from peftkit.errors import DataError, nearest
+from peftkit.errors import DataError, Fault, nearest
 from peftkit.sources import data_files
 
 _WORDS = {
@@ -14,6 +14,10 @@ _WORDS = {
     "validation": {"validation", "valid", "val", "valset", "dev", "devset", "development"},
     "test": {"test", "testing", "testset", "testdata", "eval", "evaluation"},
 }
+
+
+SplitName = Literal["train", "validation", "test"]
+Held = TypeVar("Held")
 
 
 class Layout(NamedTuple):
@@ -43,6 +47,30 @@ def layout_of(location: Path, subset: str | None) -> Layout:
     layout = _by_name(location, chosen)
     _require_one_format(layout)
     return layout
+
+
+def taken_as(
+    splits: dict[str, Held], wanted: Mapping[SplitName, SplitName] | None
+) -> dict[str, Held]:
+    """The splits by the names under which they are `wanted` (ours -> theirs); of the others those
+    stay that are neither replaced nor moved.
+
+    Raises `DataError` for a split that is not there, or where none is left to learn from.
+    """
+    if not wanted:
+        return splits
+    gone = {*wanted, *wanted.values()}
+    faults = [
+        Fault(f"data.splits.{ours}", f"there is no {theirs!r} split - {nearest(theirs, splits)}")
+        for ours, theirs in wanted.items()
+        if theirs not in splits
+    ]
+    if not faults and "train" in gone - set(wanted):
+        faults = [Fault("data.splits", "leaves nothing to learn from - name a split as train")]
+    if faults:
+        raise DataError("the data has other splits:", faults)
+    kept = {name: held for name, held in splits.items() if name not in gone}
+    return kept | {str(ours): splits[theirs] for ours, theirs in wanted.items()}
 
 
 def split_of(path: Path, base: Path) -> str | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from peftkit.data.formats import Flaw, class_names, columns_of, records
 from peftkit.errors import Fault, nearest
@@ -12,12 +12,18 @@ _MOST_LABELS = 1000
 _TEXT_ROLES = ("text", "text_pair")
 
 
+Need = bool | Literal["blank"]
+"""Whether a task must have a role; blank: its cells may be empty, but not missing."""
+
+
 class Wanted(NamedTuple):
     """A column that is to be read: for which role of the task, and whether it must be there."""
 
     role: str
     column: str
     needed: bool
+    blank: bool = False
+    """Whether an empty cell says something: that a text has none of the labels."""
 
     @property
     def setting(self) -> str:
@@ -44,6 +50,11 @@ class Places:
         return ", ".join(self.first) + more
 
 
+def rows_at(places: Places) -> str:
+    """How many rows, and which first."""
+    return f"{places.count} {'row' if places.count == 1 else 'rows'} ({places})"
+
+
 @dataclass
 class Survey:
     """What one pass over one file found."""
@@ -57,6 +68,8 @@ class Survey:
     labels: set[str] = field(default_factory=set)
     fractional: bool = False
     """Whether any label is a number with a fraction's type, as in a regression."""
+    worded: bool = False
+    """Whether any label is no number."""
 
     @property
     def unlabelled(self) -> bool:
@@ -107,14 +120,29 @@ def is_empty(value: Any) -> bool:
         return not value.strip()
     if isinstance(value, (list, Mapping)):
         return not value
+    return is_missing(value)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether there is no cell: null, or not a number."""
     return value is None or value != value
 
 
+def is_number(value: Any) -> bool:
+    """Whether a label says a number, be it as text."""
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
 def _note(found: Survey, want: Wanted, value: Any, place: str) -> None:
-    if is_empty(value):
+    if is_missing(value) if want.blank else is_empty(value):
         found.empty.setdefault(want.role, Places()).add(place)
     elif want.role == "label" and isinstance(value, (str, int, float)):
         found.fractional |= isinstance(value, float)
+        found.worded |= not is_number(value)
         if len(found.labels) < _MOST_LABELS:
             found.labels.add(str(value))
 

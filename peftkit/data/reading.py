@@ -51,6 +51,8 @@ class Reading:
         if value is None or role not in STRINGS:
             return value
         if role == "label":
+            if isinstance(value, (list, tuple)):
+                return [str(each) for each in value]
             return float(value) if self.fractional else self.renamed.get(str(value), str(value))
         return str(value)
 
@@ -70,7 +72,8 @@ def read(layout: Layout, wanted: list[Wanted], labels: list[str] | None, identit
     there = {column for s in everything for column in s.columns}
     reading = Reading(
         columns={want.role: want.column for want in wanted if want.column in there},
-        fractional=any(s.fractional for s in everything),
+        # with words among them they are read as they stand, for the task to say which
+        fractional=any(s.fractional for s in everything) and not any(s.worded for s in everything),
         renamed=_renaming(everything, labels),
     )
     splits = {split: _dataset(layout, split, reading, identity) for split in surveys}
@@ -159,7 +162,7 @@ def _rows(files: list[tuple[str, str]], reading: Reading) -> Iterator[dict[str, 
 def _features(files: list[tuple[str, str]], reading: Reading) -> datasets.Features:
     """Text for texts and labels; for other roles what their first thousand values are."""
     import pyarrow as pa
-    from datasets import Features, Value
+    from datasets import Features, List, Value
     from datasets.features.features import generate_from_arrow_type
 
     sample = list(islice(_rows(files, reading), 1000))
@@ -169,4 +172,6 @@ def _features(files: list[tuple[str, str]], reading: Reading) -> datasets.Featur
         fixed = "float64" if role == "label" and reading.fractional else "string"
         plain = role in STRINGS or pa.types.is_null(inferred)
         kinds[role] = Value(fixed) if plain else generate_from_arrow_type(inferred)
+        if role == "label" and pa.types.is_list(inferred):
+            kinds[role] = List(Value("string"))
     return Features(kinds)

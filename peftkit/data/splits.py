@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import PositiveInt
 
+from peftkit.data.augmentation import Augment, augmented
 from peftkit.data.reading import Found
 from peftkit.errors import DataError, Fault
 from peftkit.registry import Settings
@@ -46,7 +47,8 @@ class Splits:
     notes: tuple[str, ...]
     """What the user should know."""
     facts: dict[str, int]
-    """Counts: rows a split, `overlap` with test, `dropped`, `duplicates` within train."""
+    """Counts: rows a split, `overlap` with test, `dropped`, `duplicates` within train; where rows
+    were added to train, how many: `oversampled`, `augmented`."""
     key: str
     """A hash of the rows: of their content and of every setting that picks them."""
 
@@ -59,6 +61,11 @@ class Drawing(NamedTuple):
     limit: Limit
     seed: int
     overlap: Literal["warn", "drop", "forbid"]
+    few_shot: int | None = None
+    oversample: bool = False
+    augment: Augment | None = None
+    inputs: Sequence[str] = ()
+    """The roles with the texts; without any, all that hold text."""
 
 
 class _Work(NamedTuple):
@@ -81,13 +88,14 @@ def arrange(found: Found, drawing: Drawing, key: str) -> Splits:
     if drawing.limit.test:
         work = _limited(work, "test", drawing.limit.test, drawing.seed)
     if drawing.overlap == "drop":
-        work, facts["dropped"] = _without_test_rows(work)
+        work, facts["dropped"] = _without_test_rows(work, drawing.inputs)
     work = _limit_learning(work, drawing)
-    shared = _shared_rows(work)
-    work, facts["duplicates"] = _counted_repeats(work)
+    shared = _shared_rows(work, drawing.inputs)
+    work, facts["duplicates"] = _counted_repeats(work, drawing.inputs)
     if shared and drawing.overlap != "drop":
         work = _judged(work, shared, drawing.overlap)
-    facts |= {"overlap": len(shared)} | {s: work.splits[s].num_rows for s in _SPLITS}
+    work, added = _enriched(work, drawing)
+    facts |= added | {"overlap": len(shared)} | {s: work.splits[s].num_rows for s in _SPLITS}
     return Splits(**work.splits, names=found.names, notes=work.notes, facts=facts, key=key)
 
 
@@ -118,7 +126,7 @@ def classes_of(rows: datasets.Dataset) -> np.ndarray:
     """The class of each row as a number; all the same where labels are not discrete."""
     import numpy as np
 
-    if "label" in rows.column_names and rows.features["label"].dtype == "string":
+    if "label" in rows.column_names and getattr(rows.features["label"], "dtype", "") == "string":
         names, classes = np.unique(np.asarray(rows["label"][:], dtype=str), return_inverse=True)
         if len(names) <= max(2, rows.num_rows // 2):
             return classes
@@ -166,7 +174,32 @@ def _limit_learning(work: _Work, drawing: Drawing) -> _Work:
         work = _limited(work, "train", limit.train, drawing.seed)
     if validation:
         work = _limited(work, "validation", validation, drawing.seed)
-    return work
+    if drawing.few_shot is None:
+        return work
+    from peftkit.data.balance import few_rows
+
+    few = few_rows(work.splits["train"], drawing.few_shot, drawing.seed)
+    told = f"few-shot: {drawing.few_shot} of each class of train, drawn by data.seed"
+    return work.having("train", few).told(f"{told}: {few.num_rows} of {train} rows")
+
+
+def _enriched(work: _Work, drawing: Drawing) -> tuple[_Work, dict[str, int]]:
+    """Rows added to train: those of rare classes again, then copies with changed words."""
+    from peftkit.data.balance import oversampled
+
+    train, added = work.splits["train"], {}
+    if drawing.oversample:
+        rows = oversampled(train, drawing.seed)
+        added["oversampled"] = rows.num_rows - train.num_rows
+        told = f"train: {added['oversampled']} rows of rarer classes come again (data.balance)"
+        work, train = work.having("train", rows).told(told), rows
+    if drawing.augment is not None:
+        roles = [role for role in drawing.inputs if role in train.column_names]
+        rows = augmented(train, drawing.augment, roles, drawing.seed)
+        added["augmented"] = rows.num_rows - train.num_rows
+        told = f"train: {added['augmented']} rows are copies with changed words (data.augment)"
+        work = work.having("train", rows).told(told)
+    return work, added
 
 
 def _limited(work: _Work, split: Split, count: int, seed: int) -> _Work:
@@ -177,13 +210,13 @@ def _limited(work: _Work, split: Split, count: int, seed: int) -> _Work:
     return work.having(split, rows.select(draw(rows, count, seed, f"limit {split}")))
 
 
-def _without_test_rows(work: _Work) -> tuple[_Work, int]:
+def _without_test_rows(work: _Work, inputs: Sequence[str]) -> tuple[_Work, int]:
     """Drop what the test split holds from the rows that are learned from or chosen on."""
-    known = dict(_hashes(work.splits["test"]))
+    known = dict(_hashes(work.splits["test"], inputs))
     dropped = 0
     for split in ("train", "validation"):
         rows = work.splits[split]
-        kept = [i for i, (text, _) in enumerate(_hashes(rows)) if text not in known]
+        kept = [i for i, (text, _) in enumerate(_hashes(rows, inputs)) if text not in known]
         dropped += rows.num_rows - len(kept)
         work = work.having(split, rows.select(kept))
     if not work.splits["train"].num_rows:
@@ -194,26 +227,25 @@ def _without_test_rows(work: _Work) -> tuple[_Work, int]:
     return work, dropped
 
 
-def _shared_rows(work: _Work) -> list[tuple[str, str]]:
+def _shared_rows(work: _Work, inputs: Sequence[str]) -> list[tuple[str, str]]:
     """The test rows whose texts stand in train or validation too, each with where it stands."""
     known: dict[bytes, list[str]] = {}
-    for text, row in _hashes(work.splits["test"]):
+    for text, row in _hashes(work.splits["test"], inputs):
         known.setdefault(text, []).append(row)
     shared: dict[str, str] = {}
     for split in ("train", "validation"):
-        for text, row in _hashes(work.splits[split]):
+        for text, row in _hashes(work.splits[split], inputs):
             for test_row in known.get(text, ()):
                 shared.setdefault(test_row, row)
     return sorted(shared.items())
 
 
-def _counted_repeats(work: _Work) -> tuple[_Work, int]:
+def _counted_repeats(work: _Work, inputs: Sequence[str]) -> tuple[_Work, int]:
     """How many training rows repeat the texts of another."""
     import numpy as np
 
-    hashes = array(
-        "q", (int.from_bytes(t[:8], "big", signed=True) for t, _ in _hashes(work.splits["train"]))
-    )
+    texts = (text for text, _ in _hashes(work.splits["train"], inputs))
+    hashes = array("q", (int.from_bytes(t[:8], "big", signed=True) for t in texts))
     repeats = len(hashes) - len(np.unique(np.asarray(hashes)))
     told = f"{repeats} of {len(hashes)} training rows repeat the text of another"
     return (work.told(told) if repeats else work), repeats
@@ -228,9 +260,10 @@ def _judged(work: _Work, shared: list[tuple[str, str]], overlap: str) -> _Work:
     return work.told(f"{what}; data.overlap=drop leaves them out of train")
 
 
-def _hashes(rows: datasets.Dataset) -> Iterator[tuple[bytes, str]]:
+def _hashes(rows: datasets.Dataset, inputs: Sequence[str]) -> Iterator[tuple[bytes, str]]:
     """A hash of each row's texts, after folding of case and white space, and the row's name."""
-    roles = [role for role in rows.column_names if _is_text(role, rows.features[role])]
+    held = [role for role in rows.column_names if _is_text(role, rows.features[role])]
+    roles = [role for role in held if role in inputs] or held
     if not roles:
         return
     for batch in rows.select_columns([*roles, "row"]).iter(1000):
@@ -242,4 +275,4 @@ def _hashes(rows: datasets.Dataset) -> Iterator[tuple[bytes, str]]:
 
 def _is_text(role: str, feature: object) -> bool:
     inner = getattr(feature, "feature", feature)
-    return role not in {"label", "row"} and getattr(inner, "dtype", None) == "string"
+    return role not in {"id", "label", "tags", "row"} and getattr(inner, "dtype", None) == "string"

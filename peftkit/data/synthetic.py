@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from peftkit.data import Data
+from peftkit.data.layout import taken_as
 from peftkit.data.preflight import Wanted
 from peftkit.data.reading import Found
 from peftkit.errors import DataError
@@ -62,7 +63,7 @@ class Synthetic(Data):
         ]
         features = Features({name: Value("string") for name in ("row", "text", "label")})
         train = Dataset.from_list(rows, features=features)
-        return Found({"train": train}, tuple(list(_TOPICS)[: self.classes]))
+        return Found(taken_as({"train": train}, self.splits), tuple(list(_TOPICS)[: self.classes]))
 
     def _made(self) -> list[tuple[str, str]]:
         topics = list(_TOPICS)[: self.classes]

@@ -22,7 +22,7 @@ from peftkit.merging.verifying import (
     held_out_columns,
 )
 from peftkit.model import Assembled
-from peftkit.predicting import columns_of
+from peftkit.predicting import columns_of, inputs_of
 from peftkit.recipe import Recipe
 from peftkit.run_folder import RunFolder
 from peftkit.tasks import Task
@@ -63,7 +63,8 @@ class Rows:
             self.columns = {name: column[:SCORED_ROWS] for name, column in columns.items()}
         else:
             pairs = recipe.data.text_pair is not None
-            self.columns = columns_of([parted(text) if pairs else text for text in texts], 1, pairs)
+            chosen = [parted(text) if pairs else text for text in texts]
+            self.columns = columns_of(chosen, 1, inputs_of(run.path))
         self.logits = torch.empty(0)
         self.labels: list[int] = []
 

@@ -19,7 +19,9 @@ TOKENIZER = (
     "chat_template*", "spiece.model", "sentencepiece*", "*.tiktoken", "preprocessor_config.json",
 )  # fmt: skip
 """Files of a tokenizer; none can hold a pickle."""
-LABELS = ("id2label", "label2id", "problem_type", "pad_token_id", "architectures")
+LABELS = (
+    "id2label", "label2id", "problem_type", "pad_token_id", "architectures", "peftkit_tuned",
+)  # fmt: skip
 """What an artefact's configuration knows better than the base's."""
 AUTO_NAMES = {
     "SEQ_CLS": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
@@ -117,7 +119,10 @@ def classes_of(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
     return [found] if isinstance(found, str) else known
 
 
-TASKS = {"classification": "SEQ_CLS", "tagging": "TOKEN_CLS", "span_qa": "QUESTION_ANS"}
+TASKS = {
+    "classification": "SEQ_CLS", "regression": "SEQ_CLS", "multilabel": "SEQ_CLS",
+    "tagging": "TOKEN_CLS", "span_qa": "QUESTION_ANS",
+}  # fmt: skip
 """Our tasks by PEFT's names."""
 
 CARD = """---

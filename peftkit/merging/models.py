@@ -16,6 +16,7 @@ from peftkit.merging.adapters import Adapter
 from peftkit.merging.bases import held, quantization_of, trained_precision
 from peftkit.merging.companions import auto_class_of, labels_of
 from peftkit.model import quiet_transformers
+from peftkit.reader import hand_on
 from peftkit.strategies import Strategy, quiet_peft
 from peftkit.tasks import Task
 
@@ -23,7 +24,9 @@ from peftkit.tasks import Task
 def task_of(adapter: Adapter) -> Task | None:
     """The task of one of our artefacts."""
     said = adapter.sealed.get("task")
-    return Task.parse(dict(said), "task") if said is not None else None
+    if said is None:
+        return None
+    return Task.parse(dict(said), "task").carrying(adapter.sealed.get("tuned", {}))
 
 
 def strategy_of(adapter: Adapter) -> Strategy:
@@ -33,13 +36,9 @@ def strategy_of(adapter: Adapter) -> Strategy:
 
 def configuration(adapter: Adapter, base: Path) -> Any:
     """The configuration of the model that an artefact of ours was trained as."""
-    names = adapter.sealed["labels"]
-    config = AutoConfig.from_pretrained(
-        base,
-        num_labels=len(names),
-        id2label=dict(enumerate(names)),
-        label2id={name: index for index, name in enumerate(names)},
-    )
+    task = task_of(adapter)
+    assert task is not None
+    config = AutoConfig.from_pretrained(base, **task.configuration(adapter.sealed["labels"]))
     trained = AutoConfig.from_pretrained(adapter.folder)
     config.pad_token_id = trained.pad_token_id
     config.use_cache = False
@@ -74,7 +73,9 @@ def adapted(adapter: Adapter, base: Path, merged: Path, onto: str, dtype: torch.
             if onto == "trained":
                 dequantize(model, adapter, base)
             # what rests in the artefact is read as it is; the base is whole here
-            return strategy_of(adapter).load(model, adapter.folder, task).eval()
+            loaded = strategy_of(adapter).load(model, adapter.folder, task).eval()
+            hand_on(loaded, model, 0)
+            return loaded
         return with_peft(adapter, base, merged, dtype)
 
 

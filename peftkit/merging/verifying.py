@@ -25,7 +25,7 @@ from peftkit.merging.tensors import open_checkpoint
 from peftkit.model import load_tokenizer
 from peftkit.run_folder import RunFolder
 from peftkit.sources import Source
-from peftkit.tasks import Predictions, Task
+from peftkit.tasks import Task
 from peftkit.world import threads_of_rank
 
 COMPARED_ROWS = 64
@@ -122,7 +122,7 @@ def material(
 
 def held_out(run: RunFolder, tokenizer: Any) -> list[dict[str, Any]]:
     """Encoded rows of the run's test split, or of train where it has none."""
-    recipe = run.recipe
+    recipe = run.recipe.carrying(run.description().get("tuned", {}))
     columns = held_out_columns(run)
     encoded = recipe.task.encode(
         columns, tokenizer, run.description()["names"], recipe.data.max_length
@@ -133,11 +133,12 @@ def held_out(run: RunFolder, tokenizer: Any) -> list[dict[str, Any]]:
 
 def held_out_columns(run: RunFolder) -> dict[str, list[Any]]:
     """The columns of these rows, as the task reads them."""
-    recipe, said = run.recipe, run.description()
+    said = run.description()
+    recipe = run.recipe.carrying(said.get("tuned", {}))
     data = Source.model_validate(said["data"])
     if not Path(data.location).exists():
         data = recipe.data.resolve()
-    splits = recipe.data.load(data, recipe.task.roles)
+    splits = recipe.splits(data)
     split = splits.test if len(splits.test) else splits.train
     chosen = split.select(range(min(SCORED_ROWS, len(split))))
     return {name: list(chosen[name]) for name in chosen.column_names}
@@ -158,9 +159,7 @@ class Judge:
         self.loader = self.task.auto_class() if self.task is not None else class_of(merged)
         self.pad_id = int(load_tokenizer(str(merged)).pad_token_id or 0)
         self.metric = (
-            self.task.headline
-            if scored and self.task and self.task.peft_type == "SEQ_CLS"
-            else None
+            self.task.headline if scored and self.task and answers_plainly(self.task) else None
         )
 
     def look(
@@ -197,13 +196,20 @@ class Judge:
 
 
 def headline(
-    task: Task, logits: Tensor, labels: Sequence[int], names: Sequence[str]
+    task: Task, logits: Tensor, labels: Sequence[Any], names: Sequence[str]
 ) -> float | None:
     """The task's headline score of `logits`."""
-    import numpy as np
+    from peftkit.tasks import Given, Predictions
 
-    predictions = Predictions(np.asarray(labels), task.probabilities(logits).numpy(), None)
-    return task.score(predictions, names, 0, resamples=0).scores[task.headline].value
+    outputs = task.outputs(logits, torch.tensor(labels), [1] * len(labels))
+    given = Given({}, {}, names, resamples=0, tuned=task.carried)
+    return task.score(Predictions(labels, outputs, None), given).scores[task.headline].value
+
+
+def answers_plainly(task: Task) -> bool:
+    """Whether a row's answer is what a plain forward pass says of it: one an example, which the
+    model reads where it always does."""
+    return task.reading == "example" and not task.markers()
 
 
 def difference(one: Tensor, other: Tensor) -> dict[str, float]:

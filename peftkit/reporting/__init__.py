@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -14,6 +13,7 @@ from peftkit.metrics import METRICS
 from peftkit.record import RunRecord
 from peftkit.registry import Settings
 from peftkit.reporting.alignment import Aligned, align
+from peftkit.reporting.baselines import baselines_of, validated_by
 from peftkit.reporting.comparison import SeedsAndRows
 from peftkit.reporting.details import (
     Confusion,
@@ -25,10 +25,12 @@ from peftkit.reporting.details import (
 )
 from peftkit.reporting.differences import Differences, Pair, differences
 from peftkit.reporting.disagreement import Disagreement, disagreement_of
-from peftkit.reporting.evidence import Evidence, Run, counted, gather, listed
+from peftkit.reporting.evidence import Run, gather
 from peftkit.reporting.folds import Folding, folding_of
 from peftkit.reporting.mixture import differing, mixtures, refuse
+from peftkit.reporting.notes import notes_of
 from peftkit.reporting.pareto import AXES, fronts
+from peftkit.reporting.scales import Scale
 from peftkit.reporting.standings import (
     Member,
     Standing,
@@ -51,7 +53,8 @@ class Report(Settings):
     reference: str
     """The label of the strategy that all are compared with."""
     margin: float
-    """How much below the reference a cheaper strategy may be to be shipped."""
+    """How much worse than the reference a cheaper strategy may be to be shipped: a share of the
+    perfect score, or of the reference's where there is no perfect one (perplexity)."""
     rows: int
     """Test rows that all runs were scored on; of all folds together, in a cross-validation."""
     folds: int | None = None
@@ -61,7 +64,11 @@ class Report(Settings):
     """The best mean first, strategies without a score last."""
     pairs: list[Pair]
     baseline: float | None
-    """The majority class's score."""
+    """The score of the simplest answer there is: the majority class's, the mean's."""
+    baselines: dict[str, float | None] = Field(default_factory=dict)
+    """The scores of all answers without training, by what they are called; null: undefined."""
+    validated_by: str = ""
+    """The score on the validation split that training went by; of older reports the metric."""
     mixed: list[str]
     """What was mixed, where that was allowed."""
     unread: list[Fault]
@@ -115,20 +122,22 @@ def report(
         else Aligned({}, folding.rows, folding.missing(members))
     )
     standings = [standing_of(member, scores_of(member, metric, aligned)) for member in members]
-    base = members[standings.index(reference_of(standings, reference))]
-    compared = compare_all(members, standings, aligned, base.label, folding)
+    scale = Scale(metric)
+    base = members[standings.index(reference_of(standings, reference, scale))]
+    compared = compare_all(members, standings, aligned, base.label, folding, scale)
     rows = aligned.rows or max((run.record.rows.get("test", 0) for run in found.runs), default=0)
     done = [
         completed(member, standing, base, compared, bool(mixed))
         for member, standing in zip(members, standings, strict=True)
     ]
     # costs of other machines are no costs of one
-    marks = fronts(done, compared.pairs, AXES[:1] if "hardware" in mixed else AXES)
+    axes = AXES[:1] if "hardware" in mixed else AXES
+    marks = fronts(done, compared.pairs, axes, scale.lower)
     done = [each.model_copy(update={"front": marks.get(each.label, {})}) for each in done]
-    done.sort(key=lambda each: (each.mean is None, -(each.mean or 0.0), each.label))
-    baseline = baseline_of(found.runs, metric, mixed)
+    done.sort(key=lambda each: (each.mean is None, -scale.gain(each.mean), each.label))
+    baselines = baselines_of(found.runs, metric, mixed)
     folds = folding.folds if folding else None
-    asked = Question(done, base.label, metric, margin, rows, baseline, tuple(mixed), folds)
+    asked = Question(done, base.label, metric, margin, rows, baselines, tuple(mixed), folds)
     made = Report(
         title=title_of(found.runs, metric),
         metric=metric,
@@ -139,7 +148,9 @@ def report(
         verdict=verdict(asked),
         standings=done,
         pairs=compared.pairs,
-        baseline=baseline,
+        baseline=next(iter(baselines.values()), None),
+        baselines=baselines,
+        validated_by=validated_by(found.runs[0]),
         mixed=[f"{fact}: {' / '.join(values)}" for fact, values in mixed.items()],
         unread=found.unread,
         notes=notes_of(found, members, aligned, done, base.label),
@@ -184,7 +195,9 @@ def scores_of(member: Member, metric: str, aligned: Aligned) -> dict[int, float]
     return averaged((run.turn, score(run)) for run in member.finished)
 
 
-def reference_of(standings: Sequence[Standing], asked: str | None) -> Standing:
+def reference_of(
+    standings: Sequence[Standing], asked: str | None, scale: Scale | None = None
+) -> Standing:
     """The strategy to compare with."""
     if asked is not None:
         named = [each for each in standings if asked in (each.label, each.strategy)]
@@ -197,7 +210,8 @@ def reference_of(standings: Sequence[Standing], asked: str | None) -> Standing:
         return exact[0]
     able = [each for each in standings if each.mean is not None] or list(standings)
     full = [each for each in able if each.strategy == "full"]
-    return max(full or able, key=lambda each: (each.trainable or 0, each.mean or 0.0))
+    better = (scale or Scale("")).gain
+    return max(full or able, key=lambda each: (each.trainable or 0, better(each.mean)))
 
 
 def compare_all(
@@ -206,9 +220,10 @@ def compare_all(
     aligned: Aligned,
     reference: str,
     folding: Folding | None,
+    scale: Scale,
 ) -> Differences:
     """The differences among all strategies whose predictions are there, or whose folds are."""
-    order = sorted(standings, key=lambda each: -(each.mean or 0.0))
+    order = sorted(standings, key=lambda each: -scale.gain(each.mean))
     if folding is not None:
         return differences({s.label: s.scores for s in order if s.scores}, reference, folding)
     by_label = {member.label: member for member in members}
@@ -230,7 +245,8 @@ def completed(
     """A standing with what the other strategies are needed for."""
     targets = [r.validation.get("score") for r in base.records]
     known = [value for value in targets if value is not None and math.isfinite(value)]
-    seconds, reached = seconds_to(member, sum(known) / len(known) if known else None)
+    target = sum(known) / len(known) if known else None
+    seconds, reached = seconds_to(member, target, validated_by(base.runs[0]))
     low, high = compared.intervals.get(standing.label, (None, None))
     return standing.model_copy(
         update={
@@ -248,52 +264,8 @@ def completed(
     )
 
 
-def baseline_of(runs: Sequence[Run], metric: str, mixed: dict[str, Any]) -> float | None:
-    """The majority class's score, where all runs were scored on the same data."""
-    if {"data", "split", "task"} & set(mixed):
-        return None
-    known = [run for run in runs if metric in run.record.baseline]
-    found = averaged((run.fold or 0, run.record.baseline[metric].value) for run in known)
-    return sum(found.values()) / len(found) if found else None
-
-
 def title_of(runs: Sequence[Run], metric: str) -> str:
     """What is compared on which data; a stand-in is never called by what it stands for."""
     names = sorted({run.record.data.used for run in runs})
     about = "" if metric in METRICS or "[" in metric else " (evaluate)"
     return f"{', '.join(names)}: {metric}{about} by strategy"
-
-
-def notes_of(
-    found: Evidence,
-    members: Sequence[Member],
-    aligned: Aligned,
-    standings: Sequence[Standing],
-    reference: str,
-) -> list[str]:
-    """What a reader of the numbers must know."""
-    runs = [run for member in members for run in member.finished]
-    notes = [*found.notes, *aligned.notes]
-    notes += [f"{member.label}: {note}" for member in members for note in member.notes]
-    steps = sorted({run.record.steps for run in runs})
-    if len(steps) > 1:
-        notes.append(f"the runs took different numbers of steps: {steps[0]} to {steps[-1]}")
-    inexact = [run.where for run in runs if not run.record.exact]
-    if inexact:
-        notes.append(f"{counted(len(inexact), 'run is', 'runs are')} inexact: {listed(inexact)}")
-    stand_ins = {run.record.data.asked for run in runs if run.record.data.stand_in}
-    notes += [f"a stand-in was scored, not {name}" for name in sorted(stand_ins)]
-    return notes + of_comparisons(standings, reference)
-
-
-def of_comparisons(standings: Sequence[Standing], reference: str) -> list[str]:
-    """Strategies that could not be compared with the reference."""
-    missing = [
-        each.label
-        for each in standings
-        if each.seeds and each.difference is None and each.label != reference
-    ]
-    if not missing:
-        return []
-    why = "for want of common seeds, folds or predictions"
-    return [f"not compared with {reference}, {why}: {listed(missing)}"]

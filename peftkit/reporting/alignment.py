@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +15,13 @@ from peftkit.errors import Fault, RunError
 from peftkit.reporting.evidence import Run, counted, listed
 from peftkit.reporting.prediction_files import Known, read_predictions
 from peftkit.reporting.row_scores import row_scores
+from peftkit.reporting.scales import Scale
 
 if TYPE_CHECKING:
     import pyarrow
     from numpy.typing import NDArray
+
+    from peftkit.tasks import Task
 
     Floats = NDArray[np.float64]
     Columns = dict[str, pyarrow.ChunkedArray]
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 READERS = min(4, os.cpu_count() or 1)
 """Prediction files that are read beside each other."""
 CLOSE = 1e-6
-"""Two computations of one score may differ by so much: probabilities are kept with 6 digits."""
+"""Two computations of one score may differ by so much: numbers are kept with 6 digits."""
+ROUGH = 1e-3
+"""So much where rows are ranked, or scored from numbers that were rounded."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,16 @@ class Aligned:
     notes: list[str]
     read: list[Read] = field(default_factory=list)
     """Each run's predictions of the common rows, in one order."""
+    scale: Scale = field(default_factory=lambda: Scale("accuracy"))
 
     @property
     def step(self) -> float:
-        """What one row's difference can come to: 1 for hits, more where rows weigh more."""
-        ranges = [float(np.ptp(values)) for values in self.values.values()]
-        return max([1.0, *ranges])
+        """What one row's difference can come to: 1 for hits, more where rows weigh more; next to
+        nothing for scores in which runs never agree to the last digit."""
+        values, least = self.values.values(), self.scale.smallest_step
+        if least is None:
+            return CLOSE * max((float(np.abs(each).max()) for each in values), default=1.0) or CLOSE
+        return max([least, *(float(np.ptp(each)) for each in values)])
 
 
 def align(runs: Sequence[Run], metric: str, allow_mixed: bool = False) -> Aligned:
@@ -55,7 +63,7 @@ def align(runs: Sequence[Run], metric: str, allow_mixed: bool = False) -> Aligne
     Raises `RunError` where one row has two labels or, unless `allow_mixed`, two texts, and where
     predictions do not give their record's score.
     """
-    read, notes = read_all(runs, probabilities=metric == "roc_auc")
+    read, notes = read_all(runs, metric)
     if not read:
         return Aligned({}, 0, notes)
     if len({id(table["row"]) for _, table in read}) > 1:
@@ -64,6 +72,7 @@ def align(runs: Sequence[Run], metric: str, allow_mixed: bool = False) -> Aligne
     if not len(read[0][1]["row"]):
         return Aligned({}, 0, [*notes, "the runs have no test row in common"])
     check_labels(read)
+    read = rows_with_counts(read, metric)
     values = {}
     for run, columns in read:
         found = scored(run, columns, metric)
@@ -73,22 +82,26 @@ def align(runs: Sequence[Run], metric: str, allow_mixed: bool = False) -> Aligne
         check_score(run, metric, found)
         values[run.where] = found
     rows = max((len(found) for found in values.values()), default=0)
-    return Aligned(values, rows, notes, read)
+    return Aligned(values, rows, notes, read, Scale(metric))
 
 
-def read_all(runs: Sequence[Run], probabilities: bool) -> tuple[list[Read], list[str]]:
+def read_all(runs: Sequence[Run], metric: str) -> tuple[list[Read], list[str]]:
     """The predictions of all runs, and a note about each that has none or not all."""
     read: list[Read] = []
-    notes, places = [], [run.folder for run in runs]
+    notes: list[str] = []
     known = Known()
     with ThreadPoolExecutor(READERS) as pool:  # unpacking and parsing run beside each other
 
-        def table_of(place: Path | None) -> tuple[pyarrow.Table | None, str]:
-            if place is None:
+        def table_of(run: Run) -> tuple[pyarrow.Table | None, str]:
+            if run.folder is None:
                 return None, "its folder is out of reach"
-            return read_predictions(place, probabilities, known)
+            if run.task is None:
+                return None, f"its task {run.record.recipe['task']['kind']!r} is not known here"
+            if run.task.names_rows:
+                return read_predictions(run.folder, metric == "roc_auc", known=known)
+            return read_predictions(run.folder, False, run.task.lines)
 
-        for run, (table, trouble) in zip(runs, pool.map(table_of, places), strict=True):
+        for run, (table, trouble) in zip(runs, pool.map(table_of, runs), strict=True):
             if trouble:
                 notes.append(f"{run.where}: {trouble}")
             if table is not None:
@@ -100,12 +113,11 @@ def read_all(runs: Sequence[Run], probabilities: bool) -> tuple[list[Read], list
 def shared(columns: Columns, first: Columns) -> Columns:
     """The columns, with the first run's own in place of those that say the same: a thousand runs
     hold their rows' names once."""
-    same = {name: first[name] for name in ("row", "hash", "label")}
+    same = {name: first[name] for name in ("row", "hash", "label") if name in first}
     alike = {name: column.equals(same[name]) for name, column in columns.items() if name in same}
     if not (alike["row"] and alike["hash"]):
         return columns
-    same["label"] = same["label"] if alike["label"] else columns["label"]
-    return {**columns, **same}
+    return {**columns, **{name: same[name] for name, equal in alike.items() if equal}}
 
 
 def check_texts(read: Sequence[Read], allow_mixed: bool) -> None:
@@ -150,8 +162,11 @@ def common_rows(read: Sequence[Read], notes: list[str]) -> list[Read]:
 
 def check_labels(read: Sequence[Read]) -> None:
     """Refuse runs that call the same row by different labels."""
-    base, first = read[0]
-    for run, columns in read[1:]:
+    labelled = [(run, columns) for run, columns in read if "label" in columns]
+    if not labelled:
+        return
+    base, first = labelled[0]
+    for run, columns in labelled[1:]:
         if columns["label"] is first["label"] or columns["label"].equals(first["label"]):
             continue
         pairs = zip(first["label"].to_pylist(), columns["label"].to_pylist(), strict=True)
@@ -161,9 +176,28 @@ def check_labels(read: Sequence[Read]) -> None:
         raise RunError("the labels differ:", [Fault(run.where, f"{what} - use one data set")])
 
 
+def rows_with_counts(read: list[Read], metric: str) -> list[Read]:
+    """Of a score that is known of some rows only (of those whose text was generated) these rows of
+    every run; else all rows."""
+    first, columns = read[0]
+    if "counts" not in columns or scored(first, columns, metric) is not None:
+        return read
+    known = np.ones(len(columns["row"]), dtype=bool)
+    for _, own in read:
+        if "counts" in own:
+            lacking = (row is None or None in row for row in own["counts"].to_pylist())
+            known &= ~np.fromiter(lacking, dtype=bool, count=len(known))
+    kept = np.flatnonzero(known)
+    if not len(kept):
+        return read
+    return [(run, {name: c.take(kept) for name, c in own.items()}) for run, own in read]
+
+
 def scored(run: Run, columns: Columns, metric: str) -> Floats | None:
     """One run's rows as numbers whose mean is the score; rows without a label are left out."""
-    names = run.names
+    names, task = run.names, run.task
+    if task is not None and not task.names_rows:
+        return task_scores(run, task, columns, metric)
     if columns["label"].null_count:
         kept = np.flatnonzero(np.asarray(columns["label"].is_valid()))
         columns = {name: column.take(kept) for name, column in columns.items()}
@@ -180,6 +214,27 @@ def scored(run: Run, columns: Columns, metric: str) -> Floats | None:
     return row_scores(metric, label_ids, predicted_ids, probabilities, names)
 
 
+def task_scores(run: Run, task: Task, columns: Columns, metric: str) -> Floats | None:
+    """One run's rows as the task itself scores them."""
+    plain = {name: plain_column(column) for name, column in columns.items() if name in task.lines}
+    found = task.row_values(metric, plain, run.names)
+    return found if found is not None and np.isfinite(found).all() else None
+
+
+def plain_column(column: pyarrow.ChunkedArray) -> Any:
+    """A column as a list; lists of numbers of one length as an array (rows, numbers)."""
+    import pyarrow
+
+    kind = column.type
+    if not (pyarrow.types.is_list(kind) and pyarrow.types.is_floating(kind.value_type)):
+        return column.to_pylist()
+    whole = column.combine_chunks()
+    lengths = np.asarray(whole.value_lengths())
+    if len(lengths) and (lengths == lengths[0]).all() and not whole.flatten().null_count:
+        return np.asarray(whole.flatten(), dtype=float).reshape(len(lengths), -1)
+    return column.to_pylist()
+
+
 def ids_of(column: pyarrow.ChunkedArray, names: Sequence[str]) -> NDArray[np.int64]:
     """Labels as ids; -1 for what is none of the names."""
     # pyarrow.array and to_numpy would import pandas, which takes half a second
@@ -194,8 +249,9 @@ def check_score(run: Run, metric: str, values: Floats) -> None:
     score = run.record.scores.get(metric)
     if score is None or score.value is None or len(values) != score.n:
         return  # fewer rows: their score is another one
-    found = float(values.mean())
-    if not abs(found - score.value) <= (CLOSE if metric != "roc_auc" else 1e-3):
+    found, task = float(values.mean()), run.task
+    exact = task is not None and metric != "roc_auc" and (task.names_rows or "counts" in task.lines)
+    if not abs(found - score.value) <= (CLOSE if exact else ROUGH) * max(1.0, abs(found)):
         what = f"give {metric} {found:.6f}, its record says {score.value:.6f}"
         raise RunError(
             "predictions and record do not belong together:",

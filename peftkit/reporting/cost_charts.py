@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit.curves import printable
 from peftkit.reporting.charts import SHAPES, Picture, Row, rounded, shown_label
 from peftkit.reporting.pareto import typical
+from peftkit.reporting.scales import Scale
 
 if TYPE_CHECKING:
     import altair
@@ -66,7 +67,7 @@ def cost_picture(report: Report, axis: str) -> Picture | None:
     name_points(rows, logarithmic)
     if not all(row["name"] for row in rows):
         words.append("Names for which there is no room are in the table below.")
-    metric = printable(report.metric)
+    metric = printable(report.metric) + (" (less is better)" * Scale(report.metric).lower)
     return Picture(
         name=name,
         title=f"{metric} against {title}",

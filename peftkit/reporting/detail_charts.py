@@ -19,6 +19,7 @@ from peftkit.reporting.charts import (
     shown_label,
     turns,
 )
+from peftkit.reporting.scales import Scale
 
 if TYPE_CHECKING:
     from peftkit.reporting import Report
@@ -60,7 +61,8 @@ def curves(report: Report) -> Picture | None:
         name="learning_curves",
         title="Validation score while training",
         caption=f"Lines are means over {over}, bands their lowest and highest. A step that some "
-        f"{over} did not reach has the mean of those that did.",
+        f"{over} did not reach has the mean of those that did."
+        + less_is_better(report.validated_by),
         chart=curve_chart(order_of(labels)),
         rows=rows,
         columns={
@@ -73,6 +75,11 @@ def curves(report: Report) -> Picture | None:
         },
         words=words,
     )
+
+
+def less_is_better(metric: str) -> str:
+    """A sentence about scores of which that holds."""
+    return f" Less {printable(metric)} is better." if Scale(metric).lower else ""
 
 
 def curve_chart(labels: Sequence[str]) -> Drawing:
@@ -139,6 +146,7 @@ def searches(report: Report) -> Picture | None:
         title="Search for the learning rate",
         caption=f"Validation {', '.join(metrics)} of every rate that was tried, chosen without a "
         "test score. A trial that was pruned has the score it was stopped at."
+        + less_is_better(by_label[labels[0]].metric)
         + (f" {failed} failed and have none." if failed else ""),
         chart=search_chart(order_of(labels)),
         rows=rows,

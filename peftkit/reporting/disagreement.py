@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from peftkit.registry import Settings
 from peftkit.reporting.alignment import Aligned, ids_of
+from peftkit.reporting.prediction_files import NAMED
 from peftkit.reporting.standings import Member
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Disagreement(Settings):
 def disagreement_of(members: Sequence[Member], aligned: Aligned) -> Disagreement | None:
     """The disagreement among strategies, the best first; None where fewer than two have
     predictions."""
-    tables = {run.where: columns for run, columns in aligned.read}
+    tables = {run.where: columns for run, columns in aligned.read if gives_labels(columns)}
     runs = {
         member.label: [tables[run.where] for run in member.finished if run.where in tables]
         for member in members
@@ -70,6 +71,14 @@ def disagreement_of(members: Sequence[Member], aligned: Aligned) -> Disagreement
         rows=len(first["row"]),
         disputed=disputed(ids, names, first["row"].to_pylist(), first["label"].to_pylist()),
     )
+
+
+def gives_labels(columns: Mapping[str, Any]) -> bool:
+    """Whether each row's right answer and the one that was given are names."""
+    import pyarrow
+
+    both = [columns[name].type for name in NAMED if name in columns]
+    return len(both) == len(NAMED) and all(map(pyarrow.types.is_string, both))
 
 
 def share(one: Integers, two: Integers, same: bool) -> float | None:

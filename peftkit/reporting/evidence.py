@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from peftkit.errors import Fault, RunError
+from peftkit.errors import Fault, RecipeError, RunError
 from peftkit.plain_json import read_plain
 from peftkit.record import RunRecord, read_record
+from peftkit.tasks import Task
 
 NEEDED: dict[str, type] = {
     "strategy.kind": str,
@@ -76,11 +78,27 @@ class Run:
         return [x for x in lines if isinstance(x, dict) and isinstance(x.get("step"), int)]
 
     @property
+    def task(self) -> Task | None:
+        """The task; None where this peftkit has none of its kind and settings."""
+        return task_of(json.dumps(self.record.recipe["task"], sort_keys=True))
+
+    @property
     def names(self) -> list[str]:
-        """The labels' names in the order of their ids, as the record's scores hold them."""
+        """The labels' names in the order of their ids; of older records, as their scores say."""
+        if self.record.labels:
+            return self.record.labels
         # the headline stands first, out of that order
         first = "recall[" if self.record.headline.startswith("precision[") else "precision["
         return [name[len(first) : -1] for name in self.record.scores if name.startswith(first)]
+
+
+@cache
+def task_of(settings: str) -> Task | None:
+    """The task that settings, as JSON, describe."""
+    try:
+        return Task.parse(json.loads(settings), "task")
+    except RecipeError:  # a plug-in's, or one of another version: its scores can be told still
+        return None
 
 
 @dataclass

@@ -21,14 +21,22 @@ AXES = ("trainable", "peak_bytes", "train_seconds")
 
 
 def fronts(
-    standings: Sequence[Standing], pairs: Iterable[Pair], axes: Sequence[str] = AXES
+    standings: Sequence[Standing],
+    pairs: Iterable[Pair],
+    axes: Sequence[str] = AXES,
+    lower: bool = False,
 ) -> dict[str, dict[str, str]]:
-    """By strategy and cost: 'front', 'open' or 'behind'; a strategy without a cost has none."""
+    """By strategy and cost: 'front', 'open' or 'behind'; a strategy without a cost has none.
+
+    `lower` says that a lower score is the better one.
+    """
     better: dict[str, set[str]] = {}
     for pair in pairs:
         if pair.differ:
             winner, loser = (
-                (pair.first, pair.second) if pair.value > 0 else (pair.second, pair.first)
+                (pair.second, pair.first)
+                if (pair.value > 0) == lower
+                else (pair.first, pair.second)
             )
             better.setdefault(loser, set()).add(winner)
     scored = [each for each in standings if each.mean is not None]
@@ -36,16 +44,18 @@ def fronts(
     for axis in axes:
         known = [each for each in scored if typical(each, axis) is not None]
         for each in known:
-            found[each.label][axis] = mark(each, known, better.get(each.label, set()), axis)
+            found[each.label][axis] = mark(each, known, better.get(each.label, set()), axis, lower)
     return found
 
 
-def mark(standing: Standing, others: Sequence[Standing], better: set[str], axis: str) -> str:
+def mark(
+    standing: Standing, others: Sequence[Standing], better: set[str], axis: str, lower: bool
+) -> str:
     """Where one strategy stands among the others for one cost."""
     others = [other for other in others if other is not standing]
     if any(other.label in better and no_dearer(other, standing, axis) for other in others):
         return "behind"
-    return "open" if any(dominates(other, standing, axis) for other in others) else "front"
+    return "open" if any(dominates(other, standing, axis, lower) for other in others) else "front"
 
 
 def typical(standing: Standing, axis: str) -> float | None:
@@ -56,11 +66,12 @@ def typical(standing: Standing, axis: str) -> float | None:
     return found.median if found else None
 
 
-def dominates(other: Standing, standing: Standing, axis: str) -> bool:
+def dominates(other: Standing, standing: Standing, axis: str, lower: bool) -> bool:
     """Whether the means put `other` in front: no worse in score nor cost, and better in one."""
     costs, scores = (typical(other, axis), typical(standing, axis)), (other.mean, standing.mean)
     assert None not in (*costs, *scores)
-    gains = (costs[1] - costs[0], scores[0] - scores[1])  # type: ignore[operator]
+    better = scores[0] - scores[1]  # type: ignore[operator]
+    gains = (costs[1] - costs[0], -better if lower else better)  # type: ignore[operator]
     return min(gains) >= 0 and max(gains) > 0
 
 

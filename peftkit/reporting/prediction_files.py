@@ -11,7 +11,9 @@ import numpy as np
 if TYPE_CHECKING:
     import pyarrow
 
-COLUMNS = ("row", "hash", "label", "predicted")
+NAMED = ("label", "predicted")
+"""What lines hold of a task that gives each row one label's name."""
+COLUMNS = ("row", "hash", *NAMED)
 BLOCK = 1 << 24
 """Bytes that are parsed at once."""
 
@@ -60,11 +62,15 @@ def quotes_in(lines: bytes) -> int:
 
 
 def read_predictions(
-    folder: Path, probabilities: bool, known: Known | None = None
+    folder: Path,
+    probabilities: bool,
+    keys: tuple[str, ...] | None = None,
+    known: Known | None = None,
 ) -> tuple[pyarrow.Table | None, str]:
     """The predictions beside a record, plain or compressed, and what is wrong with them.
 
-    They hold row, hash, label and predicted class, and probabilities where those are asked for.
+    They hold row, hash and a task's `keys`; without these label and predicted class, and
+    probabilities where those are asked for.
     """
     import pyarrow
 
@@ -81,14 +87,15 @@ def read_predictions(
     cut_short = "" if len(whole) == len(content) else "its predictions are cut short"
     known = known or Known()
     try:
-        table = None if probabilities else known.table_of(whole)
+        quick = keys is None and not probabilities
+        table = known.table_of(whole) if quick else None
         if table is not None:
             return table, cut_short
-        cut = None if probabilities else cut_table(whole)
-        table = parsed_table(whole, probabilities) if cut is None else cut
+        cut = cut_table(whole) if quick else None
+        table = parsed_table(whole, probabilities, keys) if cut is None else cut
     except pyarrow.ArrowInvalid as error:
         return None, f"its predictions cannot be read ({str(error).partition(chr(10))[0]})"
-    trouble = trouble_in(table)
+    trouble = trouble_in(table, keys)
     if trouble:
         return None, trouble
     if cut is not None:
@@ -96,10 +103,12 @@ def read_predictions(
     return table, cut_short
 
 
-def trouble_in(table: pyarrow.Table) -> str:
+def trouble_in(table: pyarrow.Table, keys: tuple[str, ...] | None) -> str:
     """Why predictions cannot be compared; empty where they can."""
-    if any(table[name].null_count for name in ("row", "hash", "predicted")):
-        return "its predictions lack row, hash or predicted in some lines"
+    needed = ["row", "hash", *(key for key in keys or NAMED if key != "label")]
+    if any(name not in table.column_names or table[name].null_count for name in needed):
+        *first, last = needed
+        return f"its predictions lack {', '.join(first)} or {last} in some lines"
     if len(table["row"].unique()) < len(table):
         return "a row stands twice in its predictions"
     return ""
@@ -114,21 +123,28 @@ def unpacked(content: bytes) -> bytes | None:
         return None
 
 
-def parsed_table(lines: bytes, probabilities: bool) -> pyarrow.Table:
-    """The columns of JSON lines."""
+def parsed_table(
+    lines: bytes, probabilities: bool, keys: tuple[str, ...] | None = None
+) -> pyarrow.Table:
+    """The columns of JSON lines; of what type a task's own are, the lines say."""
     import pyarrow
     from pyarrow import json
 
-    fields = [(name, pyarrow.string()) for name in COLUMNS]
-    if probabilities:
-        fields.append(("probabilities", pyarrow.list_(pyarrow.float64())))
-    return json.read_json(
+    named, own = (COLUMNS, ()) if keys is None else (COLUMNS[:2], keys)
+    fields = [(name, pyarrow.string()) for name in named]
+    numbers = ["counts"] * ("counts" in own) + ["probabilities"] * probabilities
+    fields += [(name, pyarrow.list_(pyarrow.float64())) for name in numbers]
+    known = [name for name, _ in fields]
+    table = json.read_json(
         pyarrow.BufferReader(lines),
         json.ReadOptions(use_threads=False, block_size=BLOCK),
         json.ParseOptions(
-            explicit_schema=pyarrow.schema(fields), unexpected_field_behavior="ignore"
+            explicit_schema=pyarrow.schema(fields),
+            unexpected_field_behavior="infer" if set(own) - set(known) else "ignore",
         ),
     )
+    kept = dict.fromkeys((*known, *own))
+    return table.select([name for name in kept if name in table.column_names])
 
 
 def cut_table(lines: bytes) -> pyarrow.Table | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from peftkit.curves import printable
+from peftkit.reporting.scales import Scale
 from peftkit.reporting.standings import Measure, Standing
 
 if TYPE_CHECKING:
@@ -187,16 +188,16 @@ class Cells(NamedTuple):
 
 
 def cells(report: Report) -> Cells:
-    """The table as plain text: a row a strategy, the majority class last."""
+    """The table as plain text: a row a strategy, answers without training last."""
     every = columns(report)
     rows = [[column.text(each) for column in every] for each in report.standings]
     kept = [i for i, _ in enumerate(every) if any(row[i] for row in rows)]
     shown = [every[i] for i in kept]
     rows = [[row[i] for i in kept] for row in rows]
-    if report.baseline is not None:
-        known = {shown[0].head: "majority class", "trainable": "0"}
-        score = f"{report.baseline:.4f}"
-        rows.append([known.get(c.head, score if "mean ±" in c.head else "") for c in shown])
+    for name, value in report.baselines.items():
+        known = {shown[0].head: name, "trainable": "0"}
+        said = "undefined" if value is None else f"{value:.4f}"
+        rows.append([known.get(c.head, said if "mean ±" in c.head else "") for c in shown])
     empty = [c.head for i, c in enumerate(every) if i not in kept and c.head != "base held"]
     return Cells(shown, rows, empty)
 
@@ -227,6 +228,7 @@ def explanations(report: Report) -> list[str]:
         f"{report.metric} on {report.rows:,} test rows; costs are medians over seeds, and "
         "seconds are those of optimizer steps. Peak memory is the training's, its validation too; "
         "evaluation's is that of scoring the test split."
+        + (f" Less {report.metric} is better." if Scale(report.metric).lower else "")
     ]
     if count:
         lines.append(

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from peftkit.listing import flat
+from peftkit.metrics import gain
 from peftkit.record import RunRecord
 from peftkit.registry import Settings
 from peftkit.reporting.evidence import Run, by_key, value_at
@@ -256,8 +257,11 @@ def status_of(member: Member) -> str:
     return statistics.mode(failure_of(run).status for run in member.runs)
 
 
-def seconds_to(member: Member, target: float | None) -> tuple[Measure | None, str | None]:
-    """Training seconds to the first evaluation that reached `target`, and how many seeds did.
+def seconds_to(
+    member: Member, target: float | None, metric: str = "accuracy"
+) -> tuple[Measure | None, str | None]:
+    """Training seconds to the first evaluation whose `metric` reached `target`, and how many seeds
+    did.
 
     A log has steps and no times: the seconds are the step's share of all the run's.
     """
@@ -271,7 +275,8 @@ def seconds_to(member: Member, target: float | None) -> tuple[Measure | None, st
             entry["step"]
             for entry in log
             if isinstance(entry.get("eval_score"), float)
-            and target <= entry["eval_score"] < math.inf
+            and math.isfinite(entry["eval_score"])
+            and gain(metric, target) <= gain(metric, entry["eval_score"])
         ]
         assert record.cost is not None
         if reached and record.steps:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -10,6 +10,7 @@ from scipy.special import gammaincinv
 
 from peftkit.reporting.differences import LEVEL
 from peftkit.reporting.evidence import counted
+from peftkit.reporting.scales import Scale
 from peftkit.reporting.standings import Difference, Standing
 
 ENOUGH_SEEDS = 5
@@ -26,12 +27,17 @@ class Question:
     metric: str
     margin: float
     rows: int
-    baseline: float | None
-    """The majority class's score on the same rows."""
+    baselines: Mapping[str, float | None]
+    """The scores on the same rows of answers without training, by what they are called."""
     mixed: tuple[str, ...] = ()
     """Facts in which the runs differ, where that was allowed."""
     folds: int | None = None
     """Those of a cross-validation; None where runs differ by their seeds."""
+
+    @property
+    def scale(self) -> Scale:
+        """Which way the metric is better, and how its differences are told."""
+        return Scale(self.metric)
 
     @property
     def scored(self) -> list[Standing]:
@@ -81,26 +87,31 @@ def verdict(question: Question) -> list[str]:
 def choice(question: Question) -> tuple[Standing, str]:
     """The strategy to ship and why: the cheapest of those shown to beat the reference; else the
     cheapest of those shown to be at most the margin below it; else the reference."""
+    scale = question.scale
+    allowed = scale.allowed(question.margin, question.base.mean)
+    shortly = scale.margin_told(question.margin, question.reference)
     sound = [(each, d) for each, d in question.compared if not each.failures]
-    winners = [(each, d) for each, d in sound if d.p_corrected < LEVEL and d.value > 0]
+    winners = [(e, d) for e, d in sound if d.p_corrected < LEVEL and scale.gain(d.value) > 0]
     near = [
         (each, d)
         for each, d in sound
-        if d.joint_low > -question.margin and cheapness((each, d)) < weight(question.base)
+        if at_worst(d, scale) > -allowed and cheapness((each, d)) < weight(question.base)
     ]
     if winners or near:
         chosen, found = min(winners or near, key=cheapness)
-        if winners:
-            shown = f"it is better than {question.reference}"
-        else:
-            shown = f"it is at most {points(question.margin)} below {question.reference}"
-        return chosen, f"{shown} ({told(found, question.folds)})."
-    best, nearest = max(question.compared, key=lambda each: each[1].joint_low)
+        shown = f"better than {question.reference}" if winners else shortly
+        return chosen, f"it is {shown} ({told(found, question)})."
+    best, nearest = max(question.compared, key=lambda each: at_worst(each[1], scale))
     return question.base, (
-        f"nothing else is shown to be better, nor anything cheaper to be at most "
-        f"{points(question.margin)} below it. Nearest is {best.label} "
-        f"({told(nearest, question.folds)})."
+        "nothing else is shown to be better, nor anything cheaper to be "
+        f"{scale.margin_told(question.margin, 'it')}. Nearest is {best.label} "
+        f"({told(nearest, question)})."
     )
+
+
+def at_worst(found: Difference, scale: Scale) -> float:
+    """The end of the joint interval that is the worse one, more being better."""
+    return min(scale.gain(found.joint_low), scale.gain(found.joint_high))
 
 
 def weight(standing: Standing) -> float:
@@ -113,18 +124,16 @@ def cheapness(found: tuple[Standing, Difference]) -> float:
     return weight(found[0])
 
 
-def points(value: float) -> str:
-    """A score's difference in points: hundredths."""
-    return f"{100 * value:.1f} points"
-
-
-def told(found: Difference, folds: int | None) -> str:
+def told(found: Difference, question: Question) -> str:
     """A difference with the interval that holds jointly, and its p."""
-    ends = f"{100 * found.joint_low:+.1f} to {100 * found.joint_high:+.1f}"
-    number = len(found.seeds)
+    scale, folds = question.scale, question.folds
+    ends = f"{scale.told(found.joint_low)} to {scale.told(found.joint_high)}"
+    number, unit = len(found.seeds), scale.unit
+    if scale.lower:
+        unit = f" in {question.metric}, of which less is better"
     seeds = counted(number, "seed", "seeds") if folds is None else f"{number} of {folds} folds"
     return (
-        f"{100 * found.value:+.1f} points, {ends} with 95 % certainty for all comparisons at once, "
+        f"{scale.told(found.value)}{unit}, {ends} with 95 % certainty for all comparisons at once, "
         f"p = {found.p_corrected:.2g} after Holm, {seeds}, {found.rows:,} test rows"
     )
 
@@ -156,16 +165,17 @@ def of_mixture(question: Question) -> list[str]:
 
 
 def of_baseline(question: Question, chosen: Standing) -> list[str]:
-    """A warning where the choice is not shown to beat always answering the majority class."""
-    if question.baseline is None or chosen.mean is None:
+    """A warning where the choice is not shown to beat the best answer without training."""
+    known = {name: value for name, value in question.baselines.items() if value is not None}
+    if not known or chosen.mean is None:
         return []
-    bar = chosen.low if chosen.low is not None else chosen.mean
-    if bar > question.baseline:
+    gain, metric = question.scale.gain, question.metric
+    name, best = max(known.items(), key=lambda pair: gain(pair[1]))
+    ends = (chosen.low, chosen.high) if chosen.low is not None else (chosen.mean,)
+    if min(map(gain, ends)) > gain(best):
         return []
-    return [
-        f"Beware: {chosen.label} is not shown to beat always answering the majority class "
-        f"({question.metric} {question.baseline:.4f})."
-    ]
+    what = f"always answering the {name}" if name == "majority class" else f"the baseline {name!r}"
+    return [f"Beware: {chosen.label} is not shown to beat {what} ({metric} {best:.4f})."]
 
 
 def of_groups(question: Question) -> list[str]:
@@ -190,11 +200,12 @@ def of_failures(question: Question) -> list[str]:
 
 def of_limits(question: Question) -> list[str]:
     """What so few seeds and rows cannot show."""
-    said = []
+    said, scale = [], question.scale
     smallest = sorted(found.detectable for _, found in question.compared)
+    low_end, high_end = (scale.told(end, signed=False) for end in (smallest[0], smallest[-1]))
     shown = (
-        f"a true difference to {question.reference} below {100 * smallest[0]:.1f} to "
-        f"{100 * smallest[-1]:.1f} points, depending on the strategy (from there on 80 % are found)"
+        f"a true difference to {question.reference} below {low_end} to {high_end}{scale.unit}, "
+        "depending on the strategy (from there on 80 % are found)"
     )
     seeds = question.seeds
     if question.folds is not None:

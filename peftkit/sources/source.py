@@ -8,7 +8,18 @@ from typing import Literal
 
 from peftkit.registry import Settings
 
-DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+DATA_SUFFIXES = (
+    ".csv",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".parquet",
+    ".conll",
+    ".conllu",
+    ".iob",
+    ".iob2",
+    ".bio",
+)
 """The endings of the data files that peftkit reads."""
 
 MODEL_PATTERNS = (

@@ -73,7 +73,7 @@ class AdaLora(PeftStrategy):
         layers = targets_in(model, self.targets)
         refuse_larger_rank(model, layers, self.init_r, "strategy.init_r")
         return AdaLoraConfig(
-            task_type=task.peft_type,
+            task_type=task.peft_type_of(model),
             target_r=self.target_r,
             init_r=self.init_r,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT divides by r: floats are fine

@@ -118,7 +118,7 @@ class AnyPeft(PeftStrategy):
         if self._saves_heads:
             settings["modules_to_save"] = saved_heads(model, task)
         made = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[self.method.upper()]]
-        return made(task_type=task.peft_type, **settings)
+        return made(task_type=task.peft_type_of(model), **settings)
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
         """A `PeftModel` around `model`, its head trained whether PEFT's method does so or not."""

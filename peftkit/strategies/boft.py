@@ -46,7 +46,7 @@ class Boft(PeftStrategy):
         refuse_transposed(model, layers, "BOFT")
         refuse_blocks(model, layers, self.block_size, 2 ** (self.factors - 1))
         return BOFTConfig(
-            task_type=task.peft_type,
+            task_type=task.peft_type_of(model),
             boft_block_size=self.block_size,
             boft_n_butterfly_factor=self.factors,
             boft_dropout=self.dropout,

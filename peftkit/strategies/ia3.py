@@ -45,7 +45,7 @@ class Ia3(PeftStrategy):
         if not isinstance(self.targets, str):
             layers = targets_in(model, self.targets)
         return IA3Config(
-            task_type=task.peft_type,
+            task_type=task.peft_type_of(model),
             target_modules=layers,
             feedforward_modules=[name for name in feed_forward if name in set(layers)],
             modules_to_save=saved_heads(model, task),

@@ -50,7 +50,7 @@ class Loha(PeftStrategy):
         refuse_transposed(model, layers, "LoHa")
         refuse_larger_rank(model, layers, self.r)
         return LoHaConfig(
-            task_type=task.peft_type,
+            task_type=task.peft_type_of(model),
             r=self.r,
             alpha=self.alpha,  # type: ignore[arg-type]  # PEFT divides by r: floats are fine
             rank_dropout=self.rank_dropout,

@@ -54,7 +54,7 @@ class Lokr(PeftStrategy):
         refuse_transposed(model, layers, "LoKr")
         refuse_larger_rank(model, layers, self.r)
         return LoKrConfig(
-            task_type=task.peft_type,
+            task_type=task.peft_type_of(model),
             r=self.r,
             alpha=self.alpha,  # type: ignore[arg-type]  # PEFT divides by r: floats are fine
             decompose_both=self.both,

@@ -133,7 +133,7 @@ class Lora(PeftStrategy):
         takes = self.variant in MOVES_WEIGHTS and model.device.type != "meta"
         start: Any = self.variant if takes else True
         return LoraConfig(
-            task_type=task.peft_type,
+            task_type=task.peft_type_of(model),
             r=self.r,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT divides by r: floats are fine
             lora_dropout=self.dropout,

@@ -43,7 +43,7 @@ class Oft(PeftStrategy):
         refuse_transposed(model, layers, "OFT")
         refuse_blocks(model, layers, self.block_size)
         return OFTConfig(
-            task_type=task.peft_type,
+            task_type=task.peft_type_of(model),
             oft_block_size=self.block_size,
             module_dropout=self.dropout,
             target_modules=layers,

@@ -56,7 +56,7 @@ class Prefix(Strategy):
         if model_type not in ARCHITECTURES:
             what = f"where {model_type} attends is not known, only of {', '.join(ARCHITECTURES)} - "
             return [Fault("strategy", f"{what}use strategy=lora, or a model of these")]
-        if not task.auto_class()._model_mapping[type(config)]._can_set_attn_implementation():
+        if not task.auto_class(config)._model_mapping[type(config)]._can_set_attn_implementation():
             what = f"transformers' {model_type} computes attention in a way that takes no prefix - "
             return [Fault("strategy", f"{what}use strategy=prompt or strategy=lora")]
         return []

@@ -58,6 +58,12 @@ class VirtualTokens(PeftStrategy):
         if task.peft_type == "SEQ_CLS" and getattr(config, "is_encoder_decoder", False):
             what = f"a {model_type} classifier finds the end of a text in token ids, and a prompt "
             return [Fault("strategy", f"{what}has none - use strategy=prefix or strategy=lora")]
+        if task.peft_type == "QUESTION_ANS" and getattr(config, "is_encoder_decoder", False):
+            what = f"a {model_type} decoder finds answers in token ids, and a prompt has none - "
+            return [Fault("strategy", f"{what}use strategy=prefix or strategy=lora")]
+        if task.reading == "labels" and getattr(config, "is_encoder_decoder", False):
+            what = f"PEFT puts a prompt before what a {model_type} decoder says too, and so shifts "
+            return [Fault("strategy", f"{what}it - use strategy=prefix or strategy=lora")]
         if known is None:
             names = ", ".join(ARCHITECTURES)
             what = f"which token a {model_type} classifier reads is not known, only of {names} - "
@@ -99,7 +105,7 @@ class Prompt(VirtualTokens):
         from peft import PromptTuningConfig
 
         return PromptTuningConfig(
-            task_type=task.peft_type,
+            task_type=task.peft_type_of(model),
             **self.shape(model),
             prompt_tuning_init="SAMPLE_VOCAB" if self.text is None else "RANDOM",
             modules_to_save=saved_heads(model, task),
@@ -139,7 +145,7 @@ class PTuning(VirtualTokens):
         from peft import PromptEncoderConfig
 
         return PromptEncoderConfig(
-            task_type=task.peft_type,
+            task_type=task.peft_type_of(model),
             **self.shape(model),
             encoder_reparameterization_type=self.encoder.upper(),
             encoder_hidden_size=self.hidden or embedding_size(model),

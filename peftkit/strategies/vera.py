@@ -45,7 +45,7 @@ class Vera(PeftStrategy):
         layers = targets_in(model, self.targets)
         with quiet_projections():
             return VeraConfig(
-                task_type=task.peft_type,
+                task_type=task.peft_type_of(model),
                 r=self.r,
                 projection_prng_key=self.key,
                 save_projection=False,

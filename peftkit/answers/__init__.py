@@ -1,0 +1,1 @@
+"""Answers to questions: found in their contexts, read in windows, chosen and scored."""

@@ -1,0 +1,93 @@
+"""Scores of answers to questions: SQuAD's official exact match and F1, and what needs no training.
+
+After the scripts `evaluate-v1.1.py` and `evaluate-v2.0.py` of Rajpurkar et al. 2016 and 2018.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+")
+
+
+def normalised(text: str) -> str:
+    """The text as answers are compared: in lower case, without punctuation and articles."""
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+
+
+def overlap_f1(said: Sequence[str], right: Sequence[str], nothing: bool) -> float:
+    """F1 of the words that both answers have, counted as often as both have them.
+
+    Two answers without words agree where `nothing` is an answer (v2.0), and have no word in common
+    where it is none (v1.1).
+    """
+    if nothing and not (said and right):
+        return float(said == right)
+    common = sum((Counter(said) & Counter(right)).values())
+    if not common:
+        return 0.0
+    precision, recall = common / len(said), common / len(right)
+    return 2 * precision * recall / (precision + recall)
+
+
+def best_match(said: str, right: Sequence[str], nothing: bool = False) -> tuple[float, float]:
+    """Exact match and F1, each against the right answer that it is best for.
+
+    Where `nothing` is an answer, it is the right one of a question that has no other.
+    """
+    ours = normalised(said)
+    theirs = [normalised(text) for text in right]
+    if nothing:
+        theirs = [text for text in theirs if text] or [""]
+    exact = float(ours in theirs)
+    words = ours.split()
+    return exact, max((overlap_f1(words, text.split(), nothing) for text in theirs), default=0.0)
+
+
+def best_threshold(margins: Floats, gains: Floats, answerable: Floats) -> float:
+    """By how much 'no answer' must outscore a question's best span to be given, for the best F1.
+
+    For each question: the margin between the two, the F1 of the span, and whether there is an
+    answer. As `find_best_thresh` of the official script: the highest margin that is still answered.
+    """
+    import numpy as np
+
+    order = np.argsort(margins, kind="stable")
+    # answering a question more gains its F1, and loses the point of having said nothing
+    change = np.where(answerable[order] > 0, gains[order], gains[order] - 1)
+    reached = np.cumsum(change)
+    # questions of one margin are answered all or none
+    last = np.append(margins[order][1:] > margins[order][:-1], True)
+    best = int(np.argmax(np.where(last, reached, -np.inf)))
+    if reached[best] <= 0:
+        return float(np.nextafter(margins.min(), -np.inf))
+    return float(margins[order][best])
+
+
+def sentences_of(text: str) -> list[tuple[int, int]]:
+    """Where each sentence begins and ends: after a full stop, or ! or ?, and white space."""
+    begin, found = 0, []
+    for gap in BETWEEN_SENTENCES.finditer(text):
+        found.append((begin, gap.start()))
+        begin = gap.end()
+    return [*found, (begin, len(text))]
+
+
+def most_alike(question: str, context: str) -> tuple[int, int]:
+    """The sentence of the context with the most of the question's words; the first of several."""
+    words = set(normalised(question).split())
+    sentences = sentences_of(context)
+    shared = [len(words & set(normalised(context[start:end]).split())) for start, end in sentences]
+    return sentences[shared.index(max(shared))]

@@ -1,0 +1,230 @@
+"""Generation: texts from prompts, batched by length, with stops and seeds; no logits are kept."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from peftkit.attention import PACKED
+from peftkit.batching import longest_first
+from peftkit.errors import Fault, RecipeError
+from peftkit.language import Generation, LanguageModelling
+from peftkit.model import Assembled, quiet_transformers
+from peftkit.recipe import Recipe
+from peftkit.world import World, gathered, say
+
+MAX_TOKENS = 8192
+"""Padded tokens of prompts and answers together that are in the cache at once."""
+KEPT = (
+    "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids",
+    "suppress_tokens", "begin_suppress_tokens", "bos_token_id",
+)  # fmt: skip
+"""What a model says of its own generation that is no choice: all else is the recipe's."""
+
+
+def generate(
+    assembled: Assembled,
+    prompts: Sequence[Sequence[int]],
+    how: Generation,
+    stop_ids: Sequence[int],
+    first_id: int | None = None,
+    streamer: Any = None,
+) -> list[str]:
+    """The text that the model puts behind each prompt (or for each source, if it has an encoder),
+    without special tokens; a `streamer` of transformers is told the tokens of a single prompt."""
+    texts: dict[int, str] = {}
+    lengths = [len(prompt) + how.max_new_tokens for prompt in prompts]
+    # hypotheses of a beam search each take a row of the batch
+    for indices in longest_first(lengths, MAX_TOKENS // how.beams):
+        batch = [prompts[i] for i in indices]
+        said = generated_batch(assembled, batch, how, stop_ids, first_id, streamer)
+        texts |= dict(zip(indices, said, strict=True))
+    return [texts[index] for index in range(len(prompts))]
+
+
+@torch.no_grad()
+def generated_batch(
+    assembled: Assembled,
+    prompts: Sequence[Sequence[int]],
+    how: Generation,
+    stop_ids: Sequence[int],
+    first_id: int | None = None,
+    streamer: Any = None,
+) -> list[str]:
+    """The texts for one batch, its rows padded on the left, where a decoder does not begin."""
+    module: Any = assembled.module
+    base, tokenizer, pad = base_model(module), assembled.tokenizer, assembled.batcher.pad_id
+    apart, device = base.config.is_encoder_decoder, next(module.parameters()).device
+    width = max(map(len, prompts))
+    ids = torch.tensor([padded(prompt, width, pad, left=not apart) for prompt in prompts])
+    ones = [padded([1] * len(prompt), width, 0, left=not apart) for prompt in prompts]
+    config = generation_config(base, how, sorted({*stop_ids, *own_ends(base)}), pad)
+    if first_id is not None:
+        config.forced_bos_token_id = first_id
+    stops = StoppingCriteriaList([Stops(how.stop, tokenizer, 0 if apart else width)])
+    with ready(module, base), seeded(how), quiet_transformers():
+        found = module.generate(
+            input_ids=ids.to(device),
+            attention_mask=torch.tensor(ones).to(device),
+            generation_config=config,
+            streamer=streamer,
+            stopping_criteria=stops if how.stop else None,
+        )
+    answers = found if apart else found[:, width:]
+    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    return [cut_at(text, how.stop) for text in texts]
+
+
+class Stops(StoppingCriteria):
+    """Ends a row once its answer holds one of the texts: transformers 5.23 has the like, but not
+    for tokenizers that split words as BERT's."""
+
+    def __init__(self, stops: Sequence[str], tokenizer: Any, start: int) -> None:
+        self.stops, self.tokenizer, self.start = stops, tokenizer, start
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
+        """Whether each row is done."""
+        texts = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=True)
+        done = [any(stop in text for stop in self.stops) for text in texts]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def padded(values: Sequence[int], width: int, filler: int, left: bool) -> list[int]:
+    """The values with fillers on one side."""
+    more = [filler] * (width - len(values))
+    return [*more, *values] if left else [*values, *more]
+
+
+def cut_at(text: str, stops: Sequence[str]) -> str:
+    """The text before the first of the stops, without white space around it."""
+    found = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(found, default=len(text))].strip()
+
+
+def generation_config(
+    base: PreTrainedModel, how: Generation, ends: Sequence[int], pad: int
+) -> GenerationConfig:
+    """The recipe's way to generate, and what the model itself cannot do without."""
+    own = {name: getattr(base.generation_config, name, None) for name in KEPT}
+    drawing = {"temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
+    return GenerationConfig(
+        **{name: value for name, value in own.items() if value is not None},
+        **(drawing if how.temperature else {}),
+        do_sample=how.temperature > 0,
+        num_beams=how.beams,
+        max_new_tokens=how.max_new_tokens,
+        min_new_tokens=how.min_new_tokens or None,
+        eos_token_id=list(ends) or None,
+        pad_token_id=pad,
+        use_cache=True,
+    )
+
+
+def own_ends(base: PreTrainedModel) -> list[int]:
+    """The tokens that end a text, by the model's own configuration."""
+    said = getattr(base.generation_config, "eos_token_id", None)
+    if said is None:
+        said = getattr(base.config, "eos_token_id", None)
+    return [] if said is None else [said] if isinstance(said, int) else list(said)
+
+
+def base_model(module: Any) -> PreTrainedModel:
+    """The transformers model in what was trained."""
+    return module.get_base_model() if hasattr(module, "get_base_model") else module  # type: ignore[no-any-return]
+
+
+@contextmanager
+def ready(module: Any, base: PreTrainedModel) -> Iterator[None]:
+    """The model as it must be to generate, and as it was afterwards.
+
+    Packed attention knows no cache, and what the model's own configuration says of sampling would
+    fill in what the recipe leaves out.
+    """
+    packed = base.config._attn_implementation == PACKED
+    was_training, own = module.training, base.generation_config
+    module.eval()
+    base.generation_config = GenerationConfig()
+    if packed:
+        base.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if packed:
+            base.set_attn_implementation(PACKED)
+        base.generation_config = own
+        module.train(was_training)
+
+
+@contextmanager
+def seeded(how: Generation) -> Iterator[None]:
+    """Draws of tokens are the recipe's seed's; torch's own state is left as it was."""
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        torch.manual_seed(how.seed)
+        yield
+
+
+def drawn(count: int, how: Generation) -> list[int]:
+    """The rows that are generated, in order: a larger draw contains a smaller one."""
+    generator = torch.Generator().manual_seed(how.seed)
+    return sorted(torch.randperm(count, generator=generator)[: how.rows].tolist())
+
+
+def generated_rows(
+    recipe: Recipe, assembled: Assembled, rows: Any, world: World
+) -> list[str | None]:
+    """A text for each of the rows that are drawn, on every rank; None for the others, and nothing
+    where the task asks for no texts."""
+    task = recipe.task
+    if not isinstance(task, LanguageModelling) or task.generate is None or not len(rows):
+        return []
+    if world.sharding in ("fsdp", "deepspeed"):
+        say(world, f"nothing is generated under {world.sharding}: predict from the artefact")
+        return []
+    chosen = drawn(len(rows), task.generate)
+    mine = chosen[world.rank :: world.size]
+    columns = {name: [rows[i][name] for i in mine] for name in rows.column_names}
+    asked = task.openings(columns)
+    said = answers_to(recipe, assembled, asked, task, task.generate) if mine else []
+    known = dict(gathered(world, list(zip(mine, said, strict=True))))
+    return [known.get(index) for index in range(len(rows))]
+
+
+def answers_to(
+    recipe: Recipe,
+    assembled: Assembled,
+    columns: Mapping[str, Sequence[Any]],
+    task: LanguageModelling,
+    how: Generation,
+    streamer: Any = None,
+) -> list[str]:
+    """The text generated for each of the rows."""
+    longest = room_for_prompts(recipe, assembled, how)
+    tokenizer = assembled.tokenizer
+    prompts = task.prompts(columns, tokenizer, longest)
+    ends, first = task.stop_ids(tokenizer), task.first_id(tokenizer)
+    return generate(assembled, prompts, how, ends, first, streamer)
+
+
+def room_for_prompts(recipe: Recipe, assembled: Assembled, how: Generation) -> int:
+    """The tokens that a prompt may have, such that an answer fits behind it.
+
+    Raises `RecipeError` where none do.
+    """
+    config = base_model(assembled.module).config
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if config.is_encoder_decoder or not positions:
+        return recipe.data.max_length
+    room = positions - how.max_new_tokens - recipe.strategy.ahead - assembled.batcher.first_position
+    if room < 1:
+        what = f"leaves no room for a question: the model has {positions} positions"
+        fault = Fault("task.generate.max_new_tokens", f"{what} (got {how.max_new_tokens})")
+        raise RecipeError("the texts do not fit:", [fault])
+    return min(recipe.data.max_length, room)

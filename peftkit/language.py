@@ -1,0 +1,290 @@
+"""Language modelling: what tasks share whose answer is text, from loss and bits per byte to ROUGE.
+
+A task of this kind says how rows become prompts and references, and by what its texts are judged.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+
+from peftkit.registry import Settings
+from peftkit.text_scores import Counted, counts_of, signatures, totals_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from peftkit.metrics import Score
+    from peftkit.tallies import Totals
+    from peftkit.tasks import Given, Predictions, Reading, Scored
+
+    Floats = NDArray[np.float64]
+
+TOKEN_KINDS = 3
+"""Counts of a row that are known without generating: nats, tokens, bytes."""
+Answers = list[dict[str, Any]]
+
+
+class Generation(Settings):
+    """How texts are generated, and of how many test rows at the end of a run."""
+
+    rows: PositiveInt = 200
+    """Test rows, drawn by `seed`, whose text is generated and scored."""
+    max_new_tokens: PositiveInt = 128
+    """Tokens an answer has at most."""
+    min_new_tokens: NonNegativeInt = 0
+    """Tokens an answer has at least."""
+    beams: PositiveInt = 1
+    """Hypotheses of a beam search; 1: the most probable token each time."""
+    temperature: NonNegativeFloat = 0.0
+    """0: nothing is left to chance; else tokens are drawn at this temperature."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Tokens are drawn from the most probable ones that have this share together."""
+    stop: list[str] = Field(default_factory=list)
+    """Texts that end an answer, beside the tokens that do."""
+    seed: int = 0
+    """Draws the rows, and tokens at a temperature."""
+    untuned: bool = True
+    """Whether the base without training generates them too, to be compared with."""
+    extract: str | None = None
+    """Regular expression for final answers: `exact_match` compares what its first group finds."""
+
+    @field_validator("extract")
+    @classmethod
+    def _is_a_pattern(cls, said: str | None) -> str | None:
+        try:
+            re.compile(said or "")
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error})") from None
+        return said
+
+
+class LanguageModelling(Settings):
+    """Loss on the tokens to be said, bits per byte of their text, and scores of generated texts."""
+
+    generate: Generation | None = None
+    """Generate and score texts at the end of a run; null: only losses are scored."""
+
+    peft_type: ClassVar[str] = "CAUSAL_LM"
+    pipeline_tag: ClassVar[str] = "text-generation"
+    trains_head: ClassVar[bool] = False
+    reading: ClassVar["Reading"] = "labels"
+    compares_untuned: ClassVar[bool] = True
+    assumed_names: ClassVar[tuple[str, ...]] = ()
+    score_kinds: ClassVar[tuple[Counted, ...]] = ()
+    """What generated texts are judged by."""
+
+    @property
+    def headline(self) -> str:
+        """Bits per byte: fair between tokenizers, and less is better."""
+        return "bits_per_byte"
+
+    @property
+    def chosen_by(self) -> str:
+        """Bits per byte: nothing is generated while a run trains."""
+        return "bits_per_byte"
+
+    def judged_by(self) -> tuple[Counted, ...]:
+        """The kinds of scores that generated texts get."""
+        return self.score_kinds
+
+    def prompts(
+        self,
+        rows: Mapping[str, Sequence[Any]],
+        tokenizer: "PreTrainedTokenizerBase",
+        max_length: int,
+    ) -> list[list[int]]:
+        """The tokens from which each row's text is generated."""
+        raise NotImplementedError
+
+    def references(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
+        """The text that should be generated for each row."""
+        raise NotImplementedError
+
+    def stop_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+        """The tokens that end an answer, beside those that the model names."""
+        return [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+
+    def first_id(self, tokenizer: "PreTrainedTokenizerBase") -> int | None:
+        """The token that a decoder must begin with, where the task knows it."""
+        return None
+
+    def openings(self, rows: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+        """What of the test rows is given to the model, for the rest to be generated."""
+        return rows
+
+    def peft_type_of(self, model: "PreTrainedModel") -> str:
+        """PEFT's name for the task on this model."""
+        return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+
+    def configuration(self, names: Sequence[str]) -> dict[str, Any]:
+        """Nothing: there are no labels."""
+        return {}
+
+    def auto_class(self, config: "PretrainedConfig | None" = None) -> Any:
+        """The causal language models."""
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM
+
+    def loss(
+        self, logits: "torch.Tensor", labels: "torch.Tensor", smoothing: float
+    ) -> "torch.Tensor":
+        """The sum of the cross-entropies of the tokens to be said."""
+        from peftkit.token_losses import summed_loss
+
+        return summed_loss(logits, labels, smoothing)
+
+    def outputs(
+        self, logits: "torch.Tensor", labels: "torch.Tensor", sizes: Sequence[int]
+    ) -> "list[np.ndarray]":
+        """Of each example the mean loss of a token, in nats, and the number of tokens: (2,)."""
+        import numpy as np
+
+        from peftkit.token_losses import token_losses
+
+        parts = token_losses(logits, labels).split(list(sizes))
+        return [
+            np.asarray([float(part.mean()) if len(part) else 0.0, len(part)], dtype=np.float32)
+            for part in parts
+        ]
+
+    def answers(self, predictions: "Predictions", given: "Given") -> Answers:
+        """What was generated for each row, where it was, and what the right answer cost: `nats`
+        over `tokens` that stand for `bytes` of text."""
+        counts = row_counts(predictions, given)
+        texts = predictions.texts or [None] * len(counts)
+        return [
+            {
+                **({} if text is None else {"generated": text}),
+                **({} if not tokens else {"nats": nats, "tokens": tokens, "bytes": size}),
+            }
+            for text, (nats, tokens, size) in zip(texts, counts, strict=True)
+        ]
+
+    def counts(self, answers: Sequence[Mapping[str, Any]], given: "Given") -> "Floats":
+        """Nats, tokens and bytes of each row, then what its text gives; NaN where it has none."""
+        import numpy as np
+
+        known = np.asarray(
+            [[said.get(key, math.nan) for key in ("nats", "tokens", "bytes")] for said in answers]
+        ).reshape(len(answers), TOKEN_KINDS)
+        texts = [said.get("generated") for said in answers]
+        kinds = self.judged_by()
+        if all(text is None for text in texts) or not kinds:
+            return known
+        unknown = [math.nan] * sum(kind.width for kind in kinds)
+        right = self.references({name: given.rows[name][:] for name in columns_in(given.rows)})
+        judged = [
+            unknown if text is None else counts_of(kinds, text, wanted)
+            for text, wanted in zip(texts, right, strict=True)
+        ]
+        return np.concatenate([known, np.asarray(judged)], axis=1)
+
+    def totals(self, sums: "Floats", names: Sequence[str]) -> "dict[str, Floats]":
+        """Loss, perplexity and bits per byte; behind them the scores of texts, if there are any."""
+        found = token_totals(sums[:, :TOKEN_KINDS])
+        if sums.shape[1] > TOKEN_KINDS:
+            found |= totals_of(self.judged_by(), sums[:, TOKEN_KINDS:])
+        return found
+
+    def parts(self, counts: "Floats", names: Sequence[str]) -> "list[tuple[Floats, Totals]]":
+        """What is known of every row, and what only of those whose text was generated."""
+        found: list[tuple[Floats, Totals]] = [(counts[:, :TOKEN_KINDS], token_totals)]
+        if counts.shape[1] > TOKEN_KINDS:
+            kinds = self.judged_by()
+            found.append((counts[:, TOKEN_KINDS:], lambda sums: totals_of(kinds, sums)))
+        return found
+
+    def score(self, predictions: "Predictions", given: "Given") -> "Scored":
+        """Scores over all rows, those of texts over the rows whose text was generated."""
+        from peftkit.tasks import Scored
+
+        counts = self.counts(self.answers(predictions, given), given)
+        scores = self._tallied(counts, given)
+        details: dict[str, Any] = {}
+        texts = [index for index, text in enumerate(predictions.texts) if text is not None]
+        if texts:
+            details["generated_rows"] = len(texts)
+            details["signatures"] = signatures(list(scores))
+            details |= self.text_details([str(predictions.texts[i]) for i in texts])
+        simple = {}
+        if given.train is not None and texts:
+            for name, answers in self.simple_answers(given).items():  # type: ignore[attr-defined]
+                simple[name] = self._tallied(self.counts(answers, given)[texts], given)
+        return Scored(scores, next(iter(simple.values()), {}), details, simple)
+
+    def text_details(self, texts: Sequence[str]) -> dict[str, Any]:
+        """What else is said of generated texts."""
+        return {"mean_words": sum(len(text.split()) for text in texts) / len(texts)}
+
+    def _tallied(self, counts: "Floats", given: "Given") -> "dict[str, Score]":
+        """Each score from the rows in which it is known, the headline first."""
+        import numpy as np
+
+        from peftkit.tallies import tally_scores
+
+        found: dict[str, Score] = {}
+        for part, totals in self.parts(counts, given.names):
+            known = part[~np.isnan(part).any(axis=1)]
+            if len(known):
+                first = next(iter(totals(known[:1])))
+                found |= tally_scores(known, totals, first, given.resamples)
+        head = {name: found[name] for name in (self.headline,) if name in found}
+        return head | found
+
+    def prediction_lines(
+        self, predictions: "Predictions", given: "Given"
+    ) -> Iterator[dict[str, Any]]:
+        """What was generated, and the counts; null where a row has none. Never the source."""
+        answers = self.answers(predictions, given)
+        for answer, counts in zip(answers, self.counts(answers, given), strict=True):
+            said = {"generated": answer["generated"]} if "generated" in answer else {}
+            numbers = [None if math.isnan(n) else round(float(n), 6) for n in counts]
+            yield {**said, "counts": numbers}
+
+    def row_values(
+        self, metric: str, columns: Mapping[str, Any], names: Sequence[str]
+    ) -> "Floats | None":
+        """What each row gives to `metric`; None where it is not known of every row."""
+        import numpy as np
+
+        from peftkit.tallies import pseudo_values
+
+        for part, totals in self.parts(np.asarray(columns["counts"], dtype=float), names):
+            if metric in totals(part[:1]):
+                return None if np.isnan(part).any() else pseudo_values(part, totals, metric)
+        return None
+
+
+def row_counts(predictions: "Predictions", given: "Given") -> list[tuple[float, int, int]]:
+    """Nats, tokens and bytes of each row, over all examples that it became."""
+    sizes = list(given.examples["bytes"])
+    of = given.examples["of"] if "of" in columns_in(given.examples) else range(len(sizes))
+    rows = len(next(iter(given.rows.values()))) if isinstance(given.rows, dict) else len(given.rows)
+    found = [(0.0, 0, 0)] * rows
+    for row, (mean, count), size in zip(of, predictions.outputs, sizes, strict=True):
+        nats, tokens, whole = found[row]
+        found[row] = (nats + float(mean) * int(count), tokens + int(count), whole + int(size))
+    return found
+
+
+def columns_in(examples: Any) -> Sequence[str]:
+    """The columns of a data set, or of a plain dict of them."""
+    return list(examples) if isinstance(examples, dict) else list(examples.column_names)
+
+
+def token_totals(sums: "Floats") -> "dict[str, Floats]":
+    """Bits per byte, nats per token and their exponential from sums (many, 3)."""
+    import numpy as np
+
+    nats, tokens, size = sums.T
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        loss = np.where(tokens > 0, nats / tokens, np.nan)
+        bits = np.where(size > 0, nats / math.log(2) / size, np.nan)
+        return {"bits_per_byte": bits, "perplexity": np.exp(loss), "loss": loss}

@@ -1,0 +1,193 @@
+"""Rewriting: a source text to a target, by an encoder-decoder or as a causal model's answer."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import PositiveInt, field_validator
+
+from peftkit.chat_templates import Template, ending_ids, template_text, tokens_of
+from peftkit.conversations import assistant, user
+from peftkit.errors import DataError, Fault
+from peftkit.language import Generation, LanguageModelling
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from peftkit.data import Splits
+    from peftkit.data.preflight import Need
+    from peftkit.tasks import Given
+
+SOURCE = "{source}"
+Columns = dict[str, list[Any]]
+
+
+class Rewriting(LanguageModelling):
+    """What translation and summarisation share: a source is read, a target is said."""
+
+    generate: Generation | None = Generation()
+    """Generate and score texts at the end of a run; null: only losses are scored."""
+    prompt: str | None = None
+    """What the model reads, with {source} in the place of the text; null: the source alone where
+    there is an encoder (T5 wants its prefix here, as 'summarize: {source}'), else a request."""
+    template: str | None = None
+    """For causal models: a chat template (a Jinja file or its text) in place of the tokenizer's
+    own; plain: Q: ... A: ..., for base models."""
+    target_length: PositiveInt = 128
+    """Tokens a target is cut to. A causal model reads `data.max_length` less these."""
+
+    roles: ClassVar["Mapping[str, Need]"] = {"source": True, "target": True}
+    inputs: ClassVar[tuple[str, ...]] = ("source",)
+    request: ClassVar[str] = SOURCE
+    """What a causal model is asked where the recipe does not say."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_a_place_for_the_source(cls, said: str | None) -> str | None:
+        if said is not None and SOURCE not in said:
+            raise ValueError(f"has no {SOURCE} (got {said!r}) - put it where the text belongs")
+        return said
+
+    @field_validator("template")
+    @classmethod
+    def _files_are_read(cls, said: str | None) -> str | None:
+        return None if said is None else template_text(said)
+
+    def auto_class(self, config: "PretrainedConfig | None" = None) -> Any:
+        """Encoder-decoders, or the causal language models."""
+        if config is not None and config.is_encoder_decoder:
+            from transformers import AutoModelForSeq2SeqLM
+
+            return AutoModelForSeq2SeqLM
+        return super().auto_class(config)
+
+    def label_names(self, splits: "Splits") -> tuple[str, ...]:
+        """None: targets are text. Raises `DataError` for a score that nothing is generated for."""
+        if self.headline != "bits_per_byte" and self.generate is None:
+            what = f"{self.headline} is a score of generated texts, and none are asked for"
+            fault = Fault("task.generate", f"{what} - drop it, or say task.metric=bits_per_byte")
+            raise DataError("the texts cannot be scored:", [fault])
+        return ()
+
+    def encode(
+        self,
+        rows: Mapping[str, Sequence[Any]],
+        tokenizer: "PreTrainedTokenizerBase",
+        names: Sequence[str],
+        max_length: int,
+    ) -> Columns:
+        """The source (an encoder's) or source and target (a causal model's) as tokens, the target's
+        as labels; both cut, each to its own length."""
+        if getattr(tokenizer, "feeds_encoder", False):
+            return self._apart(rows, tokenizer, max_length)
+        template = Template(tokenizer, self.template)
+        asked, cut = self._requests(rows["source"], template, tokenizer, max_length)
+        texts = []
+        for request, target in zip(asked, rows["target"], strict=True):
+            (text,) = template.rendered([user(request), assistant(target)])
+            texts.append(text)
+        found = tokens_of(texts, tokenizer, max_length)
+        return {
+            "input_ids": [each.input_ids for each in found],
+            "labels": [each.labels for each in found],
+            "bytes": [each.num_bytes for each in found],
+            "truncated": [a or b.truncated for a, b in zip(cut, found, strict=True)],
+        }
+
+    def prompts(
+        self,
+        rows: Mapping[str, Sequence[Any]],
+        tokenizer: "PreTrainedTokenizerBase",
+        max_length: int,
+    ) -> list[list[int]]:
+        """What an encoder reads, or a causal model up to where its answer begins."""
+        if getattr(tokenizer, "feeds_encoder", False):
+            return self._sources(rows["source"], tokenizer, max_length)[0]
+        template = Template(tokenizer, self.template)
+        asked, _ = self._requests(rows["source"], template, tokenizer, max_length)
+        texts = [template.render([user(request)], asks=True) for request in asked]
+        return list(map(list, tokenizer(texts, add_special_tokens=False)["input_ids"]))
+
+    def references(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
+        """The targets."""
+        return list(rows["target"])
+
+    def stop_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+        """The tokens that end a target."""
+        if getattr(tokenizer, "feeds_encoder", False):
+            return super().stop_ids(tokenizer)
+        return ending_ids(Template(tokenizer, self.template), tokenizer)
+
+    def _apart(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> Columns:
+        """For an encoder and its decoder."""
+        ids, cut = self._sources(rows["source"], tokenizer, max_length)
+        targets = list(rows["target"])
+        whole = tokenizer(text_target=targets, verbose=False)["input_ids"]
+        labels = tokenizer(text_target=targets, truncation=True, max_length=self.target_length)[
+            "input_ids"
+        ]
+        sizes = [
+            len(text.encode()) if len(all_of_it) == len(kept) else size_of_cut(kept, tokenizer)
+            for text, all_of_it, kept in zip(targets, whole, labels, strict=True)
+        ]
+        short = [len(a) > len(b) for a, b in zip(whole, labels, strict=True)]
+        return {
+            "input_ids": ids,
+            "labels": [list(each) for each in labels],
+            "bytes": sizes,
+            "truncated": [a or b for a, b in zip(cut, short, strict=True)],
+        }
+
+    def _sources(
+        self, sources: Sequence[str], tokenizer: Any, max_length: int
+    ) -> tuple[list[list[int]], list[bool]]:
+        """What an encoder reads, and whether it was cut."""
+        texts = [(self.prompt or SOURCE).replace(SOURCE, source) for source in sources]
+        whole = tokenizer(texts, verbose=False)["input_ids"]
+        kept = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+        cut = [len(a) > len(b) for a, b in zip(whole, kept, strict=True)]
+        return [list(ids) for ids in kept], cut
+
+    def _requests(
+        self, sources: Sequence[str], template: Template, tokenizer: Any, max_length: int
+    ) -> tuple[list[str], list[bool]]:
+        """What a causal model is asked, the source cut from behind so that a target fits; and
+        whether it was."""
+        said = self.prompt or self.request
+        around = template.render([user(said.replace(SOURCE, ""))], asks=True)
+        room = (
+            max_length
+            - self.target_length
+            - len(tokenizer(around, add_special_tokens=False)["input_ids"])
+        )
+        if room < 1:
+            what = f"{max_length} tokens leave no room beside targets of {self.target_length}"
+            fault = Fault("data.max_length", f"{what} - raise it, or lower task.target_length")
+            raise DataError("the texts do not fit:", [fault])
+        found = tokenizer(
+            list(sources), add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )["offset_mapping"]
+        cut = [len(offsets) > room for offsets in found]
+        texts = [
+            source[: offsets[room - 1][1]] if short else source
+            for source, offsets, short in zip(sources, found, cut, strict=True)
+        ]
+        return [said.replace(SOURCE, text) for text in texts], cut
+
+
+def size_of_cut(ids: Sequence[int], tokenizer: Any) -> int:
+    """Bytes of the text that is left of a target."""
+    return len(tokenizer.decode(ids, skip_special_tokens=True).encode())
+
+
+def usual_target(given: "Given") -> str:
+    """The most frequent target of the train split; of several, one of middling length."""
+    counts: Counter[str] = Counter(given.train["target"])
+    most = max(counts.values())
+    often = sorted((t for t, n in counts.items() if n == most), key=lambda t: (len(t), t))
+    return often[len(often) // 2]
+
+
+def said_by_all(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Texts as answers."""
+    return [{"generated": text} for text in texts]

@@ -1,0 +1,255 @@
+"""Regression: one number, or several, that a text or a pair of texts has."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import field_validator
+
+from peftkit.errors import DataError, Fault
+from peftkit.tasks import Given, Predictions, Scored, Task
+from peftkit.texts import encode_texts
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from peftkit.data import Splits
+
+    Floats = NDArray[np.float64]
+
+DIGITS = 12
+"""Significant ones of a number that was standardised and back: 3.8 is 3.8 again."""
+
+
+class Regression(Task):
+    """Numbers on a scale: learned as deviations from train's mean, told in their own units."""
+
+    kind: Literal["regression"] = "regression"
+    metric: Literal["spearman", "pearson", "rmse", "mae", "r2"] = "spearman"
+    """The headline score, which early stopping and comparisons go by."""
+    loss_kind: Literal["mse", "huber"] = "mse"
+    """mse: the squared error; huber: beyond one standard deviation of the target its size alone."""
+    targets: list[str] | None = None
+    """Columns of numbers that are learned together, instead of the one column `data.label`."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    peft_type: ClassVar[str] = "SEQ_CLS"
+    pipeline_tag: ClassVar[str] = "text-classification"
+    trains_head: ClassVar[bool] = True
+    lines: ClassVar[tuple[str, ...]] = ("label", "predicted")
+    smooths: ClassVar[bool] = False
+    changes_words: ClassVar[bool] = True
+    loss_unit: ClassVar[str] = "squared error (train's variance is 1)"
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_are_columns_of_their_own(cls, targets: list[str] | None) -> list[str] | None:
+        for place, name in enumerate(targets or ()):
+            if name in {*cls.inputs, "row", "label", "group"}:
+                raise ValueError(f"{name!r} is a role of the task - rename the column")
+            if name in (targets or ())[:place]:
+                raise ValueError(f"{name!r} is named twice - remove one")
+        if targets == []:
+            raise ValueError("names no column - name one or more, or leave it out")
+        return targets
+
+    @property
+    def roles(self) -> Mapping[str, bool]:  # type: ignore[override]
+        """The texts and the columns of numbers."""
+        return {"text": True, "text_pair": False, **dict.fromkeys(self.targets or ["label"], True)}
+
+    @property
+    def assumed_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The targets' names, which need no data."""
+        return tuple(self.targets or ["value"])
+
+    @property
+    def headline(self) -> str:
+        """The chosen metric."""
+        return self.metric
+
+    def label_names(self, splits: "Splits") -> tuple[str, ...]:
+        """The targets' names, once all their values are found to be numbers that vary in train."""
+        faults: list[Fault] = []
+        for split in ("train", "validation", "test"):
+            for role in self.targets or ["label"]:
+                faults += number_faults(split, role, getattr(splits, split))
+        if faults:
+            raise DataError("the targets cannot be used:", faults)
+        return self.assumed_names
+
+    def learned(self, splits: "Splits") -> dict[str, Any]:
+        """Mean and standard deviation of each target over the train split."""
+        import numpy as np
+
+        numbers = np.array([numbers_of(splits.train[role]) for role in self.targets or ["label"]])
+        return {"mean": numbers.mean(axis=1).tolist(), "deviation": numbers.std(axis=1).tolist()}
+
+    def remarks(self, tuned: Mapping[str, Any]) -> tuple[str, ...]:
+        """The scale on which the targets are learned."""
+        pairs = zip(self.assumed_names, tuned["mean"], tuned["deviation"], strict=True)
+        said = ", ".join(f"{name}: {mean:.6g} and {apart:.6g}" for name, mean, apart in pairs)
+        return (f"learned as deviations from train's mean, in standard deviations ({said})",)
+
+    def auto_class(self, config: "PretrainedConfig | None" = None) -> Any:
+        """The sequence classifiers, with an output a target."""
+        from transformers import AutoModelForSequenceClassification
+
+        return AutoModelForSequenceClassification
+
+    def configuration(self, names: Sequence[str]) -> dict[str, Any]:
+        """The outputs' names, and that they are numbers."""
+        return {**super().configuration(names), "problem_type": "regression"}
+
+    def encode(
+        self,
+        rows: Mapping[str, Sequence[Any]],
+        tokenizer: "PreTrainedTokenizerBase",
+        names: Sequence[str],
+        max_length: int,
+    ) -> dict[str, list[Any]]:
+        """Token ids of the text (and pair), cut at `max_length`; the targets as deviations from
+        train's mean, as far as that is known by now, NaN where they are unknown."""
+        encoded = encode_texts(rows, tokenizer, max_length)
+        count = len(encoded["input_ids"])
+        columns = [rows.get(role, [None] * count) for role in self.targets or ["label"]]
+        values = zip(*map(numbers_of, columns), strict=True)
+        pairs = list(zip(*scale_of(self.carried, len(columns)), strict=True))
+        labels = [
+            [(v - mean) / apart for v, (mean, apart) in zip(row, pairs, strict=True)]
+            for row in values
+        ]
+        return {**encoded, "labels": labels}
+
+    def loss(
+        self, logits: "torch.Tensor", labels: "torch.Tensor", smoothing: float
+    ) -> "torch.Tensor":
+        """The sum over all known targets of the squared error, or Huber's loss at one deviation,
+        both in train's standard deviations."""
+        from torch.nn.functional import huber_loss, mse_loss
+
+        known = ~labels.isnan()
+        said, right = logits.float()[known], labels.float()[known]
+        if self.loss_kind == "huber":
+            return huber_loss(said, right, reduction="sum", delta=1.0)
+        return mse_loss(said, right, reduction="sum")
+
+    def known(self, labels: "torch.Tensor") -> int:
+        """Targets with a value."""
+        return int((~labels.isnan()).sum())
+
+    def outputs(
+        self, logits: "torch.Tensor", labels: "torch.Tensor", sizes: Sequence[int]
+    ) -> "list[np.ndarray]":
+        """The standardised predictions, (targets,) each."""
+        return list(logits.float().cpu().numpy())
+
+    def answers(self, predictions: Predictions, given: Given) -> list[dict[str, Any]]:
+        """Each target's number in its own units."""
+        said = in_units(predictions.outputs, given)
+        return [dict(zip(given.names, row, strict=True)) for row in said]
+
+    def score(self, predictions: Predictions, given: Given) -> Scored:
+        """Correlations, errors and R2 with intervals; beside them those of train's mean."""
+        import numpy as np
+
+        from peftkit.correlation import number_scores
+
+        right = np.array(in_units(predictions.labels, given))
+        rows = np.isfinite(right).all(axis=1)
+        if not rows.any():
+            raise DataError("no row has a target to be scored against - fill or remove the split")
+        said = np.array(in_units(predictions.outputs, given))
+
+        def scored(numbers: "Floats") -> dict[str, Any]:
+            return number_scores(
+                right[rows], numbers[rows], given.names, self.metric, given.resamples
+            )
+
+        if given.train is None:
+            return Scored(scored(said), {})
+        mean = scored(np.tile(given.tuned["mean"], (len(right), 1)))
+        return Scored(scored(said), mean, baselines={"train's mean": mean})
+
+    def prediction_lines(self, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
+        """The right numbers and the predicted ones, in the targets' order."""
+        pairs = (in_units(each, given) for each in (predictions.labels, predictions.outputs))
+        for right, said in zip(*pairs, strict=True):
+            yield {"label": [None if math.isnan(y) else y for y in right], "predicted": said}
+
+    def row_values(
+        self, metric: str, columns: Mapping[str, Any], names: Sequence[str]
+    ) -> "Floats | None":
+        """The jackknife's share of each row in `metric`."""
+        import numpy as np
+
+        from peftkit.correlation import row_shares
+
+        right, said = (np.array(list(columns[key]), dtype=float) for key in self.lines)
+        return row_shares(right, said, metric, names) if np.isfinite(right).all() else None
+
+
+def number_faults(split: str, role: str, rows: Any) -> Iterator[Fault]:
+    """What is no finite number in a column of a split; in train also that nothing varies."""
+    where = f"{split}, column of {role!r}"
+    values = rows[role][:]
+    numbers = numbers_of(values)
+    broken = [i for i, number in enumerate(numbers) if not math.isfinite(number)]
+    if broken:
+        names = rows["row"]
+        first = ", ".join(f"{values[i]!r} in {names[i]}" for i in broken[:3])
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        count = "1 row is" if len(broken) == 1 else f"{len(broken)} rows are"
+        fix = "write numbers with a point, and mend or remove the rest"
+        yield Fault(where, f"{count} no finite number ({first}{more}) - {fix}")
+    elif split == "train" and numbers and (what := sameness(numbers)):
+        yield Fault(where, what)
+
+
+def sameness(numbers: Sequence[float]) -> str | None:
+    """Why numbers have no spread to be divided by, where they have none."""
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread, size = float(np.std(numbers)), float(np.abs(numbers).max())
+    if not math.isfinite(spread):
+        return f"holds numbers up to {size:g}, too large to compute with - give them another unit"
+    if spread <= 1e-12 * size:
+        what = f"all {len(numbers)} rows are {numbers[0]:g}, or too nearly so"
+        return f"{what} - there is nothing to learn: give targets that differ"
+    return None
+
+
+def numbers_of(values: Sequence[Any]) -> list[float]:
+    """Numbers, or texts of numbers ('3.5'), as numbers; NaN for what is none."""
+    return [number_of(value) for value in values]
+
+
+def number_of(value: Any) -> float:
+    """One number; NaN where there is none."""
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def scale_of(tuned: Mapping[str, Any], targets: int) -> tuple[list[float], list[float]]:
+    """Means and standard deviations of train; of a recipe that was not run, 0 and 1."""
+    return tuned.get("mean", [0.0] * targets), tuned.get("deviation", [1.0] * targets)
+
+
+def in_units(standardised: Sequence[Any], given: Given) -> list[list[float]]:
+    """Deviations from train's mean as numbers in the targets' own units: a list a row."""
+    pairs = list(zip(*scale_of(given.tuned, len(given.names)), strict=True))
+    return [
+        [
+            float(f"{mean + apart * float(z):.{DIGITS}g}")
+            for z, (mean, apart) in zip(row, pairs, strict=True)
+        ]
+        for row in standardised
+    ]

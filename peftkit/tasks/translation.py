@@ -1,0 +1,100 @@
+"""Translation: a text said in another language, by an encoder-decoder or a causal model."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from peftkit.rewriting import SOURCE, Columns, Rewriting, said_by_all, usual_target
+from peftkit.tasks import Given, Task
+from peftkit.text_scores import BLEU, CHRF, Counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Translation(Rewriting, Task):
+    """What a text is in another language."""
+
+    kind: Literal["translation"] = "translation"
+    metric: Literal["chrf", "bleu", "bits_per_byte"] = "chrf"
+    """The headline score."""
+    into: str | None = None
+    """What a causal model is asked for by name: the target's language, as German."""
+    codes: tuple[str, str] | None = None
+    """Codes of the source's and the target's language, where the tokenizer has them (mBART, NLLB:
+    en_XX, de_DE). Marian's many-language models want theirs in `prompt`: '>>deu<< {source}'."""
+
+    score_kinds: ClassVar[tuple[Counted, ...]] = (CHRF, BLEU)
+
+    @property
+    def headline(self) -> str:
+        """The chosen metric."""
+        return self.metric
+
+    @property
+    def request(self) -> str:  # type: ignore[override]
+        """What a causal model is asked."""
+        return f"Translate this text{f' into {self.into}' if self.into else ''}: {SOURCE}"
+
+    def encode(
+        self,
+        rows: Mapping[str, Sequence[Any]],
+        tokenizer: "PreTrainedTokenizerBase",
+        names: Sequence[str],
+        max_length: int,
+    ) -> Columns:
+        """As `Rewriting` has it, in the languages that are named."""
+        self._name_languages(tokenizer)
+        return super().encode(rows, tokenizer, names, max_length)
+
+    def prompts(
+        self,
+        rows: Mapping[str, Sequence[Any]],
+        tokenizer: "PreTrainedTokenizerBase",
+        max_length: int,
+    ) -> list[list[int]]:
+        """As `Rewriting` has it, in the languages that are named."""
+        self._name_languages(tokenizer)
+        return super().prompts(rows, tokenizer, max_length)
+
+    def first_id(self, tokenizer: "PreTrainedTokenizerBase") -> int | None:
+        """The target language's code, which such models begin with."""
+        if self.codes is None:
+            return None
+        self._name_languages(tokenizer)
+        known: Any = tokenizer
+        (found,) = known.convert_tokens_to_ids([self.codes[1]])
+        return int(found)
+
+    def _name_languages(self, tokenizer: Any) -> None:
+        """Tell the tokenizer the languages.
+
+        Raises `DataError` where it knows none, or not these.
+        """
+        if self.codes is None:
+            return
+        from peftkit.errors import DataError, Fault
+
+        unknown = [
+            c for c in self.codes if tokenizer.convert_tokens_to_ids(c) in no_token(tokenizer)
+        ]
+        if unknown or not hasattr(tokenizer, "src_lang"):
+            code = unknown[0] if unknown else self.codes[0]
+            what = f"the model's tokenizer has no language {code!r}"
+            fault = Fault(
+                "task.codes", f"{what} - leave codes out, or take them from its vocabulary"
+            )
+            raise DataError("the model does not suit the task:", [fault])
+        tokenizer.src_lang, tokenizer.tgt_lang = self.codes
+
+    def simple_answers(self, given: Given) -> dict[str, list[dict[str, Any]]]:
+        """The source as it is; always the same target."""
+        sources = list(given.rows["source"])
+        return {
+            "source": said_by_all(sources),
+            "constant": said_by_all([usual_target(given)] * len(sources)),
+        }
+
+
+def no_token(tokenizer: Any) -> tuple[int | None, ...]:
+    """What a tokenizer answers for a token that it does not have."""
+    return None, tokenizer.unk_token_id

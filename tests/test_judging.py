@@ -1,0 +1,85 @@
+"""Judging: scores beside the untuned base's, which is asked once for a run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from peftkit import judging
+from peftkit.judging import FILE, judged, untuned_predictions
+from peftkit.model import load_tokenizer
+from peftkit.sources import find_model
+from peftkit.tasks import Given
+from peftkit.world import World
+from talks import QUESTIONS, made, stirred, talk
+
+ALONE = World(0, 1, 1, "fp32", "cpu", "none")
+TASK = "{kind: instructions, template: plain, generate: {rows: 3, max_new_tokens: 4}}"
+
+
+def material(*overrides: str) -> tuple[Any, Any, Given]:
+    """A recipe, its model moved away from the base, and rows to judge them on."""
+    recipe = talk("tiny-llama", TASK, *overrides)
+    model = stirred(made(recipe))
+    found = recipe.task.encode(QUESTIONS, model.tokenizer, (), 64)
+    sizes = {"length": [len(ids) for ids in found["input_ids"]]}
+    rows, examples = Dataset.from_dict(QUESTIONS), Dataset.from_dict({**found, **sizes})
+    return recipe, model, Given(rows, examples, (), rows, resamples=100)
+
+
+def untuned(recipe: Any, given: Given, folder: Path) -> Any:
+    source = find_model(recipe.model)
+    tokenizer = load_tokenizer(source.location, recipe.task)
+    return untuned_predictions(recipe, source, tokenizer, given, folder, ALONE)
+
+
+def test_the_base_is_asked_once_and_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, _, given = material()
+    first = untuned(recipe, given, tmp_path / "run")
+    assert (tmp_path / "run" / FILE).is_file()
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the base is loaded again")
+
+    monkeypatch.setattr(judging, "assemble", never)
+    again = untuned(recipe, given, tmp_path / "run")
+    assert again.texts == first.texts and again.loss == first.loss
+    np.testing.assert_array_equal(np.stack(again.outputs), np.stack(first.outputs))
+    monkeypatch.setattr(judging, "surroundings", lambda _: {"threads": 7})
+    with pytest.raises(AssertionError, match="loaded again"):
+        untuned(recipe, given, tmp_path / "run")
+
+
+def test_what_training_bought_is_the_difference_of_both_with_its_interval(tmp_path: Path) -> None:
+    recipe, model, given = material()
+    base = untuned(recipe, given, tmp_path / "run")
+    said, scored = judged(recipe, model, given, base, ALONE)
+    assert said is not None and scored is not None
+    theirs = scored.baselines["untuned"]
+    assert scored.baseline == theirs
+    found = scored.details["better_than_untuned"]
+    for name in ("bits_per_byte", "loss", "rougeL"):
+        ours, sign = scored.scores[name].value, -1 if name != "rougeL" else 1
+        assert found[name]["value"] == pytest.approx(sign * (ours - theirs[name].value))  # type: ignore[operator]
+    bits = found["bits_per_byte"]
+    assert bits["low"] <= bits["value"] <= bits["high"] and bits["n"] == 4
+    assert found["rougeL"]["n"] == 3 == scored.details["generated_rows"]
+
+
+def test_a_model_that_learned_nothing_is_no_better_than_itself(tmp_path: Path) -> None:
+    recipe, _, given = material()
+    base = untuned(recipe, given, tmp_path / "run")
+    _, scored = judged(recipe, made(recipe), given, base, ALONE)
+    assert scored is not None
+    for each in scored.details["better_than_untuned"].values():
+        assert each["value"] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_task_that_compares_with_no_base_asks_none(tmp_path: Path) -> None:
+    recipe, _, given = material()
+    other = recipe.but(task="classification")
+    assert untuned_predictions(other, None, None, given, tmp_path, ALONE) is None  # type: ignore[arg-type]
