@@ -1,0 +1,76 @@
+"""Every task on its real data: python benchmarks/tasks.py DATA --sets stsb mrpc.
+
+LoRA with several seeds, full fine-tuning and bottleneck adapters once, each as its recipe says. A
+run that is finished is not run again. Records go to benchmarks/records/<data set>.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from filing import file_record
+
+ENCODERS = ("stsb", "mrpc", "conll2003", "semeval", "squad")
+LANGUAGE_MODELS = ("multi30k", "samsum", "alpaca", "gsm8k")
+FOLDERS = {"semeval": "semeval2010_task8"}
+SETTINGS = ["training.threads=1", "training.proof=run"]
+
+
+def main() -> None:
+    """Run what has no record yet, `--together` at a time, and file the records."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("data", type=Path, help="folder with a folder for each data set")
+    options.add_argument("--sets", nargs="+", default=[*ENCODERS, *LANGUAGE_MODELS])
+    options.add_argument("--ways", nargs="+", default=["lora", "full", "adapter"])
+    options.add_argument("--seeds", type=int, help="of LoRA (default: 5, 3 for language models)")
+    options.add_argument("--runs", type=Path, default=Path("runs"))
+    options.add_argument("--together", type=int, default=1, help="runs at a time")
+    options.add_argument("settings", nargs="*", metavar="key=value")
+    given = options.parse_intermixed_args()
+    wanted = [
+        (name, way, seed) for name in given.sets for way in given.ways for seed in seeds(given, name, way)
+    ]
+    with ThreadPoolExecutor(given.together) as pool:
+        done = list(pool.map(lambda each: run(given, *each), wanted))
+    sys.exit(f"{done.count(False)} of {len(wanted)} runs failed" if False in done else 0)
+
+
+def seeds(given: argparse.Namespace, name: str, way: str) -> range:
+    """The seeds that a recipe is run with."""
+    usual = 3 if name in LANGUAGE_MODELS else 5
+    return range((given.seeds or usual) if way == "lora" else 1)
+
+
+def run(given: argparse.Namespace, name: str, way: str, seed: int) -> bool:
+    """One run in a process of its own; whether it has a record, which is filed."""
+    asked = [f"{way}_{name}", f"data.path={given.data / FOLDERS.get(name, name)}"]
+    settings = [f"training.seed={seed}", *SETTINGS, *given.settings]
+    done = subprocess.run(
+        [sys.executable, "-m", "peftkit.cli", "train", *asked, *settings, "--runs", given.runs, "--json"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    told = f"{way}_{name}, seed {seed}"
+    if done.returncode:
+        print(f"{told}: failed: {done.stderr.strip()[-500:]}", flush=True)
+        return False
+    record: dict[str, Any] = json.loads(done.stdout)
+    score, cost = record["scores"][record["headline"]], record["cost"]
+    interval = f" [{score['low']:.4f}, {score['high']:.4f}]" if score["low"] is not None else ""
+    print(
+        f"{told}: {record['headline']} {score['value']:.4f}{interval}, "
+        f"{cost['train_seconds']:.0f} s of {cost['total_seconds']:.0f}",
+        flush=True,
+    )
+    file_record(record, given.runs / f"{record['name']}-{record['digest'][:8]}", name)
+    return True
+
+
+if __name__ == "__main__":
+    main()
