@@ -33,7 +33,10 @@ def main() -> None:
     options.add_argument("settings", nargs="*", metavar="key=value")
     given = options.parse_intermixed_args()
     wanted = [
-        (name, way, seed) for name in given.sets for way in given.ways for seed in seeds(given, name, way)
+        (name, way, seed)
+        for name in given.sets
+        for way in given.ways
+        for seed in seeds(given, name, way)
     ]
     with ThreadPoolExecutor(given.together) as pool:
         done = list(pool.map(lambda each: run(given, *each), wanted))
@@ -51,7 +54,17 @@ def run(given: argparse.Namespace, name: str, way: str, seed: int) -> bool:
     asked = [f"{way}_{name}", f"data.path={given.data / FOLDERS.get(name, name)}"]
     settings = [f"training.seed={seed}", *SETTINGS, *given.settings]
     done = subprocess.run(
-        [sys.executable, "-m", "peftkit.cli", "train", *asked, *settings, "--runs", given.runs, "--json"],
+        [
+            sys.executable,
+            "-m",
+            "peftkit.cli",
+            "train",
+            *asked,
+            *settings,
+            "--runs",
+            given.runs,
+            "--json",
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

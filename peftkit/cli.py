@@ -80,8 +80,7 @@ def train_verb(options: Any) -> None:
         return
     from peftkit.launching import launch
 
-    code = launch(options)
-    if code:
+    if code := launch(options):
         raise SystemExit(code)
 
 
@@ -114,10 +113,8 @@ def show_verb(options: Any) -> None:
     from peftkit.recipe import Recipe
 
     recipe = Recipe.of(composition)
-    if options.json:
-        print(json.dumps({"name": recipe.name, **recipe.settings()}, indent=1))
-        return
-    print_rows(setting_rows(recipe, composition))
+    whole = {"name": recipe.name, **recipe.settings()}
+    print_made(whole, setting_rows(recipe, composition), options.json)
 
 
 def plan_verb(options: Any) -> None:
@@ -133,16 +130,14 @@ def plan_verb(options: Any) -> None:
 def list_verb(options: Any) -> None:
     """Print what there is, with a line about each."""
     from peftkit.listing import listing
+    from peftkit.registry import import_named
 
-    import_named(options.plugin)
+    import_named(options.plugin, "--plugin")
     if options.model is not None:
         list_offers(options)
         return
     rows = listing(options.family)
-    if options.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        print_rows(rows)
+    print_made(rows, rows, options.json)
 
 
 def list_offers(options: Any) -> None:
@@ -155,26 +150,17 @@ def list_offers(options: Any) -> None:
     from peftkit.offers import COUNTED, offer_rows, offers
 
     found = offers(options.model)
-    if options.json:
-        print(json.dumps([vars(offer) for offer in found], indent=1))
-        return
-    print_rows(offer_rows(found))
-    print(COUNTED, file=sys.stderr)
-
-
-def import_named(plugins: Sequence[str]) -> None:
-    """Import the plug-ins that `--plugin` names, so that what they declare is listed too."""
-    from peftkit.registry import import_plugin
-
-    for module in plugins:
-        import_plugin(module, "--plugin")
+    print_made([vars(offer) for offer in found], offer_rows(found), options.json)
+    if not options.json:
+        print(COUNTED, file=sys.stderr)
 
 
 def schema_verb(options: Any) -> None:
     """Print the JSON schema of recipe files."""
+    from peftkit.registry import import_named
     from peftkit.schema import recipe_schema
 
-    import_named(options.plugin)
+    import_named(options.plugin, "--plugin")
     print(json.dumps(recipe_schema(), indent=1))
 
 
@@ -238,10 +224,11 @@ def export_verb(options: Any) -> None:
 
 def print_made(made: Any, rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Print what was made: the whole value as JSON, or its table."""
-    if as_json:
-        print(made.model_dump_json(indent=1))
-        return
-    print_rows(rows)
+    if not as_json:
+        print_rows(rows)
+    else:
+        plain = isinstance(made, (dict, list))
+        print(json.dumps(made, indent=1) if plain else made.model_dump_json(indent=1))
 
 
 def compare_verb(options: Any) -> None:

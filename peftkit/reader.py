@@ -29,7 +29,7 @@ def attach_reader(
     position 0 of each row, an encoder-decoder the row's last end-of-sequence token.
     """
     positions: list[Tensor] = []
-    hand_on(module, base, ahead)
+    hand_on(module, ahead)
     if reading != "example":
         module.register_forward_pre_hook(taking(positions), with_kwargs=True)
         in_decoder = base.config.is_encoder_decoder
@@ -55,7 +55,7 @@ def attach_reader(
     return architecture.reads
 
 
-def hand_on(module: nn.Module, base: PreTrainedModel, ahead: int) -> None:
+def hand_on(module: nn.Module, ahead: int) -> None:
     """Have the base get what PEFT 0.21.2's model for question answering takes and drops: which of
     two texts tokens are of, and their positions; those of virtual tokens are of the first text."""
     if type(module).__name__ != "PeftModelForQuestionAnswering":
@@ -76,7 +76,8 @@ def hand_on(module: nn.Module, base: PreTrainedModel, ahead: int) -> None:
         return arguments, whole
 
     module.register_forward_pre_hook(keep, with_kwargs=True)
-    base.register_forward_pre_hook(restore, with_kwargs=True)
+    # not the base's own, which AdaLoRA's model calls past its hooks
+    module.get_submodule("base_model").register_forward_pre_hook(restore, with_kwargs=True)
 
 
 def taking(positions: list[Tensor]) -> Any:

@@ -3,7 +3,7 @@
 import importlib
 import json
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, TypeVar, get_origin
@@ -258,6 +258,12 @@ def import_plugins() -> None:
 def installed_plugins() -> tuple[EntryPoint, ...]:
     """What the installed packages offer."""
     return tuple(entry_points(group="peftkit.plugins"))
+
+
+def import_named(modules: Sequence[str], where: str) -> None:
+    """Import the plug-ins that are named, so that what they declare is known."""
+    for module in modules:
+        import_plugin(module, where)
 
 
 def import_plugin(module: str, where: str) -> None:

@@ -26,7 +26,7 @@ def classified(chance: random.Random) -> dict[str, Any]:
 
 
 def scored(chance: random.Random) -> dict[str, Any]:
-    words = sentence(chance)
+    words = sentence(chance, 6, 12)
     return {"text": " ".join(words), "label": len(words) + chance.random()}
 
 

@@ -69,12 +69,12 @@ def adapted(adapter: Adapter, base: Path, merged: Path, onto: str, dtype: torch.
             task = task_of(adapter)
             assert task is not None
             config = configuration(adapter, base)
-            model = opened(task.auto_class(), base, dtype, config=config)
+            model = opened(task.auto_class(config), base, dtype, config=config)
             if onto == "trained":
                 dequantize(model, adapter, base)
             # what rests in the artefact is read as it is; the base is whole here
             loaded = strategy_of(adapter).load(model, adapter.folder, task).eval()
-            hand_on(loaded, model, 0)
+            hand_on(loaded, 0)
             return loaded
         return with_peft(adapter, base, merged, dtype)
 

@@ -110,8 +110,7 @@ def report(
     """
     found = gather([records] if isinstance(records, (Path, str)) else records, root)
     mixed = mixtures(found.runs)
-    if not allow_mixed:
-        refuse(mixed)
+    refuse({} if allow_mixed else mixed)
     metric = metric_of(found.runs, metric)
     members = members_of(found.runs)
     counted_runs = [run for member in members for run in member.finished]
@@ -130,10 +129,7 @@ def report(
         completed(member, standing, base, compared, bool(mixed))
         for member, standing in zip(members, standings, strict=True)
     ]
-    # costs of other machines are no costs of one
-    axes = AXES[:1] if "hardware" in mixed else AXES
-    marks = fronts(done, compared.pairs, axes, scale.lower)
-    done = [each.model_copy(update={"front": marks.get(each.label, {})}) for each in done]
+    done = marked(done, compared.pairs, scale, "hardware" in mixed)
     done.sort(key=lambda each: (each.mean is None, -scale.gain(each.mean), each.label))
     baselines = baselines_of(found.runs, metric, mixed)
     folds = folding.folds if folding else None
@@ -156,6 +152,14 @@ def report(
         notes=notes_of(found, members, aligned, done, base.label),
     )
     return detailed(made, members, aligned)
+
+
+def marked(
+    done: list[Standing], pairs: list[Pair], scale: Scale, machines_differ: bool
+) -> list[Standing]:
+    """The standings with their marks on the fronts; costs of other machines are no costs of one."""
+    marks = fronts(done, pairs, AXES[:1] if machines_differ else AXES, scale.lower)
+    return [each.model_copy(update={"front": marks.get(each.label, {})}) for each in done]
 
 
 def detailed(made: Report, members: Sequence[Member], aligned: Aligned) -> Report:

@@ -145,8 +145,11 @@ class AnyPeft(PeftStrategy):
     def prepare(self, model: "nn.Module", batches: Callable[[], Iterator[dict[str, Any]]]) -> None:
         """Try one batch, forwards and backwards, so that a method that needs more than a batch of
         ours says so before the run."""
+        import torch
+
         with self._in_pefts_words():
-            model(**next(batches())).logits.sum().backward()
+            said = model(**next(batches())).to_tuple()
+            torch.stack([each.sum() for each in said if torch.is_tensor(each)]).sum().backward()
         for parameter in model.parameters():
             parameter.grad = None
 

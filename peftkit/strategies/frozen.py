@@ -12,7 +12,7 @@ from peftkit.strategies import Pace, Strategy, slower_below, train_head
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from peftkit.tasks import Task
 
@@ -54,6 +54,13 @@ class Frozen(Strategy):
                 "strategy=layernorm, strategy=lora or quantize=none"
             )
         return None
+
+    def misfits(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
+        """A task that reads the base's own output layer leaves a linear probe nothing to train."""
+        if self.trains_layers or task.trains_head:
+            return []
+        what = f"trains a new head and nothing else, but 'task: {task.kind}' has none"
+        return [Fault("strategy", f"{what} - use strategy.last=1 or strategy=lora")]
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
         """The model with the head and all that is named trainable."""

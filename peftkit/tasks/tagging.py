@@ -284,12 +284,9 @@ class Tagging(Task):
             whole = precision_recall_f1(hits.sum(1), said.sum(1), there.sum(1), nothing=0.0)
             both = dict(zip(("precision", "recall", "f1"), whole, strict=True))
             scores = {"f1": both["f1"], **both, **scores}
+        each = {"precision": precision, "recall": recall, "f1": f1}
         for index, kind in enumerate(kinds):
-            scores |= {
-                f"precision[{kind}]": precision[:, index],
-                f"recall[{kind}]": recall[:, index],
-                f"f1[{kind}]": f1[:, index],
-            }
+            scores |= {f"{name}[{kind}]": found[:, index] for name, found in each.items()}
         return scores
 
     def prediction_lines(self, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
