@@ -13,7 +13,7 @@ from peftkit.recipe import Recipe
 from peftkit.sources import cache_folder
 
 WORDS = [word for word in vocabulary() if len(word) > 3]
-NUM_ROWS = {"train": 32, "validation": 8, "test": 12}
+NUM_ROWS = {"train": 64, "validation": 8, "test": 12}
 Made = Callable[[random.Random], dict[str, Any]]
 
 
