@@ -241,8 +241,7 @@ class Tagging(Task):
         usual = {word: counts.most_common(1)[0][0] for word, counts in train.items()}
         rows = [sentence.words for sentence in sentences_in(given.rows)]
         looked_up = [[usual.get(word, constant) for word in words] for words in rows]
-        if marking:
-            looked_up = [to_iob2(tags) for tags in looked_up]
+        looked_up = list(map(to_iob2, looked_up)) if marking else looked_up
         return {
             f"all_{constant}": [{"tags": [constant] * len(words)} for words in rows],
             "most_frequent_tag": [{"tags": tags} for tags in looked_up],
