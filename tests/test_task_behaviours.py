@@ -1,6 +1,7 @@
 """The behaviour matrix's other axis: every task with every way to train, on tiny models."""
 
 import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -24,9 +25,10 @@ from task_rows import (
     task_recipe,
 )
 
+import peftkit
 from matrix import EVERYWHERE, HELD, WAYS
 from peftkit.encoding import encode
-from peftkit.errors import RecipeError
+from peftkit.errors import RecipeError, RunError
 from peftkit.evaluation import on_device, predict
 from peftkit.model import Assembled, assemble, blueprint, load_tokenizer
 from peftkit.optimizer import MasterAdamW
@@ -231,3 +233,31 @@ def test_packed_answers_are_those_of_padded_ones(task: str) -> None:
     assert not alike.batcher.packed
     padded = Ready(recipe, alike, packed.examples, packed.given)
     assert different(said(packed), said(padded)) < 1e-4
+
+
+@pytest.mark.parametrize("task", [*WITH_HEADS, *OF_LANGUAGE])
+def test_a_run_of_every_task_is_recorded_answers_and_merges_with_its_proof(
+    task: str, tmp_path: Path
+) -> None:
+    # tiny-llama's files have no output layer of its own
+    model = "tiny-gpt2" if task in OF_LANGUAGE else "tiny-bert"
+    recipe = TaskCell(task, "lora", model).recipe.but(
+        training__steps=4, training__threads=1, training__proof="run", training__warmup=0.0
+    )
+    if task in OF_LANGUAGE:
+        recipe = recipe.but(task__generate={"rows": 4, "max_new_tokens": 8})
+    record = peftkit.train(recipe, tmp_path)
+    assert record.status == "finished" and record.headline in record.scores
+    run = tmp_path / record.folder_name
+    lines = (run / "predictions.jsonl").read_text().splitlines()
+    assert len(lines) == record.rows["test"]
+    made = ROWS[task](random.Random(1))
+    inputs = {role: made[role] for role in recipe.task.inputs if role in made}
+    (said,) = peftkit.predict(run, [inputs])
+    assert said
+    if task == "relations":
+        with pytest.raises(RunError, match="adds markers to the vocabulary"):
+            peftkit.merge(run, tmp_path / "merged")
+        return
+    merged = peftkit.merge(run, tmp_path / "merged")
+    assert merged.proof is not None and merged.proof.largest <= merged.proof.tolerance

@@ -13,6 +13,7 @@ from peftkit.merging.mixing import Mix
 from peftkit.merging.tensors import Stored, read_header
 from peftkit.run_folder import RunFolder
 from peftkit.strategies import Strategy
+from peftkit.tasks import Task
 
 if TYPE_CHECKING:
     from peftkit.recipe import Recipe
@@ -119,6 +120,13 @@ def open_artefact(folder: Path, run: RunFolder | None) -> Adapter:
             f"{where}: 'strategy: {strategy.kind}' cannot be folded into the base's weights: it "
             "adds layers or tokens that the model's class does not have - make a folder that "
             f"serves it as it is: peftkit export {where} --to DIR"
+        )
+    task = Task.parse(dict(said["task"]), "task")
+    if task.markers():
+        raise RunError(
+            f"{folder}: 'task: {task.kind}' adds markers to the vocabulary and reads the model at "
+            "them, which no class of transformers does: a merged checkpoint would say something "
+            "else - predict from the run with peftkit predict"
         )
     return read_artefact(folder, run)
 
