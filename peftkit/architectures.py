@@ -1,6 +1,6 @@
 """Architectures: where blocks, heads and linear layers stand, so that strategies need not know."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -256,3 +256,12 @@ def architecture_of(model: "nn.Module", wanted_by: str) -> Architecture:
             "use strategy=lora, or a model of these"
         )
     return ARCHITECTURES[model_type]
+
+
+def refuse_random_output(model: str, missing: Collection[str]) -> None:
+    """Raise `RecipeError` where a language model's files lack weights, as those of a model without
+    an output layer do: a strategy would train around random ones."""
+    if missing:
+        what = f"the files of {model!r} lack {', '.join(sorted(missing)[:3])}, without which it "
+        fix = "says nothing of texts - choose a checkpoint of a language model"
+        raise RecipeError("the model does not suit the task:", [Fault("model", what + fix)])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -25,16 +25,19 @@ from peftkit.architectures import (
     head_names,
     linear_layers,
     linear_modules,
+    refuse_random_output,
     renaming,
 )
 from peftkit.batching import Batcher
 from peftkit.errors import Fault, RecipeError
 from peftkit.layouts import ARCHITECTURES
+from peftkit.parameters import size_of
 from peftkit.quantization import guard
 from peftkit.reader import attach_reader
 from peftkit.recipe import Recipe
 from peftkit.record import ParameterCount
 from peftkit.sources import Source
+from peftkit.sources.tiny import TINY
 from peftkit.strategies import trainable
 from peftkit.tasks import Task
 from peftkit.vocabulary import add_markers, extend
@@ -225,8 +228,9 @@ def load_base(
     """The base model with a fresh head, in `dtype` or quantised."""
     attention.register()
     whole = outside_blocks(recipe, config) if recipe.quantize.bits else []
-    model = recipe.task.auto_class(config).from_pretrained(
+    model, said = recipe.task.auto_class(config).from_pretrained(
         folder,
+        output_loading_info=True,
         config=config,
         dtype=dtype,
         attn_implementation=attention.PACKED if packed else None,  # the model's best
@@ -235,6 +239,8 @@ def load_base(
         **recipe.quantize.loading(dtype, whole),
     )
     guard(model)
+    if not recipe.task.trains_head and recipe.model not in TINY:  # whose weights all are random
+        refuse_random_output(recipe.model, said["missing_keys"])
     return model.eval()  # type: ignore[no-any-return]
 
 
@@ -279,12 +285,6 @@ def count_parameters(module: nn.Module, before: dict[str, int]) -> ParameterCoun
         adapter=total - sum(before.values()),
         **before,
     )
-
-
-def size_of(parameter: Tensor) -> int:
-    """Weights in a parameter; a packed 4-bit one knows its own shape."""
-    state = getattr(parameter, "quant_state", None)
-    return int(state.shape.numel()) if state is not None else parameter.numel()
 
 
 @contextmanager

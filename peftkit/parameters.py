@@ -1,4 +1,4 @@
-"""Parameters: which of an adapted model's are the base's own, by their names in it."""
+"""Parameters: which of an adapted model's are the base's own, by their names in it; their sizes."""
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from peftkit.errors import Fault, RecipeError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 ATTACHED = "attached_by_peftkit"
 """Set on modules that a strategy of ours adds to a model."""
@@ -59,3 +59,9 @@ def named_by(patterns: list[str], names: list[str], setting: str) -> set[str]:
 def is_norm(module: "nn.Module") -> bool:
     """Whether a module is a normalisation (LayerNorm, RMSNorm, ...): their classes are many."""
     return "norm" in type(module).__name__.lower()
+
+
+def size_of(parameter: "Tensor") -> int:
+    """Weights in a parameter; a packed 4-bit one knows its own shape."""
+    state = getattr(parameter, "quant_state", None)
+    return int(state.shape.numel()) if state is not None else parameter.numel()

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -261,3 +262,11 @@ def test_a_run_of_every_task_is_recorded_answers_and_merges_with_its_proof(
         return
     merged = peftkit.merge(run, tmp_path / "merged")
     assert merged.proof is not None and merged.proof.largest <= merged.proof.tolerance
+
+
+def test_a_language_model_without_an_output_layer_is_refused(tmp_path: Path) -> None:
+    recipe = TaskCell("generation", "lora", "tiny-llama").recipe
+    shutil.copytree(find_model("tiny-llama").location, tmp_path / "headless")
+    elsewhere = recipe.but(model=str(tmp_path / "headless"))
+    with pytest.raises(RecipeError, match=r"lack lm_head\.weight.*checkpoint of a language model"):
+        peftkit.train(elsewhere, tmp_path / "runs")
