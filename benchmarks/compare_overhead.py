@@ -1,4 +1,4 @@
-"""What a comparison costs beside its runs: python benchmarks/compare_overhead.py IMDB-FOLDER.
+"""What a comparison costs beside its runs: `python benchmarks/compare_overhead.py IMDB-FOLDER`.
 
 Six strategies and three seeds on 2,000 reviews, as one `peftkit compare` process from an empty
 folder to the page, against the sum of its runs' own training and evaluation. Written to
@@ -21,10 +21,10 @@ TO = Path(__file__).parent / "measurements" / "compare_overhead.json"
 FILE = """
 recipe: lora_imdb
 settings:
-  data: {max_length: 128, limit: {train: 2000, test: 2000}}
-strategies: [full, {kind: frozen, last: 2}, linear_probe, bitfit, lora, adapter]
-seeds: 3
-budget: {trials: 0}
+  data: {{max_length: 128, limit: {{train: 2000, test: 2000}}}}
+strategies: [full, {{kind: frozen, last: 2}}, linear_probe, bitfit, lora, adapter]
+seeds: {seeds}
+budget: {{trials: 0}}
 """
 
 
@@ -32,10 +32,11 @@ def main() -> None:
     """Run the comparison once and print the ratio."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("data", type=Path, help="folder with IMDB's train and test files")
+    options.add_argument("--seeds", type=int, default=3, help="fewer weigh the start the more")
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "overhead.yaml"
-        path.write_text(FILE)
+        path.write_text(FILE.format(seeds=given.seeds))
         command = ["compare", str(path), f"data.path={given.data.resolve()}", "--runs", folder]
         environment = {**os.environ, "PEFTKIT_CACHE": str(untokenised(Path(folder)))}
         begun = time.perf_counter()
