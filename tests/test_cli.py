@@ -122,7 +122,7 @@ def test_help_names_every_verb(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_takes_json(verb: str, tmp_path: Path) -> None:
     needed = {"new": ["x.csv"], "predict": ["run"], "list": [], "schema": []}
-    needed["merge"] = ["run", "--to", "merged"]
+    needed |= {verb: ["run", "--to", "made"] for verb in ("merge", "export")}
     assert parser().parse_args([verb, *needed.get(verb, ["lora_tiny"]), "--json"]).json
 
 

@@ -161,7 +161,7 @@ def test_files_on_the_same_rows_are_read_alike_with_and_without_the_first(tmp_pa
     known = Known()
     for folder in folders:
         (alone, _), (after, _) = (
-            read_predictions(folder, False, each) for each in (Known(), known)
+            read_predictions(folder, False, known=each) for each in (Known(), known)
         )
         assert alone is not None and after is not None and alone.equals(after)
     content = gzip.decompress((folders[1] / "predictions.jsonl.gz").read_bytes())
