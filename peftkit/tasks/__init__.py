@@ -95,8 +95,6 @@ class Task(Component):
     """The columns the task reads, and whether each must be there."""
     inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     """Those of the roles that a prediction is made from, in the order in which they are given."""
-    usual_columns: ClassVar[Mapping[str, str]] = {}
-    """Where a role's column is, when the recipe does not say, and it is not called as the role."""
     peft_type: ClassVar[str]
     """PEFT's name for tasks of this kind."""
     pipeline_tag: ClassVar[str]

@@ -74,7 +74,6 @@ class Tagging(Task):
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"ner": {}, "pos": {"scheme": "none"}}
     roles: ClassVar[Mapping[str, bool]] = {"tokens": True, "tags": True}
     inputs: ClassVar[tuple[str, ...]] = ("tokens",)
-    usual_columns: ClassVar[Mapping[str, str]] = {"tags": "ner_tags"}
     peft_type: ClassVar[str] = "TOKEN_CLS"
     pipeline_tag: ClassVar[str] = "token-classification"
     trains_head: ClassVar[bool] = True
