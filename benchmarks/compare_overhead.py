@@ -46,6 +46,7 @@ def main() -> None:
     own = sum(r["cost"]["train_seconds"] + r["cost"]["evaluate_seconds"] for r in found)
     all_in_all = sum(r["cost"]["total_seconds"] for r in found)
     measured = {
+        "seeds": given.seeds,
         "runs": len(found),
         "comparison_seconds": round(whole, 1),
         "training_and_evaluation_seconds": round(own, 1),
