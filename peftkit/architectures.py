@@ -23,6 +23,14 @@ def first_position(config: "PretrainedConfig") -> int:
     return int(config.pad_token_id or 0) + 1
 
 
+def unwrapped(module: Any) -> "PreTrainedModel":
+    """The transformers model in what was trained, taken out of PEFT's where that is around it."""
+    inner: PreTrainedModel = (
+        module.get_base_model() if hasattr(module, "get_base_model") else module
+    )
+    return inner
+
+
 def base_of(model: "PreTrainedModel") -> "nn.Module":
     """The model without its head."""
     return getattr(model, model.base_model_prefix, model)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from peftkit.architectures import unwrapped
 from peftkit.disk import write_json
 from peftkit.errors import RunError
 from peftkit.recipe import Recipe
@@ -19,7 +20,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 def write_config(folder: Path, module: Any, tuned: Mapping[str, Any] | None = None) -> None:
     """Write the adapted model's configuration, which names the model's class, to `folder`; with
     what was `tuned` beside the weights, for those who load it without peftkit."""
-    model = module.get_base_model() if hasattr(module, "get_base_model") else module
+    model = unwrapped(module)
     model.config.architectures = [type(model).__name__]
     if tuned:
         model.config.peftkit_tuned = dict(tuned)

@@ -13,6 +13,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from peftkit.architectures import unwrapped
 from peftkit.attention import PACKED
 from peftkit.batching import longest_first
 from peftkit.errors import Fault, RecipeError
@@ -61,7 +62,7 @@ def generated_batch(
 ) -> list[str]:
     """The texts for one batch, its rows padded on the left, where a decoder does not begin."""
     module: Any = assembled.module
-    base, tokenizer, pad = base_model(module), assembled.tokenizer, assembled.batcher.pad_id
+    base, tokenizer, pad = unwrapped(module), assembled.tokenizer, assembled.batcher.pad_id
     apart, device = base.config.is_encoder_decoder, next(module.parameters()).device
     width = max(map(len, prompts))
     ids = torch.tensor([padded(prompt, width, pad, left=not apart) for prompt in prompts])
@@ -134,11 +135,6 @@ def own_ends(base: PreTrainedModel) -> list[int]:
     if said is None:
         said = getattr(base.config, "eos_token_id", None)
     return [] if said is None else [said] if isinstance(said, int) else list(said)
-
-
-def base_model(module: Any) -> PreTrainedModel:
-    """The transformers model in what was trained."""
-    return module.get_base_model() if hasattr(module, "get_base_model") else module  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -218,7 +214,7 @@ def room_for_prompts(recipe: Recipe, assembled: Assembled, how: Generation) -> i
 
     Raises `RecipeError` where none do.
     """
-    config = base_model(assembled.module).config
+    config = unwrapped(assembled.module).config
     positions: int | None = getattr(config, "max_position_embeddings", None)
     if config.is_encoder_decoder or not positions:
         return recipe.data.max_length

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from peftkit.architectures import unwrapped
 from peftkit.attention import PACKED
-from peftkit.generating import base_model, cut_at, drawn, generate
+from peftkit.generating import cut_at, drawn, generate
 from peftkit.language import Generation
 from talks import CAUSAL, CHAT, PAIRS, QUESTIONS, TRANSLATION, WITH_ENCODER, made, stirred, talk
 
@@ -82,7 +83,7 @@ def test_every_strategys_text_is_its_own_most_probable_one(way: str, name: str) 
 def test_the_model_is_afterwards_as_it_was() -> None:
     recipe = talk("tiny-llama", CHAT)
     model = made(recipe)
-    base, own = base_model(model.module), base_model(model.module).generation_config
+    base, own = unwrapped(model.module), unwrapped(model.module).generation_config
     model.module.train()
     state = torch.random.get_rng_state()
     generate(model, prompts_of(recipe, model), Generation(max_new_tokens=3, temperature=1.0), [])

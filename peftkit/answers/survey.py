@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from peftkit.answers.spans import answers_in, located
-from peftkit.data.preflight import Places
+from peftkit.data.preflight import Places, rows_at
 from peftkit.errors import Fault
 
 
@@ -70,27 +70,27 @@ def faults_of(
     """Everything that is wrong with a split's answers."""
     where = f"{found.split}, column of 'answers'"
     for what, places in found.broken.items():
-        yield Fault(where, f"{rows_at(places)} {what}")
+        yield Fault(where, f"{rows_have(places)} {what}")
     if found.nothing.count and not unanswerable:
         fix = "say task.unanswerable=true if that is an answer too, or leave the rows out"
-        yield Fault(where, f"{rows_at(found.nothing)} no answer - {fix}")
+        yield Fault(where, f"{rows_have(found.nothing)} no answer - {fix}")
     if found.unfound.count and unfound == "forbid":
         fix = "mend the rows or their offsets, or say task.unfound=drop to learn nothing from them"
-        yield Fault(where, f"{rows_at(found.unfound)} answers that the context does not - {fix}")
+        yield Fault(where, f"{rows_have(found.unfound)} answers that the context does not - {fix}")
     elif found.split == "train" and found.rows and not found.usable:
         yield Fault(where, "no answer stands in its context - there is nothing to learn from")
 
 
-def rows_at(places: Places) -> str:
+def rows_have(places: Places) -> str:
     """How many rows, and which: '2 rows (train:3, train:8) have'."""
-    return f"1 row ({places}) has" if places.count == 1 else f"{places.count} rows ({places}) have"
+    return f"{rows_at(places)} {'has' if places.count == 1 else 'have'}"
 
 
 def notes_of(found: Survey, examples: Mapping[str, Any]) -> Iterator[str]:
     """What was done about a split's answers, and how its rows became windows."""
     if found.unfound.count:
         done = "nothing is learned from them" if found.split == "train" else "they are scored"
-        yield f"{found.split}: {rows_at(found.unfound)} answers not in the context; {done}"
+        yield f"{found.split}: {rows_have(found.unfound)} answers not in the context; {done}"
     if found.repaired.count:
         places = found.repaired
         what = f"{places.count} answers stand elsewhere than it is said ({places})"

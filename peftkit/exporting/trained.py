@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from peftkit.architectures import head_names
+from peftkit.architectures import head_names, unwrapped
 from peftkit.disk import write_json
 from peftkit.exporting.load import TRAINED
 from peftkit.layouts import ARCHITECTURES
@@ -27,10 +27,9 @@ class Trained:
     @torch.no_grad()  # an LSTM rounds in its own way where gradients are wanted
     def __init__(self, recipe: Recipe, assembled: Assembled) -> None:
         module: Any = assembled.module
-        wrapped = hasattr(module, "get_base_model")
-        base: PreTrainedModel = module.get_base_model() if wrapped else module
+        base = unwrapped(module)
         self.pieces = recipe.strategy.pieces(base)
-        if wrapped:
+        if base is not module:
             unwrap_heads(module)
         self.heads = head_names(base)
         prompts = any(piece["kind"] == "prompt" for piece in self.pieces)

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
-from peftkit.architectures import linear_layers
+from peftkit.architectures import linear_layers, unwrapped
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter
 from peftkit.merging.bases import held, quantization_of, trained_precision
@@ -165,7 +165,7 @@ def answers(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 def is_classifier(model: Any) -> bool:
     """Whether the model makes its decoder's input itself."""
-    name = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+    name = type(unwrapped(model)).__name__
     return name.endswith(("ForSequenceClassification", "ForQuestionAnswering"))
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from peftkit.architectures import blocks_of, depths_of, head_names
+from peftkit.architectures import blocks_of, depths_of, head_names, unwrapped
 from peftkit.errors import Fault, RecipeError
 from peftkit.parameters import named_by, own_parameters
 from peftkit.strategies import Pace, Strategy, slower_below, train_head
@@ -77,9 +77,7 @@ class Frozen(Strategy):
         """Slower the further from the head, of what is named here."""
         if self.layer_decay == 1:
             return {}
-        base: Any = model
-        if hasattr(model, "get_base_model"):  # the patterns name what PEFT has wrapped
-            base = base.get_base_model()
+        base = unwrapped(model)  # the patterns name what PEFT has wrapped
         named = {id(parameter) for parameter in self._named(base)}
         own = {name for name, parameter in model.named_parameters() if id(parameter) in named}
         return {n: p for n, p in slower_below(model, self.layer_decay).items() if n in own}
