@@ -595,6 +595,7 @@ def test_a_terminal_is_told_nothing_that_it_would_obey(tmp_path: Path) -> None:
             "its predictions cannot be read (JSON parse error",
         ),
     ],
+    ids=["no gzip", "no JSON", "empty", "keys lack", "a row twice", "a number for a row"],
 )
 def test_damaged_predictions_are_told_and_their_run_is_not_compared(
     content: bytes, note: str, tmp_path: Path
