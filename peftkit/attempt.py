@@ -14,10 +14,10 @@ from peftkit.curves import draw_curves
 from peftkit.data import Splits
 from peftkit.disk import check_space, folder_bytes, write_text, writing
 from peftkit.display import forget_peak, peak_bytes
-from peftkit.encoding import encode, noted
+from peftkit.encoding import content_key, encode, noted
 from peftkit.errors import DiskError, PeftkitError, RunError, RunStopped
 from peftkit.evaluation import predict, prediction_rows
-from peftkit.judging import judged, untuned_predictions
+from peftkit.judging import judged
 from peftkit.model import Assembled, assemble, blueprint, load_tokenizer
 from peftkit.planning import estimate
 from peftkit.probe import is_out_of_memory, out_of_memory
@@ -30,6 +30,7 @@ from peftkit.run_folder import RunFolder
 from peftkit.sources import Source
 from peftkit.tasks import Given, Predictions, Scored
 from peftkit.training import Outcome, fit
+from peftkit.untrained import untrained_predictions
 from peftkit.world import World, on_main, on_main_first, say, surroundings, versions
 
 Peaks = tuple[int, int | None, int | None]
@@ -46,7 +47,7 @@ class Material:
     names: tuple[str, ...]
     examples: dict[str, Any]
     assembled: Assembled
-    untuned: Predictions | None
+    untrained: dict[str, Predictions]
     """What the base says of the test rows without training, where that is compared with."""
 
 
@@ -112,13 +113,12 @@ class Attempt:
         splits = noted(recipe, splits, examples, tokenizer)
         for note in splits.notes:
             say(world, f"note: {note}")
-        given = Given(splits.test, examples["test"], names, tuned=recipe.task.carried)
-        where = self.folder.path
-        untuned = untuned_predictions(recipe, self.model, tokenizer, given, where, world)
-        if untuned is not None:
-            forget_peak()
+        known = {"train": splits.train, "tuned": recipe.task.carried}
+        given = Given(splits.test, examples["test"], names, **known)
+        key = content_key(recipe, splits, self.model, names)
+        untrained = untrained_predictions(recipe, self.model, tokenizer, given, key, world)
         assembled = assemble(recipe, self.model, tokenizer, names, world.precision)
-        return Material(splits, names, examples, assembled, untuned)
+        return Material(splits, names, examples, assembled, untrained)
 
     def _given(self, material: Material, split: str, **more: Any) -> Given:
         """What predictions for a split are scored against."""
@@ -162,7 +162,7 @@ class Attempt:
         self._tune(material)
         given = self._given(material, "test", train=material.splits.train)
         predictions, scored = judged(
-            self.recipe, material.assembled, given, material.untuned, self.world
+            self.recipe, material.assembled, given, material.untrained, self.world
         )
         evaluating = peak_bytes()[0] if apart and scored else None
         seconds = time.monotonic() - began
@@ -175,9 +175,9 @@ class Attempt:
             if predictions is not None:
                 task = self.recipe.task
                 self.folder.write_predictions(prediction_rows(task, predictions, given))
-            shown, run = self.recipe.task.chosen_by, self.folder.path.name
-            unit = self.recipe.task.loss_unit
-            draw_curves(self.folder.logged(), self.folder.path, shown, run, unit)
+            shown, unit = self.recipe.task.chosen_by, self.recipe.task.loss_unit
+            folder = self.folder.path
+            draw_curves(self.folder.logged(), folder, shown, folder.name, unit)
             record = self._record(material, scored, predictions, outcome, cost, proof)
             if record.status == "finished":
                 write_text(self.folder.artefact / "README.md", model_card(record))

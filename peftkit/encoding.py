@@ -24,6 +24,19 @@ def encode(
 
     Raises `DataError` when the length limit cuts every text of the train split.
     """
+    key = content_key(recipe, splits, model, names)[:32]
+    examples = {
+        split: encode_split(recipe, getattr(splits, split), tokenizer, names, f"{key}-{split}")
+        for split in ("train", "validation", "test")
+    }
+    check_truncation(recipe, examples["train"])
+    if recipe.task.reading != "example":
+        examples["train"] = with_labels(examples["train"], recipe.data.max_length)
+    return examples
+
+
+def content_key(recipe: Recipe, splits: Splits, model: Source, names: Sequence[str]) -> str:
+    """A hash of everything that decides what the splits' rows are encoded to."""
     parts = {
         "version": VERSION,
         "rows": splits.key,
@@ -36,15 +49,7 @@ def encode(
     }
     if recipe.task.carried:  # runs of tasks that carry nothing keep their cache
         parts["carried"] = dict(recipe.task.carried)
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-    examples = {
-        split: encode_split(recipe, getattr(splits, split), tokenizer, names, f"{key}-{split}")
-        for split in ("train", "validation", "test")
-    }
-    check_truncation(recipe, examples["train"])
-    if recipe.task.reading != "example":
-        examples["train"] = with_labels(examples["train"], recipe.data.max_length)
-    return examples
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def encode_split(recipe: Recipe, rows: Any, tokenizer: Any, names: Sequence[str], key: str) -> Any:

@@ -1,4 +1,4 @@
-"""Judging: scores beside the untuned base's, which is asked once for a run."""
+"""Judging: scores beside the untuned base's, which is asked once for all runs on the same rows."""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from peftkit import judging
-from peftkit.judging import FILE, judged, untuned_predictions
+from peftkit import untrained
+from peftkit.judging import judged
 from peftkit.model import load_tokenizer
 from peftkit.sources import find_model
 from peftkit.tasks import Given
+from peftkit.untrained import UNTUNED, untrained_predictions
 from peftkit.world import World
 from talks import QUESTIONS, made, stirred, talk
 
@@ -29,34 +30,42 @@ def material(*overrides: str) -> tuple[Any, Any, Given]:
     return recipe, model, Given(rows, examples, (), rows, resamples=100)
 
 
-def untuned(recipe: Any, given: Given, folder: Path) -> Any:
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path / "cache"))
+
+
+def asked(recipe: Any, given: Given, content: str = "rows") -> Any:
     source = find_model(recipe.model)
     tokenizer = load_tokenizer(source.location, recipe.task)
-    return untuned_predictions(recipe, source, tokenizer, given, folder, ALONE)
+    return untrained_predictions(recipe, source, tokenizer, given, content, ALONE)
 
 
-def test_the_base_is_asked_once_and_remembered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_base_is_asked_once_for_all_runs_on_the_same_rows(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe, _, given = material()
-    first = untuned(recipe, given, tmp_path / "run")
-    assert (tmp_path / "run" / FILE).is_file()
+    first = asked(recipe, given)[UNTUNED]
 
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("the base is loaded again")
 
-    monkeypatch.setattr(judging, "assemble", never)
-    again = untuned(recipe, given, tmp_path / "run")
+    monkeypatch.setattr(untrained, "assemble", never)
+    again = asked(recipe.but(strategy="full", **{"training.seed": 3}), given)[UNTUNED]
     assert again.texts == first.texts and again.loss == first.loss
     np.testing.assert_array_equal(np.stack(again.outputs), np.stack(first.outputs))
-    monkeypatch.setattr(judging, "surroundings", lambda _: {"threads": 7})
     with pytest.raises(AssertionError, match="loaded again"):
-        untuned(recipe, given, tmp_path / "run")
+        asked(recipe, given, "other rows")
+    with pytest.raises(AssertionError, match="loaded again"):
+        asked(recipe.but(quantize="4bit"), given)
+    monkeypatch.setattr(untrained, "surroundings", lambda _: {"threads": 7})
+    with pytest.raises(AssertionError, match="loaded again"):
+        asked(recipe, given)
 
 
-def test_what_training_bought_is_the_difference_of_both_with_its_interval(tmp_path: Path) -> None:
+def test_what_training_bought_is_the_difference_of_both_with_its_interval() -> None:
     recipe, model, given = material()
-    base = untuned(recipe, given, tmp_path / "run")
+    base = asked(recipe, given)
     said, scored = judged(recipe, model, given, base, ALONE)
     assert said is not None and scored is not None
     theirs = scored.baselines["untuned"]
@@ -70,16 +79,16 @@ def test_what_training_bought_is_the_difference_of_both_with_its_interval(tmp_pa
     assert found["rougeL"]["n"] == 3 == scored.details["generated_rows"]
 
 
-def test_a_model_that_learned_nothing_is_no_better_than_itself(tmp_path: Path) -> None:
+def test_a_model_that_learned_nothing_is_no_better_than_itself() -> None:
     recipe, _, given = material()
-    base = untuned(recipe, given, tmp_path / "run")
+    base = asked(recipe, given)
     _, scored = judged(recipe, made(recipe), given, base, ALONE)
     assert scored is not None
     for each in scored.details["better_than_untuned"].values():
         assert each["value"] == pytest.approx(0, abs=1e-5)
 
 
-def test_a_task_that_compares_with_no_base_asks_none(tmp_path: Path) -> None:
+def test_a_task_that_compares_with_no_base_asks_none() -> None:
     recipe, _, given = material()
     other = recipe.but(task="classification")
-    assert untuned_predictions(other, None, None, given, tmp_path, ALONE) is None  # type: ignore[arg-type]
+    assert untrained_predictions(other, None, None, given, "", ALONE) == {}  # type: ignore[arg-type]

@@ -40,6 +40,7 @@ LAYERS = [
     ["reader"],
     ["model"],
     ["evaluation", "generating"],
+    ["untrained"],
     ["judging"],
     ["probe", "proof", "checkpoints", "optimizer"],
     ["display"],
