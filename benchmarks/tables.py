@@ -7,8 +7,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from tasks import ENCODERS, LANGUAGE_MODELS
+
 from peftkit.compose import Composition
 from peftkit.errors import RecipeError
+from peftkit.metrics import LOWER_IS_BETTER, gain
 from peftkit.reporting import Report
 from peftkit.reporting.rendering import table as report_table
 from peftkit.strategies import Strategy
@@ -24,6 +27,7 @@ def main() -> None:
         strategies=strategies(),
         training_speed=training_speed(),
         whole_matrix=whole_matrix(),
+        tasks=tasks(),
         **{name: comparison(name) for name in ("imdb", "sst2")},
     )
     fill(
@@ -32,6 +36,7 @@ def main() -> None:
         matrix=matrix(),
         strategies=strategies(),
         imdb=comparison("imdb"),
+        tasks=tasks(),
     )
 
 
@@ -146,13 +151,15 @@ def rate_of(record: Any) -> float:
 
 
 def over_seeds(records: list[Any]) -> str:
-    """Mean and spread of the headline, and the lowest of the seeds' interval ends."""
+    """Mean and spread of the headline, and the worst of the seeds' interval ends."""
     if not records:
         return ""
-    scores = [record["scores"][record["headline"]] for record in records]
+    headline = records[0]["headline"]
+    scores = [record["scores"][headline] for record in records]
     values = [score["value"] for score in scores]
     spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    lowest = min(score["low"] for score in scores)
+    ends = "high" if headline in LOWER_IS_BETTER else "low"
+    lowest = (max if ends == "high" else min)(score[ends] for score in scores)
     return f"{statistics.mean(values):.3f}{spread}, {lowest:.3f}, {len(values)}"
 
 
@@ -161,6 +168,58 @@ def majority(groups: Any, data: str) -> str:
     records = [r for (_, name), found in groups.items() if name == data for r in found]
     values = {round(r["baseline"][r["headline"]]["value"], 3) for r in records}
     return ", ".join(map(str, sorted(values)))
+
+
+WAYS = ("lora", "full", "adapter")
+
+
+def tasks() -> str:
+    """One row a data set and way to train, beside the best answer that needs no training."""
+    lines = [
+        "| data set | task, score | way | rows to train on | trainable | "
+        "score, mean ± sd, worst end of an interval, seeds | without training, at best |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in (*ENCODERS, *LANGUAGE_MODELS):
+        for way in WAYS:
+            found = [
+                json.loads(path.read_text())
+                for path in sorted((HERE / "records" / name).glob(f"{way}_*/record.json"))
+            ]
+            if found:
+                lines.append(task_row(name, way, found))
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def task_row(name: str, way: str, records: list[Any]) -> str:
+    """The row of one way to train on one data set."""
+    first = records[0]
+    model = "" if "MiniLM" in first["model"]["asked"] else " (SmolLM2-135M)"
+    headline = first["headline"]
+    cells = [
+        f"{name}{model}",
+        f"{first['recipe']['task']['kind']}, {headline}",
+        way,
+        f"{first['rows']['train']:,}",
+        f"{first['parameters']['trainable']:,}",
+        over_seeds(records),
+        untrained(records, headline),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def untrained(records: list[Any], headline: str) -> str:
+    """The best of the baselines that the records hold, by the headline."""
+    known = {
+        name: scores[headline]["value"]
+        for record in records
+        for name, scores in record["baselines"].items()
+        if headline in scores and scores[headline]["value"] is not None
+    }
+    if not known:
+        return ""
+    best = max(known, key=lambda name: gain(headline, known[name]))
+    return f"{known[best]:.3f} ({best})"
 
 
 def imdb_first() -> str:

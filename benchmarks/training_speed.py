@@ -22,6 +22,7 @@ from peftkit.model import assemble, load_tokenizer
 from peftkit.recipe import Recipe
 from peftkit.run_folder import RunFolder
 from peftkit.sources import Source, find_model
+from peftkit.tasks import Given
 from peftkit.training import fit
 from peftkit.world import World
 
@@ -36,7 +37,7 @@ class Ours:
         self.recipe, self.world, self.model = recipe, world, model
         tokenizer = load_tokenizer(model.location)
         self.assembled = assemble(recipe, model, tokenizer, names, world.precision)
-        self.examples = examples
+        self.examples, self.names = examples, names
         self.scratch = Path(tempfile.mkdtemp())
 
     def train(self, rows: Any, turn: int) -> float:
@@ -45,7 +46,8 @@ class Ours:
         folder.claim("0")
         folder.begin(self.recipe, self.model, self.model)
         examples = {"train": rows, "validation": self.examples["validation"].select([])}
-        outcome = fit(self.recipe, self.assembled, examples, folder, self.world)
+        nothing = Given([], examples["validation"], self.names)
+        outcome = fit(self.recipe, self.assembled, examples, folder, self.world, nothing)
         return outcome.samples / outcome.seconds
 
     def accuracy(self, rows: Any) -> float:

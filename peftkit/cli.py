@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from peftkit.arguments import parser, run_parser
@@ -259,14 +260,16 @@ def compare_verb(options: Any) -> None:
 
 def report_verb(options: Any) -> None:
     """Compare runs; print the page, or write it and print the verdict."""
-    from peftkit.reporting import report
+    from peftkit.drawing import Drawing
 
-    made = report(
-        options.records, options.reference, options.metric, options.margin, options.allow_mixed
-    )
     if options.png and options.to is None:
         raise RecipeError("--png writes files - name a folder for them with --to")
-    paths = made.write(options.to, options.png) if options.to is not None else []
+    with Drawing() if options.to else nullcontext() as drawing:
+        from peftkit.reporting import report  # takes its time, in which the other gets ready
+
+        asked = options.reference, options.metric, options.margin, options.allow_mixed
+        made = report(options.records, *asked)
+        paths = made.write(options.to, options.png, drawing) if options.to else []
     if options.json:
         print(made.model_dump_json(indent=1))
         return

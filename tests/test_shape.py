@@ -55,6 +55,7 @@ LAYERS = [
     ["attempt", "exporting"],
     ["runner"],
     ["listing", "offers", "schema", "tables", "tree", "launching", "arguments"],
+    ["drawing", "svg_process"],
     ["reporting"],
     ["comparing"],
     ["cli"],

@@ -77,13 +77,11 @@ class Picture:
         said = {"description": f"{self.title}. {self.caption}", "config": theme(colour)}
         return {**self.plain, **said, "datasets": {"rows": self.rows}}
 
-    def svg(self) -> str:
-        """The picture by itself, with its title."""
-        import vl_convert
-
+    def alone(self) -> str:
+        """The specification of the picture by itself, with its title, as one line of JSON."""
         heading = {"text": self.title, "anchor": "start", "fontSize": 15, "offset": 12}
         drawn = {**self.specification(COLOURS.__getitem__), "title": heading, "padding": 12}
-        return str(vl_convert.vegalite_to_svg(json.dumps(drawn)))
+        return json.dumps(drawn)
 
 
 def theme(colour: Callable[[str], str]) -> dict[str, Any]:

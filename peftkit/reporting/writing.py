@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftkit.disk import write_bytes, write_text, writing
+from peftkit.drawing import Drawing
 from peftkit.reporting.charts import NAMES, pictures, png
 from peftkit.reporting.page import page
 from peftkit.reporting.rendering import markdown, sheet
@@ -15,16 +16,18 @@ if TYPE_CHECKING:
     from peftkit.reporting import Report
 
 
-def write_report(report: Report, folder: Path, as_png: bool) -> list[Path]:
+def write_report(report: Report, folder: Path, as_png: bool, drawing: Drawing) -> list[Path]:
     """Write tables, page and pictures into `folder`; returns their paths in that order."""
     drawn = pictures(report)
+    svgs = drawing.svgs([picture.alone() for picture in drawn])
     texts = {
         "report.md": markdown(report),
         "report.csv": sheet(report),
         "report.json": report.model_dump_json(indent=1) + "\n",
         "report.html": page(report, drawn),
-        **{f"pictures/{picture.name}.svg": picture.svg() for picture in drawn},
     }
+    for picture, svg in zip(drawn, svgs.result(), strict=True):
+        texts[f"pictures/{picture.name}.svg"] = svg
     with writing(folder, "--to"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "pictures").mkdir(exist_ok=True)
