@@ -15,10 +15,17 @@ from typing import Any
 
 from filing import file_record
 
-ENCODERS = ("stsb", "mrpc", "conll2003", "semeval", "squad")
+ENCODERS = ("stsb", "mrpc", "conll2003", "entity_types", "semeval", "squad")
 LANGUAGE_MODELS = ("multi30k", "samsum", "alpaca", "gsm8k")
 FOLDERS = {"semeval": "semeval2010_task8"}
 SETTINGS = ["training.threads=1", "training.proof=run"]
+SPLITS = ("train", "validation", "test")
+ENTITY_TYPES = {
+    "model": "sentence-transformers/all-MiniLM-L6-v2",
+    "task": "multilabel",
+    "training": {"epochs": 2, "batch_size": 32},
+}
+"""Which kinds of entities a sentence of CoNLL-2003 names: several, one or none."""
 
 
 def main() -> None:
@@ -52,6 +59,8 @@ def seeds(given: argparse.Namespace, name: str, way: str) -> range:
 def run(given: argparse.Namespace, name: str, way: str, seed: int) -> bool:
     """One run in a process of its own; whether it has a record, which is filed."""
     asked = [f"{way}_{name}", f"data.path={given.data / FOLDERS.get(name, name)}"]
+    if name == "entity_types":
+        asked = [str(entity_types(given, way))]
     settings = [f"training.seed={seed}", *SETTINGS, *given.settings]
     done = subprocess.run(
         [
@@ -83,6 +92,30 @@ def run(given: argparse.Namespace, name: str, way: str, seed: int) -> bool:
     )
     file_record(record, given.runs / f"{record['name']}-{record['digest'][:8]}", name)
     return True
+
+
+def entity_types(given: argparse.Namespace, way: str) -> Path:
+    """A recipe of the given way, beside the data that it reads, made of CoNLL-2003's."""
+    from datasets import load_dataset
+
+    folder = given.runs.resolve() / "entity_types"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {split: str(given.data / "conll2003" / f"{split}.parquet") for split in SPLITS}
+    for split, rows in load_dataset("parquet", data_files=files).items():
+        names = rows.features["ner_tags"].feature.names
+        lines = [
+            {
+                "text": " ".join(row["tokens"]),
+                "label": sorted({names[tag][2:] for tag in row["ner_tags"] if tag}),
+            }
+            for row in rows
+        ]
+        text = "".join(f"{json.dumps(line)}\n" for line in lines)
+        (folder / f"{split}.jsonl").write_text(text)
+    data = {"kind": "files", "path": str(folder), "max_length": 128, "limit": {"train": 4000}}
+    recipe = folder / f"{way}_entity_types.yaml"
+    recipe.write_text(json.dumps({**ENTITY_TYPES, "data": data, "strategy": way}))
+    return recipe
 
 
 if __name__ == "__main__":
