@@ -123,7 +123,7 @@ def plan_verb(options: Any) -> None:
     from peftkit.listing import flat
     from peftkit.planning import plan
 
-    planned = plan(load(options.recipe, options.settings))
+    planned = plan(load(options.recipe, options.settings), [options.recipe, *options.settings])
     facts = [*flat(planned.model_dump()), ("memory.total", planned.memory.total)]
     print_made(planned, [{"what": path, "value": value} for path, value in facts], options.json)
 

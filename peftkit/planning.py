@@ -1,6 +1,8 @@
 """The plan: what a run would do, from the model's configuration alone; no weights are loaded."""
 
 import math
+import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import Fault, RecipeError
@@ -53,14 +55,16 @@ class Plan(Settings):
     notes: list[str]
 
 
-def plan(recipe: Recipe) -> Plan:
+def plan(recipe: Recipe, asked: Sequence[str] = ()) -> Plan:
     """Parameters, memory, steps and the launch line of `recipe`, without loading weights.
 
-    Data that are made up, or lie on this disk, are read. Raises `RecipeError` for what cannot work
-    (targets that match nothing, a missing head, ...), `DataError` for data that do not suit.
+    `asked` is what was typed for it: a name or a path, and settings. Data that are made up, or lie
+    on this disk, are read. Raises `RecipeError` for what cannot work (targets that match nothing, a
+    missing head, ...), `DataError` for data that do not suit.
     """
     from peftkit.world import resting_precision
 
+    name, *more = asked or [recipe.name]
     precision = resting_precision(recipe.training.precision)
     module, parameters, splits = outline(recipe)
     micro = planned_micro_batch(recipe)
@@ -73,7 +77,7 @@ def plan(recipe: Recipe) -> Plan:
         memory=estimate(recipe, module, parameters, micro, recipe.data.max_length, precision),
         micro_batch_size=micro,
         steps=planned_steps(recipe, None if splits is None else len(splits.train)),
-        launch=f"accelerate launch peftkit/run.py recipe={recipe.name}",
+        launch=shlex.join(["accelerate", "launch", "-m", "peftkit.run", f"recipe={name}", *more]),
         notes=notes,
     )
 

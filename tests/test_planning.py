@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 import peftkit
+from commands import peftkit as peftkit_
+from commands import python
 from peftkit.errors import DataError, RecipeError
 from peftkit.planning import Plan, plan
 from peftkit.recipe import Recipe
@@ -123,6 +126,20 @@ def test_a_plan_is_plain_data() -> None:
     said = json.loads(planned().model_dump_json())
     assert said["parameters"]["trainable"] == planned().parameters.trainable
     assert said["launch"].endswith("recipe=lora_tiny")
+
+
+@pytest.mark.slow
+def test_the_launch_line_of_a_plan_runs_what_was_planned_from_any_folder(tmp_path: Path) -> None:
+    (tmp_path / "my recipe.yaml").write_text("base: lora_tiny\ntraining: {epochs: 1}\n")
+    asked = ["my recipe.yaml", "strategy.r=2", "data.limit={train: 32, test: 16}"]
+    said = json.loads(peftkit_("plan", *asked, "--json", cwd=tmp_path).stdout)
+    launcher, *line = shlex.split(said["launch"])
+    assert launcher == "accelerate"
+    done = python("-m", "accelerate.commands.accelerate_cli", *line, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["parameters"]["trainable"] == said["parameters"]["trainable"]
+    assert record["steps"] == said["steps"]
 
 
 def test_what_is_planned_is_what_a_run_counts_with_many_classes() -> None:
