@@ -43,7 +43,8 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "peftkit.cli", *command], check=True, env=environment)
         whole = time.perf_counter() - begun
         found = [json.loads(p.read_text()) for p in Path(folder).rglob("record.json")]
-    own = sum(r["cost"]["train_seconds"] + r["cost"]["evaluate_seconds"] for r in found)
+    parts = ("train_seconds", "validate_seconds", "evaluate_seconds")
+    own = sum(record["cost"][part] for record in found for part in parts)
     all_in_all = sum(r["cost"]["total_seconds"] for r in found)
     measured = {
         "seeds": given.seeds,

@@ -209,9 +209,11 @@ class Attempt:
     def _cost(self, material: Material, outcome: Outcome, seconds: float, peaks: Peaks) -> Cost:
         """What the run took."""
         longest = max(material.examples["train"]["length"])
+        micro, held = outcome.micro_batch_size, self.world.precision
         return Cost(
             train_seconds=outcome.seconds,
             evaluate_seconds=seconds,
+            validate_seconds=outcome.validating_seconds,
             total_seconds=outcome.earlier_seconds + time.monotonic() - self.folder.opened,
             tokens=outcome.tokens,
             tokens_per_second=outcome.tokens / outcome.seconds,
@@ -220,13 +222,7 @@ class Attempt:
             peak_bytes=peaks[0],
             peak_reserved_bytes=peaks[1],
             peak_evaluate_bytes=peaks[2],
-            predicted_peak_bytes=estimate(
-                self.recipe,
-                *self.outline,
-                outcome.micro_batch_size,
-                longest,
-                self.world.precision,
-            ).total,
+            predicted_peak_bytes=estimate(self.recipe, *self.outline, micro, longest, held).total,
             artefact_bytes=folder_bytes(self.folder.artefact),
         )
 

@@ -39,6 +39,8 @@ class Cost(Settings):
     """Optimizer steps alone: no loading, evaluation or checkpoints."""
     evaluate_seconds: float
     """Scoring the test split."""
+    validate_seconds: float | None = None
+    """Scoring the validation split while training; null in records of before."""
     total_seconds: float
     """The whole run in this and all interrupted processes."""
     tokens: Count

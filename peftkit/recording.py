@@ -46,6 +46,8 @@ class Recorder(TrainerCallback):
         self.hopeless: Hopeless | None = None
         self.seconds = 0.0
         """Time in optimizer steps, over all processes of the run."""
+        self.validating = 0.0
+        """Seconds in evaluations of the validation split, over all processes of the run."""
         self.earlier_seconds = 0.0
         """What earlier processes of the run took, all in all, up to the checkpoint."""
         self.asked_to_stop: int | None = None
@@ -105,8 +107,9 @@ class Recorder(TrainerCallback):
             "positions": summed(self.world, self._positions),
         }
 
-    def paused(self, seconds: float) -> None:
-        """Time since the last step that was not training."""
+    def validated(self, seconds: float) -> None:
+        """Time since the last step that was no training, but went into validation."""
+        self.validating += seconds
         self._since += seconds
 
     def best(self, history: list[dict[str, Any]]) -> dict[str, Any]:
@@ -121,6 +124,7 @@ class Recorder(TrainerCallback):
     def go_on_from(self, facts: dict[str, Any]) -> None:
         """Add to what was counted before the run was interrupted."""
         self.seconds, self.earlier_seconds = facts["seconds"], facts["total_seconds"]
+        self.validating = facts["validating"]
         if self.world.is_main:  # the facts are sums over all ranks
             self._tokens, self._positions = facts["tokens"], facts["positions"]
 
@@ -210,6 +214,7 @@ class Recorder(TrainerCallback):
         facts = {
             "done": self._done or state.global_step >= state.max_steps,
             "seconds": self.seconds,
+            "validating": self.validating,
             "total_seconds": self.earlier_seconds + time.monotonic() - self.folder.opened,
             **self.counted(),  # waits for all ranks
         }

@@ -52,6 +52,8 @@ class Outcome:
     proof: Proof
     seconds: float
     """In optimizer steps, over all processes of the run."""
+    validating_seconds: float
+    """In evaluations of the validation split, likewise."""
     earlier_seconds: float
     """What earlier processes of the run took, all in all."""
     tokens: int
@@ -95,6 +97,7 @@ def fit(
         best=best,
         proof=proof,
         seconds=recorder.seconds,
+        validating_seconds=recorder.validating,
         earlier_seconds=recorder.earlier_seconds,
         samples=state.global_step * training.batch_size,
         **recorder.counted(),
@@ -273,7 +276,7 @@ class Loop(Trainer):
         found = predict(self.assembled, task, self.eval_dataset, self.world)
         scored = task.score(found, self.validation)
         metrics: Any = {"eval_score": scored.scores[task.chosen_by].value, "eval_loss": found.loss}
-        self.recorder.paused(time.monotonic() - started)
+        self.recorder.validated(time.monotonic() - started)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics

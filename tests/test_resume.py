@@ -136,7 +136,8 @@ def test_killed_between_the_last_step_and_the_record_it_is_only_scored(
     assert same(tmp_path, whole)
     cost, all_at_once = record(tmp_path)["cost"], record(whole)["cost"]
     assert cost["tokens"] == all_at_once["tokens"]
-    assert cost["total_seconds"] > cost["train_seconds"] > 0
+    assert cost["total_seconds"] > cost["train_seconds"] + cost["validate_seconds"]
+    assert cost["train_seconds"] > 0 and cost["validate_seconds"] > 0
 
 
 def test_killed_from_outside_while_it_works(zygote: Zygote, tmp_path: Path, whole: Path) -> None:
