@@ -1,6 +1,7 @@
 """Reports: what may be compared, what is said of it, and what damage does."""
 
 import csv
+import gc
 import gzip
 import json
 import os
@@ -711,3 +712,10 @@ def test_folds_that_were_not_run_or_failed_are_told(tmp_path: Path) -> None:
     write_run(tmp_path / "other", "frozen", 0, 0.6, of_fold(1, folds=4))
     with pytest.raises(RunError, match=r"numbers of folds differ \(5 in .*, 4 in "):
         report(tmp_path, allow_mixed=True)
+
+
+def test_the_search_for_cycles_goes_on_after_a_report_that_failed(tmp_path: Path) -> None:
+    assert gc.isenabled()
+    with pytest.raises(RunError):
+        report(tmp_path / "nothing")
+    assert gc.isenabled()
