@@ -29,6 +29,7 @@ from peftkit.architectures import (
     renaming,
 )
 from peftkit.batching import Batcher
+from peftkit.dropout import set_dropout
 from peftkit.errors import Fault, RecipeError
 from peftkit.layouts import ARCHITECTURES
 from peftkit.parameters import size_of
@@ -168,26 +169,6 @@ def too_long(recipe: Recipe, config: PretrainedConfig) -> list[Fault]:
     what += f", of which the strategy takes {ahead}" if ahead else ""
     fix = f"use data.max_length={most - ahead}" + (" or fewer virtual tokens" if ahead else "")
     return [Fault("data.max_length", f"{what} (got {recipe.data.max_length}) - {fix}")]
-
-
-def set_dropout(config: PretrainedConfig, recipe: Recipe) -> None:
-    """Set every dropout of the model to the recipe's rate; auto leaves a trained base its own."""
-    rate = recipe.training.dropout
-    if rate == "auto":
-        if recipe.strategy.trains_base:
-            return
-        rate = 0.0
-    keys = [
-        key
-        for key, value in config.to_dict().items()
-        if ("dropout" in key or key.endswith("_pdrop")) and type(value) in (int, float)
-    ]
-    if rate and not keys:
-        what = f"the architecture {config.model_type!r} has no dropout (got {rate}) - use 0 or auto"
-        fault = Fault("training.dropout", what)
-        raise RecipeError(f"recipe {recipe.name!r} does not fit its model:", [fault])
-    for key in keys:
-        setattr(config, key, rate)
 
 
 def is_packed(recipe: Recipe, config: PretrainedConfig) -> bool:

@@ -37,7 +37,7 @@ LAYERS = [
     ["run_folder"],
     ["artefact", "card", "encoding", "world"],
     ["attention", "batching", "kronecker", "prefixes", "token_losses", "vocabulary"],
-    ["reader"],
+    ["dropout", "reader"],
     ["model"],
     ["evaluation", "generating"],
     ["probe", "proof", "checkpoints", "optimizer"],
