@@ -161,6 +161,8 @@ ARCHITECTURES = {
     "gemma3_text": LLAMA,
     "t5": replace(T5, decoder=T5_DECODER),
     "bart": BART,
+    "mbart": BART,
+    "m2m_100": replace(BART, below=()),  # NLLB, too
     # its positions are sinusoids, in parameters that transformers 5.23 never differentiates
     "marian": replace(BART, fixed=("embed_positions.weight",)),
 }

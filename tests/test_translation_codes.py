@@ -122,6 +122,21 @@ def test_answers_begin_with_the_targets_code(model: Any) -> None:
         assert text == tokenizer.decode(plain[0], skip_special_tokens=True).strip()
 
 
+@pytest.mark.parametrize("way", ["lora", "adapter", "ia3", "prefix", "mam", "frozen", "full"])
+def test_every_family_of_strategies_learns_from_a_batch_what_it_does_from_its_rows(
+    way: str, model: Any
+) -> None:
+    recipe = recipe_for(model).but(strategy=way)
+    assembled = stirred(made(recipe))
+    examples = encoded(recipe, assembled, PAIRS)
+    together, _ = summed(recipe, assembled, examples)
+    apart = sum(summed(recipe, assembled, [example])[0] for example in examples)
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
+    together.backward()
+    trained = [(n, p) for n, p in assembled.module.named_parameters() if p.requires_grad]
+    assert trained and all(p.grad is not None for _, p in trained)
+
+
 def test_no_layers_are_left_out_of_a_frozen_base_or_without_dropout(model: Any) -> None:
     def left_out(*overrides: str) -> list[float]:
         config = made(talk(str(model[1]), "translation", *overrides)).module.config
