@@ -213,7 +213,7 @@ def untrained(records: list[Any], headline: str) -> str:
     known = {
         name: scores[headline]["value"]
         for record in records
-        for name, scores in record["baselines"].items()
+        for name, scores in (record["baselines"] or {"simplest": record["baseline"]}).items()
         if headline in scores and scores[headline]["value"] is not None
     }
     if not known:
