@@ -156,6 +156,26 @@ def test_many_equal_faults_are_counted_and_the_first_named(tmp_path: Path) -> No
     assert "is empty in 5 rows (line 11, line 12, line 13 and 2 more)" in faults(tmp_path)
 
 
+def test_rows_that_lack_something_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "label": str(i % 2)} for i in range(6)]
+    rows[1]["text"], rows[4]["label"] = " ", ""
+    file = write(tmp_path / "a.csv", rows)
+    assert "(line 3) - fill or remove them, or leave them out with data.empty=drop" in faults(file)
+    found = load(file, empty="drop", validation=0, test=0)
+    assert texts(found.train) == ["t0", "t2", "t3", "t5"]
+    assert found.train["row"][1] == "a.csv:2"  # a row keeps its name
+    for column, line in (("text", 3), ("label", 6)):
+        note = (
+            f"a.csv: left out 1 row (line {line}) with an empty '{column}', as data.empty=drop says"
+        )
+        assert note in found.notes
+    assert load(write(tmp_path / "b.csv", rows[:1]), empty="drop", validation=0, test=0).notes == ()
+    nothing = write(tmp_path / "c.csv", [{"text": "", "label": "x"}] * 2)
+    assert "is empty in 2 rows (line 2, line 3) - fill or remove them" in faults(
+        nothing, empty="drop"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -31,7 +31,7 @@ __all__ = ["Data", "Limit", "Splits"]
 
 FOLDING = ("fold", "folds", "group")
 """Settings of cross-validation."""
-LATER = (*FOLDING, "splits", "few_shot", "balance", "augment")
+LATER = (*FOLDING, "splits", "empty", "few_shot", "balance", "augment")
 """Settings that came after the first records: no part of what names rows or a run where they are
 not set."""
 # settings that by themselves change no row
@@ -88,6 +88,9 @@ class Data(Component):
     splits: dict[SplitName, SplitName] | None = None
     """Which split of the files is taken as which: {test: validation} scores the official validation
     split, leaves the official test out and carves what is chosen on from train."""
+    empty: Literal["drop"] | None = None
+    """drop: rows without a text, or what else the task must have, are left out and counted; else
+    they are refused."""
     few_shot: PositiveInt | None = None
     """So many rows of each class are learned from, drawn by `seed`."""
     balance: Literal["oversample"] | None = None
@@ -151,7 +154,8 @@ class Data(Component):
         if self.splits:
             told = ", ".join(f"{theirs} as {ours}" for ours, theirs in self.splits.items())
             layout.notes.append(f"of the official splits is taken {told} (data.splits)")
-        return read(layout, wanted, self.labels, source.identity)
+        without_empty = self.empty == "drop"
+        return read(layout, wanted, self.labels, source.identity, without_empty)
 
     def wanted(self, roles: Mapping[str, Need]) -> list[Wanted]:
         """The columns to read for `roles`; raises `DataError` for settings that no role uses."""

@@ -31,6 +31,15 @@ class Wanted(NamedTuple):
         own = self.role in {*_TEXT_ROLES, "label", "group"}
         return f"data.{self.role}" if own else f"data.columns.{self.role}"
 
+    def lacks(self, value: Any) -> bool:
+        """Whether a cell of the column says nothing."""
+        return is_missing(value) if self.blank else is_empty(value)
+
+    @property
+    def must_say(self) -> bool:
+        """Whether a row whose cell says nothing is of no use."""
+        return self.needed or self.role in _TEXT_ROLES
+
 
 @dataclass
 class Places:
@@ -95,8 +104,9 @@ def survey(path: Path, name: str, wanted: list[Wanted]) -> Survey:
     return found
 
 
-def faults_of(found: Survey, wanted: list[Wanted]) -> Iterator[Fault]:
-    """Everything that is wrong with one file."""
+def faults_of(found: Survey, wanted: list[Wanted], without_empty: bool = False) -> Iterator[Fault]:
+    """Everything that is wrong with one file; rows that lack something are not, where those are
+    left out."""
     for what, places in found.flaws.items():
         yield Fault(f"{found.name}, {places}", what)
     if not found.num_rows:
@@ -107,11 +117,22 @@ def faults_of(found: Survey, wanted: list[Wanted]) -> Iterator[Fault]:
         if want.column not in found.columns:
             if want.needed:
                 yield Fault(found.name, _no_column(want, found.columns))
-        elif want.role in found.empty and (want.needed or want.role in _TEXT_ROLES):
+        elif want.role in found.empty and want.must_say:
             places = found.empty[want.role]
+            if without_empty and places.count < found.num_rows:
+                continue
             rows = "1 row" if places.count == 1 else f"{places.count} rows"
             what = f"is empty in {rows} ({places}) - fill or remove them"
+            what += "" if without_empty else ", or leave them out with data.empty=drop"
             yield Fault(f"{found.name}, column {want.column!r}", what)
+
+
+def left_out_of(found: Survey, wanted: list[Wanted]) -> Iterator[str]:
+    """What to say of the rows of one file that lack something and are left out."""
+    for want in wanted:
+        if want.must_say and (places := found.empty.get(want.role)):
+            said = f"{rows_at(places)} with an empty {want.column!r}"
+            yield f"{found.name}: left out {said}, as data.empty=drop says"
 
 
 def is_empty(value: Any) -> bool:
@@ -138,7 +159,7 @@ def is_number(value: Any) -> bool:
 
 
 def _note(found: Survey, want: Wanted, value: Any, place: str) -> None:
-    if is_missing(value) if want.blank else is_empty(value):
+    if want.lacks(value):
         found.empty.setdefault(want.role, Places()).add(place)
     elif want.role == "label" and isinstance(value, (str, int, float)):
         found.fractional |= isinstance(value, float)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.data.formats import Flaw, records
 from peftkit.data.layout import Layout
-from peftkit.data.preflight import Survey, Wanted, faults_of, survey
+from peftkit.data.preflight import Survey, Wanted, faults_of, left_out_of, survey
 from peftkit.errors import DataError, Fault
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ class Reading:
     fractional: bool
     renamed: dict[str, str]
     """Label in the file -> its name."""
+    must_say: tuple[Wanted, ...] = ()
+    """Columns of which a row that lacks any is left out."""
+
+    def keeps(self, values: Any) -> bool:
+        """Whether a row is read."""
+        return not any(want.lacks(values.get(want.column)) for want in self.must_say)
 
     def row(self, name: str, values: Any) -> dict[str, Any]:
         """One row: its stable name, and a value a role."""
@@ -57,15 +63,23 @@ class Reading:
         return str(value)
 
 
-def read(layout: Layout, wanted: list[Wanted], labels: list[str] | None, identity: str) -> Found:
-    """The splits of `layout` with a column a role.
+def read(
+    layout: Layout,
+    wanted: list[Wanted],
+    labels: list[str] | None,
+    identity: str,
+    without_empty: bool = False,
+) -> Found:
+    """The splits of `layout` with a column a role; `without_empty` rows that lack what is needed.
 
     Raises one `DataError` with all faults of all files.
     """
     surveys = _surveyed(layout, wanted)
     notes = [*layout.notes, *_without_labels(surveys, wanted)]
-    faults = [f for group in surveys.values() for s in group for f in faults_of(s, wanted)]
     everything = [s for group in surveys.values() for s in group]
+    faults = [f for s in everything for f in faults_of(s, wanted, without_empty)]
+    if without_empty:
+        notes += [note for s in everything for note in left_out_of(s, wanted)]
     names, clash = _label_names(everything, wanted, labels)
     if faults or clash:
         raise DataError(f"the data in {layout.base} cannot be used:", [*faults, *clash])
@@ -75,6 +89,7 @@ def read(layout: Layout, wanted: list[Wanted], labels: list[str] | None, identit
         # with words among them they are read as they stand, for the task to say which
         fractional=any(s.fractional for s in everything) and not any(s.worded for s in everything),
         renamed=_renaming(everything, labels),
+        must_say=tuple(want for want in wanted if without_empty and want.must_say),
     )
     splits = {split: _dataset(layout, split, reading, identity) for split in surveys}
     return Found(splits, names, tuple(notes))
@@ -137,6 +152,8 @@ def _dataset(layout: Layout, split: str, reading: Reading, identity: str) -> dat
     files = [(layout.name(path), str(path)) for path in layout.files[split]]
     names = [name for name, _ in files]
     parts = [_FORMAT, identity, split, names, reading.columns, reading.fractional, reading.renamed]
+    if reading.must_say:
+        parts.append(reading.must_say)
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     try:
         return Dataset.from_generator(
@@ -156,7 +173,8 @@ def _rows(files: list[tuple[str, str]], reading: Reading) -> Iterator[dict[str, 
         for index, record in enumerate(records(Path(path), reading.columns.values())):
             if isinstance(record, Flaw):
                 raise DataError(f"{name}, {record.place}: changed while it was read - run again")
-            yield reading.row(f"{name}:{index}", record.values)
+            if reading.keeps(record.values):
+                yield reading.row(f"{name}:{index}", record.values)
 
 
 def _features(files: list[tuple[str, str]], reading: Reading) -> datasets.Features:
