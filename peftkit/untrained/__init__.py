@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from peftkit.tasks.classification import Classification
 from peftkit.untrained.bases import base_for, placed
 from peftkit.untrained.centroids import by_nearest_centroid
 from peftkit.untrained.likelihoods import Likelihoods, by_likelihood, is_causal, shots_for
+from peftkit.untrained.shots import by_shots
 from peftkit.world import World, on_main, say, surroundings
 
 UNTUNED = "untuned"
@@ -31,10 +33,10 @@ CENTROID = "nearest centroid"
 """What the classes are called that its embeddings say."""
 ZERO_SHOT = "zero-shot"
 """What the classes are called that it says without answered rows before the question."""
-VERSION = 1
+VERSION = 2
 """Part of the cache's key: count it up when the base is asked otherwise."""
 Said = Iterator[tuple[str, dict[str, Any]]]
-"""What the base said, by how it was asked: `outputs`, `loss` and `texts`."""
+"""What the base said, by how it was asked: `outputs`, `loss`, `texts` and `notes`."""
 
 
 def untrained_predictions(
@@ -74,7 +76,8 @@ def kept(path: Any, known: Mapping[str, Any]) -> None:
 def predictions_of(said: Mapping[str, Any], given: Given) -> Predictions:
     """What was kept of one way to ask, as predictions."""
     outputs = [np.asarray(output, dtype=np.float32) for output in said["outputs"]]
-    return Predictions(list(given.examples["labels"]), outputs, said["loss"], said["texts"])
+    labels = list(given.examples["labels"])
+    return Predictions(labels, outputs, said["loss"], said["texts"], said["notes"])
 
 
 def is_wanted(task: Task) -> bool:
@@ -87,31 +90,33 @@ def asked(recipe: Recipe, model: Source, tokenizer: Any, given: Given, world: Wo
     if isinstance(recipe.task, Classification):
         config = AutoConfig.from_pretrained(model.location)
         if not config.is_encoder_decoder:  # whose states are of two kinds
-            yield CENTROID, plain(by_nearest_centroid(recipe, model, tokenizer, given, world))
+            found = by_nearest_centroid(recipe, model, tokenizer, given, world)
+            yield CENTROID, plain(Predictions([], found, None))
         if is_causal(config) and tokenizer.is_fast:
             yield from prompted(recipe, recipe.task, model, tokenizer, given, world)
     else:
-        yield UNTUNED, answered(recipe, model, tokenizer, given, world)
+        yield from answered(recipe, model, tokenizer, given, world)
 
 
-def plain(outputs: Any, loss: float | None = None, texts: Any = ()) -> dict[str, Any]:
+def plain(said: Predictions) -> dict[str, Any]:
     """What was said, as JSON holds it."""
-    lists = [np.asarray(output).tolist() for output in outputs]
-    return {"outputs": lists, "loss": loss, "texts": list(texts)}
+    outputs = [np.asarray(output).tolist() for output in said.outputs]
+    texts, notes = list(said.texts), list(said.notes)
+    return {"outputs": outputs, "loss": said.loss, "texts": texts, "notes": notes}
 
 
-def answered(
-    recipe: Recipe, model: Source, tokenizer: Any, given: Given, world: World
-) -> dict[str, Any]:
+def answered(recipe: Recipe, model: Source, tokenizer: Any, given: Given, world: World) -> Said:
     """What the base says of the rows as they are: outputs and loss, and texts where they are
-    compared too."""
+    compared too; and behind answered rows, where those are asked for."""
     task = recipe.task
     base = assemble(recipe, model, tokenizer, given.names, world.precision, bare=True)
     found = predict(placed(base, recipe), task, given.examples, world)
     texts: list[str | None] = []
     if isinstance(task, LanguageModelling) and task.generate and task.generate.untuned:
         texts = generated_rows(recipe, base, given.rows, world)
-    return plain(found.outputs, found.loss, texts)
+    yield UNTUNED, plain(replace(found, texts=texts))
+    if (behind := by_shots(recipe, base, given, world)) is not None:
+        yield behind[0], plain(behind[1])
 
 
 def prompted(
@@ -128,7 +133,8 @@ def prompted(
     likelihoods = Likelihoods(kind="likelihoods", answers_ids=ways[ZERO_SHOT].answers())
     base = base_for(likelihoods, recipe, model, tokenizer, (), world)
     for name, prompts in ways.items():
-        yield name, plain(by_likelihood(base, likelihoods, prompts, how.calibrate, given, world))
+        found = by_likelihood(base, likelihoods, prompts, how.calibrate, given, world)
+        yield name, plain(Predictions([], found, None))
 
 
 def positions_of(model: Source) -> int | None:
