@@ -72,8 +72,8 @@ class Shown(LanguageModelling, Task):
         left, found = labelled(given), tokens_of(texts, tokenizer, room)
         labels = [first_of(each.labels, left, row) for each, row in zip(found, of, strict=True)]
         ids = [each.input_ids for each in found]
-        columns = {"input_ids": ids, "labels": labels, "length": [len(each) for each in ids]}
-        return {**columns, "of": of}, counts
+        sizes = [len(each) for each in ids]
+        return {"input_ids": ids, "labels": labels, "length": sizes, "of": of}, counts
 
     @property
     def _template(self) -> str | None:
