@@ -113,8 +113,7 @@ class Attempt:
         splits = noted(recipe, splits, examples, tokenizer)
         for note in splits.notes:
             say(world, f"note: {note}")
-        known = {"train": splits.train, "tuned": recipe.task.carried}
-        given = Given(splits.test, examples["test"], names, **known)
+        given = Given(splits.test, examples["test"], names, splits.train, tuned=recipe.task.carried)
         key = content_key(recipe, splits, self.model, names)
         untrained = untrained_predictions(recipe, self.model, tokenizer, given, key, world)
         assembled = assemble(recipe, self.model, tokenizer, names, world.precision)
@@ -267,6 +266,7 @@ class Attempt:
     def _known(self, material: Material) -> dict[str, Any]:
         """What is known of the run whether it succeeds or not."""
         remarks = self.recipe.task.remarks(self.recipe.task.carried)
+        asked = [note for found in material.untrained.values() for note in found.notes]
         return {
             "name": self.recipe.name,
             "digest": self.recipe.digest(self.model, self.data),
@@ -274,7 +274,7 @@ class Attempt:
             "model": self.model,
             "data": self.data,
             "rows": dict(material.splits.facts),
-            "notes": [*material.splits.notes, *material.assembled.notes, *remarks],
+            "notes": [*material.splits.notes, *material.assembled.notes, *remarks, *asked],
             "parameters": material.assembled.parameters,
             "tuning": self.tuning,
             "headline": self.recipe.task.headline,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
+from peftkit.conversations import Message
 from peftkit.registry import Settings
 from peftkit.text_scores import Counted, counts_of, signatures, totals_of
 
@@ -51,6 +52,8 @@ class Generation(Settings):
     """Draws the rows, and tokens at a temperature."""
     untuned: bool = True
     """Whether the base without training generates them too, to be compared with."""
+    shots: PositiveInt | None = None
+    """Answered rows of train, drawn by `seed`, which the untrained base too is shown first."""
     extract: str | None = None
     """Regular expression for final answers: `exact_match` compares what its first group finds."""
 
@@ -76,6 +79,7 @@ class LanguageModelling(Settings):
     reading: ClassVar["Reading"] = "labels"
     compares_untuned: ClassVar[bool] = True
     assumed_names: ClassVar[tuple[str, ...]] = ()
+    later: ClassVar[tuple[str, ...]] = ("generate.shots",)
     score_kinds: ClassVar[tuple[Counted, ...]] = ()
     """What generated texts are judged by."""
 
@@ -100,6 +104,12 @@ class LanguageModelling(Settings):
         max_length: int,
     ) -> list[list[int]]:
         """The tokens from which each row's text is generated."""
+        raise NotImplementedError
+
+    def conversations(
+        self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int
+    ) -> list[list[Message]]:
+        """Each row as a question and its answer, or several of both, within `max_length`."""
         raise NotImplementedError
 
     def references(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:

@@ -220,7 +220,7 @@ def load_base(
         **recipe.quantize.loading(dtype, whole),
     )
     guard(model)
-    if not recipe.task.trains_head and recipe.model not in TINY:  # whose weights all are random
+    if recipe.task.reading == "labels" and recipe.model not in TINY:  # whose weights are random
         refuse_random_output(recipe.model, said["missing_keys"])
     return model.eval()  # type: ignore[no-any-return]
 

@@ -93,10 +93,11 @@ def taking(positions: list[Tensor]) -> Any:
 def read_tokens(
     module: nn.Module, base: PreTrainedModel, positions: list[Tensor], ahead: int
 ) -> None:
-    """Take a head's logits at the tokens that are read: (tokens, classes), in one order."""
+    """Take a head's logits, or a base's states, at the tokens that are read: (tokens, classes), in
+    one order."""
 
     def keep(_: nn.Module, __: Any, output: Any) -> Any:
-        for name in ("logits", "start_logits", "end_logits"):
+        for name in ("logits", "start_logits", "end_logits", "last_hidden_state"):
             if positions and getattr(output, name, None) is not None:
                 flat = getattr(output, name)[:, ahead:].flatten(0, 1)
                 setattr(output, name, flat[positions[0]])

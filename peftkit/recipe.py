@@ -176,15 +176,15 @@ class Recipe(Settings):
         """64 hex digits that name all that can change the result, and no path or machine."""
         said = self.model_dump(mode="json", exclude={"name", "description"})
         said["model"], said["data_identity"] = model.identity, data.identity
-        for key in ("path", "name", "stand_in", "revision"):
+        for key in ("kind", "path", "name", "stand_in", "revision"):
             said["data"].pop(key, None)
         # without settings of later times a run keeps the name it had before there were any; a named
         # subset picks other rows of the same files
         for part, keys in ((said["data"], ("subset", *LATER)), (said["task"], self.task.later)):
-            for key in keys:
-                if part.get(key) is None:
-                    part.pop(key, None)
-        said["data"].pop("kind")
+            for *above, key in (name.split(".") for name in keys):
+                inner = part[above[0]] if above else part
+                if inner and inner.get(key) is None:
+                    inner.pop(key, None)
         for key in WITHOUT_EFFECT:
             said["training"].pop(key)
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,8 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ClassVar, TypeVar, get_origin
+from types import NoneType, UnionType
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
@@ -171,9 +172,10 @@ def settings_path(model: type[BaseModel], location: tuple[int | str, ...]) -> li
             break
         if get_origin(field.annotation) is dict:  # a free mapping: its keys are the user's
             return steps + names[index + 1 : index + 2]
-        if not is_settings(field.annotation):
+        inner = settings_in(field.annotation)
+        if inner is None:
             break
-        model = field.annotation  # type: ignore[assignment]
+        model = inner
     return steps
 
 
@@ -218,20 +220,24 @@ def joined(complaints: list[str]) -> str:
     return f"{' or '.join([said, *dict.fromkeys(alternatives)])} (got {ending}"
 
 
-def is_settings(annotation: object) -> bool:
-    """Whether a field holds further settings."""
+def settings_in(annotation: Any) -> type[BaseModel] | None:
+    """The further settings that a field holds, or may hold where it may be null; None if none."""
+    is_union = get_origin(annotation) in (Union, UnionType)
+    said = [each for each in get_args(annotation) if each is not NoneType] if is_union else []
+    (one,) = said if len(said) == 1 else [annotation]
     # in Python 3.10 `list[str]` is a type, of which issubclass will not hear
-    plain = get_origin(annotation) is None and isinstance(annotation, type)
-    return plain and issubclass(annotation, BaseModel)  # type: ignore[arg-type]
+    plain = get_origin(one) is None and isinstance(one, type)
+    return one if plain and issubclass(one, BaseModel) else None
 
 
 def fields_at(model: type[BaseModel], steps: list[str]) -> list[str]:
     """The names of the settings `steps` below `model`."""
     for step in steps:
         field = model.model_fields.get(step)
-        if field is None or not is_settings(field.annotation):
+        inner = None if field is None else settings_in(field.annotation)
+        if inner is None:
             return []
-        model = field.annotation  # type: ignore[assignment]
+        model = inner
     return list(model.model_fields)
 
 

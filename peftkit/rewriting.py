@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import PositiveInt, field_validator
 
 from peftkit.chat_templates import Template, ending_ids, template_text, tokens_of
-from peftkit.conversations import assistant, user
-from peftkit.errors import DataError, Fault
+from peftkit.conversations import Message, assistant, user
+from peftkit.errors import DataError, Fault, RecipeError
 from peftkit.language import Generation, LanguageModelling
 
 if TYPE_CHECKING:
@@ -54,8 +54,15 @@ class Rewriting(LanguageModelling):
         return None if said is None else template_text(said)
 
     def auto_class(self, config: "PretrainedConfig | None" = None) -> Any:
-        """Encoder-decoders, or the causal language models."""
+        """Encoder-decoders, or the causal language models.
+
+        Raises `RecipeError` where an encoder would have to read answered rows.
+        """
         if config is not None and config.is_encoder_decoder:
+            if self.generate is not None and self.generate.shots:
+                what = f"{config.model_type} has an encoder, which reads no answered rows"
+                fault = Fault("task.generate.shots", f"{what} - leave it out")
+                raise RecipeError("the model does not suit the task:", [fault])
             from transformers import AutoModelForSeq2SeqLM
 
             return AutoModelForSeq2SeqLM
@@ -107,6 +114,15 @@ class Rewriting(LanguageModelling):
         asked, _ = self._requests(rows["source"], template, tokenizer, max_length)
         texts = [template.render([user(request)], asks=True) for request in asked]
         return list(map(list, tokenizer(texts, add_special_tokens=False)["input_ids"]))
+
+    def conversations(
+        self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int
+    ) -> list[list[Message]]:
+        """What a causal model is asked of each source, cut to leave room, and the target."""
+        template = Template(tokenizer, self.template)
+        requests, _ = self._requests(rows["source"], template, tokenizer, max_length)
+        pairs = zip(requests, rows["target"], strict=True)
+        return [[user(request), assistant(target)] for request, target in pairs]
 
     def references(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
         """The targets."""

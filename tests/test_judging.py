@@ -90,5 +90,5 @@ def test_a_model_that_learned_nothing_is_no_better_than_itself() -> None:
 
 def test_a_task_that_compares_with_no_base_asks_none() -> None:
     recipe, _, given = material()
-    other = recipe.but(task="classification")
+    other = recipe.but(task={"kind": "classification", "untuned": False})
     assert untrained_predictions(other, None, None, given, "", ALONE) == {}  # type: ignore[arg-type]

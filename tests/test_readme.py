@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from peftkit.data.synthetic import Synthetic
+from peftkit.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -81,6 +83,12 @@ def test_the_comparison_in_the_readme_goes_to_its_page(tmp_path: Path) -> None:
     assert "lora_r-8_4bit\t2 runs" in planned.stdout
     assert "With 2 seeds it cannot be shown" in compared.stdout
     assert (tmp_path / "runs" / "small" / "report" / "report.html").is_file()
+
+
+def test_the_prompting_of_the_readme_is_a_recipes() -> None:
+    [text] = [block for block in blocks("yaml") if "prompting" in block]
+    recipe = Recipe.load("lora_imdb", **yaml.safe_load(text))
+    assert recipe.task.prompting.faults(("neg", "pos"), ["text", "label"]) == []  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ LAYERS = [
     ["resampling", "conversations", "text_scores"],
     ["metrics"],
     ["tallies", "marks", "pieces", "tagging_schemes"],
-    ["correlation", "label_sets", "sources", "texts", "chat_templates", "language"],
+    ["correlation", "label_sets", "sources", "texts", "chat_templates", "prompting", "language"],
     ["rewriting"],
     ["data"],
     ["answers", "layouts", "tagged_rows"],

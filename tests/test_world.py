@@ -43,6 +43,7 @@ def test_two_ranks_of_torchrun_take_the_steps_of_one(tmp_path: Path, alone: Path
     assert two["digest"] == one["digest"]
     assert two["cost"]["tokens"] == one["cost"]["tokens"]
     assert two["scores"] == one["scores"]
+    assert two["baselines"] == one["baselines"] and "nearest centroid" in one["baselines"]
     assert ended.said.count("accuracy, majority class") == 1
 
 

@@ -39,6 +39,8 @@ class Predictions:
     """Mean loss over what has a label."""
     texts: Sequence[str | None] = ()
     """What was generated for each row of the split; None where nothing was asked for."""
+    notes: Sequence[str] = ()
+    """What a reader of the scores must know of how it was asked."""
 
     @property
     def label_ids(self) -> "np.ndarray":
@@ -123,7 +125,8 @@ class Task(Component):
     smooths: ClassVar[bool] = True
     """Whether `training.label_smoothing` means something."""
     later: ClassVar[tuple[str, ...]] = ()
-    """Settings that came after the task's first records: no part of a run's name if not set."""
+    """Settings (`name`, or `name.name`) that came after the task's first records: no part of a
+    run's name if not set."""
     names_rows: ClassVar[bool] = False
     """Whether each row has one of the labels' names, `label`, and is given one, `predicted`: the
     report then scores rows by itself."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import PositiveFloat, field_validator
 
 from peftkit.errors import DataError, Fault
+from peftkit.prompting import Prompting
 from peftkit.tasks import Given, Predictions, Scored, Task
 from peftkit.texts import encode_texts, natural_order
 
@@ -27,6 +28,11 @@ class Classification(Task):
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] | None = None
     """What a row of each class counts in the loss: none: all the same; balanced: the more, the
     rarer its class is in train; or a number a label. Scaled to be 1 on average over train."""
+    untuned: bool | None = None
+    """Whether the base without training classifies the test rows too, to be compared with: by the
+    nearest centroid of its embeddings, a causal model also by words (`prompting`); null: yes."""
+    prompting: Prompting | None = None
+    """How a causal model without training is asked for labels; null: in the default way."""
 
     roles: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True}
     peft_type: ClassVar[str] = "SEQ_CLS"
@@ -34,7 +40,7 @@ class Classification(Task):
     trains_head: ClassVar[bool] = True
     has_classes: ClassVar[bool] = True
     changes_words: ClassVar[bool] = True
-    later: ClassVar[tuple[str, ...]] = ("class_weights",)
+    later: ClassVar[tuple[str, ...]] = ("class_weights", "untuned", "prompting")
     lines: ClassVar[tuple[str, ...]] = ("label", "predicted")
     names_rows: ClassVar[bool] = True
 
@@ -42,6 +48,11 @@ class Classification(Task):
     @classmethod
     def _none_is_unset(cls, weights: Any) -> Any:
         return None if weights == "none" else weights
+
+    @field_validator("untuned")
+    @classmethod
+    def _yes_is_unset(cls, said: bool | None) -> bool | None:
+        return None if said else said
 
     @property
     def headline(self) -> str:
@@ -69,6 +80,8 @@ class Classification(Task):
         if isinstance(self.class_weights, dict) and set(self.class_weights) != set(names):
             what = f"should weigh {', '.join(names)} (got {', '.join(self.class_weights)})"
             faults.append(Fault("task.class_weights", f"{what} - give each of them a number"))
+        if self.prompting is not None:
+            faults += self.prompting.faults(names, splits.train.column_names)
         if faults:
             raise DataError("the labels cannot be used:", faults)
         return names
@@ -162,7 +175,9 @@ class Classification(Task):
             headline=self.metric,
             resamples=given.resamples,
         )
-        return Scored(found.scores, found.majority, {"confusion": found.confusion})
+        simple = {"majority class": found.majority} if found.majority else {}
+        details = {"confusion": found.confusion}
+        return Scored(found.scores, found.majority, details, simple)
 
     def prediction_lines(self, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
         """The label's name, the predicted one's, and the probabilities in id order."""

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from peftkit.errors import DataError, Fault
-from peftkit.language import LanguageModelling
+from peftkit.language import Generation, LanguageModelling
 from peftkit.tasks import Task
 from peftkit.text_scores import distinct
 
@@ -29,6 +29,13 @@ class TextGeneration(LanguageModelling, Task):
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"language_modelling": {}}
     roles: ClassVar["Mapping[str, Need]"] = {"text": True, "attribute": False}
     inputs: ClassVar[tuple[str, ...]] = ("text", "attribute")
+
+    @field_validator("generate")
+    @classmethod
+    def _has_no_questions(cls, said: Generation | None) -> Generation | None:
+        if said is not None and said.shots:
+            raise ValueError(f"shots: texts answer no questions (got {said.shots}) - leave it out")
+        return said
 
     def markers(self) -> tuple[str, ...]:
         """A token for each attribute."""

@@ -115,7 +115,7 @@ class Instructions(LanguageModelling, Task):
         earlier answers are written another way than the last."""
         template = Template(tokenizer, self.template)
         texts, of = [], []
-        for index, messages in enumerate(self._conversations(rows)):
+        for index, messages in enumerate(self.conversations(rows, tokenizer, max_length)):
             for text in template.rendered(messages):
                 texts.append(text)
                 of.append(index)
@@ -136,19 +136,26 @@ class Instructions(LanguageModelling, Task):
     ) -> list[list[int]]:
         """Each conversation up to where its last answer begins; the end of one that is too long."""
         template = Template(tokenizer, self.template)
-        texts = [template.render(asked(m), asks=True) for m in self._conversations(rows)]
-        found = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        return [list(ids[-max_length:]) for ids in found]
+        found = self.conversations(rows, tokenizer, max_length)
+        texts = [template.render(asked(messages), asks=True) for messages in found]
+        tokens = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return [list(ids[-max_length:]) for ids in tokens]
 
     def references(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
         """The last answer of each conversation."""
-        return [messages[-1]["content"] for messages in self._conversations(rows)]
+        return [messages[-1]["content"] for messages in self._read(rows)]
 
     def stop_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """The tokens that end a turn."""
         return ending_ids(Template(tokenizer, self.template), tokenizer)
 
-    def _conversations(self, rows: Mapping[str, Sequence[Any]]) -> list[list[Message]]:
+    def conversations(
+        self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int
+    ) -> list[list[Message]]:
+        """The rows' messages, to the last answer where there is one; of any length."""
+        return self._read(rows)
+
+    def _read(self, rows: Mapping[str, Sequence[Any]]) -> list[list[Message]]:
         """The rows' messages, to the last answer where there is one."""
         whole = zip(*rows.values(), strict=True)
         return [

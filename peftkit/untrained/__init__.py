@@ -1,0 +1,144 @@
+"""Untrained: what the base says of the test rows before it is trained, asked once and kept."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from transformers import AutoConfig
+
+from peftkit.architectures import first_position
+from peftkit.disk import write_json
+from peftkit.display import forget_peak
+from peftkit.evaluation import predict
+from peftkit.generating import generated_rows
+from peftkit.language import LanguageModelling
+from peftkit.model import assemble
+from peftkit.prompting import Prompting, Prompts
+from peftkit.recipe import Recipe
+from peftkit.sources import Source, cache_folder
+from peftkit.tasks import Given, Predictions, Task
+from peftkit.tasks.classification import Classification
+from peftkit.untrained.bases import base_for, placed
+from peftkit.untrained.centroids import by_nearest_centroid
+from peftkit.untrained.likelihoods import Likelihoods, by_likelihood, is_causal, shots_for
+from peftkit.untrained.shots import by_shots
+from peftkit.world import World, on_main, say, surroundings
+
+UNTUNED = "untuned"
+"""What the base's answers are called that is given no examples."""
+CENTROID = "nearest centroid"
+"""What the classes are called that its embeddings say."""
+ZERO_SHOT = "zero-shot"
+"""What the classes are called that it says without answered rows before the question."""
+VERSION = 2
+"""Part of the cache's key: count it up when the base is asked otherwise."""
+Said = Iterator[tuple[str, dict[str, Any]]]
+"""What the base said, by how it was asked: `outputs`, `loss`, `texts` and `notes`."""
+
+
+def untrained_predictions(
+    recipe: Recipe, model: Source, tokenizer: Any, given: Given, content: str, world: World
+) -> dict[str, Predictions]:
+    """The bare base's word on the test rows by how it was asked, the same on every rank; nothing
+    where the task does not compare with it or there are no rows.
+
+    It is loaded and gone before the model that is trained: two are never in memory. Its answers are
+    kept in peftkit's cache for all runs on the same rows (`content`), whatever their strategy.
+    """
+    if not is_wanted(recipe.task) or not len(given.examples):
+        return {}
+    parts = {
+        "version": VERSION,
+        "content": content,
+        "quantize": recipe.quantize.model_dump(mode="json"),
+        "world": surroundings(world),
+    }
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    path = cache_folder() / "untrained" / f"{key}.json"
+    known = on_main(world, lambda: json.loads(path.read_text()) if path.is_file() else None)
+    if known is None:
+        say(world, "asking the untuned base about the test rows, to compare with")
+        known = dict(asked(recipe, model, tokenizer, given, world))
+        forget_peak()  # a run's is that of what it trains
+        on_main(world, lambda: kept(path, known))
+    return {name: predictions_of(said, given) for name, said in known.items()}
+
+
+def kept(path: Any, known: Mapping[str, Any]) -> None:
+    """Write what the base said."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, known)
+
+
+def predictions_of(said: Mapping[str, Any], given: Given) -> Predictions:
+    """What was kept of one way to ask, as predictions."""
+    outputs = [np.asarray(output, dtype=np.float32) for output in said["outputs"]]
+    labels = list(given.examples["labels"])
+    return Predictions(labels, outputs, said["loss"], said["texts"], said["notes"])
+
+
+def is_wanted(task: Task) -> bool:
+    """Whether the task compares with the base without training."""
+    return task.compares_untuned or (isinstance(task, Classification) and task.untuned is not False)
+
+
+def asked(recipe: Recipe, model: Source, tokenizer: Any, given: Given, world: World) -> Said:
+    """What the bare base says, in all ways that suit the task and the model."""
+    if isinstance(recipe.task, Classification):
+        config = AutoConfig.from_pretrained(model.location)
+        if not config.is_encoder_decoder:  # whose states are of two kinds
+            found = by_nearest_centroid(recipe, model, tokenizer, given, world)
+            yield CENTROID, plain(Predictions([], found, None))
+        if is_causal(config) and tokenizer.is_fast:
+            yield from prompted(recipe, recipe.task, model, tokenizer, given, world)
+    else:
+        yield from answered(recipe, model, tokenizer, given, world)
+
+
+def plain(said: Predictions) -> dict[str, Any]:
+    """What was said, as JSON holds it."""
+    outputs = [np.asarray(output).tolist() for output in said.outputs]
+    texts, notes = list(said.texts), list(said.notes)
+    return {"outputs": outputs, "loss": said.loss, "texts": texts, "notes": notes}
+
+
+def answered(recipe: Recipe, model: Source, tokenizer: Any, given: Given, world: World) -> Said:
+    """What the base says of the rows as they are: outputs and loss, and texts where they are
+    compared too; and behind answered rows, where those are asked for."""
+    task = recipe.task
+    base = assemble(recipe, model, tokenizer, given.names, world.precision, bare=True)
+    found = predict(placed(base, recipe), task, given.examples, world)
+    texts: list[str | None] = []
+    if isinstance(task, LanguageModelling) and task.generate and task.generate.untuned:
+        texts = generated_rows(recipe, base, given.rows, world)
+    yield UNTUNED, plain(replace(found, texts=texts))
+    if (behind := by_shots(recipe, base, given, world)) is not None:
+        yield behind[0], plain(behind[1])
+
+
+def prompted(
+    recipe: Recipe, task: Classification, model: Source, tokenizer: Any, given: Given, world: World
+) -> Said:
+    """The classes that a causal language model says in words, shown no answered rows and some."""
+    how = task.prompting or Prompting()
+    is_pair = "text_pair" in given.rows.column_names
+    ways: dict[str, Prompts] = {}
+    for shots in ([], shots_for(how, given)):
+        limits = recipe.data.max_length, positions_of(model)
+        prompts = Prompts(how, given.names, tokenizer, shots, is_pair, *limits)
+        ways[f"{len(prompts.shots)}-shot" if prompts.shots else ZERO_SHOT] = prompts
+    likelihoods = Likelihoods(kind="likelihoods", answers_ids=ways[ZERO_SHOT].answers())
+    base = base_for(likelihoods, recipe, model, tokenizer, (), world)
+    for name, prompts in ways.items():
+        found = by_likelihood(base, likelihoods, prompts, how.calibrate, given, world)
+        yield name, plain(Predictions([], found, None))
+
+
+def positions_of(model: Source) -> int | None:
+    """How many tokens the model reads at most; None where it does not say."""
+    config = AutoConfig.from_pretrained(model.location)
+    found = getattr(config, "max_position_embeddings", None)
+    return None if found is None else int(found) - first_position(config)
