@@ -179,6 +179,7 @@ def new_verb(options: Any) -> None:
 
 def predict_verb(options: Any) -> None:
     """Predict texts given here, or the rows of a file."""
+    from peftkit.live import Live
     from peftkit.predicting import inputs_of, predictions, rows_given, told
     from peftkit.run_folder import RunFolder
     from peftkit.scored_files import predict_file
@@ -191,11 +192,13 @@ def predict_verb(options: Any) -> None:
     if not options.texts:
         raise RecipeError("nothing to predict - give texts, or a file with --in texts.csv")
     rows = rows_given(options.texts, inputs := inputs_of(folder))
-    for row, said in zip(rows, predictions(folder, rows), strict=True):
+    live = Live(sys.stdout)
+    show = live if len(rows) == 1 and sys.stdout.isatty() and not options.json else None
+    for row, said in zip(rows, predictions(folder, rows, show), strict=True):
         if options.json:
             print(json.dumps({**dict(zip(inputs.asked, row, strict=True)), **said}))
         else:
-            print("\t".join([told(said), *row]))
+            print("\t".join([live.rest(told(said)), *row]))
 
 
 def chat_verb(options: Any) -> None:

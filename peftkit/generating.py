@@ -18,6 +18,7 @@ from peftkit.attention import PACKED
 from peftkit.batching import longest_first
 from peftkit.errors import Fault, RecipeError
 from peftkit.language import Generation, LanguageModelling
+from peftkit.live import Show, Words, cut_at
 from peftkit.model import Assembled, quiet_transformers
 from peftkit.recipe import Recipe
 from peftkit.world import World, gathered, say
@@ -37,16 +38,16 @@ def generate(
     how: Generation,
     stop_ids: Sequence[int],
     first_id: int | None = None,
-    streamer: Any = None,
+    show: Show | None = None,
 ) -> list[str]:
     """The text that the model puts behind each prompt (or for each source, if it has an encoder),
-    without special tokens; a `streamer` of transformers is told the tokens of a single prompt."""
+    without special tokens; `show` is told the words of a single prompt's as they come."""
     texts: dict[int, str] = {}
     lengths = [len(prompt) + how.max_new_tokens for prompt in prompts]
     # hypotheses of a beam search each take a row of the batch
     for indices in longest_first(lengths, MAX_TOKENS // how.beams):
         batch = [prompts[i] for i in indices]
-        said = generated_batch(assembled, batch, how, stop_ids, first_id, streamer)
+        said = generated_batch(assembled, batch, how, stop_ids, first_id, show)
         texts |= dict(zip(indices, said, strict=True))
     return [texts[index] for index in range(len(prompts))]
 
@@ -58,7 +59,7 @@ def generated_batch(
     how: Generation,
     stop_ids: Sequence[int],
     first_id: int | None = None,
-    streamer: Any = None,
+    show: Show | None = None,
 ) -> list[str]:
     """The texts for one batch, its rows padded on the left, where a decoder does not begin."""
     module: Any = assembled.module
@@ -70,13 +71,15 @@ def generated_batch(
     config = generation_config(base, how, sorted({*stop_ids, *own_ends(base)}), pad)
     if first_id is not None:
         config.forced_bos_token_id = first_id
+    # hypotheses of a beam search are not known word by word
+    words = Words(tokenizer, show, how.stop) if show and how.beams == 1 else None
     stops = StoppingCriteriaList([Stops(how.stop, tokenizer, 0 if apart else width)])
     with ready(module, base), seeded(how), quiet_transformers():
         found = module.generate(
             input_ids=ids.to(device),
             attention_mask=torch.tensor(ones).to(device),
             generation_config=config,
-            streamer=streamer,
+            streamer=words,
             stopping_criteria=stops if how.stop else None,
         )
     answers = found if apart else found[:, width:]
@@ -102,12 +105,6 @@ def padded(values: Sequence[int], width: int, filler: int, left: bool) -> list[i
     """The values with fillers on one side."""
     more = [filler] * (width - len(values))
     return [*more, *values] if left else [*values, *more]
-
-
-def cut_at(text: str, stops: Sequence[str]) -> str:
-    """The text before the first of the stops, without white space around it."""
-    found = [text.find(stop) for stop in stops if stop in text]
-    return text[: min(found, default=len(text))].strip()
 
 
 def generation_config(
@@ -199,14 +196,14 @@ def answers_to(
     columns: Mapping[str, Sequence[Any]],
     task: LanguageModelling,
     how: Generation,
-    streamer: Any = None,
+    show: Show | None = None,
 ) -> list[str]:
     """The text generated for each of the rows."""
     longest = room_for_prompts(recipe, assembled, how)
     tokenizer = assembled.tokenizer
     prompts = task.prompts(columns, tokenizer, longest)
     ends, first = task.stop_ids(tokenizer), task.first_id(tokenizer)
-    return generate(assembled, prompts, how, ends, first, streamer)
+    return generate(assembled, prompts, how, ends, first, show)
 
 
 def room_for_prompts(recipe: Recipe, assembled: Assembled, how: Generation) -> int:

@@ -8,8 +8,9 @@ import torch
 
 from peftkit.architectures import unwrapped
 from peftkit.attention import PACKED
-from peftkit.generating import cut_at, drawn, generate
+from peftkit.generating import drawn, generate
 from peftkit.language import Generation
+from peftkit.live import cut_at
 from talks import CAUSAL, CHAT, PAIRS, QUESTIONS, TRANSLATION, WITH_ENCODER, made, stirred, talk
 
 HOW = Generation(max_new_tokens=8)

@@ -39,6 +39,7 @@ LAYERS = [
     ["attention", "batching", "kronecker", "prefixes", "token_losses", "vocabulary"],
     ["reader"],
     ["model"],
+    ["live"],
     ["evaluation", "generating"],
     ["probe", "proof", "checkpoints", "optimizer"],
     ["display"],
