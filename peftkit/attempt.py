@@ -243,8 +243,8 @@ class Attempt:
         reason = reason_of(proof)
         known: dict[str, Any] = self._known(material)
         if scored is not None and predictions is not None:
-            known["scores"], known["baseline"] = scored.scores, scored.baseline
-            known["baselines"] = scored.baselines
+            known |= {part: getattr(scored, part) for part in ("scores", "baseline", "baselines")}
+            known["notes"] += scored.notes
             known["details"] = {**scored.details, "test_loss": predictions.loss}
         return RunRecord(
             **known,

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from peftkit.conversations import Message, assistant, user
 from peftkit.errors import RecipeError, RunError
 from peftkit.generating import generate, room_for_prompts
-from peftkit.language import Generation
+from peftkit.generation import Generation
 from peftkit.live import Live, Show
 from peftkit.model import Assembled
 from peftkit.predicting import load_run

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from peftkit.architectures import unwrapped
 from peftkit.attention import PACKED
 from peftkit.batching import longest_first
 from peftkit.errors import Fault, RecipeError
-from peftkit.language import Generation, LanguageModelling
+from peftkit.generation import Generation
+from peftkit.language import LanguageModelling
 from peftkit.live import Show, Words, cut_at
 from peftkit.model import Assembled, quiet_transformers
 from peftkit.recipe import Recipe
@@ -42,6 +43,19 @@ def generate(
 ) -> list[str]:
     """The text that the model puts behind each prompt (or for each source, if it has an encoder),
     without special tokens; `show` is told the words of a single prompt's as they come."""
+    said = spaced_texts(assembled, prompts, how, stop_ids, first_id, show)
+    return [text.strip() for text in said]
+
+
+def spaced_texts(
+    assembled: Assembled,
+    prompts: Sequence[Sequence[int]],
+    how: Generation,
+    stop_ids: Sequence[int],
+    first_id: int | None = None,
+    show: Show | None = None,
+) -> list[str]:
+    """The same with the white space around it, which code may need."""
     texts: dict[int, str] = {}
     lengths = [len(prompt) + how.max_new_tokens for prompt in prompts]
     # hypotheses of a beam search each take a row of the batch
@@ -170,24 +184,34 @@ def drawn(count: int, how: Generation) -> list[int]:
     return sorted(torch.randperm(count, generator=generator)[: how.rows].tolist())
 
 
-def generated_rows(
-    recipe: Recipe, assembled: Assembled, rows: Any, world: World
-) -> list[str | None]:
-    """A text for each of the rows that are drawn, on every rank; None for the others, and nothing
-    where the task asks for no texts."""
+class Generated(NamedTuple):
+    """What was generated for the rows of a split, as `Predictions` has it."""
+
+    texts: list[str | None]
+    samples: list[list[str] | None]
+
+
+def generated_rows(recipe: Recipe, assembled: Assembled, rows: Any, world: World) -> Generated:
+    """A text for each of the rows that are drawn, on every rank, and all samples where a command
+    judges them; None for the other rows, and nothing where the task asks for no texts."""
     task = recipe.task
     if not isinstance(task, LanguageModelling) or task.generate is None or not len(rows):
-        return []
+        return Generated([], [])
     if world.sharding in ("fsdp", "deepspeed"):
         say(world, f"nothing is generated under {world.sharding}: predict from the artefact")
-        return []
-    chosen = drawn(len(rows), task.generate)
+        return Generated([], [])
+    how = task.generate
+    chosen = drawn(len(rows), how)
     mine = chosen[world.rank :: world.size]
     columns = {name: [rows[i][name] for i in mine] for name in rows.column_names}
     asked = task.openings(columns)
-    said = answers_to(recipe, assembled, asked, task, task.generate) if mine else []
-    known = dict(gathered(world, list(zip(mine, said, strict=True))))
-    return [known.get(index) for index in range(len(rows))]
+    # a seed each: one prompt's samples may else be the same draws in several batches
+    ways = [how.model_copy(update={"seed": how.seed + n}) for n in range(how.samples)]
+    said = [spaced_answers(recipe, assembled, asked, task, way) for way in ways] if mine else []
+    known = dict(gathered(world, list(zip(mine, map(list, zip(*said, strict=True)), strict=True))))
+    samples = [known.get(index) for index in range(len(rows))]
+    texts = [None if each is None else each[0].strip() for each in samples]
+    return Generated(texts, samples if how.judge else [])
 
 
 def answers_to(
@@ -199,11 +223,23 @@ def answers_to(
     show: Show | None = None,
 ) -> list[str]:
     """The text generated for each of the rows."""
+    return [text.strip() for text in spaced_answers(recipe, assembled, columns, task, how, show)]
+
+
+def spaced_answers(
+    recipe: Recipe,
+    assembled: Assembled,
+    columns: Mapping[str, Sequence[Any]],
+    task: LanguageModelling,
+    how: Generation,
+    show: Show | None = None,
+) -> list[str]:
+    """The same with the white space around it."""
     longest = room_for_prompts(recipe, assembled, how)
     tokenizer = assembled.tokenizer
     prompts = task.prompts(columns, tokenizer, longest)
     ends, first = task.stop_ids(tokenizer), task.first_id(tokenizer)
-    return generate(assembled, prompts, how, ends, first, show)
+    return spaced_texts(assembled, prompts, how, ends, first, show)
 
 
 def room_for_prompts(recipe: Recipe, assembled: Assembled, how: Generation) -> int:

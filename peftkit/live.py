@@ -39,16 +39,17 @@ class Words(TextStreamer):
         """The next words."""
         self.said += text
         whole = stream_end or any(stop in self.said for stop in self.stops)
-        sure = cut_at(self.said if whole else without_begun(self.said, self.stops), self.stops)
+        known = self.said if whole else without_begun(self.said, self.stops)
+        sure = cut_at(known, self.stops).strip()
         if len(sure) > len(self.shown):
             self.show(sure[len(self.shown) :])
             self.shown = sure
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:
-    """The text before the first of the stops, without white space around it."""
+    """The text before the first of the stops."""
     found = [text.find(stop) for stop in stops if stop in text]
-    return text[: min(found, default=len(text))].strip()
+    return text[: min(found, default=len(text))]
 
 
 def without_begun(text: str, stops: Sequence[str]) -> str:

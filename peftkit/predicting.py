@@ -16,7 +16,8 @@ from peftkit.data.preflight import is_empty
 from peftkit.errors import DataError, RunError
 from peftkit.evaluation import MAX_TOKENS, collected, forward
 from peftkit.generating import answers_to
-from peftkit.language import Generation, LanguageModelling
+from peftkit.generation import Generation
+from peftkit.language import LanguageModelling
 from peftkit.live import Show
 from peftkit.model import Assembled, assemble, load_tokenizer
 from peftkit.recipe import Recipe

@@ -11,7 +11,7 @@ import torch
 from peftkit.disk import write_json
 from peftkit.display import forget_peak
 from peftkit.evaluation import predict
-from peftkit.generating import generated_rows
+from peftkit.generating import Generated, generated_rows
 from peftkit.language import LanguageModelling
 from peftkit.model import assemble
 from peftkit.recipe import Recipe
@@ -21,7 +21,7 @@ from peftkit.world import World, on_main, say, surroundings
 
 UNTUNED = "untuned"
 """What the base's answers are called that is given no examples."""
-VERSION = 1
+VERSION = 2
 """Part of the cache's key: count it up when the base is asked otherwise."""
 
 
@@ -62,7 +62,8 @@ def kept(path: Any, known: Mapping[str, Any]) -> None:
 def predictions_of(said: Mapping[str, Any], given: Given) -> Predictions:
     """What was kept of one way to ask, as predictions."""
     outputs = [np.asarray(output, dtype=np.float32) for output in said["outputs"]]
-    return Predictions(list(given.examples["labels"]), outputs, said["loss"], said["texts"])
+    labels = list(given.examples["labels"])
+    return Predictions(labels, outputs, said["loss"], said["texts"], said["samples"])
 
 
 def asked(
@@ -74,8 +75,8 @@ def asked(
     if torch.cuda.is_available() and not recipe.quantize.bits:  # bitsandbytes places its own
         assembled.module.to("cuda")
     found = predict(assembled, task, given.examples, world)
-    texts: list[str | None] = []
+    made = Generated([], [])
     if isinstance(task, LanguageModelling) and task.generate and task.generate.untuned:
-        texts = generated_rows(recipe, assembled, given.rows, world)
+        made = generated_rows(recipe, assembled, given.rows, world)
     outputs = [np.asarray(output).tolist() for output in found.outputs]
-    yield UNTUNED, {"outputs": outputs, "loss": found.loss, "texts": texts}
+    yield UNTUNED, {"outputs": outputs, "loss": found.loss, **made._asdict()}

@@ -18,7 +18,7 @@ import peftkit
 from peftkit.chatting import Chat, converse
 from peftkit.cli import main
 from peftkit.generating import generate
-from peftkit.language import Generation
+from peftkit.generation import Generation
 from peftkit.live import Words, without_begun
 from talks import CHAT, QUESTIONS, TRANSLATION, made, talk
 
