@@ -179,8 +179,10 @@ def test_a_run_without_a_judge_keeps_its_name() -> None:
 
 
 def test_a_command_that_is_missing_is_told_before_anything_is_trained(tmp_path: Path) -> None:
-    task = {"kind": "generation", "generate": {"judge": ["no-such-judge", "x"]}}
+    how = {"judge": ["no-such-judge", "x"], "rows": 1, "max_new_tokens": 1}
+    task = {"kind": "generation", "generate": how}
     recipe = task_recipe(task, continued, "tiny-llama", "lora", "none")
+    recipe = recipe.but(training={"steps": 1, "threads": 1, "proof": "run", "batch_size": 8})
     with pytest.raises(
         RecipeError, match=r"task\.generate\.judge: no command is called 'no-such-ju"
     ):
