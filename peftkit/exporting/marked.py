@@ -1,5 +1,7 @@
-"""Texts with two marked parts, as the model in this folder reads them: for `load.py`, which calls
-`prepare`. A text is marked as in "the <e1>dog</e1> near a <e2>horse</e2>"."""
+"""Texts with two marked parts, as the model in this folder reads them.
+
+`load.py` calls `prepare`. A text is marked as in "the <e1>dog</e1> near a <e2>horse</e2>".
+"""
 
 import re
 from bisect import bisect_left
