@@ -238,8 +238,8 @@ class Attempt:
         reason = reason_of(proof)
         known: dict[str, Any] = self._known(material)
         if scored is not None and predictions is not None:
-            known["scores"], known["baseline"] = scored.scores, scored.baseline
-            known["baselines"] = scored.baselines
+            known |= {part: getattr(scored, part) for part in ("scores", "baseline", "baselines")}
+            known["notes"] += scored.notes
             known["details"] = {**scored.details, "test_loss": predictions.loss}
         return RunRecord(
             **known,
@@ -266,7 +266,6 @@ class Attempt:
     def _known(self, material: Material) -> dict[str, Any]:
         """What is known of the run whether it succeeds or not."""
         remarks = self.recipe.task.remarks(self.recipe.task.carried)
-        asked = [note for found in material.untrained.values() for note in found.notes]
         return {
             "name": self.recipe.name,
             "digest": self.recipe.digest(self.model, self.data),
@@ -274,7 +273,7 @@ class Attempt:
             "model": self.model,
             "data": self.data,
             "rows": dict(material.splits.facts),
-            "notes": [*material.splits.notes, *material.assembled.notes, *remarks, *asked],
+            "notes": [*material.splits.notes, *material.assembled.notes, *remarks],
             "parameters": material.assembled.parameters,
             "tuning": self.tuning,
             "headline": self.recipe.task.headline,

@@ -41,7 +41,8 @@ tokenizer = AutoTokenizer.from_pretrained("{base}")
 ```
 """
 MARKED = """
-With nothing else: the task adds markers to the vocabulary and reads the model at them.
+With nothing else: the task adds markers to the vocabulary and reads the model at them. A folder
+that opens by transformers alone is made from the run by `peftkit export RUN --to DIR`.
 """
 LOADING = {"peftkit": "", "peft": WITH_PEFT, "transformers": WITH_TRANSFORMERS}
 

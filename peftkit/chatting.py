@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-from transformers import TextStreamer
-
 from peftkit.conversations import Message, assistant, user
 from peftkit.errors import RecipeError, RunError
 from peftkit.generating import generate, room_for_prompts
-from peftkit.language import Generation
+from peftkit.generation import Generation
+from peftkit.live import Live, Show
 from peftkit.model import Assembled
 from peftkit.predicting import load_run
 from peftkit.run_folder import RunFolder
@@ -61,14 +60,14 @@ class Chat:
         self.forgotten = 0
         """Messages that the model has no room for any more."""
 
-    def say(self, text: str, streamer: Any = None) -> str:
-        """The model's answer, which it remembers; the oldest turns are forgotten where there is no
-        room for them."""
+    def say(self, text: str, show: Show | None = None) -> str:
+        """The model's answer, which it remembers, its words told to `show` as they come; the oldest
+        turns are forgotten where there is no room for them."""
         self.messages.append(user(text))
         prompt = self._prompt()
         tokenizer = self.assembled.tokenizer
         ends = self.task.stop_ids(tokenizer)
-        (said,) = generate(self.assembled, [prompt], self.how, ends, None, streamer)
+        (said,) = generate(self.assembled, [prompt], self.how, ends, None, show)
         self.messages.append(assistant(said))
         return said
 
@@ -95,18 +94,6 @@ def prompt_for(task: Instructions, assembled: Assembled, messages: list[Message]
     return task.prompts({"messages": [messages]}, assembled.tokenizer, WHOLE)[0]
 
 
-class Printer(TextStreamer):
-    """Writes an answer's words as they come."""
-
-    def __init__(self, tokenizer: Any, out: TextIO) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.out = out
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """The next words."""
-        print(text, end="\n" if stream_end else "", file=self.out, flush=True)
-
-
 def converse(chat: Chat, lines: Iterable[str], out: TextIO, prompt: str) -> None:
     """Answer each line to `out` until /quit or the last; `prompt` stands before what is typed."""
     print(prompt, end="", file=out, flush=True)
@@ -120,11 +107,9 @@ def converse(chat: Chat, lines: Iterable[str], out: TextIO, prompt: str) -> None
             print(HELP, file=out)
         elif text:
             before = chat.forgotten
-            # hypotheses of a beam search are not known word by word
-            alone = chat.how.beams == 1
-            said = chat.say(text, Printer(chat.assembled.tokenizer, out) if alone else None)
-            if not alone:
-                print(said, file=out, flush=True)
+            live = Live(out)
+            said = chat.say(text, live)
+            print(live.rest(said), file=out, flush=True)
             if chat.forgotten > before:
                 print("(the oldest turns no longer fit and are forgotten)", file=out)
         print(prompt, end="", file=out, flush=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from peftkit.architectures import unwrapped
 from peftkit.attention import PACKED
 from peftkit.batching import longest_first
 from peftkit.errors import Fault, RecipeError
-from peftkit.language import Generation, LanguageModelling
+from peftkit.generation import Generation
+from peftkit.language import LanguageModelling
+from peftkit.live import Show, Words, cut_at
 from peftkit.model import Assembled, quiet_transformers
 from peftkit.recipe import Recipe
 from peftkit.world import World, gathered, say
@@ -37,16 +39,29 @@ def generate(
     how: Generation,
     stop_ids: Sequence[int],
     first_id: int | None = None,
-    streamer: Any = None,
+    show: Show | None = None,
 ) -> list[str]:
     """The text that the model puts behind each prompt (or for each source, if it has an encoder),
-    without special tokens; a `streamer` of transformers is told the tokens of a single prompt."""
+    without special tokens; `show` is told the words of a single prompt's as they come."""
+    said = spaced_texts(assembled, prompts, how, stop_ids, first_id, show)
+    return [text.strip() for text in said]
+
+
+def spaced_texts(
+    assembled: Assembled,
+    prompts: Sequence[Sequence[int]],
+    how: Generation,
+    stop_ids: Sequence[int],
+    first_id: int | None = None,
+    show: Show | None = None,
+) -> list[str]:
+    """The same with the white space around it, which code may need."""
     texts: dict[int, str] = {}
     lengths = [len(prompt) + how.max_new_tokens for prompt in prompts]
     # hypotheses of a beam search each take a row of the batch
     for indices in longest_first(lengths, MAX_TOKENS // how.beams):
         batch = [prompts[i] for i in indices]
-        said = generated_batch(assembled, batch, how, stop_ids, first_id, streamer)
+        said = generated_batch(assembled, batch, how, stop_ids, first_id, show)
         texts |= dict(zip(indices, said, strict=True))
     return [texts[index] for index in range(len(prompts))]
 
@@ -58,7 +73,7 @@ def generated_batch(
     how: Generation,
     stop_ids: Sequence[int],
     first_id: int | None = None,
-    streamer: Any = None,
+    show: Show | None = None,
 ) -> list[str]:
     """The texts for one batch, its rows padded on the left, where a decoder does not begin."""
     module: Any = assembled.module
@@ -70,13 +85,15 @@ def generated_batch(
     config = generation_config(base, how, sorted({*stop_ids, *own_ends(base)}), pad)
     if first_id is not None:
         config.forced_bos_token_id = first_id
+    # hypotheses of a beam search are not known word by word
+    words = Words(tokenizer, show, how.stop) if show and how.beams == 1 else None
     stops = StoppingCriteriaList([Stops(how.stop, tokenizer, 0 if apart else width)])
     with ready(module, base), seeded(how), quiet_transformers():
         found = module.generate(
             input_ids=ids.to(device),
             attention_mask=torch.tensor(ones).to(device),
             generation_config=config,
-            streamer=streamer,
+            streamer=words,
             stopping_criteria=stops if how.stop else None,
         )
     answers = found if apart else found[:, width:]
@@ -102,12 +119,6 @@ def padded(values: Sequence[int], width: int, filler: int, left: bool) -> list[i
     """The values with fillers on one side."""
     more = [filler] * (width - len(values))
     return [*more, *values] if left else [*values, *more]
-
-
-def cut_at(text: str, stops: Sequence[str]) -> str:
-    """The text before the first of the stops, without white space around it."""
-    found = [text.find(stop) for stop in stops if stop in text]
-    return text[: min(found, default=len(text))].strip()
 
 
 def generation_config(
@@ -173,24 +184,34 @@ def drawn(count: int, how: Generation) -> list[int]:
     return sorted(torch.randperm(count, generator=generator)[: how.rows].tolist())
 
 
-def generated_rows(
-    recipe: Recipe, assembled: Assembled, rows: Any, world: World
-) -> list[str | None]:
-    """A text for each of the rows that are drawn, on every rank; None for the others, and nothing
-    where the task asks for no texts."""
+class Generated(NamedTuple):
+    """What was generated for the rows of a split, as `Predictions` has it."""
+
+    texts: list[str | None]
+    samples: list[list[str] | None]
+
+
+def generated_rows(recipe: Recipe, assembled: Assembled, rows: Any, world: World) -> Generated:
+    """A text for each of the rows that are drawn, on every rank, and all samples where a command
+    judges them; None for the other rows, and nothing where the task asks for no texts."""
     task = recipe.task
     if not isinstance(task, LanguageModelling) or task.generate is None or not len(rows):
-        return []
+        return Generated([], [])
     if world.sharding in ("fsdp", "deepspeed"):
         say(world, f"nothing is generated under {world.sharding}: predict from the artefact")
-        return []
-    chosen = drawn(len(rows), task.generate)
+        return Generated([], [])
+    how = task.generate
+    chosen = drawn(len(rows), how)
     mine = chosen[world.rank :: world.size]
     columns = {name: [rows[i][name] for i in mine] for name in rows.column_names}
     asked = task.openings(columns)
-    said = answers_to(recipe, assembled, asked, task, task.generate) if mine else []
-    known = dict(gathered(world, list(zip(mine, said, strict=True))))
-    return [known.get(index) for index in range(len(rows))]
+    # a seed each: one prompt's samples may else be the same draws in several batches
+    ways = [how.model_copy(update={"seed": how.seed + n}) for n in range(how.samples)]
+    said = [spaced_answers(recipe, assembled, asked, task, way) for way in ways] if mine else []
+    known = dict(gathered(world, list(zip(mine, map(list, zip(*said, strict=True)), strict=True))))
+    samples = [known.get(index) for index in range(len(rows))]
+    texts = [None if each is None else each[0].strip() for each in samples]
+    return Generated(texts, samples if how.judge else [])
 
 
 def answers_to(
@@ -199,14 +220,26 @@ def answers_to(
     columns: Mapping[str, Sequence[Any]],
     task: LanguageModelling,
     how: Generation,
-    streamer: Any = None,
+    show: Show | None = None,
 ) -> list[str]:
     """The text generated for each of the rows."""
+    return [text.strip() for text in spaced_answers(recipe, assembled, columns, task, how, show)]
+
+
+def spaced_answers(
+    recipe: Recipe,
+    assembled: Assembled,
+    columns: Mapping[str, Sequence[Any]],
+    task: LanguageModelling,
+    how: Generation,
+    show: Show | None = None,
+) -> list[str]:
+    """The same with the white space around it."""
     longest = room_for_prompts(recipe, assembled, how)
     tokenizer = assembled.tokenizer
     prompts = task.prompts(columns, tokenizer, longest)
     ends, first = task.stop_ids(tokenizer), task.first_id(tokenizer)
-    return generate(assembled, prompts, how, ends, first, streamer)
+    return spaced_texts(assembled, prompts, how, ends, first, show)
 
 
 def room_for_prompts(recipe: Recipe, assembled: Assembled, how: Generation) -> int:

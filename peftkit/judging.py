@@ -14,6 +14,7 @@ from peftkit.recipe import Recipe
 from peftkit.tallies import resampled_sums
 from peftkit.tasks import Given, Predictions, Scored, Task
 from peftkit.untrained import UNTUNED
+from peftkit.verdicts import with_verdicts
 from peftkit.world import World
 
 
@@ -29,9 +30,13 @@ def judged(
     if not len(given.examples):
         return None, None
     said = predict(assembled, task, given.examples, world)
-    said = replace(said, texts=generated_rows(recipe, assembled, given.rows, world))
-    scored = task.score(said, given)
-    return said, compared(task, scored, said, untrained, given)
+    said = replace(said, **generated_rows(recipe, assembled, given.rows, world)._asdict())
+    said = with_verdicts(task, said, given.rows, world, "trained model")
+    known = {
+        name: with_verdicts(task, found, given.rows, world, f"{name} base")
+        for name, found in untrained.items()
+    }
+    return said, compared(task, task.score(said, given), said, known, given)
 
 
 def compared(
@@ -50,7 +55,8 @@ def compared(
         ours, base = (task.counts(task.answers(each, plain), plain) for each in pair)
         details["better_than_untuned"] = gains(task, ours, base, given)
     simplest = scored.baseline or next(iter(theirs.values()), {})
-    return Scored(scored.scores, simplest, details, {**scored.baselines, **theirs})
+    notes = tuple(note for each in (said, *untrained.values()) for note in each.notes)
+    return Scored(scored.scores, simplest, details, {**scored.baselines, **theirs}, notes)
 
 
 def gains(task: Task, ours: Any, theirs: Any, given: Given) -> dict[str, Any]:

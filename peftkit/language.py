@@ -4,15 +4,21 @@ A task of this kind says how rows become prompts and references, and by what its
 """
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
-
 from peftkit.conversations import Message
+from peftkit.generation import Generation
 from peftkit.registry import Settings
-from peftkit.text_scores import Counted, counts_of, signatures, totals_of
+from peftkit.text_scores import (
+    Counted,
+    counts_of,
+    means,
+    pass_counts,
+    pass_names,
+    signatures,
+    totals_of,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,42 +35,6 @@ if TYPE_CHECKING:
 TOKEN_KINDS = 3
 """Counts of a row that are known without generating: nats, tokens, bytes."""
 Answers = list[dict[str, Any]]
-
-
-class Generation(Settings):
-    """How texts are generated, and of how many test rows at the end of a run."""
-
-    rows: PositiveInt = 200
-    """Test rows, drawn by `seed`, whose text is generated and scored."""
-    max_new_tokens: PositiveInt = 128
-    """Tokens an answer has at most."""
-    min_new_tokens: NonNegativeInt = 0
-    """Tokens an answer has at least."""
-    beams: PositiveInt = 1
-    """Hypotheses of a beam search; 1: the most probable token each time."""
-    temperature: NonNegativeFloat = 0.0
-    """0: nothing is left to chance; else tokens are drawn at this temperature."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Tokens are drawn from the most probable ones that have this share together."""
-    stop: list[str] = Field(default_factory=list)
-    """Texts that end an answer, beside the tokens that do."""
-    seed: int = 0
-    """Draws the rows, and tokens at a temperature."""
-    untuned: bool = True
-    """Whether the base without training generates them too, to be compared with."""
-    shots: PositiveInt | None = None
-    """Answered rows of train, drawn by `seed`, which the untrained base too is shown first."""
-    extract: str | None = None
-    """Regular expression for final answers: `exact_match` compares what its first group finds."""
-
-    @field_validator("extract")
-    @classmethod
-    def _is_a_pattern(cls, said: str | None) -> str | None:
-        try:
-            re.compile(said or "")
-        except re.error as error:
-            raise ValueError(f"is no regular expression ({error})") from None
-        return said
 
 
 class LanguageModelling(Settings):
@@ -165,28 +135,31 @@ class LanguageModelling(Settings):
         ]
 
     def answers(self, predictions: "Predictions", given: "Given") -> Answers:
-        """What was generated for each row, where it was, and what the right answer cost: `nats`
-        over `tokens` that stand for `bytes` of text."""
+        """What was generated for each row, where it was, how many of its samples `passed` a judge,
+        and what the right answer cost: `nats` over `tokens` that stand for `bytes` of text."""
         counts = row_counts(predictions, given)
         texts = predictions.texts or [None] * len(counts)
+        passed = predictions.passed or [None] * len(counts)
         return [
             {
                 **({} if text is None else {"generated": text}),
+                **({} if hits is None else {"passed": hits}),
                 **({} if not tokens else {"nats": nats, "tokens": tokens, "bytes": size}),
             }
-            for text, (nats, tokens, size) in zip(texts, counts, strict=True)
+            for text, hits, (nats, tokens, size) in zip(texts, passed, counts, strict=True)
         ]
 
     def counts(self, answers: Sequence[Mapping[str, Any]], given: "Given") -> "Floats":
-        """Nats, tokens and bytes of each row, then what its text gives; NaN where it has none."""
+        """Nats, tokens and bytes of each row, then what its text gives, then what the judge says of
+        its samples; NaN where it has none."""
         import numpy as np
 
         known = np.asarray(
             [[said.get(key, math.nan) for key in ("nats", "tokens", "bytes")] for said in answers]
         ).reshape(len(answers), TOKEN_KINDS)
         texts = [said.get("generated") for said in answers]
-        kinds = self.judged_by()
-        if all(text is None for text in texts) or not kinds:
+        kinds, samples = self.judged_by(), self._judged_samples()
+        if all(text is None for text in texts) or not (kinds or samples):
             return known
         unknown = [math.nan] * sum(kind.width for kind in kinds)
         right = self.references({name: given.rows[name][:] for name in columns_in(given.rows)})
@@ -194,22 +167,29 @@ class LanguageModelling(Settings):
             unknown if text is None else counts_of(kinds, text, wanted)
             for text, wanted in zip(texts, right, strict=True)
         ]
-        return np.concatenate([known, np.asarray(judged)], axis=1)
+        passes = [pass_counts(said.get("passed"), samples) for said in answers] if samples else []
+        behind = [np.asarray(part) for part in (judged, passes) if len(part) and len(part[0])]
+        return np.concatenate([known, *behind], axis=1)
 
     def totals(self, sums: "Floats", names: Sequence[str]) -> "dict[str, Floats]":
         """Loss, perplexity and bits per byte; behind them the scores of texts, if there are any."""
-        found = token_totals(sums[:, :TOKEN_KINDS])
-        if sums.shape[1] > TOKEN_KINDS:
-            found |= totals_of(self.judged_by(), sums[:, TOKEN_KINDS:])
-        return found
+        return {k: v for part, totals in self.parts(sums, names) for k, v in totals(part).items()}
 
     def parts(self, counts: "Floats", names: Sequence[str]) -> "list[tuple[Floats, Totals]]":
-        """What is known of every row, and what only of those whose text was generated."""
+        """What is known of every row, what only of those whose text was generated, and what only of
+        those whose samples were judged."""
+        kinds, samples = self.judged_by(), self._judged_samples()
+        texts, end = TOKEN_KINDS + sum(kind.width for kind in kinds), counts.shape[1]
         found: list[tuple[Floats, Totals]] = [(counts[:, :TOKEN_KINDS], token_totals)]
-        if counts.shape[1] > TOKEN_KINDS:
-            kinds = self.judged_by()
-            found.append((counts[:, TOKEN_KINDS:], lambda sums: totals_of(kinds, sums)))
+        if min(texts, end) > TOKEN_KINDS:
+            found.append((counts[:, TOKEN_KINDS:texts], lambda sums: totals_of(kinds, sums)))
+        if texts < end:
+            found.append((counts[:, texts:], means(pass_names(samples))))
         return found
+
+    def _judged_samples(self) -> int:
+        """Samples a row that the judge's command is run on; 0 where there is no judge."""
+        return self.generate.samples if self.generate and self.generate.judge else 0
 
     def score(self, predictions: "Predictions", given: "Given") -> "Scored":
         """Scores over all rows, those of texts over the rows whose text was generated."""

@@ -66,6 +66,16 @@ def between_marks(text: str) -> Marked:
     return Marked(plain, *spans)
 
 
+def with_marks(given: Marked, kinds: Sequence[str]) -> str:
+    """The text with marks around both parts, each with what its kind is called: ':person', ''."""
+    text = given.text
+    parts = zip((given.head, given.tail), (1, 2), kinds, strict=True)
+    for (start, end), number, kind in sorted(parts, reverse=True):
+        mark = f"e{number}{kind}>"
+        text = f"{text[:start]}<{mark}{text[start:end]}</{mark}{text[end:]}"
+    return text
+
+
 def span_of(text: str, given: Any, role: str) -> Span:
     """Characters that a cell names: [3, 9], {start: 3, end: 9} or '3:9', the end excluded."""
     said = given

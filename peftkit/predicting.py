@@ -16,7 +16,9 @@ from peftkit.data.preflight import is_empty
 from peftkit.errors import DataError, RunError
 from peftkit.evaluation import MAX_TOKENS, collected, forward
 from peftkit.generating import answers_to
-from peftkit.language import Generation, LanguageModelling
+from peftkit.generation import Generation
+from peftkit.language import LanguageModelling
+from peftkit.live import Show
 from peftkit.model import Assembled, assemble, load_tokenizer
 from peftkit.recipe import Recipe
 from peftkit.record import RunRecord
@@ -45,25 +47,32 @@ def predict(run: RunRecord | Path | str, rows: Iterable[Row]) -> list[dict[str, 
     return list(predictions(RunFolder.open(folder).path, rows))
 
 
-def predictions(folder: Path, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
-    """The predictions for a stream of rows, in their order."""
+def predictions(
+    folder: Path, rows: Iterable[Row], show: Show | None = None
+) -> Iterator[dict[str, Any]]:
+    """The predictions for a stream of rows, in their order; `show` is told the words of a single
+    row's text as they come."""
     wanted = inputs_of(folder)
     recipe, assembled, names = load_run(folder)
     stream, first = iter(rows), 1
     while chunk := list(islice(stream, CHUNK)):
         columns = columns_of(chunk, first, wanted)
-        yield from predicted(recipe, assembled, names, columns)
+        yield from predicted(recipe, assembled, names, columns, show)
         first += len(chunk)
 
 
 def predicted(
-    recipe: Recipe, assembled: Assembled, names: Sequence[str], columns: Mapping[str, list[Any]]
+    recipe: Recipe,
+    assembled: Assembled,
+    names: Sequence[str],
+    columns: Mapping[str, list[Any]],
+    show: Show | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The predictions for one chunk of rows."""
     task = recipe.task
     if isinstance(task, LanguageModelling):
         how = task.generate or Generation()
-        for text in answers_to(recipe, assembled, columns, task, how):
+        for text in answers_to(recipe, assembled, columns, task, how, show):
             yield {"generated": text}
         return
     encoded = task.encode(columns, assembled.tokenizer, names, recipe.data.max_length)

@@ -38,7 +38,7 @@ class Settings(BaseModel):
                     for v, plain in zip(value, said[name], strict=True)
                 ]
             elif value is None and field.get_default(call_default_factory=True) is None:
-                del said[name]
+                said.pop(name, None)
         return said
 
 

@@ -9,7 +9,8 @@ from pydantic import PositiveInt, field_validator
 from peftkit.chat_templates import Template, ending_ids, template_text, tokens_of
 from peftkit.conversations import Message, assistant, user
 from peftkit.errors import DataError, Fault, RecipeError
-from peftkit.language import Generation, LanguageModelling
+from peftkit.generation import Generation
+from peftkit.language import LanguageModelling
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase

@@ -30,7 +30,9 @@ def train(
         record = on_main(world, lambda: finished_or_claimed(folder, recipe, model, data))
         if record is None:
             from peftkit.attempt import Attempt
+            from peftkit.verdicts import check_judge
 
+            check_judge(recipe.task)
             world = world or World.enter(recipe.training)
             return Attempt(recipe, model, data, folder, world, inexact, tuning).make()
         say(world, f"{folder.path} is finished: nothing to do (--again runs it once more)")

@@ -149,6 +149,33 @@ def bleu_totals(sums: Floats) -> dict[str, Floats]:
     return {"bleu": np.where(known, 100 * mean * short, 0.0)}
 
 
+PASSES_AT = (1, 10, 100)
+"""The k of pass@k, as Chen et al. 2021 have it, of which there are as many samples."""
+
+
+def pass_at(k: int, samples: int, passed: int) -> float:
+    """The chance that of `k` of the samples, drawn by chance, one passes: 1 - C(n-c, k) / C(n, k),
+    the unbiased estimate of pass@k (Chen et al. 2021, equation 1)."""
+    return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
+
+
+def passes_at(samples: int) -> list[int]:
+    """The k that are told of so many samples: the usual ones, and all of them."""
+    return sorted({k for k in (*PASSES_AT, samples) if k <= samples})
+
+
+def pass_names(samples: int) -> list[str]:
+    """What the scores of so many samples a row are called."""
+    return [f"pass@{k}" for k in passes_at(samples)]
+
+
+def pass_counts(passed: int | None, samples: int) -> list[float]:
+    """What a row gives to them, and 1; NaN where nothing judged it."""
+    if passed is None:
+        return [math.nan] * (len(passes_at(samples)) + 1)
+    return [*(pass_at(k, samples, passed) for k in passes_at(samples)), 1.0]
+
+
 EXACT = Counted(2, exact_counts(None), means(["exact_match"]))
 ROUGES = Counted(len(ROUGE) + 1, rouge_counts, means(ROUGE))
 CHRF = Counted(3 * CHRF_ORDER, chrf_counts, chrf_totals)

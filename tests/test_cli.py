@@ -10,9 +10,10 @@ import pytest
 
 from commands import ROOT, peftkit, python, run_py
 from peftkit.arguments import parser, run_parser
-from peftkit.cli import VERBS, guarded
+from peftkit.cli import guarded
 from peftkit.errors import RunError, RunStopped
 from peftkit.launching import arguments, starter
+from peftkit.verbs import VERBS
 
 HEAVY = ("torch", "transformers", "datasets", "peft", "accelerate", "pandas", "bitsandbytes")
 BARE = ("pydantic", *HEAVY)

@@ -8,8 +8,9 @@ import torch
 
 from peftkit.architectures import unwrapped
 from peftkit.attention import PACKED
-from peftkit.generating import cut_at, drawn, generate
-from peftkit.language import Generation
+from peftkit.generating import drawn, generate
+from peftkit.generation import Generation
+from peftkit.live import cut_at
 from talks import CAUSAL, CHAT, PAIRS, QUESTIONS, TRANSLATION, WITH_ENCODER, made, stirred, talk
 
 HOW = Generation(max_new_tokens=8)
@@ -116,8 +117,8 @@ def test_texts_end_at_tokens_and_texts_that_say_so() -> None:
 
 
 def test_a_text_is_cut_before_the_first_stop() -> None:
-    assert cut_at(" a b STOP c END", ["END", "STOP"]) == "a b"
-    assert cut_at(" a b ", []) == "a b"
+    assert cut_at(" a b STOP c END", ["END", "STOP"]) == " a b "
+    assert cut_at(" a b ", []) == " a b "
 
 
 def test_rows_are_drawn_by_the_seed_and_a_larger_draw_holds_a_smaller_one() -> None:

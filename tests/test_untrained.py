@@ -246,7 +246,8 @@ def test_what_the_base_says_stands_in_the_record_and_changes_nothing_else(
     overrides = ("data.rows=80", f"model={speaker}", *short)
     records, trained = {}, {}
     for said in ("true", "false"):
-        recipe = Recipe.load("lora_tiny", *overrides, f"task.untuned={said}")
+        prompted = ("task.prompting={shots: 4}",) if said == "true" else ()
+        recipe = Recipe.load("lora_tiny", *overrides, f"task.untuned={said}", *prompted)
         records[said] = record = peftkit.train(recipe, tmp_path)
         run = tmp_path / record.folder_name
         trained[said] = (tensors(run / "artefact"), (run / "predictions.jsonl").read_text())

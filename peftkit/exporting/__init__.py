@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from peftkit.disk import write_text
 from peftkit.errors import RunError
-from peftkit.exporting.card import card, needed
+from peftkit.exporting.card import card, mergeable, needed
 from peftkit.exporting.facts import Exported, export_rows
 from peftkit.merging import beside, run_folder
 from peftkit.merging.inputs import check_base, read_texts
@@ -97,7 +97,8 @@ def write_beside(run: RunFolder, trained: "Trained", weights: "Weights", to: Pat
     base = weights.said()
     write_companions(weights.adapter, Path(weights.source.location), weights.planned, to)
     trained.write(to, run.recipe, base)
-    shutil.copyfile(Path(__file__).with_name("load.py"), to / "load.py")
+    for name in ("load.py", "marked.py") if run.recipe.task.reads_marked else ("load.py",):
+        shutil.copyfile(Path(__file__).with_name(name), to / name)
     text = card(run.record, run.recipe, base, trained.pieces)
     write_text(to / "README.md", text)
 
@@ -117,7 +118,7 @@ def summary(run: RunFolder, trained: "Trained", weights: "Weights", seen: "Writt
         copied=seen.copied,
         changed=len(seen.changed),
         attached=len(trained.tensors),
-        mergeable=strategy.foldable,
+        mergeable=mergeable(run.recipe),
         versions=needed(),
         seconds=0.0,
     )

@@ -38,6 +38,9 @@ that it was proven with (`export.json`).
 SERVED_AS_CODE = """The trained parts ({parts}) stand beside the base's weights, and the model's
 class has no place for them. Inference servers load a model by its class: vLLM and TGI take LoRA
 adapters, or merged checkpoints, not these. Serve `load.py` behind a web framework of yours."""
+SERVED_MARKED = """The head reads the model at the marked parts of a text ({markers}), which no
+class of transformers does, so no server that loads a model by its class can say the same. Serve
+`load.py` behind a web framework of yours."""
 SERVED_MERGED = """What was trained lies in the base's weights, and {merge} gives an ordinary
 checkpoint of them, which every server that knows the model's class can load."""
 REFERRED = """
@@ -53,6 +56,11 @@ def needed() -> dict[str, str]:
     return {name: importlib.metadata.version(name).partition("+")[0] for name in NEEDED}
 
 
+def mergeable(recipe: Recipe) -> bool:
+    """Whether `peftkit merge` gives an ordinary checkpoint of the recipe's runs."""
+    return recipe.strategy.foldable and not recipe.task.markers()
+
+
 def card(
     record: RunRecord,
     recipe: Recipe,
@@ -60,14 +68,17 @@ def card(
     pieces: list[dict[str, object]],
 ) -> str:
     """The model card, in Markdown; `said` is where the base's weights are."""
-    one = '["a text", "another one"]'
+    one, text = '["a text", "another one"]', '"a text"'
+    if markers := recipe.task.markers():
+        text = '"a {}text{} with {}marks{}"'.format(*markers[:4])
+        one = f"[{text}]"
     pairs = recipe.data.text_pair is not None
     on_hub = bool(said.get("on_hub", True))
-    lacking = "the trained head" if recipe.strategy.foldable else "what was trained"
+    lacking = "the trained head" if mergeable(recipe) else "what was trained"
     words = LOADING.format(
         opened=f"The weights in `base` alone lack {lacking}.",
         requirements=" ".join(f"{name}=={version}" for name, version in needed().items()),
-        arguments=('"a text" "its pair"' if pairs else '"a text"')
+        arguments=('"a text" "its pair"' if pairs else text)
         + ("" if on_hub else " --base FOLDER_OF_THE_BASE"),
         given="" if on_hub else 'base="FOLDER_OF_THE_BASE"',
         texts=f"{one}, {one}" if pairs else one,
@@ -88,7 +99,9 @@ def referred(record: RunRecord, said: Mapping[str, object]) -> str:
 
 def serving(record: RunRecord, recipe: Recipe, pieces: list[dict[str, object]]) -> str:
     """Which servers can hold it."""
-    if recipe.strategy.foldable:
+    if mergeable(recipe):
         return SERVED_MERGED.format(merge=f"`peftkit merge` of the run {record.folder_name}")
+    if markers := recipe.task.markers():
+        return SERVED_MARKED.format(markers=", ".join(markers))
     kinds = sorted({str(piece["kind"]) for piece in pieces})
     return SERVED_AS_CODE.format(parts=", ".join(kinds))

@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 import logging
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,14 @@ def load(folder: Path | str = HERE, base: Path | str | None = None) -> tuple[Any
     said = json.loads((folder / "loading.json").read_text(encoding="utf-8"))
     check(folder / TRAINED, said["trained"])
     tensors = load_file(folder / TRAINED)
-    model = open_base(folder, said, base)
+    model, tokenizer = open_base(folder, said, base), open_tokenizer(folder, said["max_length"])
     for name in said["heads"]:  # computed in fp32, whatever the base rests in
         model.get_submodule(name).float().register_forward_pre_hook(in_fp32)
     for piece in said["pieces"]:
         ATTACH[piece["kind"]](model, piece, tensors)
+    if "marked" in said:
+        prepare = runpy.run_path(str(folder / "marked.py"))["prepare"]
+        tokenizer = prepare(model, tokenizer, said, tensors)
     for name in said["heads"]:
         head = f"{name}."
         held = {n.removeprefix(head): tensors.pop(n) for n in list(tensors) if n.startswith(head)}
@@ -51,7 +55,7 @@ def load(folder: Path | str = HERE, base: Path | str | None = None) -> tuple[Any
         read_last(model, said["heads"][-1])
     elif said["ahead"]:
         read_first(model.get_submodule(said["encoder"]), said["ahead"])
-    return model.requires_grad_(False), open_tokenizer(folder, said["max_length"])
+    return model.requires_grad_(False), tokenizer
 
 
 def open_base(folder: Path, said: dict[str, Any], base: Path | str | None) -> Any:
@@ -158,14 +162,13 @@ def attach_bottleneck(model: Any, piece: dict[str, Any], tensors: dict[str, Tens
     owner, _, key = name.rpartition(".")
     model.get_submodule(owner).add_module(key, bottleneck)
     entering: list[Tensor] = []
-    scale: float = piece["scale"]
 
     def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         entering[:] = [inputs[0]]
 
-    def add(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+    def add(_: nn.Module, __: Any, output: Tensor) -> Any:
         added: Tensor = bottleneck(entering.pop() if piece["beside"] else output)
-        return output + scale * added
+        return output + piece["scale"] * added
 
     if piece["beside"]:
         model.get_submodule(piece["beside"]).register_forward_pre_hook(take)
@@ -245,8 +248,7 @@ def read_first(encoder: nn.Module, ahead: int) -> None:
 
 def read_last(model: Any, head: str) -> None:
     """Take the logits at each text's last token, wherever padding seems to begin."""
-    last: list[Tensor] = []
-    every: list[Tensor] = []
+    last, every = list[Tensor](), list[Tensor]()
 
     def note(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
         seen = given.get("attention_mask")

@@ -26,6 +26,7 @@ from peftkit.predicting import columns_of, inputs_of
 from peftkit.recipe import Recipe
 from peftkit.run_folder import RunFolder
 from peftkit.tasks import Task
+from peftkit.tasks.relations import Relations
 from peftkit.world import without_launcher
 
 LOAD = """
@@ -85,7 +86,9 @@ class Rows:
 
     def score(self, logits: Tensor, names: Sequence[str]) -> float | None:
         """The task's score, where the labels are known."""
-        return headline(self.task, logits, self.labels, names) if min(self.labels) >= 0 else None
+        if min(self.labels) < 0:
+            return None
+        return headline(self.task, logits, self.labels, names, self.columns)
 
 
 def parted(line: str) -> tuple[str, str]:
@@ -106,7 +109,10 @@ def prove(
 
     Raises `RunError` where the difference is more than rounding explains, or it cannot be loaded.
     """
-    said = torch.tensor(asked(folder, base, rows.columns))
+    columns = rows.columns
+    if isinstance(rows.task, Relations):
+        columns = {**columns, "text": rows.task.texts_as_read(columns)}
+    said = torch.tensor(asked(folder, base, columns))
     found = difference(rows.logits, said)
     slack = max(ARITHMETIC[dtype], BITS[bits]) * max(1.0, found["largest_logit"])
     before = rows.score(rows.logits, names)

@@ -1,6 +1,6 @@
 """What was trained, taken out of a run's model: tensors, and where `load.py` attaches them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,12 @@ class Trained:
         heads = tuple(f"{name}." for name in self.heads)
         self.own = {name for name in own_parameters(base) if not name.startswith(heads)}
         """The names of the base's parameters, but for the heads'."""
-        self.dtype = str(base.dtype).removeprefix("torch.")
         self.reading = reading(base, recipe.strategy.ahead)
+        if recipe.task.reads_marked:
+            self.reading |= marked(recipe.task.markers(), assembled.tokenizer, base, self.reading)
+            table: Any = base.get_input_embeddings().weight
+            self.tensors["markers"] = table[self.reading["marked"]["ids"]].detach().clone()
+        self.dtype = str(base.dtype).removeprefix("torch.")
 
     def write(self, folder: Path, recipe: Recipe, base: Mapping[str, Any]) -> None:
         """Write the tensors, and what `load.py` must know; `base` says where the base's are."""
@@ -72,6 +76,22 @@ def tensors_of(
         for key, tensor in base.get_submodule(name).state_dict().items()
     }
     return {**found, **states_of(base)}
+
+
+def marked(
+    markers: Sequence[str], tokenizer: Any, base: Any, known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is told of texts with marked parts: the markers, and which of them the head reads,
+    behind how many virtual tokens where it does not read the last."""
+    opening = [marker for marker in markers if not marker.startswith("</")]
+    said = {
+        "tokens": list(markers),
+        "ids": tokenizer.convert_tokens_to_ids(list(markers)),
+        "opening": tokenizer.convert_tokens_to_ids(opening),
+        "rows": base.get_input_embeddings().weight.shape[0],
+        "ahead": known["ahead"],
+    }
+    return {"marked": said, "ahead": 0 if known["reads"] == "first" else known["ahead"]}
 
 
 def reading(base: PreTrainedModel, ahead: int) -> dict[str, Any]:

@@ -114,8 +114,8 @@ def open_artefact(folder: Path, run: RunFolder | None) -> Adapter:
     said = read_seal(folder)
     recipe = run.recipe if run is not None else None
     strategy = recipe.strategy if recipe else Strategy.parse(dict(said["strategy"]), "strategy")
+    where = run.path if run is not None else folder
     if not strategy.foldable:
-        where = run.path if run is not None else folder
         raise RunError(
             f"{where}: 'strategy: {strategy.kind}' cannot be folded into the base's weights: it "
             "adds layers or tokens that the model's class does not have - make a folder that "
@@ -124,9 +124,9 @@ def open_artefact(folder: Path, run: RunFolder | None) -> Adapter:
     task = Task.parse(dict(said["task"]), "task")
     if task.markers():
         raise RunError(
-            f"{folder}: 'task: {task.kind}' adds markers to the vocabulary and reads the model at "
+            f"{where}: 'task: {task.kind}' adds markers to the vocabulary and reads the model at "
             "them, which no class of transformers does: a merged checkpoint would say something "
-            "else - predict from the run with peftkit predict"
+            f"else - make a folder that serves it as it is: peftkit export {where} --to DIR"
         )
     return read_artefact(folder, run)
 

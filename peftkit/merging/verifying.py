@@ -196,13 +196,17 @@ class Judge:
 
 
 def headline(
-    task: Task, logits: Tensor, labels: Sequence[Any], names: Sequence[str]
+    task: Task,
+    logits: Tensor,
+    labels: Sequence[Any],
+    names: Sequence[str],
+    rows: Mapping[str, Sequence[Any]] | None = None,
 ) -> float | None:
-    """The task's headline score of `logits`."""
+    """The task's headline score of `logits`; `rows` where it looks at them."""
     from peftkit.tasks import Given, Predictions
 
     outputs = task.outputs(logits, torch.tensor(labels), [1] * len(labels))
-    given = Given({}, {}, names, resamples=0, tuned=task.carried)
+    given = Given(rows or {}, {}, names, resamples=0, tuned=task.carried)
     return task.score(Predictions(labels, outputs, None), given).scores[task.headline].value
 
 

@@ -39,8 +39,12 @@ class Predictions:
     """Mean loss over what has a label."""
     texts: Sequence[str | None] = ()
     """What was generated for each row of the split; None where nothing was asked for."""
+    samples: Sequence[Sequence[str] | None] = ()
+    """Where a command judges texts: all that were generated for each row, the one above first."""
+    passed: Sequence[int | None] = ()
+    """How many of them it passed."""
     notes: Sequence[str] = ()
-    """What a reader of the scores must know of how it was asked."""
+    """What a reader of the scores must know of how it was asked or judged."""
 
     @property
     def label_ids(self) -> "np.ndarray":
@@ -85,6 +89,8 @@ class Scored:
     details: dict[str, Any] = field(default_factory=dict)
     baselines: "dict[str, dict[str, Score]]" = field(default_factory=dict)
     """Of further answers without training, by what they are called."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the scores must know of how they came to be."""
 
 
 class Task(Component):

@@ -1,12 +1,14 @@
 """Text generation: a causal language model learns texts as they are, led by attributes or not."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
 from peftkit.errors import DataError, Fault
-from peftkit.language import Generation, LanguageModelling
+from peftkit.generation import Generation
+from peftkit.language import LanguageModelling
 from peftkit.tasks import Task
 from peftkit.text_scores import distinct
 
@@ -91,8 +93,15 @@ class TextGeneration(LanguageModelling, Task):
         }
 
     def openings(self, rows: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
-        """The first words of each text."""
-        return {**rows, "text": [" ".join(t.split()[: self.prompt_words]) for t in rows["text"]]}
+        """The first words of each text, and the white space between them as it is: code lives by
+        it."""
+        words = re.compile(rf"\s*\S+(?:\s+\S+){{0,{self.prompt_words - 1}}}")
+        begun = [words.match(text) for text in rows["text"]]
+        return {**rows, "text": [found.group() if found else "" for found in begun]}
+
+    def references(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
+        """The whole texts."""
+        return list(rows["text"])
 
     def prompts(
         self,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.data.preflight import Places, rows_at
 from peftkit.errors import DataError, Fault
-from peftkit.marks import Marked, Unmarked, marked
+from peftkit.marks import Marked, Unmarked, marked, with_marks
 from peftkit.pieces import frame_of, nearest_to, pieces_of, with_markers
 from peftkit.tallies import precision_recall_f1
 from peftkit.tasks import IGNORED, Given, Predictions, Task
@@ -189,6 +189,10 @@ class Relations(Task):
         if faults:
             raise DataError("the relations cannot be read:", faults)
         return found
+
+    def texts_as_read(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
+        """The texts with the markers around both parts."""
+        return [with_marks(found, kinds) for found, kinds in self._all_read(rows)]
 
     def loss(
         self, logits: "torch.Tensor", labels: "torch.Tensor", smoothing: float

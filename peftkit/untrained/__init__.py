@@ -33,7 +33,7 @@ CENTROID = "nearest centroid"
 """What the classes are called that its embeddings say."""
 ZERO_SHOT = "zero-shot"
 """What the classes are called that it says without answered rows before the question."""
-VERSION = 2
+VERSION = 3
 """Part of the cache's key: count it up when the base is asked otherwise."""
 Said = Iterator[tuple[str, dict[str, Any]]]
 """What the base said, by how it was asked: `outputs`, `loss`, `texts` and `notes`."""
@@ -77,7 +77,8 @@ def predictions_of(said: Mapping[str, Any], given: Given) -> Predictions:
     """What was kept of one way to ask, as predictions."""
     outputs = [np.asarray(output, dtype=np.float32) for output in said["outputs"]]
     labels = list(given.examples["labels"])
-    return Predictions(labels, outputs, said["loss"], said["texts"], said["notes"])
+    rest = {name: said[name] for name in ("texts", "notes", "samples")}
+    return Predictions(labels, outputs, said["loss"], **rest)
 
 
 def is_wanted(task: Task) -> bool:
@@ -101,8 +102,8 @@ def asked(recipe: Recipe, model: Source, tokenizer: Any, given: Given, world: Wo
 def plain(said: Predictions) -> dict[str, Any]:
     """What was said, as JSON holds it."""
     outputs = [np.asarray(output).tolist() for output in said.outputs]
-    texts, notes = list(said.texts), list(said.notes)
-    return {"outputs": outputs, "loss": said.loss, "texts": texts, "notes": notes}
+    rest = {name: list(getattr(said, name)) for name in ("texts", "notes", "samples")}
+    return {"outputs": outputs, "loss": said.loss, **rest}
 
 
 def answered(recipe: Recipe, model: Source, tokenizer: Any, given: Given, world: World) -> Said:
@@ -111,10 +112,9 @@ def answered(recipe: Recipe, model: Source, tokenizer: Any, given: Given, world:
     task = recipe.task
     base = assemble(recipe, model, tokenizer, given.names, world.precision, bare=True)
     found = predict(placed(base, recipe), task, given.examples, world)
-    texts: list[str | None] = []
     if isinstance(task, LanguageModelling) and task.generate and task.generate.untuned:
-        texts = generated_rows(recipe, base, given.rows, world)
-    yield UNTUNED, plain(replace(found, texts=texts))
+        found = replace(found, **generated_rows(recipe, base, given.rows, world)._asdict())
+    yield UNTUNED, plain(found)
     if (behind := by_shots(recipe, base, given, world)) is not None:
         yield behind[0], plain(behind[1])
 

@@ -12,7 +12,8 @@ from peftkit.chat_templates import Rendered, Template, is_answer, tokens_of
 from peftkit.conversations import Message
 from peftkit.evaluation import predict
 from peftkit.generating import generated_rows, room_for_prompts
-from peftkit.language import Generation, LanguageModelling, columns_in
+from peftkit.generation import Generation
+from peftkit.language import LanguageModelling, columns_in
 from peftkit.model import Assembled
 from peftkit.recipe import Recipe
 from peftkit.tasks import IGNORED, Given, Predictions, Task
@@ -96,10 +97,11 @@ def by_shots(
     room = room_for_prompts(asking, base, task.generate) + task.generate.max_new_tokens
     examples, counts = shown.examples(given, base.tokenizer, room)
     said = predict(base, shown, Dataset.from_dict(examples), world).outputs
-    texts = generated_rows(asking, base, given.rows, world)
+    made = generated_rows(asking, base, given.rows, world)
     outputs, loss = for_rows(said, examples["of"], given)
     name = f"{count}-shot"
-    return name, Predictions([], outputs, loss, texts, notes_on(name, counts, count))
+    notes = notes_on(name, counts, count)
+    return name, Predictions([], outputs, loss, **made._asdict(), notes=notes)
 
 
 def shown_task(
