@@ -18,7 +18,7 @@ def read_plain(text: str | bytes) -> Any:
     """
     text = text if isinstance(text, str) else text.decode()
     try:
-        said = json.loads(text, object_pairs_hook=mapping, parse_int=whole, parse_float=number)
+        said = DECODER.decode(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if text.count("[") + text.count("{") > DEEPEST and is_deep(said):
@@ -78,3 +78,7 @@ def is_encodable(said: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=mapping, parse_int=whole, parse_float=number)
+"""Made once: `json.loads` would make one for each text."""

@@ -72,7 +72,8 @@ class Run:
                 return []
             # the last line may be cut short; most others are of training steps
             whole, _, _ = path.read_bytes().rpartition(b"\n")
-            lines = [read_plain(x) for x in whole.split(b"\n") if b'"eval_score"' in x]
+            scored = [line for line in whole.split(b"\n") if b'"eval_score"' in line]
+            lines = read_plain(b"[" + b",".join(scored) + b"]")
         except (ValueError, OSError):
             return []
         return [x for x in lines if isinstance(x, dict) and isinstance(x.get("step"), int)]

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from scipy.special import stdtrit
 
 from peftkit.reporting.differences import Pair
 from peftkit.reporting.standings import Standing
 
+Point = tuple[float, float]
+"""A cost, and a score of which less is better."""
 AXES = ("trainable", "peak_bytes", "train_seconds")
 """Costs that a front is drawn over."""
 
@@ -42,20 +44,26 @@ def fronts(
     scored = [each for each in standings if each.mean is not None]
     found: dict[str, dict[str, str]] = {each.label: {} for each in scored}
     for axis in axes:
-        known = [each for each in scored if typical(each, axis) is not None]
+        points = {}
+        for each in scored:
+            cost = typical(each, axis)
+            if cost is not None and each.mean is not None:
+                points[each.label] = (cost, each.mean if lower else -each.mean)
+        known = [each for each in scored if each.label in points]
         for each in known:
-            found[each.label][axis] = mark(each, known, better.get(each.label, set()), axis, lower)
+            winners = [o for o in known if o.label in better.get(each.label, set())]
+            found[each.label][axis] = mark(each, winners, points, axis)
     return found
 
 
 def mark(
-    standing: Standing, others: Sequence[Standing], better: set[str], axis: str, lower: bool
+    standing: Standing, winners: Sequence[Standing], points: Mapping[str, Point], axis: str
 ) -> str:
-    """Where one strategy stands among the others for one cost."""
-    others = [other for other in others if other is not standing]
-    if any(other.label in better and no_dearer(other, standing, axis) for other in others):
+    """Where one strategy stands among all for one cost, of which `winners` score better."""
+    if any(no_dearer(winner, standing, axis) for winner in winners):
         return "behind"
-    return "open" if any(dominates(other, standing, axis, lower) for other in others) else "front"
+    own = points[standing.label]
+    return "open" if any(dominates(other, own) for other in points.values()) else "front"
 
 
 def typical(standing: Standing, axis: str) -> float | None:
@@ -66,13 +74,9 @@ def typical(standing: Standing, axis: str) -> float | None:
     return found.median if found else None
 
 
-def dominates(other: Standing, standing: Standing, axis: str, lower: bool) -> bool:
+def dominates(other: Point, own: Point) -> bool:
     """Whether the means put `other` in front: no worse in score nor cost, and better in one."""
-    costs, scores = (typical(other, axis), typical(standing, axis)), (other.mean, standing.mean)
-    assert None not in (*costs, *scores)
-    better = scores[0] - scores[1]  # type: ignore[operator]
-    gains = (costs[1] - costs[0], -better if lower else better)  # type: ignore[operator]
-    return min(gains) >= 0 and max(gains) > 0
+    return other != own and other[0] <= own[0] and other[1] <= own[1]
 
 
 def no_dearer(other: Standing, standing: Standing, axis: str) -> bool:
