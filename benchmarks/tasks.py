@@ -17,6 +17,8 @@ from filing import file_record
 
 ENCODERS = ("stsb", "mrpc", "conll2003", "entity_types", "semeval", "squad")
 LANGUAGE_MODELS = ("multi30k", "samsum", "alpaca", "gsm8k")
+SETS = (*ENCODERS, *LANGUAGE_MODELS)
+WAYS = ("lora", "full", "adapter")
 FOLDERS = {"semeval": "semeval2010_task8"}
 SETTINGS = ["training.threads=1", "training.proof=run"]
 SPLITS = ("train", "validation", "test")
@@ -32,8 +34,8 @@ def main() -> None:
     """Run what has no record yet, `--together` at a time, and file the records."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("data", type=Path, help="folder with a folder for each data set")
-    options.add_argument("--sets", nargs="+", default=[*ENCODERS, *LANGUAGE_MODELS])
-    options.add_argument("--ways", nargs="+", default=["lora", "full", "adapter"])
+    options.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    options.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     options.add_argument("--seeds", type=int, help="of LoRA (default: 5, 3 for language models)")
     options.add_argument("--runs", type=Path, default=Path("runs"))
     options.add_argument("--together", type=int, default=1, help="runs at a time")

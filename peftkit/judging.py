@@ -48,7 +48,9 @@ def compared(
 ) -> Scored:
     """The scores with those of what the base said without training beside them, and how far apart
     the trained model and the untuned one are."""
-    plain, details = replace(given, train=None), dict(scored.details)
+    # what was chosen for the trained model's outputs means nothing for the base's
+    learned = {name: value for name, value in given.tuned.items() if name not in task.tunes}
+    plain, details = replace(given, train=None, tuned=learned), dict(scored.details)
     theirs = {name: task.score(found, plain).scores for name, found in untrained.items()}
     if UNTUNED in untrained:
         pair = (said, untrained[UNTUNED])

@@ -47,7 +47,6 @@ class LanguageModelling(Settings):
     pipeline_tag: ClassVar[str] = "text-generation"
     trains_head: ClassVar[bool] = False
     reading: ClassVar["Reading"] = "labels"
-    compares_untuned: ClassVar[bool] = True
     assumed_names: ClassVar[tuple[str, ...]] = ()
     later: ClassVar[tuple[str, ...]] = ("generate.shots",)
     score_kinds: ClassVar[tuple[Counted, ...]] = ()
@@ -62,6 +61,11 @@ class LanguageModelling(Settings):
     def chosen_by(self) -> str:
         """Bits per byte: nothing is generated while a run trains."""
         return "bits_per_byte"
+
+    @property
+    def compares_untuned(self) -> bool:
+        """The base answers as the trained model does."""
+        return True
 
     def judged_by(self) -> tuple[Counted, ...]:
         """The kinds of scores that generated texts get."""

@@ -26,6 +26,7 @@ LAYERS = [
     ["generation"],
     ["tallies", "marks", "pieces", "tagging_schemes"],
     ["correlation", "label_sets", "sources", "texts", "chat_templates", "prompting", "language"],
+    ["embedded"],
     ["rewriting"],
     ["data"],
     ["answers", "layouts", "tagged_rows"],

@@ -14,7 +14,7 @@ from peftkit.tasks.classification import Classification
 
 class Picky(Classification):
     kind: Literal["picky"] = "picky"
-    tunes = True
+    tunes = ("threshold",)
 
     def learned(self, splits):
         return {"rows": len(splits.train)}

@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import peftkit
 from peftkit import untrained
+from peftkit.embedded import nearest_centroid
 from peftkit.encoding import encode
 from peftkit.errors import DataError, RecipeError
 from peftkit.model import load_tokenizer
@@ -21,8 +22,7 @@ from peftkit.recipe import Recipe
 from peftkit.sources import find_model
 from peftkit.tasks import Given, Predictions
 from peftkit.untrained import untrained_predictions
-from peftkit.untrained.centroids import by_nearest_centroid
-from peftkit.untrained.centroids import probabilities as centroid_probabilities
+from peftkit.untrained.centroids import by_embeddings
 from peftkit.untrained.likelihoods import Likelihoods, log_likelihoods, shares
 from peftkit.world import World
 from runs import tensors
@@ -76,7 +76,7 @@ def embedding(model: Any, tokenizer: Any, text: str) -> np.ndarray:
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-llama", "tiny-deberta-v3"])
 def test_the_nearest_centroid_is_that_of_embeddings_computed_one_by_one(model: str) -> None:
     recipe, source, tokenizer, given = material(model)
-    found = np.stack(by_nearest_centroid(recipe, source, tokenizer, given, ALONE))
+    found = np.stack(by_embeddings(recipe, recipe.task, source, tokenizer, given, ALONE))
     plain = AutoModel.from_pretrained(source.location).eval()
     train, test = (
         np.stack([embedding(plain, tokenizer, text) for text in rows["text"]])
@@ -91,7 +91,7 @@ def test_the_nearest_centroid_is_that_of_embeddings_computed_one_by_one(model: s
 
 
 def test_a_class_that_no_row_is_shown_of_is_never_said() -> None:
-    found = centroid_probabilities(np.eye(2), np.asarray([2, 0]), np.asarray([[1.0, 0.1]]), 3)
+    found = nearest_centroid(np.eye(2), np.asarray([2, 0]), np.asarray([[1.0, 0.1]]), 3)
     assert found[0, 1] == 0 and found[0, 2] > found[0, 0] > 0
     assert found.sum() == pytest.approx(1)
 
@@ -270,7 +270,7 @@ def test_the_base_is_not_asked_again_by_another_strategy(
         raise AssertionError("the base is loaded again")
 
     monkeypatch.setattr(untrained, "base_for", never)
-    monkeypatch.setattr(untrained, "by_nearest_centroid", never)
+    monkeypatch.setattr(untrained, "by_embeddings", never)
     again, _ = said_by(speaker, "strategy=full", "training.seed=3")
     for name, found in first.items():
         np.testing.assert_array_equal(np.stack(found.outputs), np.stack(again[name].outputs))

@@ -119,11 +119,9 @@ class Task(Component):
     """Labels that a plan assumes where the data are not at hand."""
     lines: ClassVar[tuple[str, ...]] = ("counts",)
     """Keys of `predictions.jsonl` beside `row` and `hash`, from which `row_values` are computed."""
-    tunes: ClassVar[bool] = False
-    """Whether something is chosen on the validation split once the model is trained (`tuned`)."""
+    tunes: ClassVar[tuple[str, ...]] = ()
+    """What is chosen on the validation split once the model is trained: the keys of `tuned`."""
     _carried: dict[str, Any] = PrivateAttr(default_factory=dict)
-    compares_untuned: ClassVar[bool] = False
-    """Whether the base without training answers the test rows too, to be compared with."""
     has_classes: ClassVar[bool] = False
     """Whether `label` says one class a row, of which rows can be drawn."""
     changes_words: ClassVar[bool] = False
@@ -134,8 +132,7 @@ class Task(Component):
     """Settings (`name`, or `name.name`) that came after the task's first records: no part of a
     run's name if not set."""
     names_rows: ClassVar[bool] = False
-    """Whether each row has one of the labels' names, `label`, and is given one, `predicted`: the
-    report then scores rows by itself."""
+    """Whether rows have one label's name, `label` and `predicted`: the report then scores them."""
     loss_unit: ClassVar[str] = "cross-entropy (nats)"
     """What the loss is, for pictures of it."""
 
@@ -148,6 +145,11 @@ class Task(Component):
     def chosen_by(self) -> str:
         """The score on the validation split that training goes by."""
         return self.headline
+
+    @property
+    def compares_untuned(self) -> bool:
+        """Whether the base without training answers the test rows too, to be compared with."""
+        return False
 
     @property
     def carried(self) -> Mapping[str, Any]:
@@ -170,7 +172,7 @@ class Task(Component):
 
     def tuned(self, predictions: Predictions, given: Given) -> dict[str, Any]:
         """What is chosen on the validation split once the model is trained, as JSON holds it:
-        thresholds. Asked where `tunes` says so and the split has rows."""
+        thresholds. Asked where `tunes` names any and the split has rows."""
         return {}
 
     def remarks(self, tuned: Mapping[str, Any]) -> tuple[str, ...]:

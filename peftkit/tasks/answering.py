@@ -64,7 +64,7 @@ class QuestionAnswering(Task):
     reading: ClassVar[Reading] = "tokens"
     assumed_names: ClassVar[tuple[str, ...]] = ()
     lines: ClassVar[tuple[str, ...]] = ("counts",)
-    tunes: ClassVar[bool] = True
+    tunes: ClassVar[tuple[str, ...]] = ("threshold",)
 
     @property
     def headline(self) -> str:

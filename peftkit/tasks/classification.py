@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PositiveFloat, field_validator
 
+from peftkit.embedded import Embedded
 from peftkit.errors import DataError, Fault
 from peftkit.prompting import Prompting
 from peftkit.tasks import Given, Predictions, Scored, Task
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from peftkit.data import Splits
 
 
-class Classification(Task):
+class Classification(Embedded, Task):
     """Which of the labels a text, or a pair of texts, has."""
 
     kind: Literal["classification"] = "classification"
@@ -28,9 +29,6 @@ class Classification(Task):
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] | None = None
     """What a row of each class counts in the loss: none: all the same; balanced: the more, the
     rarer its class is in train; or a number a label. Scaled to be 1 on average over train."""
-    untuned: bool | None = None
-    """Whether the base without training classifies the test rows too, to be compared with: by the
-    nearest centroid of its embeddings, a causal model also by words (`prompting`); null: yes."""
     prompting: Prompting | None = None
     """How a causal model without training is asked for labels; null: in the default way."""
 
@@ -49,10 +47,9 @@ class Classification(Task):
     def _none_is_unset(cls, weights: Any) -> Any:
         return None if weights == "none" else weights
 
-    @field_validator("untuned")
-    @classmethod
-    def _yes_is_unset(cls, said: bool | None) -> bool | None:
-        return None if said else said
+    def asked_in_words(self) -> Prompting:
+        """As `prompting` says."""
+        return self.prompting or Prompting()
 
     @property
     def headline(self) -> str:

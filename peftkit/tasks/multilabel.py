@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from peftkit.embedded import Embedded, nearest_centroid
 from peftkit.errors import DataError, Fault
 from peftkit.tasks import IGNORED, Given, Predictions, Scored, Task
 from peftkit.texts import encode_texts, natural_order
@@ -27,7 +28,7 @@ YES, NO = ("1", "1.0", "True", "true"), ("0", "0.0", "False", "false")
 """What says in a column of its own whether a row has a label."""
 
 
-class Multilabel(Task):
+class Multilabel(Embedded, Task):
     """Which of the labels a text has, each for itself; how sure is sure enough is tuned."""
 
     kind: Literal["multilabel"] = "multilabel"
@@ -46,7 +47,7 @@ class Multilabel(Task):
     pipeline_tag: ClassVar[str] = "text-classification"
     trains_head: ClassVar[bool] = True
     lines: ClassVar[tuple[str, ...]] = ("label", "predicted", "probabilities")
-    tunes: ClassVar[bool] = True
+    tunes: ClassVar[tuple[str, ...]] = ("thresholds",)
     changes_words: ClassVar[bool] = True
 
     @field_validator("separator")
@@ -196,6 +197,20 @@ class Multilabel(Task):
     ) -> "list[np.ndarray]":
         """Each label's probability, (labels,) each."""
         return list(logits.float().sigmoid().cpu().numpy())
+
+    def by_nearness(
+        self,
+        shown: "Sequence[np.ndarray]",
+        right: Sequence[Any],
+        asked: "Sequence[np.ndarray]",
+        names: Sequence[str],
+    ) -> "list[np.ndarray]":
+        """Whether a text is nearer to the mean of those with a label than of those without."""
+        import numpy as np
+
+        known, unknown = (np.stack([each.ravel() for each in rows]) for rows in (shown, asked))
+        found = [nearest_centroid(known, has, unknown, 2)[:, 1] for has in np.asarray(right).T]
+        return list(np.stack(found, axis=1))
 
     def tuned(self, predictions: Predictions, given: Given) -> dict[str, Any]:
         """Each label's threshold with the best F1."""

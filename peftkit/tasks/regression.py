@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
+from peftkit.embedded import Embedded
 from peftkit.errors import DataError, Fault
 from peftkit.tasks import Given, Predictions, Scored, Task
 from peftkit.texts import encode_texts
@@ -24,7 +25,7 @@ DIGITS = 12
 """Significant ones of a number that was standardised and back: 3.8 is 3.8 again."""
 
 
-class Regression(Task):
+class Regression(Embedded, Task):
     """Numbers on a scale: learned as deviations from train's mean, told in their own units."""
 
     kind: Literal["regression"] = "regression"
@@ -42,6 +43,7 @@ class Regression(Task):
     lines: ClassVar[tuple[str, ...]] = ("label", "predicted")
     smooths: ClassVar[bool] = False
     changes_words: ClassVar[bool] = True
+    untuned_by: ClassVar[str] = "cosine of embeddings"
     loss_unit: ClassVar[str] = "squared error (train's variance is 1)"
 
     @field_validator("targets")
@@ -124,6 +126,36 @@ class Regression(Task):
         ]
         return {**encoded, "labels": labels}
 
+    def embedded(
+        self,
+        rows: Mapping[str, Sequence[Any]],
+        tokenizer: "PreTrainedTokenizerBase",
+        names: Sequence[str],
+        max_length: int,
+    ) -> dict[str, list[Any]] | None:
+        """Both texts of a pair, each for itself: first all rows' first, then all their second."""
+        if "text_pair" not in rows:
+            return None
+        texts = [*rows["text"], *rows["text_pair"]]
+        pair = encode_texts({"text": texts}, tokenizer, max_length)
+        right = self.encode(rows, tokenizer, names, max_length)["labels"]
+        del pair["truncated"]
+        return {**pair, "labels": [[0] * len(ids) for ids in pair["input_ids"]], "right": right}
+
+    def by_nearness(
+        self,
+        shown: "Sequence[np.ndarray]",
+        right: Sequence[Any],
+        asked: "Sequence[np.ndarray]",
+        names: Sequence[str],
+    ) -> "list[np.ndarray]":
+        """The cosine of both texts' embeddings, put on each target's scale by least squares."""
+        import numpy as np
+        from sklearn.linear_model import LinearRegression
+
+        known, unknown = map(cosines, (shown, asked))
+        return list(LinearRegression().fit(known, np.asarray(right)).predict(unknown))
+
     def loss(
         self, logits: "torch.Tensor", labels: "torch.Tensor", smoothing: float
     ) -> "torch.Tensor":
@@ -190,6 +222,17 @@ class Regression(Task):
 
         right, said = (np.array(list(columns[key]), dtype=float) for key in self.lines)
         return row_shares(right, said, metric, names) if np.isfinite(right).all() else None
+
+
+def cosines(embeddings: "Sequence[np.ndarray]") -> "np.ndarray":
+    """Of embeddings of length 1, first all rows' first texts, then all their second: (rows, 1)."""
+    import numpy as np
+
+    every = np.concatenate(embeddings)
+    found: np.ndarray = np.sum(
+        every[: len(every) // 2] * every[len(every) // 2 :], axis=1, keepdims=True
+    )
+    return found
 
 
 def number_faults(split: str, role: str, rows: Any) -> Iterator[Fault]:

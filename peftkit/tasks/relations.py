@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.data.preflight import Places, rows_at
+from peftkit.embedded import EmbeddedParts
 from peftkit.errors import DataError, Fault
 from peftkit.marks import Marked, Unmarked, marked, with_marks
 from peftkit.pieces import frame_of, nearest_to, pieces_of, with_markers
@@ -27,7 +28,7 @@ LEAST_ROOM = 8
 """Pieces that must fit: two parts with a piece each between their markers, and one beside each."""
 
 
-class Relations(Task):
+class Relations(EmbeddedParts, Task):
     """Which relation stands between a text's head and tail: `<e1>..</e1>` and `<e2>..</e2>`, or
     where the columns `head` and `tail` say ([start, end] in characters).
 
@@ -56,6 +57,7 @@ class Relations(Task):
     pipeline_tag: ClassVar[str] = "text-classification"
     trains_head: ClassVar[bool] = True
     reads_marked: ClassVar[bool] = True
+    has_classes: ClassVar[bool] = True
     lines: ClassVar[tuple[str, ...]] = ("counts",)
 
     @property

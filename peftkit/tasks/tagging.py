@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import NonNegativeInt
 
+from peftkit.embedded import EmbeddedWords
 from peftkit.errors import DataError, Fault
 from peftkit.pieces import (
     Span,
@@ -58,7 +59,7 @@ UNKNOWN = -1
 """The label of a word whose tag is not known, at its first piece."""
 
 
-class Tagging(Task):
+class Tagging(EmbeddedWords, Task):
     """Which tag each word has: named entities, parts of speech, ..."""
 
     kind: Literal["tagging"] = "tagging"

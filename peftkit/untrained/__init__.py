@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import AutoConfig
 from peftkit.architectures import first_position
 from peftkit.disk import write_json
 from peftkit.display import forget_peak
+from peftkit.embedded import Embedded
 from peftkit.evaluation import predict
 from peftkit.generating import generated_rows
 from peftkit.language import LanguageModelling
@@ -19,18 +21,15 @@ from peftkit.model import assemble
 from peftkit.prompting import Prompting, Prompts
 from peftkit.recipe import Recipe
 from peftkit.sources import Source, cache_folder
-from peftkit.tasks import Given, Predictions, Task
-from peftkit.tasks.classification import Classification
+from peftkit.tasks import Given, Predictions
 from peftkit.untrained.bases import base_for, placed
-from peftkit.untrained.centroids import by_nearest_centroid
+from peftkit.untrained.centroids import by_embeddings
 from peftkit.untrained.likelihoods import Likelihoods, by_likelihood, is_causal, shots_for
 from peftkit.untrained.shots import by_shots
 from peftkit.world import World, on_main, say, surroundings
 
 UNTUNED = "untuned"
 """What the base's answers are called that is given no examples."""
-CENTROID = "nearest centroid"
-"""What the classes are called that its embeddings say."""
 ZERO_SHOT = "zero-shot"
 """What the classes are called that it says without answered rows before the question."""
 VERSION = 3
@@ -48,7 +47,7 @@ def untrained_predictions(
     It is loaded and gone before the model that is trained: two are never in memory. Its answers are
     kept in peftkit's cache for all runs on the same rows (`content`), whatever their strategy.
     """
-    if not is_wanted(recipe.task) or not len(given.examples):
+    if not recipe.task.compares_untuned or not len(given.examples):
         return {}
     parts = {
         "version": VERSION,
@@ -58,7 +57,7 @@ def untrained_predictions(
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     path = cache_folder() / "untrained" / f"{key}.json"
-    known = on_main(world, lambda: json.loads(path.read_text()) if path.is_file() else None)
+    known = on_main(world, lambda: remembered(path, world))
     if known is None:
         say(world, "asking the untuned base about the test rows, to compare with")
         known = dict(asked(recipe, model, tokenizer, given, world))
@@ -67,7 +66,18 @@ def untrained_predictions(
     return {name: predictions_of(said, given) for name, said in known.items()}
 
 
-def kept(path: Any, known: Mapping[str, Any]) -> None:
+def remembered(path: Path, world: World) -> Any:
+    """What the base said before, or None."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        say(world, f"note: {path} is damaged and is written anew")
+        return None
+
+
+def kept(path: Path, known: Mapping[str, Any]) -> None:
     """Write what the base said."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, known)
@@ -81,20 +91,18 @@ def predictions_of(said: Mapping[str, Any], given: Given) -> Predictions:
     return Predictions(labels, outputs, said["loss"], **rest)
 
 
-def is_wanted(task: Task) -> bool:
-    """Whether the task compares with the base without training."""
-    return task.compares_untuned or (isinstance(task, Classification) and task.untuned is not False)
-
-
 def asked(recipe: Recipe, model: Source, tokenizer: Any, given: Given, world: World) -> Said:
     """What the bare base says, in all ways that suit the task and the model."""
-    if isinstance(recipe.task, Classification):
+    task: Any = recipe.task
+    if isinstance(task, Embedded):
         config = AutoConfig.from_pretrained(model.location)
         if not config.is_encoder_decoder:  # whose states are of two kinds
-            found = by_nearest_centroid(recipe, model, tokenizer, given, world)
-            yield CENTROID, plain(Predictions([], found, None))
-        if is_causal(config) and tokenizer.is_fast:
-            yield from prompted(recipe, recipe.task, model, tokenizer, given, world)
+            found = by_embeddings(recipe, task, model, tokenizer, given, world)
+            if found is not None:
+                yield task.untuned_by, plain(Predictions([], found, None))
+        how = task.asked_in_words()
+        if how is not None and is_causal(config) and tokenizer.is_fast:
+            yield from prompted(recipe, how, model, tokenizer, given, world)
     else:
         yield from answered(recipe, model, tokenizer, given, world)
 
@@ -120,10 +128,9 @@ def answered(recipe: Recipe, model: Source, tokenizer: Any, given: Given, world:
 
 
 def prompted(
-    recipe: Recipe, task: Classification, model: Source, tokenizer: Any, given: Given, world: World
+    recipe: Recipe, how: Prompting, model: Source, tokenizer: Any, given: Given, world: World
 ) -> Said:
     """The classes that a causal language model says in words, shown no answered rows and some."""
-    how = task.prompting or Prompting()
     is_pair = "text_pair" in given.rows.column_names
     ways: dict[str, Prompts] = {}
     for shots in ([], shots_for(how, given)):

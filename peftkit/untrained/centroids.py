@@ -1,6 +1,6 @@
-"""Centroids: each row's class by the mean embedding of a class that is nearest to its own."""
+"""Centroids: what a base's embeddings say of rows by their nearness to rows of train."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,21 +9,17 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from peftkit.embedded import Embedded
 from peftkit.evaluation import predict
-from peftkit.language import columns_in
-from peftkit.prompting import in_turn
 from peftkit.recipe import Recipe
 from peftkit.sources import Source
-from peftkit.tasks import Given, Reading, Task
+from peftkit.tasks import IGNORED, Given, Reading, Task
 from peftkit.untrained.bases import base_for
 from peftkit.world import World
 
-TRAIN_ROWS = 1000
-"""Rows of train, at most, whose embeddings the centroids are the means of."""
-
 
 class Embeddings(Task):
-    """What a base makes of a text: the mean of its last hidden states, of length 1."""
+    """What a base makes of texts: of each token that has a label its last hidden state."""
 
     reading: ClassVar[Reading] = "tokens"
     trains_head: ClassVar[bool] = False
@@ -54,50 +50,45 @@ class Embeddings(Task):
         return 0
 
     def outputs(self, logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> list[np.ndarray]:
-        """Each text's mean over its tokens, special ones among them, of length 1."""
-        parts = logits.float().split(list(sizes))
-        return [normalize(part.mean(dim=0), dim=0).cpu().numpy() for part in parts]
+        """Each part's mean over its tokens, of length 1: (parts, hidden) each."""
+        pairs = zip(logits.float().split(list(sizes)), labels.split(list(sizes)), strict=True)
+        return [means(states, parts) for states, parts in pairs]
 
 
-def by_nearest_centroid(
-    recipe: Recipe, model: Source, tokenizer: Any, given: Given, world: World
-) -> list[np.ndarray]:
-    """The probability of each class for each of the rows: a softmax over the negative squared
-    distances to the classes' mean embeddings, of train rows that are drawn with the classes taking
-    turns (Snell et al. 2017, eq. 2, on embeddings that nothing was trained for)."""
-    chosen = given.train.select(in_turn(given.train["label"][:], TRAIN_ROWS, seed=0))
-    columns = {name: chosen[name][:] for name in recipe.task.roles if name in chosen.column_names}
-    known = recipe.task.encode(columns, tokenizer, given.names, recipe.data.max_length)
-    task = Embeddings(kind="embeddings")
-    base = base_for(task, recipe, model, tokenizer, given.names, world)
-    shown, asked = (
-        np.stack(predict(base, task, unlabelled(examples), world).outputs).astype(np.float64)
-        for examples in (known, given.examples)
-    )
-    return list(probabilities(shown, np.asarray(known["labels"]), asked, len(given.names)))
-
-
-def probabilities(
-    shown: np.ndarray, labels: np.ndarray, asked: np.ndarray, classes: int
-) -> np.ndarray:
-    """How near each embedding that is `asked` about is to the means of those `shown` by class, as
-    probabilities; 0 of a class that none is shown of."""
-    from sklearn.metrics.pairwise import euclidean_distances
-
-    there = np.unique(labels)
-    # not scikit-learn's `NearestCentroid` (1.9): it wants variance in all rows, which one row a
-    # class lacks, and its probabilities are of other distances than its predictions
-    centroids = np.stack([shown[labels == label].mean(axis=0) for label in there])
-    distances = euclidean_distances(asked, centroids, squared=True)
-    likely = np.exp(distances.min(axis=1, keepdims=True) - distances)
-    found = np.zeros((len(asked), classes))
-    found[:, there] = likely / likely.sum(axis=1, keepdims=True)
+def means(states: Tensor, parts: Tensor) -> np.ndarray:
+    """The mean state of each part's tokens, of length 1: (tokens, hidden) to (parts, hidden)."""
+    known = parts != IGNORED
+    places, counts = parts[known], torch.bincount(parts[known])
+    sums = states.new_zeros(len(counts), states.shape[1]).index_add_(0, places, states[known])
+    found: np.ndarray = normalize(sums / counts[:, None], dim=1).cpu().numpy()
     return found
 
 
-def unlabelled(examples: Any) -> Dataset:
-    """The examples' tokens, all of which are read."""
-    there = [key for key in ("input_ids", "token_type_ids") if key in columns_in(examples)]
-    columns = {key: list(examples[key]) for key in there}
-    ids = columns["input_ids"]
-    return Dataset.from_dict({**columns, "labels": ids, "length": [len(each) for each in ids]})
+def by_embeddings(
+    recipe: Recipe, task: Embedded, model: Source, tokenizer: Any, given: Given, world: World
+) -> list[np.ndarray] | None:
+    """What the base's embeddings say of the rows, as the task's outputs; None where nothing."""
+
+    def embedded(rows: Any) -> dict[str, list[Any]] | None:
+        columns = {name: rows[name][:] for name in rows.column_names}
+        return task.embedded(columns, tokenizer, given.names, recipe.data.max_length)
+
+    known, unknown = embedded(given.train.select(task.shown(given.train))), embedded(given.rows)
+    if known is None or unknown is None:
+        return None
+    asking = Embeddings(kind="embeddings")
+    base = base_for(asking, recipe, model, tokenizer, given.names, world)
+    shown, asked = (
+        [
+            each.astype(np.float64)
+            for each in predict(base, asking, examples_of(found), world).outputs
+        ]
+        for found in (known, unknown)
+    )
+    return task.by_nearness(shown, known["right"], asked, given.names)
+
+
+def examples_of(columns: Mapping[str, Sequence[Any]]) -> Dataset:
+    """The tokens and their parts as examples."""
+    kept = {name: column for name, column in columns.items() if name != "right"}
+    return Dataset.from_dict({**kept, "length": [len(ids) for ids in columns["input_ids"]]})
