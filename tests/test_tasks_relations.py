@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from peftkit.batching import longest_first
 from peftkit.encoding import encode as encode_all
@@ -299,6 +300,17 @@ def test_the_head_reads_the_mean_of_both_opening_markers(model: str, packing: st
         else:
             expected = head_of(bare, read)
         np.testing.assert_allclose(row, expected.softmax(-1)[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["lora", "adapter"])
+def test_an_artefact_leaves_the_markers_frozen_embeddings_out(
+    strategy: str, tmp_path: Path
+) -> None:
+    recipe, assembled = made("tiny-bert", f"strategy={strategy}")
+    recipe.strategy.save(assembled.module, tmp_path)
+    [path] = tmp_path.glob("*.safetensors")
+    with safe_open(path, "pt") as stored:
+        assert [name for name in stored.keys() if "embedding" in name] == []  # noqa: SIM118
 
 
 def pooler_of(body: Any, read: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
-from task_rows import continued, instructed, task_recipe
+from task_rows import continued, folder_of, instructed, task_recipe
 
 import peftkit
 from peftkit import verdicts
@@ -25,6 +25,7 @@ from peftkit.tasks import Given, Predictions
 from peftkit.text_scores import pass_at, pass_counts, pass_names
 from peftkit.untrained import UNTUNED
 from peftkit.verdicts import found_from_here, notes_on, verdict, with_verdicts
+from runs import Zygote, record
 from talks import QUESTIONS, encoded, made, stirred, talk
 from toys import ALONE
 
@@ -261,3 +262,38 @@ def test_a_run_with_a_judge_has_its_scores_and_its_note_in_the_record(tmp_path: 
     record = peftkit.train(recipe.but(training=steps), tmp_path / "runs")
     assert record.scores["pass@1"].n == 2 and record.scores["pass@1"].value == 0
     assert "no verdict on 2 of 2 texts of the trained model" in " ".join(record.notes)
+
+
+@pytest.mark.slow
+def test_two_ranks_generate_judge_and_show_what_one_does(zygote: Zygote, tmp_path: Path) -> None:
+    command = json.dumps(script(tmp_path, JUDGE))
+    how = (
+        f"{{rows: 5, max_new_tokens: 4, judge: {command}, samples: 2, temperature: 1.0, shots: 2}}"
+    )
+    settings = (
+        "model=tiny-llama",
+        f"data={{kind: files, path: {folder_of(instructed)}, max_length: 64}}",
+        f"task={{kind: instructions, template: plain, generate: {how}}}",
+        "training.steps=2",
+        "training.precision=fp32",
+        "training.micro_batch_size=2",
+        "training.dropout=0",
+    )
+    records = []
+    for ranks in (1, 2):
+        own = tmp_path / str(ranks)
+        own.mkdir()
+        ended = zygote.run(own, *settings, ranks=ranks)
+        assert set(ended.codes) == {0}, ended.said
+        records.append(record(own))
+    one, two = records
+    assert two["world"]["ranks"] == 2 and one["digest"] == two["digest"]
+    assert {"pass@1", "pass@2", "rougeL"} <= two["scores"].keys()
+    assert one["baselines"].keys() == two["baselines"].keys() == {"untuned", "2-shot"}
+    for name in ("bits_per_byte", "loss"):
+        assert two["scores"][name]["value"] == pytest.approx(one["scores"][name]["value"], rel=1e-5)
+        for asked in ("untuned", "2-shot"):
+            ours, theirs = (each["baselines"][asked][name]["value"] for each in (two, one))
+            assert ours == pytest.approx(theirs, rel=1e-5)
+    for each in records:
+        assert each["scores"]["pass@1"]["n"] == 5 == each["baselines"]["2-shot"]["pass@1"]["n"]

@@ -200,7 +200,8 @@ class PeftStrategy(Strategy):
 
     def save(self, model: "nn.Module", folder: Path) -> None:
         """A plain PEFT folder: `peft.PeftModel.from_pretrained` loads it."""
-        model.save_pretrained(str(folder))  # type: ignore[operator]
+        # no strategy trains embeddings, and those of a task's markers are made again
+        model.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
 
     def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
