@@ -68,6 +68,7 @@ class Chat:
         tokenizer = self.assembled.tokenizer
         ends = self.task.stop_ids(tokenizer)
         (said,) = generate(self.assembled, [prompt], self.how, ends, None, show)
+        said = said.strip()
         self.messages.append(assistant(said))
         return said
 

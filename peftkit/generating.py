@@ -42,20 +42,8 @@ def generate(
     show: Show | None = None,
 ) -> list[str]:
     """The text that the model puts behind each prompt (or for each source, if it has an encoder),
-    without special tokens; `show` is told the words of a single prompt's as they come."""
-    said = spaced_texts(assembled, prompts, how, stop_ids, first_id, show)
-    return [text.strip() for text in said]
-
-
-def spaced_texts(
-    assembled: Assembled,
-    prompts: Sequence[Sequence[int]],
-    how: Generation,
-    stop_ids: Sequence[int],
-    first_id: int | None = None,
-    show: Show | None = None,
-) -> list[str]:
-    """The same with the white space around it, which code may need."""
+    without special tokens, with the white space around it, which code may need; `show` is told the
+    words of a single prompt's as they come."""
     texts: dict[int, str] = {}
     lengths = [len(prompt) + how.max_new_tokens for prompt in prompts]
     # hypotheses of a beam search each take a row of the batch
@@ -207,7 +195,7 @@ def generated_rows(recipe: Recipe, assembled: Assembled, rows: Any, world: World
     asked = task.openings(columns)
     # a seed each: one prompt's samples may else be the same draws in several batches
     ways = [how.model_copy(update={"seed": how.seed + n}) for n in range(how.samples)]
-    said = [spaced_answers(recipe, assembled, asked, task, way) for way in ways] if mine else []
+    said = [answers_to(recipe, assembled, asked, task, way) for way in ways] if mine else []
     known = dict(gathered(world, list(zip(mine, map(list, zip(*said, strict=True)), strict=True))))
     samples = [known.get(index) for index in range(len(rows))]
     texts = [None if each is None else each[0].strip() for each in samples]
@@ -222,24 +210,12 @@ def answers_to(
     how: Generation,
     show: Show | None = None,
 ) -> list[str]:
-    """The text generated for each of the rows."""
-    return [text.strip() for text in spaced_answers(recipe, assembled, columns, task, how, show)]
-
-
-def spaced_answers(
-    recipe: Recipe,
-    assembled: Assembled,
-    columns: Mapping[str, Sequence[Any]],
-    task: LanguageModelling,
-    how: Generation,
-    show: Show | None = None,
-) -> list[str]:
-    """The same with the white space around it."""
+    """The text generated for each of the rows, with the white space around it."""
     longest = room_for_prompts(recipe, assembled, how)
     tokenizer = assembled.tokenizer
     prompts = task.prompts(columns, tokenizer, longest)
     ends, first = task.stop_ids(tokenizer), task.first_id(tokenizer)
-    return spaced_texts(assembled, prompts, how, ends, first, show)
+    return generate(assembled, prompts, how, ends, first, show)
 
 
 def room_for_prompts(recipe: Recipe, assembled: Assembled, how: Generation) -> int:

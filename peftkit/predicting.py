@@ -73,7 +73,7 @@ def predicted(
     if isinstance(task, LanguageModelling):
         how = task.generate or Generation()
         for text in answers_to(recipe, assembled, columns, task, how, show):
-            yield {"generated": text}
+            yield {"generated": text.strip()}
         return
     encoded = task.encode(columns, assembled.tokenizer, names, recipe.data.max_length)
     rows = [
