@@ -130,6 +130,8 @@ def blueprint(
     """The adapted model and its counts on the meta device: nothing is loaded."""
     with quiet_transformers(), torch.device("meta"):
         config = configure(recipe, folder, names)
+        # as if the table had no rows to spare: the tokenizer is not at hand
+        config.vocab_size += len(recipe.task.markers())
         base = recipe.task.auto_class(config).from_config(config)
         before = count_base(base)
         module = recipe.strategy.adapt(base, recipe.task)

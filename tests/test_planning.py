@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from task_rows import related, task_recipe
 
 import peftkit
 from commands import peftkit as peftkit_
@@ -149,4 +150,16 @@ def test_what_is_planned_is_what_a_run_counts_with_many_classes() -> None:
     source = find_model("tiny-bert")
     names = [*NAMES, "c", "d", "e"]
     made = assemble(recipe, source, load_tokenizer(source.location), names, "fp32")
+    assert plan(recipe).parameters == made.parameters
+
+
+@pytest.mark.parametrize("strategy", ["lora", "full"])
+def test_what_is_planned_counts_the_markers_that_a_task_adds(strategy: str) -> None:
+    recipe = task_recipe({"kind": "relations"}, related, "tiny-bert", strategy, "none")
+    from peftkit.model import assemble, load_tokenizer
+
+    source = find_model("tiny-bert")
+    names = ["Is-A(e1,e2)", "Is-A(e2,e1)", "Other"]
+    tokenizer = load_tokenizer(source.location, recipe.task)
+    made = assemble(recipe, source, tokenizer, names, "fp32")
     assert plan(recipe).parameters == made.parameters
