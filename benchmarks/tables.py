@@ -176,23 +176,25 @@ WAYS = ("lora", "full", "adapter")
 def tasks() -> str:
     """One row a data set and way to train, beside the best answer that needs no training."""
     lines = [
-        "| data set | task, score | way | rows to train on | trainable | "
-        "score, mean ± sd, worst end of an interval, seeds | without training, at best |",
-        "|---|---|---|---|---|---|---|",
+        "| data set | task, score | way | rows to train on, epochs | trainable | "
+        "score, mean ± sd, worst end of an interval, seeds | without training, at best | "
+        "more than the untuned base's, the least that an interval leaves |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in (*ENCODERS, *LANGUAGE_MODELS):
-        for way in WAYS:
-            found = [
-                json.loads(path.read_text())
-                for path in sorted((HERE / "records" / name).glob(f"{way}_*/record.json"))
-            ]
-            if found:
-                lines.append(task_row(name, way, found))
+        paths = sorted((HERE / "records" / name).glob("*/record.json"))
+        every = [json.loads(path.read_text()) for path in paths]
+        groups: dict[Any, list[Any]] = defaultdict(list)
+        for record in every:
+            way = WAYS.index(record["recipe"]["strategy"]["kind"])
+            groups[way, -record["rows"]["train"]].append(record)
+        for (way, _), found in sorted(groups.items()):
+            lines.append(task_row(name, WAYS[way], found, every))
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
-def task_row(name: str, way: str, records: list[Any]) -> str:
-    """The row of one way to train on one data set."""
+def task_row(name: str, way: str, records: list[Any], every: list[Any]) -> str:
+    """The row of one way to train on one data set, of which `every` record is there."""
     first = records[0]
     model = "" if "MiniLM" in first["model"]["asked"] else " (SmolLM2-135M)"
     headline = first["headline"]
@@ -200,12 +202,20 @@ def task_row(name: str, way: str, records: list[Any]) -> str:
         f"{name}{model}",
         f"{first['recipe']['task']['kind']}, {headline}",
         way,
-        f"{first['rows']['train']:,}",
+        f"{first['rows']['train']:,}, {first['recipe']['training']['epochs']:g}",
         f"{first['parameters']['trainable']:,}",
         over_seeds(records),
-        untrained(records, headline),
+        untrained([r for r in every if r["rows"]["test"] == first["rows"]["test"]], headline),
+        least_gain(records, headline),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def least_gain(records: list[Any], headline: str) -> str:
+    """By how much each seed beats the untuned base at least, on the same rows."""
+    known = [record["details"].get("better_than_untuned", {}) for record in records]
+    ends = [found[headline]["low"] for found in known if headline in found]
+    return f"{min(ends):+.3f}" if ends else ""
 
 
 def untrained(records: list[Any], headline: str) -> str:
@@ -219,7 +229,7 @@ def untrained(records: list[Any], headline: str) -> str:
     if not known:
         return ""
     best = max(known, key=lambda name: gain(headline, known[name]))
-    return f"{known[best]:.3f} ({best})"
+    return f"{known[best]:.3f} ({best.replace('_', ' ')})"
 
 
 def imdb_first() -> str:
