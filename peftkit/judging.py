@@ -8,7 +8,7 @@ import numpy as np
 
 from peftkit.evaluation import predict
 from peftkit.generating import generated_rows
-from peftkit.metrics import gain, score_of
+from peftkit.metrics import Score, gain, score_of
 from peftkit.model import Assembled
 from peftkit.recipe import Recipe
 from peftkit.tallies import resampled_sums
@@ -57,8 +57,26 @@ def compared(
         ours, base = (task.counts(task.answers(each, plain), plain) for each in pair)
         details["better_than_untuned"] = gains(task, ours, base, given)
     simplest = scored.baseline or next(iter(theirs.values()), {})
+    baselines = {**scored.baselines, **theirs}
     notes = tuple(note for each in (said, *untrained.values()) for note in each.notes)
-    return Scored(scored.scores, simplest, details, {**scored.baselines, **theirs}, notes)
+    notes += unbeaten(task.headline, scored.scores, baselines)
+    return Scored(scored.scores, simplest, details, baselines, notes)
+
+
+def unbeaten(
+    headline: str, scores: Mapping[str, Score], baselines: Mapping[str, Mapping[str, Score]]
+) -> tuple[str, ...]:
+    """That the best answer without training is no worse, where it is not."""
+    known = {name: found[headline].value for name, found in baselines.items() if headline in found}
+    values = {name: value for name, value in known.items() if value is not None}
+    ours = scores[headline].value if headline in scores else None
+    if ours is None or not values:
+        return ()
+    best = max(values, key=lambda name: gain(headline, values[name]))
+    if gain(headline, values[best]) < gain(headline, ours):
+        return ()
+    told = f"{headline} {values[best]:.4f} on the same rows, this run {ours:.4f}"
+    return (f"no better than no training: {best!r} has {told}",)
 
 
 def gains(task: Task, ours: Any, theirs: Any, given: Given) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import pytest
 from datasets import Dataset
 
 from peftkit import untrained
-from peftkit.judging import judged
+from peftkit.judging import judged, unbeaten
+from peftkit.metrics import Score
 from peftkit.model import load_tokenizer
 from peftkit.sources import find_model
 from peftkit.tasks import Given
@@ -86,6 +87,32 @@ def test_a_model_that_learned_nothing_is_no_better_than_itself() -> None:
     assert scored is not None
     for each in scored.details["better_than_untuned"].values():
         assert each["value"] == pytest.approx(0, abs=1e-5)
+
+
+def score(value: float | None) -> Score:
+    return Score(value=value, low=None, high=None, n=9)
+
+
+@pytest.mark.parametrize(
+    ("headline", "ours", "theirs", "unbeaten_by"),
+    [
+        ("accuracy", 0.7, {"majority class": 0.5, "nearest centroid": 0.72}, "nearest centroid"),
+        ("accuracy", 0.7, {"majority class": 0.5, "nearest centroid": 0.69}, None),
+        ("accuracy", 0.5, {"majority class": 0.5}, "majority class"),
+        ("bits_per_byte", 0.9, {"untuned": 0.8, "4-shot": 0.85}, "untuned"),
+        ("bits_per_byte", 0.7, {"untuned": 0.8, "4-shot": 0.85}, None),
+        ("spearman", 0.7, {"train's mean": None}, None),
+        ("spearman", None, {"train's mean": 0.1}, None),
+    ],
+)
+def test_a_run_that_no_training_equals_says_so(
+    headline: str, ours: float | None, theirs: dict[str, float | None], unbeaten_by: str | None
+) -> None:
+    known = {name: {headline: score(value)} for name, value in theirs.items()}
+    notes = unbeaten(headline, {headline: score(ours)}, known)
+    assert len(notes) == (unbeaten_by is not None)
+    if unbeaten_by is not None:
+        assert unbeaten_by in notes[0] and f"{ours:.4f}" in notes[0]
 
 
 def test_a_task_that_compares_with_no_base_asks_none() -> None:
