@@ -1,5 +1,6 @@
 """Relations: marks and offsets, markers that are tokens, what the head reads, and the scores."""
 
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from task_rows import related, task_recipe
 
 from peftkit.batching import longest_first
 from peftkit.encoding import encode as encode_all
@@ -230,6 +232,13 @@ def test_without_direction_and_without_other_every_label_counts() -> None:
     gold, said = ["Cause(e1,e2)", "Part(e1,e2)"], ["Cause", "Cause"]
     found = scored(Relations(directed=False, other=None), gold, said, ("Cause", "Part"))
     assert found["f1"].value == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_a_few_rows_of_each_relation_can_be_drawn() -> None:
+    recipe = task_recipe({"kind": "relations"}, related, "tiny-bert", "lora", "none")
+    few = recipe.but(**{"data.few_shot": 2})
+    counts = Counter(few.splits(few.data.resolve()).train["label"])
+    assert counts == {"Is-A(e1,e2)": 2, "Is-A(e2,e1)": 2, "Other": 2}
 
 
 def test_the_baseline_is_the_most_frequent_label_of_train() -> None:
