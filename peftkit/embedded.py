@@ -162,8 +162,9 @@ def nearest_centroid(
     there = np.unique(right)
     # not scikit-learn's `NearestCentroid` (1.9): it wants variance in all rows, which one row a
     # class lacks, and its probabilities are of other distances than its predictions
-    centroids = np.stack([shown[right == label].mean(axis=0) for label in there])
-    distances = euclidean_distances(asked, centroids, squared=True)
+    # in fp32, as the embeddings are: every word of a split has one
+    centroids = np.stack([shown[right == n].mean(axis=0, dtype=np.float64) for n in there])
+    distances = euclidean_distances(asked, centroids.astype(asked.dtype), squared=True)
     likely = np.exp(distances.min(axis=1, keepdims=True) - distances)
     found = np.zeros((len(asked), classes))
     found[:, there] = likely / likely.sum(axis=1, keepdims=True)

@@ -79,11 +79,7 @@ def by_embeddings(
     asking = Embeddings(kind="embeddings")
     base = base_for(asking, recipe, model, tokenizer, given.names, world)
     shown, asked = (
-        [
-            each.astype(np.float64)
-            for each in predict(base, asking, examples_of(found), world).outputs
-        ]
-        for found in (known, unknown)
+        predict(base, asking, examples_of(found), world).outputs for found in (known, unknown)
     )
     return task.by_nearness(shown, known["right"], asked, given.names)
 
