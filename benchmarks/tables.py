@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from tasks import ENCODERS, LANGUAGE_MODELS
+from tasks import ENCODERS, LANGUAGE_MODELS, WAYS
 
 from peftkit.compose import Composition
 from peftkit.errors import RecipeError
@@ -168,9 +168,6 @@ def majority(groups: Any, data: str) -> str:
     records = [r for (_, name), found in groups.items() if name == data for r in found]
     values = {round(r["baseline"][r["headline"]]["value"], 3) for r in records}
     return ", ".join(map(str, sorted(values)))
-
-
-WAYS = ("lora", "full", "adapter")
 
 
 def tasks() -> str:

@@ -162,7 +162,8 @@ def nearest_centroid(
     there = np.unique(right)
     # not scikit-learn's `NearestCentroid` (1.9): it wants variance in all rows, which one row a
     # class lacks, and its probabilities are of other distances than its predictions
-    # in fp32, as the embeddings are: every word of a split has one
+    #
+    # distances in fp32, as the embeddings are: there is one for every word of a split
     centroids = np.stack([shown[right == n].mean(axis=0, dtype=np.float64) for n in there])
     distances = euclidean_distances(asked, centroids.astype(asked.dtype), squared=True)
     likely = np.exp(distances.min(axis=1, keepdims=True) - distances)
