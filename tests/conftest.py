@@ -1,7 +1,7 @@
 """What tests share: the zygote that runs are forked from, and a record of the behaviour matrix."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,15 @@ def zygote() -> Iterator[Zygote]:
     started = Zygote()
     yield started
     started.close()
+
+
+@pytest.fixture(scope="session")
+def varied(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`varied("llama", pad="beyond")`: the folder of that `VariedModel`, made once."""
+    from varied_models import VariedModel, build
+
+    folder = tmp_path_factory.mktemp("varied")
+    return lambda *named, **differing: build(VariedModel(*named, **differing), folder)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
