@@ -11,10 +11,16 @@ from peftkit.data import Splits
 from peftkit.errors import DataError, Fault
 from peftkit.recipe import Recipe
 from peftkit.sources import Source, cache_folder
+from peftkit.special_tokens import encode_text, note_on_texts
 from peftkit.tasks import IGNORED
 
-VERSION = 2
+VERSION = 3
 """Part of the cache's key: count it up when the encoding changes."""
+MANY_UNKNOWN = 0.001
+"""From this share of unknown tokens in train on, a reader of the scores is told."""
+SEARCHED_ROWS = 1000
+LONGEST_WORD = 40
+"""Characters of a word that are shown: some scripts write none apart."""
 
 
 def encode(
@@ -108,20 +114,51 @@ def noted(recipe: Recipe, splits: Splits, examples: dict[str, Any], tokenizer: A
             mute = len(splits.train) - len(set(of))
         if mute:
             notes.append(f"{split}: of {mute} rows nothing that is to be said is left")
-    if share := unknown_share(recipe, examples["train"], tokenizer.unk_token_id):
-        notes.append(f"train: {share:.2%} of the tokens stand for text that the tokenizer lacks")
+    texts = texts_in(recipe, splits.train)
+    share = unknown_share(recipe, examples["train"], tokenizer.unk_token_id)
+    if share >= MANY_UNKNOWN:
+        word = unknown_word(texts, tokenizer)
+        what = f"{share:.2%} of the tokens stand for text that the tokenizer lacks"
+        notes.append(f"train: {what}{f', as {word!r}' if word else ''}: it reads as nothing known")
+    own = set(recipe.task.markers())
+    notes += note_on_texts(tokenizer, texts, len(splits.train), own)
     return replace(splits, notes=(*splits.notes, *notes))
 
 
+def texts_in(recipe: Recipe, rows: Any) -> list[Sequence[Any]]:
+    """The columns of the rows that hold what is read, and what is to be said where that is text."""
+    task = recipe.task
+    roles = task.roles if task.reading == "labels" else task.inputs
+    return [rows[role][:] for role in roles if role in rows.column_names]
+
+
 def unknown_share(recipe: Recipe, examples: Any, unknown: int | None) -> float:
-    """Unknown tokens as a share of all that are read or to be said, where texts are."""
-    if recipe.task.reading != "labels" or unknown is None or not len(examples):
+    """Unknown tokens as a share of all that are read or to be said."""
+    import pyarrow.compute
+
+    if unknown is None or not len(examples):
         return 0.0
-    columns = [examples["input_ids"]]
-    if any(len(x) != n for x, n in zip(examples["labels"], examples["length"], strict=True)):
-        columns.append(examples["labels"])  # a decoder's
-    tokens = [token for column in columns for ids in column for token in ids]
-    return tokens.count(unknown) / len(tokens)
+    held = examples.with_format("arrow")[:]
+    columns = [held["input_ids"]]
+    if recipe.task.reading == "labels":
+        lengths = pyarrow.compute.list_value_length(held["labels"])
+        if not lengths.equals(pyarrow.compute.list_value_length(held["input_ids"])):
+            columns.append(held["labels"])  # a decoder's
+    tokens = [pyarrow.compute.list_flatten(column) for column in columns]
+    hits = [pyarrow.compute.sum(pyarrow.compute.equal(each, unknown)).as_py() for each in tokens]
+    return float(sum(hits) / sum(map(len, tokens)))
+
+
+def unknown_word(texts: Sequence[Sequence[Any]], tokenizer: Any) -> str | None:
+    """A word of the first texts that the tokenizer has no tokens for, where it is one alone."""
+    for column in texts:
+        for cell in column[:SEARCHED_ROWS]:
+            words = cell.split() if isinstance(cell, str) else map(str, cell or ())
+            for word in words:
+                ids = encode_text(tokenizer, [word], add_special_tokens=False)["input_ids"][0]
+                if tokenizer.unk_token_id in ids:
+                    return str(word[:LONGEST_WORD])
+    return None
 
 
 def check_truncation(recipe: Recipe, train: Any) -> None:

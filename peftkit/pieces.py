@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peftkit.errors import DataError, Fault, RecipeError
+from peftkit.special_tokens import encode_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,9 +56,8 @@ def pieces_of(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> lis
             "the model does not suit the task:",
             [Fault("model", f"{what}stand - use a model with a tokenizer.json")],
         )
-    found = tokenizer(
-        list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False
-    )
+    how = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+    found = encode_text(tokenizer, texts, **how)
     both = zip(found["input_ids"], found["offset_mapping"], strict=True)
     return [Pieces(list(ids), [tuple(span) for span in spans]) for ids, spans in both]
 

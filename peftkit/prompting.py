@@ -10,6 +10,7 @@ from pydantic import NonNegativeInt, field_validator
 
 from peftkit.errors import DataError, Fault
 from peftkit.registry import Settings
+from peftkit.special_tokens import encode_rendered, encode_text, protect
 
 LABEL = "{label}"
 PLACE = re.compile(r"\{(text|text_pair)\}")
@@ -140,7 +141,8 @@ class Prompts:
         return [*self.begin, *ids[-most:]]
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        found = encode_rendered(self.tokenizer, [text], add_special_tokens=False, verbose=False)
+        return list(found["input_ids"][0])
 
     def _share(self) -> int:
         """The tokens that each of the rows may have."""
@@ -151,17 +153,13 @@ class Prompts:
         """A row in the template, with its answer or without."""
         texts = self._cut({name: row.get(name, "") for name in PLACE.findall(self.asked)})
         # in one go: a text may say {text_pair} itself
-        asked = PLACE.sub(lambda place: texts[place[1]], self.asked)
+        asked = PLACE.sub(lambda place: protect(self.tokenizer, texts[place[1]]), self.asked)
         return asked if word is None else f"{asked}{self.gap}{word}{APART}"
 
     def _cut(self, texts: Mapping[str, str]) -> dict[str, str]:
         """A row's texts from their beginnings on, such that both have room."""
-        found = self.tokenizer(
-            list(texts.values()),
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            verbose=False,
-        )["offset_mapping"]
+        how = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+        found = encode_text(self.tokenizer, list(texts.values()), **how)["offset_mapping"]
         room, kept = self.room, {}
         others = sum(map(len, found))
         for (name, text), offsets in zip(texts.items(), found, strict=True):

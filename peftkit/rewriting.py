@@ -11,6 +11,7 @@ from peftkit.conversations import Message, assistant, user
 from peftkit.errors import DataError, Fault, RecipeError
 from peftkit.generation import Generation
 from peftkit.language import LanguageModelling
+from peftkit.special_tokens import encode_rendered, encode_text, protect
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -114,7 +115,8 @@ class Rewriting(LanguageModelling):
         template = Template(tokenizer, self.template)
         asked, _ = self._requests(rows["source"], template, tokenizer, max_length)
         texts = [template.render([user(request)], asks=True) for request in asked]
-        return list(map(list, tokenizer(texts, add_special_tokens=False)["input_ids"]))
+        found = encode_rendered(tokenizer, texts, add_special_tokens=False)
+        return list(map(list, found["input_ids"]))
 
     def conversations(
         self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int
@@ -139,10 +141,9 @@ class Rewriting(LanguageModelling):
         """For an encoder and its decoder."""
         ids, cut = self._sources(rows["source"], tokenizer, max_length)
         targets = list(rows["target"])
-        whole = tokenizer(text_target=targets, verbose=False)["input_ids"]
-        labels = tokenizer(text_target=targets, truncation=True, max_length=self.target_length)[
-            "input_ids"
-        ]
+        whole = encode_text(tokenizer, text_target=targets, verbose=False)["input_ids"]
+        cutting = {"truncation": True, "max_length": self.target_length}
+        labels = encode_text(tokenizer, text_target=targets, **cutting)["input_ids"]
         sizes = [
             len(text.encode()) if len(all_of_it) == len(kept) else size_of_cut(kept, tokenizer)
             for text, all_of_it, kept in zip(targets, whole, labels, strict=True)
@@ -159,9 +160,11 @@ class Rewriting(LanguageModelling):
         self, sources: Sequence[str], tokenizer: Any, max_length: int
     ) -> tuple[list[list[int]], list[bool]]:
         """What an encoder reads, and whether it was cut."""
-        texts = [(self.prompt or SOURCE).replace(SOURCE, source) for source in sources]
-        whole = tokenizer(texts, verbose=False)["input_ids"]
-        kept = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+        prompt = self.prompt or SOURCE
+        texts = [prompt.replace(SOURCE, protect(tokenizer, source)) for source in sources]
+        whole = encode_rendered(tokenizer, texts, verbose=False)["input_ids"]
+        cutting = {"truncation": True, "max_length": max_length}
+        kept = encode_rendered(tokenizer, texts, **cutting)["input_ids"]
         cut = [len(a) > len(b) for a, b in zip(whole, kept, strict=True)]
         return [list(ids) for ids in kept], cut
 
@@ -181,9 +184,8 @@ class Rewriting(LanguageModelling):
             what = f"{max_length} tokens leave no room beside targets of {self.target_length}"
             fault = Fault("data.max_length", f"{what} - raise it, or lower task.target_length")
             raise DataError("the texts do not fit:", [fault])
-        found = tokenizer(
-            list(sources), add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )["offset_mapping"]
+        how = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+        found = encode_text(tokenizer, sources, **how)["offset_mapping"]
         cut = [len(offsets) > room for offsets in found]
         texts = [
             source[: offsets[room - 1][1]] if short else source

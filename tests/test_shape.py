@@ -21,7 +21,7 @@ LAYERS = [
     ["yaml12"],
     ["registry"],
     ["compose"],
-    ["resampling", "conversations", "text_scores"],
+    ["resampling", "conversations", "special_tokens", "text_scores"],
     ["metrics"],
     ["generation"],
     ["tallies", "marks", "pieces", "tagging_schemes"],

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from peftkit.answers.spans import Answer, first_found
 from peftkit.errors import Fault, RecipeError
+from peftkit.special_tokens import encode_text
 
 NOTHING = (0, 0)
 """Where a window without the answer points to: its first token."""
@@ -76,9 +77,10 @@ def windows_of(
     questions: Sequence[str], contexts: Sequence[str], tokenizer: Any, room: Room
 ) -> list[Window]:
     """All windows of all questions, in their order; only the context is parted."""
-    told = tokenizer(
-        list(questions),
-        list(contexts),
+    told = encode_text(
+        tokenizer,
+        questions,
+        contexts,
         truncation="only_second",
         max_length=room.window,
         stride=room.stride,
@@ -99,12 +101,13 @@ def windows_of(
 
 def cut_question(text: str, tokenizer: Any, most: int) -> str:
     """The question, or as much of its beginning as gives at most so many tokens."""
+    how = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
     while True:
-        told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        if len(told["input_ids"]) <= most:
+        told = encode_text(tokenizer, [text], **how)
+        if len(told["input_ids"][0]) <= most:
             return text
         # a character of several tokens would never fit: then it goes, too
-        text = text[: min(told["offset_mapping"][most - 1][1], len(text) - 1)]
+        text = text[: min(told["offset_mapping"][0][most - 1][1], len(text) - 1)]
 
 
 def spans_to_learn(

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, field_validator
 from peftkit.errors import DataError, Fault
 from peftkit.generation import Generation
 from peftkit.language import LanguageModelling
+from peftkit.special_tokens import encode_text
 from peftkit.tasks import Task
 from peftkit.text_scores import distinct
 
@@ -69,9 +70,8 @@ class TextGeneration(LanguageModelling, Task):
     ) -> dict[str, list[Any]]:
         """Each text behind its beginning token, and the token that ends it."""
         texts = list(rows["text"])
-        found = tokenizer(
-            texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
+        how = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+        found = encode_text(tokenizer, texts, **how)
         leads, end = self._leads(rows, tokenizer), tokenizer.eos_token_id
         whole = [
             [*lead, *ids, *([] if end is None else [end])]
@@ -110,7 +110,8 @@ class TextGeneration(LanguageModelling, Task):
         max_length: int,
     ) -> list[list[int]]:
         """Each text as it is, behind its beginning; the end of one that is too long."""
-        ids = tokenizer(list(rows["text"]), add_special_tokens=False, verbose=False)["input_ids"]
+        how = {"add_special_tokens": False, "verbose": False}
+        ids = encode_text(tokenizer, rows["text"], **how)["input_ids"]
         leads = self._leads(rows, tokenizer)
         return [
             [*lead, *each[-max(1, max_length - len(lead)) :]]

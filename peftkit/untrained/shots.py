@@ -16,6 +16,7 @@ from peftkit.generation import Generation
 from peftkit.language import LanguageModelling, columns_in
 from peftkit.model import Assembled
 from peftkit.recipe import Recipe
+from peftkit.special_tokens import encode_rendered
 from peftkit.tasks import IGNORED, Given, Predictions, Task
 from peftkit.world import World
 
@@ -143,7 +144,8 @@ def without_first(texts: Iterator[Rendered], count: int) -> Iterator[Rendered]:
 
 def ids_of(text: str, tokenizer: Any) -> list[int]:
     """A text's tokens."""
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    found = encode_rendered(tokenizer, [text], add_special_tokens=False, verbose=False)
+    return list(found["input_ids"][0])
 
 
 def rows_of(examples: Any) -> Sequence[int]:
