@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,13 +58,36 @@ class Template:
                 "choose an instruction-tuned model, name a Jinja file, or say task.template=plain "
                 "(Q: ... A: ...)"
             )
-            raise DataError("the model has no chat template:", [Fault("task.template", what)])
+            raise DataError("the model has no chat template:", [_fault(what)])
         begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
-        self.text = said
+        self.text, self.tokenizer = said, tokenizer
         self.variables: dict[str, Any] = {
             **tokenizer.special_tokens_map,
             "begin": tokenizer.bos_token if begins else "",
         }
+
+    @property
+    def portable(self) -> str:
+        """The template as `apply_chat_template` renders it, which knows no `begin`."""
+        begin = "{{ bos_token }}" if self.variables["begin"] else ""
+        return self.text.replace("{{ begin }}", begin)
+
+    @cached_property
+    def end_id(self) -> int | None:
+        """The token that the template itself writes as the end of an answer, if it does."""
+        probe: list[Message] = [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"},
+        ]
+        *_, last = self.rendered(probe)
+        upto = last.text[: last.spans[-1][1]]
+        ids = self.tokenizer(upto, add_special_tokens=False)["input_ids"]
+        return int(ids[-1]) if ids and ids[-1] in added_ids(self.tokenizer) else None
+
+    def stop_ids(self) -> list[int]:
+        """The tokens that end an answer: the tokenizer's own, and what the template puts there."""
+        ends = {self.end_id, self.tokenizer.eos_token_id}
+        return sorted(int(i) for i in ends if i is not None)
 
     def render(self, messages: Sequence[Message], asks: bool = False) -> str:
         """The conversation as text; with `asks`, up to where an answer begins.
@@ -78,18 +102,32 @@ class Template:
 
         Raises `DataError` where what is learned would not be what is asked for later.
         """
-        last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
-        messages = messages[: last + 1]
-        if MARKS.search(self.text):
-            text, marked = self._rendered(messages, return_assistant_tokens_mask=True)
-            yield Rendered(text, tuple((int(first), int(end)) for first, end in marked))
-            return
-        turns = [self._turn(messages, i) for i, m in enumerate(messages) if is_answer(m)]
-        whole = turns[-1][0]
-        if all(whole.startswith(text) for text, _ in turns):
-            yield Rendered(whole, tuple(span for _, span in turns))
+        find = self._marked if MARKS.search(self.text) else self._turns
+        turns = list(find(messages, [i for i, m in enumerate(messages) if is_answer(m)]))
+        whole = turns[-1].text
+        if all(whole.startswith(turn.text) for turn in turns):
+            yield Rendered(whole, tuple(span for turn in turns for span in turn.spans))
         else:
-            yield from (Rendered(text, (span,)) for text, span in turns)
+            yield from turns
+
+    def _marked(self, messages: Sequence[Message], answers: Sequence[int]) -> Iterator[Rendered]:
+        """The text up to the end of each answer, and what the template marks in it as said; the end
+        that it writes behind its mark is said too."""
+        earlier = 0
+        for index in answers:
+            text, marks = self._rendered(messages[: index + 1], return_assistant_tokens_mask=True)
+            spans, earlier = [(int(a), int(b)) for a, b in marks[earlier:]], len(marks)
+            if not spans:
+                what = "marks no part of an answer by {% generation %} - mark all that is said"
+                raise DataError("the chat template cannot be used:", [_fault(what)])
+            end = max(spans[-1][1], len(text.rstrip()))
+            yield Rendered(text[:end], (*spans[:-1], (spans[-1][0], end)))
+
+    def _turns(self, messages: Sequence[Message], answers: Sequence[int]) -> Iterator[Rendered]:
+        """The text up to the end of each answer, and where in it the answer stands."""
+        for index in answers:
+            text, span = self._turn(messages, index)
+            yield Rendered(text, (span,))
 
     def _turn(self, messages: Sequence[Message], index: int) -> tuple[str, tuple[int, int]]:
         """The text up to the end of an answer, and where in it the answer stands."""
@@ -99,7 +137,7 @@ class Template:
                 "writes an answer differently from how it asks for one, so its place cannot be "
                 "found - mark answers in it by {% generation %} ... {% endgeneration %}"
             )
-            raise DataError("the chat template cannot be used:", [Fault("task.template", what)])
+            raise DataError("the chat template cannot be used:", [_fault(what)])
         return text, (len(before), max(len(before), len(text.rstrip())))
 
     def _rendered(self, messages: Sequence[Message], **how: Any) -> tuple[str, Any]:
@@ -112,7 +150,7 @@ class Template:
             )
         except TemplateError as error:
             what = f"refuses {_said(messages)}: {error} - mend the rows, or give another template"
-            raise DataError("the chat template:", [Fault("task.template", what)]) from None
+            raise DataError("the chat template:", [_fault(what)]) from None
         texts, marks = found
         return texts[0], marks[0] if marks else ()
 
@@ -120,6 +158,10 @@ class Template:
 def is_answer(message: Message) -> bool:
     """Whether a message is the assistant's."""
     return message["role"] == "assistant"
+
+
+def _fault(what: str) -> Fault:
+    return Fault("task.template", what)
 
 
 def _said(messages: Sequence[Message]) -> str:
@@ -139,14 +181,13 @@ class Tokens:
     truncated: bool
 
 
-def tokens_of(
-    rendered: Sequence[Rendered], tokenizer: "PreTrainedTokenizerBase", max_length: int
-) -> list[Tokens]:
+def tokens_of(rendered: Sequence[Rendered], template: Template, max_length: int) -> list[Tokens]:
     """Texts as tokens of which the answers are learned, their ends too; cut at `max_length`.
 
     An answer begins behind the tokens of the text before it, as it will when it is asked for; where
     these are not the beginning of the whole's tokens, with the first token that holds some of it.
     """
+    tokenizer = template.tokenizer
     if not tokenizer.is_fast:
         what = "the model's tokenizer cannot say which characters a token stands for - use another"
         raise DataError("the model does not suit the task:", [Fault("model", what)])
@@ -161,7 +202,7 @@ def tokens_of(
     found = []
     for r, ids, offsets in zip(rendered, whole["input_ids"], whole["offset_mapping"], strict=True):
         ranges = [token_range(ids, offsets, s, next(parts), next(parts)) for s in r.spans]
-        found.append(cut(r, list(ids), offsets, ranges, tokenizer, max_length))
+        found.append(cut(r, list(ids), offsets, ranges, template, max_length))
     return found
 
 
@@ -186,11 +227,12 @@ def cut(
     ids: list[int],
     offsets: Sequence[tuple[int, int]],
     ranges: Sequence[tuple[int, int]],
-    tokenizer: "PreTrainedTokenizerBase",
+    template: Template,
     max_length: int,
 ) -> Tokens:
     """One text's tokens within `max_length`; the last answer ends with a token that says so."""
-    special = special_ids(tokenizer)
+    tokenizer = template.tokenizer
+    special = special_ids(tokenizer) | {template.end_id}
     kept = [(first, min(end, max_length)) for first, end in ranges]
     last = ranges[-1][1]
     ids = ids[:last]  # what a template puts behind the last answer is not asked for
@@ -221,14 +263,13 @@ def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
     return {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
 
 
+def added_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """The ids of the tokens that are found whole in a text, special or not; of white space none."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    written = {i for i, token in added.items() if not token.content.isspace()}
+    return written | special_ids(tokenizer)
+
+
 def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """The same tokens as text."""
     return [str(t) for t in tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer)))]
-
-
-def ending_ids(template: Template, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The tokens that end an answer: the tokenizer's own, and what the template puts there."""
-    probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    (tokens,) = tokens_of(list(template.rendered(probe))[-1:], tokenizer, 10**6)
-    ends = {tokens.input_ids[-1]} & special_ids(tokenizer) | {tokenizer.eos_token_id}
-    return sorted(i for i in ends if i is not None)

@@ -63,6 +63,8 @@ FORMATS: Mapping[str, tuple[tuple[str, ...], Callable[[Row], list[Message]]]] = 
 COLUMNS = ("prompt", "completion", "messages", "conversations", "instruction", "input", "output",
            "question", "answer", "system")  # fmt: skip
 """All columns that any of the formats has."""
+LISTS = ("messages", "conversations", "completion")
+"""Those whose cells may be messages that end in an answer."""
 
 
 def format_of(columns: Collection[str], asked: bool = False) -> str | None:
@@ -92,6 +94,14 @@ def message_of(said: Mapping[str, Any]) -> Message:
     if isinstance(content, Sequence) and not isinstance(content, str):  # parts of several kinds
         content = "".join(str(part.get("text") or "") for part in content)
     return {"role": ROLES.get(role.lower(), role), "content": content or ""}
+
+
+def without_unanswered(cell: Any) -> Any:
+    """A cell's messages to the last answer; what is no list of them, or has none, as it is."""
+    if not isinstance(cell, list):
+        return cell
+    answers = [i for i, said in enumerate(cell) if message_of(said)["role"] == "assistant"]
+    return cell[: answers[-1] + 1] if answers else cell
 
 
 def user(content: str | None) -> Message:

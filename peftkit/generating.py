@@ -70,11 +70,14 @@ def generated_batch(
     width = max(map(len, prompts))
     ids = torch.tensor([padded(prompt, width, pad, left=not apart) for prompt in prompts])
     ones = [padded([1] * len(prompt), width, 0, left=not apart) for prompt in prompts]
-    config = generation_config(base, how, sorted({*stop_ids, *own_ends(base)}), pad)
+    ends = {*stop_ids, *own_ends(base)}
+    config = generation_config(base, how, sorted(ends), pad)
     if first_id is not None:
         config.forced_bos_token_id = first_id
     # hypotheses of a beam search are not known word by word
-    words = Words(tokenizer, show, how.stop) if show and how.beams == 1 else None
+    added = tokenizer.added_tokens_decoder
+    written = [*how.stop, *(added[i].content for i in sorted(ends) if i in added)]
+    words = Words(tokenizer, show, written) if show and how.beams == 1 else None
     stops = StoppingCriteriaList([Stops(how.stop, tokenizer, 0 if apart else width)])
     with ready(module, base), seeded(how), quiet_transformers():
         found = module.generate(
@@ -85,7 +88,9 @@ def generated_batch(
             stopping_criteria=stops if how.stop else None,
         )
     answers = found if apart else found[:, width:]
-    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    # an end that is no special token of the tokenizer would be decoded as text
+    said = [[i for i in row if i not in ends] for row in answers.tolist()]
+    texts = tokenizer.batch_decode(said, skip_special_tokens=True)
     return [cut_at(text, how.stop) for text in texts]
 
 

@@ -94,6 +94,11 @@ class LanguageModelling(Settings):
         """The tokens that end an answer, beside those that the model names."""
         return [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
 
+    def chat_template(self, tokenizer: "PreTrainedTokenizerBase") -> str | None:
+        """The chat template in force, as `apply_chat_template` renders it; None where rows are no
+        conversations."""
+        return None
+
     def first_id(self, tokenizer: "PreTrainedTokenizerBase") -> int | None:
         """The token that a decoder must begin with, where the task knows it."""
         return None

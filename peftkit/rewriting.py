@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import PositiveInt, field_validator
 
-from peftkit.chat_templates import Template, ending_ids, template_text, tokens_of
+from peftkit.chat_templates import Template, template_text, tokens_of
 from peftkit.conversations import Message, assistant, user
 from peftkit.errors import DataError, Fault, RecipeError
 from peftkit.generation import Generation
@@ -95,7 +95,7 @@ class Rewriting(LanguageModelling):
         for request, target in zip(asked, rows["target"], strict=True):
             (text,) = template.rendered([user(request), assistant(target)])
             texts.append(text)
-        found = tokens_of(texts, tokenizer, max_length)
+        found = tokens_of(texts, template, max_length)
         return {
             "input_ids": [each.input_ids for each in found],
             "labels": [each.labels for each in found],
@@ -135,7 +135,13 @@ class Rewriting(LanguageModelling):
         """The tokens that end a target."""
         if getattr(tokenizer, "feeds_encoder", False):
             return super().stop_ids(tokenizer)
-        return ending_ids(Template(tokenizer, self.template), tokenizer)
+        return Template(tokenizer, self.template).stop_ids()
+
+    def chat_template(self, tokenizer: "PreTrainedTokenizerBase") -> str | None:
+        """The one that a causal model's requests are written by; none where there is an encoder."""
+        if getattr(tokenizer, "feeds_encoder", False):
+            return None
+        return Template(tokenizer, self.template).portable
 
     def _apart(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> Columns:
         """For an encoder and its decoder."""

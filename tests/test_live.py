@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import LlamaForCausalLM
 
 import peftkit
-from peftkit.chatting import Chat, converse
+from peftkit.chatting import Chat, converse, prompt_for
 from peftkit.cli import main
 from peftkit.generating import generate
 from peftkit.generation import Generation
@@ -106,6 +106,10 @@ def test_a_chat_writes_answers_as_they_come_and_remembers_them(run: Path) -> Non
     said = talk_with.messages[-1]["content"]
     assert said and [m["role"] for m in talk_with.messages] == ["user", "assistant"]
     assert out.getvalue() == f"> {said}\n> > {said}\n> "
+    talk_with.say("the goal")
+    decode = talk_with.assembled.tokenizer.decode
+    asked = decode(prompt_for(talk_with.task, talk_with.assembled, talk_with.messages[:3]))
+    assert asked.index(ASKED) < asked.index("the goal"), "the last question, behind what was said"
 
 
 @pytest.mark.parametrize(("name", "task"), [("tiny-llama", CHAT), ("tiny-t5", TRANSLATION)])

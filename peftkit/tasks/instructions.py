@@ -8,12 +8,20 @@ from pydantic import field_validator
 from peftkit.chat_templates import (
     Template,
     Tokens,
-    ending_ids,
     is_answer,
     template_text,
     tokens_of,
 )
-from peftkit.conversations import COLUMNS, FORMATS, Message, faults_in, format_of, messages_of
+from peftkit.conversations import (
+    COLUMNS,
+    FORMATS,
+    LISTS,
+    Message,
+    faults_in,
+    format_of,
+    messages_of,
+    without_unanswered,
+)
 from peftkit.errors import DataError, Fault, RecipeError
 from peftkit.language import LanguageModelling
 from peftkit.tasks import Task
@@ -119,7 +127,7 @@ class Instructions(LanguageModelling, Task):
             for text in template.rendered(messages):
                 texts.append(text)
                 of.append(index)
-        found: list[Tokens] = tokens_of(texts, tokenizer, max_length)
+        found: list[Tokens] = tokens_of(texts, template, max_length)
         return {
             "input_ids": [each.input_ids for each in found],
             "labels": [each.labels for each in found],
@@ -136,10 +144,14 @@ class Instructions(LanguageModelling, Task):
     ) -> list[list[int]]:
         """Each conversation up to where its last answer begins; the end of one that is too long."""
         template = Template(tokenizer, self.template)
-        found = self.conversations(rows, tokenizer, max_length)
-        texts = [template.render(asked(messages), asks=True) for messages in found]
+        texts = [template.render(asked(talk), asks=True) for talk in self._whole(rows)]
         tokens = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return [list(ids[-max_length:]) for ids in tokens]
+
+    def openings(self, rows: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+        """The rows without what nobody answers in them: their last answers are to be generated."""
+        lists = [name for name in LISTS if name in rows]
+        return {**rows, **{name: list(map(without_unanswered, rows[name])) for name in lists}}
 
     def references(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
         """The last answer of each conversation."""
@@ -147,7 +159,11 @@ class Instructions(LanguageModelling, Task):
 
     def stop_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """The tokens that end a turn."""
-        return ending_ids(Template(tokenizer, self.template), tokenizer)
+        return Template(tokenizer, self.template).stop_ids()
+
+    def chat_template(self, tokenizer: "PreTrainedTokenizerBase") -> str | None:
+        """The one that conversations are written by."""
+        return Template(tokenizer, self.template).portable
 
     def conversations(
         self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int
@@ -157,10 +173,12 @@ class Instructions(LanguageModelling, Task):
 
     def _read(self, rows: Mapping[str, Sequence[Any]]) -> list[list[Message]]:
         """The rows' messages, to the last answer where there is one."""
+        return list(map(upto_last_answer, self._whole(rows)))
+
+    def _whole(self, rows: Mapping[str, Sequence[Any]]) -> list[list[Message]]:
+        """The rows' messages."""
         whole = zip(*rows.values(), strict=True)
-        return [
-            upto_last_answer(self._messages(dict(zip(rows, row, strict=True)))) for row in whole
-        ]
+        return [self._messages(dict(zip(rows, row, strict=True))) for row in whole]
 
     def _messages(self, row: Mapping[str, Any]) -> list[Message]:
         """One row's; each that a prediction is made from may come in a format of its own."""

@@ -71,7 +71,7 @@ class Shown(LanguageModelling, Task):
             for text in without_first(template.rendered(behind(kept, messages)), earlier):
                 texts.append(text)
                 of.append(row)
-        left, found = labelled(given), tokens_of(texts, tokenizer, room)
+        left, found = labelled(given), tokens_of(texts, template, room)
         labels = [first_of(each.labels, left, row) for each, row in zip(found, of, strict=True)]
         ids = [each.input_ids for each in found]
         sizes = [len(each) for each in ids]
