@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -44,14 +45,60 @@ def generate(
     """The text that the model puts behind each prompt (or for each source, if it has an encoder),
     without special tokens, with the white space around it, which code may need; `show` is told the
     words of a single prompt's as they come."""
-    texts: dict[int, str] = {}
+    found = generate_tokens(assembled, prompts, how, stop_ids, first_id, show)
+    ends = all_ends(assembled, stop_ids)
+    return [text_of(ids, assembled.tokenizer, ends, how.stop) for ids in found]
+
+
+def text_of(ids: Sequence[int], tokenizer: Any, ends: Sequence[int], stops: Sequence[str]) -> str:
+    """An answer's tokens as text, up to the first of the texts that end one."""
+    # an end that is no special token of the tokenizer would be decoded as text
+    said = [token for token in ids if token not in ends]
+    return cut_at(tokenizer.decode(said, skip_special_tokens=True), stops)
+
+
+def all_ends(assembled: Assembled, stop_ids: Sequence[int]) -> list[int]:
+    """The tokens that end an answer, those that the model itself names included."""
+    return sorted({*stop_ids, *own_ends(unwrapped(assembled.module))})
+
+
+def generate_tokens(
+    assembled: Assembled,
+    prompts: Sequence[Sequence[int]],
+    how: Generation,
+    stop_ids: Sequence[int],
+    first_id: int | None = None,
+    show: Show | None = None,
+) -> list[list[int]]:
+    """The tokens of each answer, the one that ends it included, where one does."""
+    ends = all_ends(assembled, stop_ids)
+    found: dict[int, list[int]] = {}
+    for indices in batches_of(assembled, prompts, how):
+        batch = [prompts[i] for i in indices]
+        said = generated_batch(assembled, batch, how, ends, first_id, show)
+        found |= zip(indices, (upto_end(ids, ends) for ids in said), strict=True)
+    return [found[index] for index in range(len(prompts))]
+
+
+def batches_of(
+    assembled: Assembled, prompts: Sequence[Sequence[int]], how: Generation
+) -> Iterator[list[int]]:
+    """Prompts that are continued together, longest first; only those of one length behind virtual
+    tokens: PEFT 0.21 drops the positions that padding before a prompt would need."""
     lengths = [len(prompt) + how.max_new_tokens for prompt in prompts]
+    known = getattr(assembled.module, "active_peft_config", None)
     # hypotheses of a beam search each take a row of the batch
     for indices in longest_first(lengths, MAX_TOKENS // how.beams):
-        batch = [prompts[i] for i in indices]
-        said = generated_batch(assembled, batch, how, stop_ids, first_id, show)
-        texts |= dict(zip(indices, said, strict=True))
-    return [texts[index] for index in range(len(prompts))]
+        if known is not None and known.is_prompt_learning:
+            yield from (list(same) for _, same in groupby(indices, lambda i: lengths[i]))
+        else:
+            yield indices
+
+
+def upto_end(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """The tokens up to the first that ends an answer, without what fills the row behind it."""
+    last = next((place for place, token in enumerate(ids) if token in ends), len(ids) - 1)
+    return list(ids[: last + 1])
 
 
 @torch.no_grad()
@@ -59,24 +106,23 @@ def generated_batch(
     assembled: Assembled,
     prompts: Sequence[Sequence[int]],
     how: Generation,
-    stop_ids: Sequence[int],
+    ends: Sequence[int],
     first_id: int | None = None,
     show: Show | None = None,
-) -> list[str]:
-    """The texts for one batch, its rows padded on the left, where a decoder does not begin."""
+) -> list[list[int]]:
+    """The new tokens of one batch, its rows padded on the left, where a decoder does not begin."""
     module: Any = assembled.module
     base, tokenizer, pad = unwrapped(module), assembled.tokenizer, assembled.batcher.pad_id
     apart, device = base.config.is_encoder_decoder, next(module.parameters()).device
     width = max(map(len, prompts))
     ids = torch.tensor([padded(prompt, width, pad, left=not apart) for prompt in prompts])
     ones = [padded([1] * len(prompt), width, 0, left=not apart) for prompt in prompts]
-    ends = {*stop_ids, *own_ends(base)}
-    config = generation_config(base, how, sorted(ends), pad)
+    config = generation_config(base, how, ends, pad)
     if first_id is not None:
         config.forced_bos_token_id = first_id
     # hypotheses of a beam search are not known word by word
     added = tokenizer.added_tokens_decoder
-    written = [*how.stop, *(added[i].content for i in sorted(ends) if i in added)]
+    written = [*how.stop, *(added[i].content for i in ends if i in added)]
     words = Words(tokenizer, show, written) if show and how.beams == 1 else None
     stops = StoppingCriteriaList([Stops(how.stop, tokenizer, 0 if apart else width)])
     with ready(module, base), seeded(how), quiet_transformers():
@@ -87,11 +133,8 @@ def generated_batch(
             streamer=words,
             stopping_criteria=stops if how.stop else None,
         )
-    answers = found if apart else found[:, width:]
-    # an end that is no special token of the tokenizer would be decoded as text
-    said = [[i for i in row if i not in ends] for row in answers.tolist()]
-    texts = tokenizer.batch_decode(said, skip_special_tokens=True)
-    return [cut_at(text, how.stop) for text in texts]
+    said: list[list[int]] = found[:, 1 if apart else width :].tolist()  # a decoder's start is none
+    return said
 
 
 class Stops(StoppingCriteria):

@@ -8,7 +8,7 @@ import torch
 
 from peftkit.architectures import unwrapped
 from peftkit.attention import PACKED
-from peftkit.generating import drawn, generate
+from peftkit.generating import drawn, generate, generate_tokens
 from peftkit.generation import Generation
 from peftkit.live import cut_at
 from talks import CAUSAL, CHAT, PAIRS, QUESTIONS, TRANSLATION, WITH_ENCODER, made, stirred, talk
@@ -79,6 +79,29 @@ def test_every_strategys_text_is_its_own_most_probable_one(way: str, name: str) 
     assert (
         generate(model, [examples, examples[-5:]], Generation(max_new_tokens=4), [])[0] == found[0]
     )
+
+
+@pytest.mark.parametrize("way", ["{kind: prompt, tokens: 4}", "{kind: p_tuning, tokens: 4}"])
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2"])
+def test_behind_virtual_tokens_a_text_is_the_same_alone_and_in_a_batch(way: str, name: str) -> None:
+    recipe = talk(name, CHAT, f"strategy={way}", "training.packing=off")
+    model = stirred(made(recipe))
+    prompts = [*prompts_of(recipe, model), *prompts_of(recipe, model)[:1]]
+    together = generate(model, prompts, HOW, [])
+    assert together == [generate(model, [prompt], HOW, [])[0] for prompt in prompts]
+    assert len(set(together)) > 1
+
+
+def test_an_answers_tokens_go_up_to_the_one_that_ends_it() -> None:
+    recipe = talk("tiny-llama", CHAT)
+    model = made(recipe, bare=True)
+    prompts = prompts_of(recipe, model)
+    whole = generate_tokens(model, prompts, HOW, [])
+    assert all(len(ids) == HOW.max_new_tokens for ids in whole)
+    end = next(i for i in whole[0][2:-1] if i not in whole[0][:2])
+    found = generate_tokens(model, prompts, HOW, [end])
+    assert found[0] == whole[0][: whole[0].index(end) + 1]
+    assert all(end not in ids[:-1] for ids in found) and found[0][-1] == end
 
 
 def test_the_model_is_afterwards_as_it_was() -> None:
