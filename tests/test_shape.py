@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     ["hub_kernels"],
     ["peftkit"],
-    ["errors"],
+    ["errors", "stand_ins"],
     ["yaml12"],
     ["registry"],
     ["compose"],
