@@ -1,9 +1,12 @@
 """Where models and data sets come from: real processes, a hub on this machine, wheels made here."""
 
+import ast
 import base64
 import hashlib
+import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +23,7 @@ import pytest
 
 from peftkit.errors import DataError
 from peftkit.sources import WHEELS, find_dataset, find_model, local_path, sha256_of, shipped_config
+from peftkit.sources.source import TOKENIZER_PATTERNS, VOCABULARY_PATTERNS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REFUSED = "http://127.0.0.1:9"
@@ -34,6 +39,15 @@ MODEL = {
     "tokenizer.json": b"{}",
     "onnx/config.json": b"{}",
 }
+OLDER = {
+    "config.json": b'{"model_type": "marian"}',
+    "model.safetensors": b"weights",
+    "tokenizer_config.json": b"{}",
+    "vocab.json": b"{}",
+    "source.spm": b"one",
+    "target.spm": b"other",
+}
+"""A model whose tokenizer is in the files that there were before tokenizer.json."""
 DATASET = {
     "README.md": b"# a card\n",
     "plain/train-00000-of-00001.jsonl": b'{"text": "good", "label": 1}\n',
@@ -46,6 +60,7 @@ class Hub(BaseHTTPRequestHandler):
 
     repositories: ClassVar[dict[str, dict[str, bytes]]] = {
         "models/me/whole": MODEL,
+        "models/me/older": {**OLDER, "training.model": b"", "model.spm.bin": b""},
         "models/me/pickled": {k: v for k, v in MODEL.items() if "safetensors" not in k},
         "models/me/gated": MODEL,
         "datasets/me/reviews": DATASET,
@@ -153,6 +168,34 @@ def test_a_local_model_is_identified_by_its_content_and_not_by_its_place(tmp_pat
     assert find_model(str(two)).identity != found.identity
 
 
+def test_a_vocabulary_that_is_read_is_part_of_a_models_identity(tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    older.mkdir()
+    for name, content in OLDER.items():
+        (older / name).write_bytes(content)
+    before = find_model(str(older)).identity
+    (older / "target.spm").write_bytes(b"another")
+    assert find_model(str(older)).identity != before
+    newer = a_model(tmp_path / "newer")
+    before = find_model(str(newer)).identity
+    (newer / "spm.model").write_bytes(b"not read, for there is a tokenizer.json")
+    assert find_model(str(newer)).identity == before
+
+
+def test_the_files_of_every_tokenizer_of_transformers_are_fetched_and_handed_on() -> None:
+    folder = Path(str(importlib.util.find_spec("transformers").origin)).parent  # type: ignore
+    named = re.compile(r"VOCAB_FILES_NAMES\s*(?::[^=]*)?=\s*(\{[^}]*\})")
+    found = {
+        name
+        for path in folder.glob("models/*/tokenization*.py")
+        for match in named.findall(path.read_text(encoding="utf-8"))
+        for name in ast.literal_eval(match).values()
+    }
+    assert {"spm.model", "source.spm", "vocab.txt", "merges.txt", "bpe.codes"} <= found
+    known = {*TOKENIZER_PATTERNS, *VOCABULARY_PATTERNS}
+    assert {n for n in found if not any(fnmatch(n, pattern) for pattern in known)} == set()
+
+
 def test_a_local_folder_that_is_no_model_says_what_it_is(tmp_path: Path) -> None:
     a_model(tmp_path / "inner")
     (tmp_path / "adapter").mkdir()
@@ -226,6 +269,13 @@ def test_a_model_of_the_hub_comes_without_pickles_or_subfolders(tmp_path: Path, 
     assert (found["origin"], found["identity"]) == ("hub", f"revision:{COMMIT}")
     files = {path.name for path in Path(found["location"]).rglob("*")}
     assert files == {"config.json", "model.safetensors", "tokenizer.json"}
+
+
+def test_a_model_of_the_hub_comes_with_the_older_files_of_its_tokenizer(
+    tmp_path: Path, hub: str
+) -> None:
+    found = source("find_model('me/older')", environment(tmp_path, hub))
+    assert {path.name for path in Path(found["location"]).rglob("*")} == set(OLDER)
 
 
 def test_what_is_cached_needs_no_network_not_even_a_probe(tmp_path: Path, hub: str) -> None:

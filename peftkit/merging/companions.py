@@ -10,14 +10,12 @@ from peftkit.disk import write_json, write_text
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter
 from peftkit.merging.tensors import Stored
+from peftkit.sources.source import TOKENIZER_PATTERNS, VOCABULARY_PATTERNS
 
 if TYPE_CHECKING:
     from peftkit.merging.plan import Plan
 
-TOKENIZER = (
-    "tokenizer*", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json",
-    "chat_template*", "spiece.model", "sentencepiece*", "*.tiktoken", "preprocessor_config.json",
-)  # fmt: skip
+TOKENIZER = (*TOKENIZER_PATTERNS, *VOCABULARY_PATTERNS, "preprocessor_config.json")
 """Files of a tokenizer; none can hold a pickle."""
 LABELS = (
     "id2label", "label2id", "problem_type", "pad_token_id", "architectures", "peftkit_tuned",

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from peftkit.errors import DataError
-from peftkit.sources.source import DATA_SUFFIXES, MODEL_PATTERNS, data_files, model_files
+from peftkit.sources.source import (
+    DATA_SUFFIXES,
+    MODEL_PATTERNS,
+    VOCABULARY_PATTERNS,
+    data_files,
+    model_files,
+)
 
 _PROBE_SECONDS = 3.0
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
@@ -35,7 +41,7 @@ class Request(NamedTuple):
     def patterns(self) -> list[str]:
         """The files to fetch: never a pickle, never code."""
         if self.kind == "model":
-            return list(MODEL_PATTERNS)
+            return [*MODEL_PATTERNS, *VOCABULARY_PATTERNS]
         folder = f"*{self.subset}/*" if self.subset else "*"
         return ["README.md", *(f"{folder}{suffix}" for suffix in DATA_SUFFIXES)]
 

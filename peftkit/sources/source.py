@@ -22,10 +22,18 @@ DATA_SUFFIXES = (
 )
 """The endings of the data files that peftkit reads."""
 
+TOKENIZER_PATTERNS = (
+    "tokenizer*", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+    "chat_template*", "spiece.model", "*.tiktoken", "sentencepiece*",
+)  # fmt: skip
+VOCABULARY_PATTERNS = (
+    "spm*.model", "source.spm", "target.spm", "*_vocab.json", "bpe.codes", "dict.txt", "emoji.json",
+    "word_*.json", "byte_maps.json", "normalizer.json", "prophetnet.tokenizer",
+)  # fmt: skip
+"""What only the older files of some architectures hold, as DeBERTa's third version and Marian."""
 MODEL_PATTERNS = (
     "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
-    "model.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt", "added_tokens.json",
-    "special_tokens_map.json", "chat_template*", "spiece.model", "*.tiktoken", "sentencepiece*",
+    "model.safetensors.index.json", *TOKENIZER_PATTERNS,
 )  # fmt: skip
 """The files of a model that training reads: none of them can hold a pickle."""
 
@@ -67,9 +75,15 @@ def local_path(name: str) -> Path | None:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files directly in `folder` that make a model: configuration, tokenizer, weights."""
+    """The files directly in `folder` that make a model: configuration, tokenizer, weights.
+
+    Older vocabularies count where there is no tokenizer.json, which is read in their place: so that
+    a base beside which they lie keeps the identity that runs were made with.
+    """
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    return [folder / n for n in names if any(fnmatch(n, pattern) for pattern in MODEL_PATTERNS)]
+    older = () if "tokenizer.json" in names else VOCABULARY_PATTERNS
+    known = (*MODEL_PATTERNS, *older)
+    return [folder / n for n in names if any(fnmatch(n, pattern) for pattern in known)]
 
 
 def data_files(path: Path) -> list[Path]:
