@@ -394,6 +394,26 @@ def test_what_trains_all_leaves_the_sinusoids_of_marian_alone(kind: str) -> None
     assert still == [f"model.{part}.embed_positions.weight" for part in ("encoder", "decoder")]
 
 
+EMBEDDINGS: dict[str, Any] = {"kind": "frozen", "last": 0, "embeddings": True}
+
+
+@pytest.mark.parametrize("said", [EMBEDDINGS, [{"kind": "lora"}, EMBEDDINGS]])
+def test_what_trains_embeddings_leaves_the_sinusoids_of_marian_alone(said: Any) -> None:
+    model = AutoModelForSeq2SeqLM.from_pretrained(find_model("tiny-marian").location)
+    module = Strategy.parse(said, "strategy").adapt(model, Rephrasing(kind="rephrasing"))
+    trains = [name for name, p in module.named_parameters() if p.requires_grad]
+    found = [name for name in trains if "lora" not in name]
+    assert all(name.endswith(("shared.weight", "layernorm_embedding.weight")) for name in found)
+    assert any(name.endswith("shared.weight") for name in found)
+
+
+def test_patterns_that_name_nothing_but_constants_are_refused() -> None:
+    model = AutoModelForSeq2SeqLM.from_pretrained(find_model("tiny-marian").location)
+    said = {"kind": "frozen", "last": 0, "patterns": ["*embed_positions*"]}
+    with pytest.raises(RecipeError, match=r"'\*embed_positions\*' names no parameter"):
+        Strategy.parse(said, "strategy").adapt(model, Rephrasing(kind="rephrasing"))
+
+
 @pytest.mark.parametrize(("last", "blocks"), [(0, 0), (1, 2)])
 def test_albert_runs_its_one_block_backwards_as_often_as_forwards(last: int, blocks: int) -> None:
     made = assembled(toy("tiny-albert", f"strategy={{kind: frozen, last: {last}}}"))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from peftkit.architectures import blocks_of, depths_of, head_names, unwrapped
+from peftkit.architectures import blocks_of, constants_of, depths_of, head_names, unwrapped
 from peftkit.errors import Fault, RecipeError
 from peftkit.parameters import named_by, own_parameters
 from peftkit.strategies import Pace, Strategy, slower_below, train_head
@@ -84,7 +84,9 @@ class Frozen(Strategy):
 
     def _named(self, model: "nn.Module") -> list["nn.Parameter"]:
         """The base's parameters that the settings name."""
-        parameters = own_parameters(model)
+        base = unwrapped(model)
+        constants = {id(base.get_parameter(name)) for name in constants_of(base)}
+        parameters = {n: p for n, p in own_parameters(model).items() if id(p) not in constants}
         by_pattern = named_by(self.patterns, list(parameters), "strategy.patterns")
         depths = {
             id(p): depth
@@ -126,8 +128,11 @@ class Frozen(Strategy):
         """Refuse to call frozen what trains every weight."""
         heads = tuple(f"{head}." for head in head_names(model))
         own = own_parameters(model)
+        constants = constants_of(model)
         if self.trains_layers and all(
-            p.requires_grad for n, p in own.items() if not n.startswith(heads)
+            p.requires_grad
+            for n, p in own.items()
+            if not n.startswith(heads) and n not in constants
         ):
             what = "every weight is trained and none is frozen - use strategy=full, or name fewer"
             raise RecipeError("the strategy does not fit the model:", [Fault("strategy", what)])
