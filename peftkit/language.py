@@ -90,6 +90,15 @@ class LanguageModelling(Settings):
         """The text that should be generated for each row."""
         raise NotImplementedError
 
+    def prompt_format(self, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+        """How a text becomes what the model reads, for code that has no peftkit: the `kind` of
+        prompt that `exporting/generate.py` makes, and what it must know of it."""
+        raise NotImplementedError
+
+    def prompt_inputs(self, rows: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
+        """What each row is for such code: a text, or a conversation."""
+        raise NotImplementedError
+
     def stop_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """The tokens that end an answer, beside those that the model names."""
         return [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]

@@ -131,6 +131,17 @@ class Rewriting(LanguageModelling):
         """The targets."""
         return list(rows["target"])
 
+    def prompt_format(self, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+        """What an encoder reads, or what a causal model is asked, around a source."""
+        if getattr(tokenizer, "feeds_encoder", False):
+            return {"kind": "source", "prompt": self.prompt or SOURCE, "languages": None}
+        said = self.prompt or self.request
+        return {"kind": "question", "prompt": said, "target_length": self.target_length}
+
+    def prompt_inputs(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
+        """The sources."""
+        return list(rows["source"])
+
     def stop_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """The tokens that end a target."""
         if getattr(tokenizer, "feeds_encoder", False):

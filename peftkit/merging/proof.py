@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from peftkit.errors import RunError
+from peftkit.merging.greedy import GreedyTexts
 from peftkit.merging.mixing import Mix
 from peftkit.registry import Settings
 from peftkit.world import without_launcher
@@ -67,6 +68,8 @@ class MergeProof(Settings):
     after: float | None
     """Of the merged checkpoint."""
     scored_rows: int
+    greedy: GreedyTexts | None = None
+    """Of a language model: how the run's texts compare; null where none were generated."""
     onto_trained: Difference | None = None
     """`compare_bases`: base + adapter as in training, and merged onto that base."""
     onto_original: Difference | None = None
@@ -147,6 +150,10 @@ def proof_rows(proof: MergeProof | None) -> list[tuple[str, str]]:
         f"(allowed {proof.tolerance:.2g} and {proof.mean_tolerance:.2g})"
     )
     rows = [("logits differ", f"{said}, on {proof.rows} of {proof.texts}")]
+    if (texts := proof.greedy) is not None:
+        what = f"{texts.equal} of {texts.prompts} the same to the letter, with the same ends"
+        ties = f", {texts.near_ties} part at a near tie" if texts.near_ties else ""
+        rows.append(("texts", f"{what}{ties} ({texts.ended} end by themselves)"))
     if proof.before is not None and proof.after is not None:
         scores = f"{proof.before:.4f} before, {proof.after:.4f} after (n={proof.scored_rows})"
         rows.append((str(proof.metric), scores))

@@ -118,6 +118,18 @@ class TextGeneration(LanguageModelling, Task):
             for lead, each in zip(leads, ids, strict=True)
         ]
 
+    def prompt_format(self, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+        """A text to go on from, which may begin with an attribute's token."""
+        (begins,) = self._leads({"text": [""]}, tokenizer)
+        return {"kind": "opening", "begins": begins, "leads": list(self.markers())}
+
+    def prompt_inputs(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
+        """The texts, each behind its attribute's token."""
+        count = len(rows["text"])
+        said = rows.get("attribute", [None] * count) if self.attributes else [None] * count
+        leads = ["" if value is None else marker(str(value)) for value in said]
+        return [lead + text for lead, text in zip(leads, rows["text"], strict=True)]
+
     def text_details(self, texts: Sequence[str]) -> dict[str, Any]:
         """Also how varied the texts are."""
         varied = {f"distinct_{order}": distinct(texts, order) for order in (1, 2, 3)}

@@ -157,6 +157,14 @@ class Instructions(LanguageModelling, Task):
         """The last answer of each conversation."""
         return [messages[-1]["content"] for messages in self._read(rows)]
 
+    def prompt_format(self, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+        """A conversation, behind the system prompt where it has none."""
+        return {"kind": "conversation", "system": self.system}
+
+    def prompt_inputs(self, rows: Mapping[str, Sequence[Any]]) -> list[list[Message]]:
+        """The conversations, without the answers that they end in."""
+        return list(map(asked, self._whole(rows)))
+
     def stop_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """The tokens that end a turn."""
         return Template(tokenizer, self.template).stop_ids()

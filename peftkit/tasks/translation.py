@@ -56,6 +56,10 @@ class Translation(Rewriting, Task):
         self._name_languages(tokenizer)
         return super().prompts(rows, tokenizer, max_length)
 
+    def prompt_format(self, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+        """As `Rewriting` has it, with the languages that are named."""
+        return {**super().prompt_format(tokenizer), "languages": self.codes}
+
     def first_id(self, tokenizer: "PreTrainedTokenizerBase") -> int | None:
         """The target language's code, which such models begin with."""
         if self.codes is None:
