@@ -191,7 +191,7 @@ class Recipe(Settings):
 
     def splits(self, source: Source) -> Splits:
         """The rows of `source`, its columns as the task reads them."""
-        return self.data.load(source, self.task.roles, self.task.inputs)
+        return self.data.load(source, self.task.roles, self.task.inputs, self.task.used_roles)
 
     def carrying(self, tuned: Mapping[str, Any]) -> Self:
         """The recipe, whose task has what a run learned beside the weights; its digest stays."""

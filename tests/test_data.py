@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from peftkit.data import Data, Splits
+from peftkit.data.preflight import Need, Role
 from peftkit.errors import DataError, RecipeError
 from peftkit.sources import Source
 from peftkit.sources.hub import Absent
@@ -28,7 +29,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
-def load(path: Path, roles: Mapping[str, bool] = ROLES, **settings: Any) -> Splits:
+def load(path: Path, roles: Mapping[str, Need] = ROLES, **settings: Any) -> Splits:
     data = Data.parse({"kind": "files", "path": str(path), **settings}, "data")
     return data.load(data.resolve(), roles)
 
@@ -230,7 +231,8 @@ def test_labels_become_text_and_class_ids_their_names(tmp_path: Path) -> None:
 
 def test_a_number_with_a_fraction_stays_a_number(tmp_path: Path) -> None:
     rows = [{"text": f"t{i}", "label": i if i % 2 else i + 0.5} for i in range(10)]
-    label = load(write(tmp_path / "a.jsonl", rows), validation=0, test=0).train["label"]
+    path, roles = write(tmp_path / "a.jsonl", rows), {"text": True, "label": Role(True, "number")}
+    label = load(path, roles, validation=0, test=0).train["label"]
     assert list(label[:2]) == [0.5, 1.0]
 
 

@@ -10,6 +10,7 @@ import torch
 from scipy.stats import spearmanr
 from test_data import load, own_cache, write
 
+from peftkit.data.preflight import Role
 from peftkit.errors import DataError, RecipeError
 from peftkit.model import load_tokenizer
 from peftkit.recipe import Recipe
@@ -126,9 +127,10 @@ def test_lines_of_predictions_give_the_score_back() -> None:
 
 def test_several_targets_are_roles_of_their_own() -> None:
     task = Task.parse({"kind": "regression", "targets": ["price", "age"]}, "task")
-    assert task.roles == {"text": True, "text_pair": False, "price": True, "age": True}
+    number = Role(needed=True, cell="number")
+    assert task.roles == {"text": True, "text_pair": False, "price": number, "age": number}
     assert task.assumed_names == ("price", "age")
-    assert Task.parse("regression", "task").roles["label"] is True
+    assert Task.parse("regression", "task").roles["label"] == number
     for wrong, said in (
         (["text"], "'text' is a role of the task"),
         (["a", "a"], "'a' is named twice"),

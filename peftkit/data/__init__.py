@@ -20,8 +20,8 @@ from pydantic import (
 from peftkit.data.augmentation import Augment
 from peftkit.data.folding import GROUP, Fold, fold_of
 from peftkit.data.layout import SplitName, layout_of, taken_as
-from peftkit.data.preflight import Need, Wanted
-from peftkit.data.reading import Found, read
+from peftkit.data.preflight import Need, Wanted, role_of
+from peftkit.data.reading import Found, Used, read
 from peftkit.data.splits import Drawing, Limit, Splits, arrange
 from peftkit.errors import DataError, Fault, nearest
 from peftkit.registry import Component
@@ -123,16 +123,23 @@ class Data(Component):
         """
         raise NotImplementedError
 
-    def load(self, source: Source, roles: Mapping[str, Need], inputs: Sequence[str] = ()) -> Splits:
+    def load(
+        self,
+        source: Source,
+        roles: Mapping[str, Need],
+        inputs: Sequence[str] = (),
+        used: Used | None = None,
+    ) -> Splits:
         """The rows of `source`, with a column for each of `roles` (role -> must it be there?);
-        rows with the same `inputs` count as the same (without any: with the same texts).
+        rows with the same `inputs` count as the same (without any: with the same texts). Of the
+        roles that are there, those not `used` (without it: none) may hold what cannot be read.
 
         Raises one `DataError` that names everything wrong with the files.
         """
         keep_bars_to_terminals()
         data = self.as_in(source)
         wanted = data.wanted(roles)
-        found = data.found(source, wanted)
+        found = data.found(source, wanted, used)
         if source.note:
             found = replace(found, notes=(source.note, *found.notes))
         if data.folds is not None and data.fold is not None:
@@ -147,7 +154,7 @@ class Data(Component):
         """The settings to read `source` with: its own, where it stands in for something else."""
         return self
 
-    def found(self, source: Source, wanted: list[Wanted]) -> Found:
+    def found(self, source: Source, wanted: list[Wanted], used: Used | None = None) -> Found:
         """The splits as they stand in the files of `source`."""
         layout = layout_of(Path(source.location), getattr(self, "subset", None))
         layout = layout._replace(files=taken_as(layout.files, self.splits))
@@ -155,7 +162,7 @@ class Data(Component):
             told = ", ".join(f"{theirs} as {ours}" for ours, theirs in self.splits.items())
             layout.notes.append(f"of the official splits is taken {told} (data.splits)")
         without_empty = self.empty == "drop"
-        return read(layout, wanted, self.labels, source.identity, without_empty)
+        return read(layout, wanted, self.labels, source.identity, without_empty, used)
 
     def wanted(self, roles: Mapping[str, Need]) -> list[Wanted]:
         """The columns to read for `roles`; raises `DataError` for settings that no role uses."""
@@ -170,12 +177,12 @@ class Data(Component):
             faults.append(Fault("data.text_pair", "the task reads two texts - name the second"))
         if faults:
             raise DataError("the data does not suit the task:", faults)
-        columns = {role: self._column(role) for role in roles}
-        found = [
-            Wanted(role, column, bool(roles[role]) or self._is_set(role), roles[role] == "blank")
-            for role, column in columns.items()
-            if column
-        ]
+        found = []
+        for role, need in roles.items():
+            if column := self._column(role):
+                asked = role_of(role, need)
+                needed = asked.needed or self._is_set(role)
+                found.append(Wanted(role, column, needed, asked.blank, asked.cell))
         return [*found, Wanted(GROUP, self.group, needed=True)] if self.group else found
 
     def key(self, source: Source, wanted: list[Wanted]) -> str:

@@ -1,19 +1,41 @@
 """Preflight: what is wrong with the data, all of it at once, before anything is trained."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from peftkit.data.formats import Flaw, class_names, columns_of, records
+from peftkit.data.cells import CELLS, LISTED, Cell, listed, read_cell
+from peftkit.data.formats import Flaw, columns_of, records
+from peftkit.data.parquet_files import class_names
+from peftkit.data.values import Unreadable, has_fraction, is_number, written
 from peftkit.errors import Fault, nearest
 
 _MOST_LABELS = 1000
 _TEXT_ROLES = ("text", "text_pair")
+_SEVERAL = re.compile(r"[;|,]")
 
 
-Need = bool | Literal["blank"]
-"""Whether a task must have a role; blank: its cells may be empty, but not missing."""
+class Role(NamedTuple):
+    """What a task wants of a role."""
+
+    needed: bool
+    cell: Cell = "text"
+    blank: bool = False
+    """Whether its cells may be empty, but not missing."""
+
+    def __bool__(self) -> bool:
+        return self.needed
+
+
+Need = bool | Role
+"""Whether a task must have a role, whose cells are what its name says (`CELLS`) or `Role` does."""
+
+
+def role_of(name: str, need: Need) -> Role:
+    """What a task wants of the role `name`."""
+    return need if isinstance(need, Role) else Role(need, CELLS.get(name, "text"))
 
 
 class Wanted(NamedTuple):
@@ -24,6 +46,8 @@ class Wanted(NamedTuple):
     needed: bool
     blank: bool = False
     """Whether an empty cell says something: that a text has none of the labels."""
+    cell: Cell = "text"
+    """What its cells are read as."""
 
     @property
     def setting(self) -> str:
@@ -65,6 +89,64 @@ def rows_at(places: Places) -> str:
 
 
 @dataclass
+class Seen:
+    """What one file holds of a role."""
+
+    empty: Places = field(default_factory=Places)
+    unreadable: dict[tuple[str, str], Places] = field(default_factory=dict)
+    """By what is wrong with a cell, and how to mend it."""
+    alone: Places = field(default_factory=Places)
+    """Lists of one item in the place of the item."""
+    lists: int = 0
+    lists_as_text: int = 0
+    texts: int = 0
+    """Texts that are no lists, where a role may hold either; else cells that are plain text."""
+    several: Places = field(default_factory=Places)
+    """Texts that may be several labels."""
+    labels: set[str] = field(default_factory=set)
+    floats: bool = False
+    """Whether any cell is a number with a fraction's type."""
+    fractions: bool = False
+    """Whether any label is a number that is not whole."""
+    worded: bool = False
+    """Whether any label is no number."""
+
+    def note(self, want: Wanted, value: Any, place: str) -> None:
+        """Take one more cell into account."""
+        try:
+            cell = read_cell(value, want.cell)
+        except Unreadable as error:
+            places = self.unreadable.setdefault((error.what, error.fix), Places())
+            places.add(f"{place}, {error.part}" if error.part else place)
+            return
+        if want.lacks(cell):
+            self.empty.add(place)
+            return
+        if want.cell in ("label", "number"):
+            self._note_label(cell, value, place)
+        elif want.cell in LISTED and isinstance(cell, list):
+            self.lists += 1
+            self.fractions |= any(map(has_fraction, cell))
+        elif want.cell in LISTED and listed(cell) is not None:
+            self.lists_as_text += 1
+        elif isinstance(cell, str):
+            self.texts += 1
+            if want.cell == "labels" and _SEVERAL.search(cell):
+                self.several.add(place)
+        else:
+            self.lists += 1
+
+    def _note_label(self, cell: Any, value: Any, place: str) -> None:
+        if isinstance(value, (list, tuple)):
+            self.alone.add(place)
+        self.floats |= isinstance(cell, float)
+        self.fractions |= has_fraction(cell)
+        self.worded |= not is_number(cell)
+        if len(self.labels) < _MOST_LABELS:
+            self.labels.add(written(cell))
+
+
+@dataclass
 class Survey:
     """What one pass over one file found."""
 
@@ -73,25 +155,20 @@ class Survey:
     columns: set[str] = field(default_factory=set)
     class_names: dict[str, list[str]] = field(default_factory=dict)
     flaws: dict[str, Places] = field(default_factory=dict)
-    empty: dict[str, Places] = field(default_factory=dict)
-    labels: set[str] = field(default_factory=set)
-    fractional: bool = False
-    """Whether any label is a number with a fraction's type, as in a regression."""
-    worded: bool = False
-    """Whether any label is no number."""
+    roles: dict[str, Seen] = field(default_factory=dict)
 
     @property
     def unlabelled(self) -> bool:
         """Whether the file could be read, but no row of it has a label."""
         if not self.num_rows or self.flaws:
             return False
-        without = self.empty.get("label", Places()).count
-        return without == self.num_rows
+        return self.roles["label"].empty.count == self.num_rows
 
 
 def survey(path: Path, name: str, wanted: list[Wanted]) -> Survey:
     """Read `path` once, and say what is there and what is missing."""
     found = Survey(name, columns=set(columns_of(path)), class_names=class_names(path))
+    found.roles = {want.role: Seen() for want in wanted}
     for record in records(path, [want.column for want in wanted]):
         if isinstance(record, Flaw):
             found.flaws.setdefault(record.what, Places()).add(record.place)
@@ -100,7 +177,7 @@ def survey(path: Path, name: str, wanted: list[Wanted]) -> Survey:
         if not record.values.keys() <= found.columns:
             found.columns |= record.values.keys()
         for want in wanted:
-            _note(found, want, record.values.get(want.column), record.place)
+            found.roles[want.role].note(want, record.values.get(want.column), record.place)
     return found
 
 
@@ -114,23 +191,30 @@ def faults_of(found: Survey, wanted: list[Wanted], without_empty: bool = False) 
             yield Fault(found.name, "is empty - give it rows, or remove it")
         return
     for want in wanted:
-        if want.column not in found.columns:
-            if want.needed:
-                yield Fault(found.name, _no_column(want, found.columns))
-        elif want.role in found.empty and want.must_say:
-            places = found.empty[want.role]
-            if without_empty and places.count < found.num_rows:
-                continue
-            rows = "1 row" if places.count == 1 else f"{places.count} rows"
-            what = f"is empty in {rows} ({places}) - fill or remove them"
-            what += "" if without_empty else ", or leave them out with data.empty=drop"
-            yield Fault(f"{found.name}, column {want.column!r}", what)
+        if want.column in found.columns:
+            yield from cell_faults(found, want, without_empty)
+        elif want.needed:
+            yield Fault(found.name, _no_column(want, found.columns))
+
+
+def cell_faults(found: Survey, want: Wanted, without_empty: bool = False) -> Iterator[Fault]:
+    """Everything that is wrong with one role's cells in one file."""
+    where, seen = f"{found.name}, column {want.column!r}", found.roles[want.role]
+    for (what, fix), places in seen.unreadable.items():
+        yield Fault(where, f"{what} in {rows_at(places)} - {fix}")
+    if seen.empty.count and want.must_say:
+        if without_empty and seen.empty.count < found.num_rows:
+            return
+        what = f"is empty in {rows_at(seen.empty)} - fill or remove them"
+        what += "" if without_empty else ", or leave them out with data.empty=drop"
+        yield Fault(where, what)
 
 
 def left_out_of(found: Survey, wanted: list[Wanted]) -> Iterator[str]:
     """What to say of the rows of one file that lack something and are left out."""
     for want in wanted:
-        if want.must_say and (places := found.empty.get(want.role)):
+        places = found.roles[want.role].empty
+        if want.must_say and places.count:
             said = f"{rows_at(places)} with an empty {want.column!r}"
             yield f"{found.name}: left out {said}, as data.empty=drop says"
 
@@ -147,25 +231,6 @@ def is_empty(value: Any) -> bool:
 def is_missing(value: Any) -> bool:
     """Whether there is no cell: null, or not a number."""
     return value is None or value != value
-
-
-def is_number(value: Any) -> bool:
-    """Whether a label says a number, be it as text."""
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _note(found: Survey, want: Wanted, value: Any, place: str) -> None:
-    if want.lacks(value):
-        found.empty.setdefault(want.role, Places()).add(place)
-    elif want.role == "label" and isinstance(value, (str, int, float)):
-        found.fractional |= isinstance(value, float)
-        found.worded |= not is_number(value)
-        if len(found.labels) < _MOST_LABELS:
-            found.labels.add(str(value))
 
 
 def _no_column(want: Wanted, columns: set[str]) -> str:

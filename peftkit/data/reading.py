@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftkit.data.cells import LISTED, listed, read_cell
 from peftkit.data.formats import Flaw, records
 from peftkit.data.layout import Layout
-from peftkit.data.preflight import Survey, Wanted, faults_of, left_out_of, survey
+from peftkit.data.nested_column import nested_column
+from peftkit.data.preflight import Survey, Wanted, cell_faults, faults_of, left_out_of, survey
+from peftkit.data.settling import Kind, alone, mixed_faults, settle, whole_roles
+from peftkit.data.values import without_fraction, written
 from peftkit.errors import DataError, Fault
 
 if TYPE_CHECKING:
     import datasets
 
-STRINGS = ("text", "text_pair", "label", "group")
-"""Roles that are read as text, whatever their column holds."""
-_FORMAT = 1  # of the rows in the cache: count up when `_rows` gives other rows for the same files
+_FORMAT = 2  # of the rows in the cache: count up when `_rows` gives other rows for the same files
+Used = Callable[[Collection[str]], Collection[str]]
+"""Of the roles that are there, those that a task makes use of."""
 
 
 @dataclass(frozen=True)
@@ -34,33 +37,49 @@ class Found:
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows are made of records: hashable by its parts, so that the cache knows it again."""
+    """How rows are made of records, settled over all files: hashable by its parts, so that the
+    cache knows it again."""
 
-    columns: dict[str, str]
-    """Role -> column."""
-    fractional: bool
+    wanted: tuple[Wanted, ...]
+    """The columns that are there."""
+    kinds: dict[str, Kind]
+    """Role -> what its column holds."""
+    whole: tuple[str, ...]
+    """Roles all of whose numbers are whole: 1.0 is the label 1."""
     renamed: dict[str, str]
     """Label in the file -> its name."""
-    must_say: tuple[Wanted, ...] = ()
-    """Columns of which a row that lacks any is left out."""
+    without_empty: bool = False
+    """Whether a row is left out that lacks a column which must say something."""
 
-    def keeps(self, values: Any) -> bool:
-        """Whether a row is read."""
-        return not any(want.lacks(values.get(want.column)) for want in self.must_say)
+    def row(self, name: str, values: Any) -> dict[str, Any] | None:
+        """One row: its stable name, and a value a role; None of one that is left out."""
+        cells = {want.role: read_cell(values.get(want.column), want.cell) for want in self.wanted}
+        if self.without_empty and any(w.must_say and w.lacks(cells[w.role]) for w in self.wanted):
+            return None
+        return {"row": name, **{role: self._value(role, cell) for role, cell in cells.items()}}
 
-    def row(self, name: str, values: Any) -> dict[str, Any]:
-        """One row: its stable name, and a value a role."""
-        roles = {role: self._value(role, values.get(col)) for role, col in self.columns.items()}
-        return {"row": name, **roles}
+    def _value(self, role: str, cell: Any) -> Any:
+        kind = self.kinds[role]
+        if cell is None or kind == "nested":
+            return cell
+        if kind == "float":
+            return float(cell)
+        if kind == "words":
+            items = cell if isinstance(cell, list) else listed(cell) or cell.split()
+        elif kind == "labels":
+            items = cell if isinstance(cell, list) else listed(cell) or one_label(cell)
+        else:
+            items = [written(cell)]
+        if role in self.whole:
+            items = [without_fraction(item) for item in items]
+        if role == "label" and kind == "text":
+            items = [self.renamed.get(item, item) for item in items]
+        return items if kind in LISTED else items[0]
 
-    def _value(self, role: str, value: Any) -> Any:
-        if value is None or role not in STRINGS:
-            return value
-        if role == "label":
-            if isinstance(value, (list, tuple)):
-                return [str(each) for each in value]
-            return float(value) if self.fractional else self.renamed.get(str(value), str(value))
-        return str(value)
+
+def one_label(text: str) -> list[str]:
+    """The label that stands by itself where others are lists; none of a blank."""
+    return [text.strip()] if text.strip() else []
 
 
 def read(
@@ -69,6 +88,7 @@ def read(
     labels: list[str] | None,
     identity: str,
     without_empty: bool = False,
+    used: Used | None = None,
 ) -> Found:
     """The splits of `layout` with a column a role; `without_empty` rows that lack what is needed.
 
@@ -77,22 +97,46 @@ def read(
     surveys = _surveyed(layout, wanted)
     notes = [*layout.notes, *_without_labels(surveys, wanted)]
     everything = [s for group in surveys.values() for s in group]
+    wanted, unread = _readable(everything, wanted, used)
+    settled = {want.role: settle(everything, want) for want in wanted}
     faults = [f for s in everything for f in faults_of(s, wanted, without_empty)]
+    faults += [f for want in wanted for f in mixed_faults(everything, want, settled[want.role])]
+    notes += [*unread, *(note for want in wanted for note in alone(everything, want))]
     if without_empty:
         notes += [note for s in everything for note in left_out_of(s, wanted)]
     names, clash = _label_names(everything, wanted, labels)
     if faults or clash:
         raise DataError(f"the data in {layout.base} cannot be used:", [*faults, *clash])
     there = {column for s in everything for column in s.columns}
+    whole = whole_roles(everything, wanted)
     reading = Reading(
-        columns={want.role: want.column for want in wanted if want.column in there},
-        # with words among them they are read as they stand, for the task to say which
-        fractional=any(s.fractional for s in everything) and not any(s.worded for s in everything),
-        renamed=_renaming(everything, labels),
-        must_say=tuple(want for want in wanted if without_empty and want.must_say),
+        wanted=tuple(want for want in wanted if want.column in there),
+        kinds=settled,
+        whole=whole,
+        renamed=_renaming(everything, labels, "label" in whole),
+        without_empty=without_empty,
     )
     splits = {split: _dataset(layout, split, reading, identity) for split in surveys}
     return Found(splits, names, tuple(notes))
+
+
+def _readable(
+    surveys: list[Survey], wanted: list[Wanted], used: Used | None
+) -> tuple[list[Wanted], list[str]]:
+    """The columns without those that the task does without and that cannot be read; and what is
+    said of these."""
+    if used is None:
+        return wanted, []
+    there = {column for s in surveys for column in s.columns}
+    of_use = used([want.role for want in wanted if want.column in there])
+    kept, notes = [], []
+    for want in wanted:
+        wrong = [fault for s in surveys for fault in cell_faults(s, want)]
+        if want.needed or want.role in of_use or not wrong:
+            kept.append(want)
+        else:
+            notes += [f"not read, since the task does without: {fault}" for fault in wrong]
+    return kept, notes
 
 
 def _surveyed(layout: Layout, wanted: list[Wanted]) -> dict[str, list[Survey]]:
@@ -137,59 +181,55 @@ def _declared(found: Survey, wanted: list[Wanted]) -> list[str] | None:
     return roles.get("label") or next((names for names in roles.values() if names), None)
 
 
-def _renaming(surveys: list[Survey], labels: list[str] | None) -> dict[str, str]:
-    """Ids to names, where `labels` are given and the files hold nothing but their positions."""
+def _renaming(surveys: list[Survey], labels: list[str] | None, whole: bool) -> dict[str, str]:
+    """Ids to names, where `labels` are given and the files hold nothing but their positions; truth
+    values to names that differ in capitals."""
+    seen = {label for s in surveys if "label" in s.roles for label in s.roles["label"].labels}
+    seen = {without_fraction(label) if whole else label for label in seen}
     ids = {str(index): name for index, name in enumerate(labels or [])}
-    seen = {label for s in surveys for label in s.labels}
-    return ids if ids and seen <= ids.keys() and not seen <= set(labels or []) else {}
+    truths = {n.lower(): n for n in labels or [] if n.lower() in ("true", "false")}
+    for names in (ids, truths):
+        if names and seen <= names.keys() and not seen <= set(labels or []):
+            return names
+    return {}
 
 
 def _dataset(layout: Layout, split: str, reading: Reading, identity: str) -> datasets.Dataset:
     """One split, written to the cache of `datasets` once for each content and way of reading."""
     from datasets import Dataset
-    from datasets.exceptions import DatasetGenerationError
 
     files = [(layout.name(path), str(path)) for path in layout.files[split]]
-    names = [name for name, _ in files]
-    parts = [_FORMAT, identity, split, names, reading.columns, reading.fractional, reading.renamed]
-    if reading.must_say:
-        parts.append(reading.must_say)
+    parts = [_FORMAT, identity, split, [name for name, _ in files], asdict(reading)]
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-    try:
-        return Dataset.from_generator(
-            _rows,
-            features=_features(files, reading),
-            gen_kwargs={"files": files, "reading": reading},
-            fingerprint=fingerprint,
-        )
-    except DatasetGenerationError as error:
-        why = f"{type(error.__cause__).__name__}: {error.__cause__}"
-        what = f"a column changes its type on the way ({why}) - give it one type"
-        raise DataError(f"{', '.join(names)}: {what}") from error
+    return Dataset.from_generator(
+        _rows,
+        features=_features(reading),
+        gen_kwargs={"files": files, "reading": reading},
+        fingerprint=fingerprint,
+    )
 
 
 def _rows(files: list[tuple[str, str]], reading: Reading) -> Iterator[dict[str, Any]]:
+    columns = [want.column for want in reading.wanted]
     for name, path in files:
-        for index, record in enumerate(records(Path(path), reading.columns.values())):
+        for index, record in enumerate(records(Path(path), columns)):
             if isinstance(record, Flaw):
                 raise DataError(f"{name}, {record.place}: changed while it was read - run again")
-            if reading.keeps(record.values):
-                yield reading.row(f"{name}:{index}", record.values)
+            row = reading.row(f"{name}:{index}", record.values)
+            if row is not None:
+                yield row
 
 
-def _features(files: list[tuple[str, str]], reading: Reading) -> datasets.Features:
-    """Text for texts and labels; for other roles what their first thousand values are."""
-    import pyarrow as pa
+def _features(reading: Reading) -> datasets.Features:
+    """The types of the columns, which are settled before anything is written."""
     from datasets import Features, List, Value
-    from datasets.features.features import generate_from_arrow_type
 
-    sample = list(islice(_rows(files, reading), 1000))
-    kinds: dict[str, Any] = {"row": Value("string")}
-    for role in reading.columns:
-        inferred = pa.infer_type([row[role] for row in sample])
-        fixed = "float64" if role == "label" and reading.fractional else "string"
-        plain = role in STRINGS or pa.types.is_null(inferred)
-        kinds[role] = Value(fixed) if plain else generate_from_arrow_type(inferred)
-        if role == "label" and pa.types.is_list(inferred):
-            kinds[role] = List(Value("string"))
-    return Features(kinds)
+    types: dict[Kind, Any] = {
+        "text": Value("string"),
+        "float": Value("float64"),
+        "words": List(Value("string")),
+        "labels": List(Value("string")),
+        "nested": nested_column(),
+    }
+    kinds = {want.role: types[reading.kinds[want.role]] for want in reading.wanted}
+    return Features({"row": Value("string"), **kinds})

@@ -10,7 +10,7 @@ from pydantic import Field
 from peftkit.data import Data
 from peftkit.data.layout import taken_as
 from peftkit.data.preflight import Wanted
-from peftkit.data.reading import Found
+from peftkit.data.reading import Found, Used
 from peftkit.errors import DataError
 from peftkit.sources import Source
 
@@ -49,7 +49,7 @@ class Synthetic(Data):
             note="generated texts: scores on them say only that training works",
         )
 
-    def found(self, source: Source, wanted: list[Wanted]) -> Found:
+    def found(self, source: Source, wanted: list[Wanted], used: Used | None = None) -> Found:
         """All rows as the training split."""
         from datasets import Dataset, Features, Value
 

@@ -1,6 +1,6 @@
 """Tasks: what a model is asked. One task a file; declaring the class makes `task=<kind>` work."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -153,10 +153,8 @@ class Task(Component):
 
     @property
     def carried(self) -> Mapping[str, Any]:
-        """What the run learned beside the weights, as `Given.tuned` has it; no setting of a recipe.
-
-        It goes with the run and its artefact; `loss` and `encode` find it here.
-        """
+        """What the run learned beside the weights, as `Given.tuned` has it; no setting of a recipe,
+        but part of the artefact. `loss` and `encode` find it here."""
         return self._carried
 
     def carrying(self, tuned: Mapping[str, Any]) -> Self:
@@ -182,6 +180,10 @@ class Task(Component):
     def told(self, splits: "Splits", examples: Mapping[str, Any]) -> tuple[str, ...]:
         """What a reader of the scores must know of how the splits' rows became examples."""
         return ()
+
+    def used_roles(self, there: Collection[str]) -> Collection[str]:
+        """Of the roles that the data have, those that something is made of."""
+        return there
 
     def peft_type_of(self, model: "PreTrainedModel") -> str:
         """PEFT's name for the task on this model."""
@@ -217,10 +219,8 @@ class Task(Component):
         names: Sequence[str],
         max_length: int,
     ) -> dict[str, list[Any]]:
-        """A batch of rows as columns `input_ids`, `labels`, `truncated` and what else is read.
-
-        Where a row becomes several examples, `of` says for each which row of the batch it is from.
-        """
+        """A batch of rows as columns `input_ids`, `labels`, `truncated` and what else is read; if a
+        row becomes several examples, `of` says for each which row of the batch it is from."""
         raise NotImplementedError
 
     def logits(self, output: Any) -> "torch.Tensor":

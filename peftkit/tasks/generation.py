@@ -1,7 +1,7 @@
 """Text generation: a causal language model learns texts as they are, led by attributes or not."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator
@@ -39,6 +39,10 @@ class TextGeneration(LanguageModelling, Task):
         if said is not None and said.shots:
             raise ValueError(f"shots: texts answer no questions (got {said.shots}) - leave it out")
         return said
+
+    def used_roles(self, there: Collection[str]) -> Collection[str]:
+        """Attributes only where they are named."""
+        return [role for role in there if self.attributes or role != "attribute"]
 
     def markers(self) -> tuple[str, ...]:
         """A token for each attribute."""

@@ -1,6 +1,6 @@
 """Instructions and chat: a causal language model learns to answer, turn by turn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
@@ -74,6 +74,13 @@ class Instructions(LanguageModelling, Task):
         """Exact match, of final answers where they are extracted, and ROUGE."""
         extract = self.generate.extract if self.generate else None
         return EXACT._replace(counts=exact_counts(extract)), ROUGES
+
+    def used_roles(self, there: Collection[str]) -> Collection[str]:
+        """The columns of the format that the rows are in."""
+        found = format_of(there) if self.format == "auto" else self.format
+        if found is None:
+            return there
+        return {*FORMATS[found][0], "system", *(["input"] if found == "alpaca" else [])}
 
     def auto_class(self, config: "PretrainedConfig | None" = None) -> Any:
         """The causal language models.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from peftkit.data.preflight import Role
 from peftkit.embedded import Embedded, nearest_centroid
 from peftkit.errors import DataError, Fault
 from peftkit.tasks import IGNORED, Given, Predictions, Scored, Task
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from peftkit.data import Splits
-    from peftkit.data.preflight import Need
 
     Floats = NDArray[np.float64]
 
@@ -58,11 +58,11 @@ class Multilabel(Embedded, Task):
         return mark
 
     @property
-    def roles(self) -> "Mapping[str, Need]":  # type: ignore[override]
+    def roles(self) -> Mapping[str, bool | Role]:  # type: ignore[override]
         """The texts and the column, or columns, of labels."""
-        own: Mapping[str, Need] = {"label": "blank"}
+        own = {"label": Role(needed=True, cell="labels", blank=True)}
         if self.columns is not None:
-            own = dict.fromkeys(self.columns, True)
+            own = dict.fromkeys(self.columns, Role(needed=True))
         return {"text": True, "text_pair": False, **own}
 
     @property
@@ -145,7 +145,7 @@ class Multilabel(Embedded, Task):
             return [int(cell in YES) for cell in value]
         listed = self._listed(value)
         if is_indicator(listed, names):
-            return [int(cell) for cell in listed]
+            return [int(cell in YES) for cell in listed]
         return [int(name in listed) for name in names]
 
     def remarks(self, tuned: Mapping[str, Any]) -> tuple[str, ...]:
@@ -287,4 +287,5 @@ class Multilabel(Embedded, Task):
 
 def is_indicator(listed: Sequence[str], names: Sequence[str]) -> bool:
     """Whether a list says 0 or 1 of each label, instead of naming those that are there."""
-    return len(listed) == len(names) and set(listed) <= {"0", "1"} and not set(listed) & set(names)
+    said = set(listed)
+    return len(listed) == len(names) and said <= {*YES, *NO} and not said & set(names)

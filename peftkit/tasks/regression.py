@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
+from peftkit.data.preflight import Role
 from peftkit.embedded import Embedded
 from peftkit.errors import DataError, Fault
 from peftkit.tasks import Given, Predictions, Scored, Task
@@ -59,9 +60,10 @@ class Regression(Embedded, Task):
         return targets
 
     @property
-    def roles(self) -> Mapping[str, bool]:  # type: ignore[override]
+    def roles(self) -> Mapping[str, bool | Role]:  # type: ignore[override]
         """The texts and the columns of numbers."""
-        return {"text": True, "text_pair": False, **dict.fromkeys(self.targets or ["label"], True)}
+        numbers = dict.fromkeys(self.targets or ["label"], Role(needed=True, cell="number"))
+        return {"text": True, "text_pair": False, **numbers}
 
     @property
     def assumed_names(self) -> tuple[str, ...]:  # type: ignore[override]

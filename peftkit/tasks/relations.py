@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.data.preflight import Places, rows_at
@@ -47,10 +47,7 @@ class Relations(EmbeddedParts, Task):
     roles: ClassVar[Mapping[str, bool]] = {
         "text": True,
         "label": True,
-        "head": False,
-        "tail": False,
-        "head_type": False,
-        "tail_type": False,
+        **dict.fromkeys(("head", "tail", "head_type", "tail_type"), False),
     }
     inputs: ClassVar[tuple[str, ...]] = ("text", "head", "tail", "head_type", "tail_type")
     peft_type: ClassVar[str] = "SEQ_CLS"
@@ -64,6 +61,10 @@ class Relations(EmbeddedParts, Task):
     def headline(self) -> str:
         """F1 as SemEval-2010 Task 8 scores it."""
         return "f1"
+
+    def used_roles(self, there: Collection[str]) -> Collection[str]:
+        """All but types that nothing is marked with."""
+        return [r for r in there if self.types is not None or not r.endswith("_type")]
 
     def markers(self) -> tuple[str, ...]:
         """Those around the head and the tail, for each type its own."""

@@ -1,0 +1,176 @@
+"""Cells: what a value of a file is as a text, a label, a list of words or a conversation."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from peftkit.data.values import Unreadable, from_text, plain, whole, written
+
+Cell = Literal[
+    "text", "label", "labels", "number", "words", "messages", "prompt", "answers", "place"
+]
+"""What a role's cells are. text: a text. label: the one class of a row. labels: any number of
+classes. number: a target of a regression. words: words, or tags of words. messages: a conversation.
+prompt: a text or a conversation. answers: right answers, maybe with their places. place: a part of
+a text."""
+LISTED = ("words", "labels")
+"""Cells that are lists in some files and text in others."""
+NESTED = ("messages", "prompt", "answers", "place")
+"""Cells whose parts have types of their own in every row."""
+CELLS: Mapping[str, Cell] = {
+    "label": "label", "tokens": "words", "tags": "words", "messages": "messages",
+    "conversations": "messages", "prompt": "prompt", "completion": "prompt", "answers": "answers",
+    "head": "place", "tail": "place",
+}  # fmt: skip
+"""By role what its cells are, where the task does not say; those of other roles are texts."""
+_QUOTED_LIST = re.compile(r"\[\s*(['\"]).*\1\s*\]", re.DOTALL)
+
+
+def read_cell(value: Any, cell: Cell) -> Any:
+    """A file's or a caller's value as what `cell` says; None where it is missing.
+
+    A number is read as text where text is wanted, in its file's own spelling (3, 3.0, 1e5), and so
+    are true and false; bytes are read as UTF-8. Raises `Unreadable` where the meaning is not clear.
+    """
+    found = plain(value)
+    if found is None or found != found:
+        return None
+    return _READERS[cell](found)
+
+
+def text_of(value: Any) -> str | None:
+    """A plain value as a text; None of a list or an object without anything in it."""
+    if isinstance(value, (list, dict)) and not value:
+        return None
+    if isinstance(value, list):
+        raise Unreadable("is a list", "join its parts into one text, or name a column of text")
+    if isinstance(value, dict):
+        fix = "name a column of text"
+        if value and all(key.isdigit() for key in value):
+            fix = "write rows, with pandas as to_json(orient='records', lines=True)"
+        raise Unreadable("is an object", fix)
+    return written(value)
+
+
+def single(value: Any) -> Any:
+    """The one item of a list; None of an empty one; what is no list as it is."""
+    if not isinstance(value, list):
+        return value
+    if len(value) > 1:
+        raise Unreadable(f"holds {len(value)} values", "give one, or say task=multilabel")
+    return value[0] if value else None
+
+
+def label_of(value: Any) -> str | None:
+    """A label, maybe in a list by itself."""
+    one = single(value)
+    if isinstance(one, (list, dict)):
+        raise Unreadable("is no label", "give a text or a number")
+    return None if one is None or one != one else written(one)
+
+
+def number_of(value: Any) -> Any:
+    """A number, or the text that stands in its place."""
+    one = single(value)
+    if isinstance(one, (list, dict)):
+        raise Unreadable("is no number", "give one")
+    return written(one) if isinstance(one, (bool, str)) else one
+
+
+def words_of(value: Any) -> Any:
+    """A list of texts; a text as it is."""
+    if not isinstance(value, list):
+        text = text_of(value)
+        if text and _QUOTED_LIST.fullmatch(text.strip()) and listed(text) is None:
+            fix = 'write it as json, as ["EU", "rejects"], or with blanks between the words'
+            raise Unreadable("is a list written as text that cannot be told", fix)
+        return text
+    return [_item(each, number) for number, each in enumerate(value, 1)]
+
+
+def _item(value: Any, number: int) -> str:
+    if value is None or value != value:
+        raise Unreadable("is null", "give it, or remove the row", f"item {number}")
+    if isinstance(value, (list, dict)):
+        kind = "a list" if isinstance(value, list) else "an object"
+        raise Unreadable(f"is {kind}", "give a text", f"item {number}")
+    return written(value)
+
+
+def listed(text: str) -> list[str] | None:
+    """The items of a list that stands as text; None where it is none."""
+    found = from_text(text)
+    if not isinstance(found, list) or any(e is None or isinstance(e, (list, dict)) for e in found):
+        return None
+    return [written(each) for each in found]
+
+
+def messages_of(value: Any) -> list[dict[str, Any]] | None:
+    """A list of messages, maybe as text; None of a blank one."""
+    if isinstance(value, str) and not value.strip():
+        return None
+    found = from_text(value) if isinstance(value, str) else value
+    if not isinstance(found, list):
+        what = "is text" if isinstance(value, str) else "is no list"
+        raise Unreadable(f"{what}, and no conversation", "give a list of {role, content}")
+    return [_message(each, number) for number, each in enumerate(found, 1)]
+
+
+def _message(value: Any, number: int) -> dict[str, Any]:
+    """A message, whose words are text."""
+    if not isinstance(value, dict):
+        raise Unreadable("is no object", "give {role, content}", f"message {number}")
+    words = {k: v for k, v in value.items() if k in ("role", "from", "content", "value")}
+    spelled = {k: written(v) for k, v in words.items() if isinstance(v, (bool, int, float))}
+    return {**value, **spelled}
+
+
+def prompt_of(value: Any) -> str | list[dict[str, Any]] | None:
+    """A text, or a list of messages, maybe as text."""
+    if isinstance(value, list):
+        return messages_of(value)
+    if isinstance(value, str):
+        found = from_text(value)
+        if isinstance(found, list) and found and all(map(_is_message, found)):
+            return messages_of(found)
+    return text_of(value)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value.keys() & {"role", "from"})
+
+
+def answers_of(value: Any) -> Any:
+    """Answers of a question: their texts are text, and their places whole numbers."""
+    found = from_text(value) if isinstance(value, str) else value
+    if found is None:
+        return value
+    if isinstance(found, list):
+        return [_answer(each) if isinstance(each, dict) else _spelled(each) for each in found]
+    return _answer(found) if isinstance(found, dict) else written(found)
+
+
+def _answer(value: dict[str, Any]) -> dict[str, Any]:
+    known: dict[str, Callable[[Any], Any]] = {"text": _spelled, "answer_start": whole}
+    return {k: known[k](v) if k in known else v for k, v in value.items()}
+
+
+def _spelled(value: Any) -> Any:
+    """Numbers and truth values as text, also within a list."""
+    if isinstance(value, list):
+        return [_spelled(each) for each in value]
+    return written(value) if isinstance(value, (bool, int, float)) else value
+
+
+def place_of(value: Any) -> Any:
+    """A part of a text: [start, end], {start, end}, or either as text."""
+    found = from_text(value) if isinstance(value, str) else value
+    if isinstance(found, dict):
+        return {key: whole(inner) for key, inner in found.items()}
+    return value if found is None else whole(found)
+
+
+_READERS: Mapping[Cell, Callable[[Any], Any]] = {
+    "text": text_of, "label": label_of, "labels": words_of, "number": number_of, "words": words_of,
+    "messages": messages_of, "prompt": prompt_of, "answers": answers_of, "place": place_of,
+}  # fmt: skip
