@@ -14,7 +14,7 @@ from peftkit.curves import draw_curves
 from peftkit.data import Splits
 from peftkit.disk import check_space, folder_bytes, write_text, writing
 from peftkit.display import forget_peak, peak_bytes
-from peftkit.encoding import content_key, encode, noted
+from peftkit.encoding import checked, content_key, encode, noted
 from peftkit.errors import DiskError, PeftkitError, RunError, RunStopped
 from peftkit.evaluation import predict, prediction_rows
 from peftkit.judging import judged
@@ -107,6 +107,7 @@ class Attempt:
         names = recipe.task.label_names(splits)
         self.recipe = recipe = recipe.carrying(recipe.task.learned(splits))
         tokenizer = load_tokenizer(self.model.location, recipe.task)
+        splits = checked(recipe, splits, tokenizer)
         examples = on_main_first(
             world, lambda: encode(recipe, splits, tokenizer, self.model, names)
         )

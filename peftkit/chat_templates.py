@@ -1,14 +1,17 @@
 """Chat templates: conversations as the text a model was made for, and where its answers stand."""
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.conversations import Message
+from peftkit.conversations import Conversation, assistant, user
 from peftkit.errors import DataError, Fault
+from peftkit.messages import Message, is_answer, is_learned, text_of
+from peftkit.special_tokens import protect, restored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,15 +55,17 @@ class Template:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", given: str | None) -> None:
         said = PLAIN if given == "plain" else given or tokenizer.chat_template
-        if not isinstance(said, str):
+        named = said if isinstance(said, dict) else {"default": said}
+        if not isinstance(named.get("default"), str):
             what = (
                 "the model's tokenizer has none, so how a conversation is written is not known - "
                 "choose an instruction-tuned model, name a Jinja file, or say task.template=plain "
                 "(Q: ... A: ...)"
             )
-            raise DataError("the model has no chat template:", [_fault(what)])
+            raise DataError("the model has no chat template:", [fault(what)])
         begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
-        self.text, self.tokenizer = said, tokenizer
+        self.text, self.tokenizer = str(named["default"]), tokenizer
+        self.text_with_tools = str(named.get("tool_use", self.text))
         self.variables: dict[str, Any] = {
             **tokenizer.special_tokens_map,
             "begin": tokenizer.bos_token if begins else "",
@@ -75,186 +80,161 @@ class Template:
     @cached_property
     def end_id(self) -> int | None:
         """The token that the template itself writes as the end of an answer, if it does."""
-        probe: list[Message] = [
-            {"role": "user", "content": "a"},
-            {"role": "assistant", "content": "b"},
-        ]
-        *_, last = self.rendered(probe)
+        *_, last = self.rendered(Conversation([user("a"), assistant("b")]))
         upto = last.text[: last.spans[-1][1]]
         ids = self.tokenizer(upto, add_special_tokens=False)["input_ids"]
         return int(ids[-1]) if ids and ids[-1] in added_ids(self.tokenizer) else None
+
+    @cached_property
+    def takes_parts(self) -> bool:
+        """Whether it shows the texts of a content in parts, and not how they are held."""
+        parts = [{"type": "text", "text": text} for text in ("first", "second")]
+        shown = self._tried([{"role": "user", "content": parts}])
+        return "first" in shown and "second" in shown and not re.search("""['"]text['"]""", shown)
+
+    @cached_property
+    def takes_text_arguments(self) -> bool:
+        """Whether it writes the arguments of a tool's call as they are, JSON text then."""
+        shown, text = (self._tried(calling(each)) for each in ({"place": "here"}, "written"))
+        return (not shown or "{'place'" in shown) and "written" in text
 
     def stop_ids(self) -> list[int]:
         """The tokens that end an answer: the tokenizer's own, and what the template puts there."""
         ends = {self.end_id, self.tokenizer.eos_token_id}
         return sorted(int(i) for i in ends if i is not None)
 
-    def render(self, messages: Sequence[Message], asks: bool = False) -> str:
-        """The conversation as text; with `asks`, up to where an answer begins.
+    def render(self, talk: Conversation, asks: bool = False) -> str:
+        """The conversation as text, special tokens in what was said protected; with `asks`, up to
+        where an answer begins.
 
         Raises `DataError` where the template refuses it, as some do two questions in a row.
         """
-        return self._rendered(messages, add_generation_prompt=asks)[0]
+        return self._rendered(talk, add_generation_prompt=asks)[0]
 
-    def rendered(self, messages: Sequence[Message]) -> Iterator[Rendered]:
-        """The conversation with its answers found; one text, or one for each answer where a
-        template writes earlier answers another way than the last (as those that forget thoughts).
+    def rendered(self, talk: Conversation) -> Iterator[Rendered]:
+        """The conversation with the answers found that are to be learned; one text, or one for each
+        answer where a template writes earlier answers another way than the last (as those that
+        forget thoughts).
 
         Raises `DataError` where what is learned would not be what is asked for later.
         """
-        find = self._marked if MARKS.search(self.text) else self._turns
-        turns = list(find(messages, [i for i, m in enumerate(messages) if is_answer(m)]))
+        find = self._marked if MARKS.search(self._text(talk.tools)) else self._turns
+        turns = list(find(talk))
         whole = turns[-1].text
         if all(whole.startswith(turn.text) for turn in turns):
             yield Rendered(whole, tuple(span for turn in turns for span in turn.spans))
         else:
             yield from turns
 
-    def _marked(self, messages: Sequence[Message], answers: Sequence[int]) -> Iterator[Rendered]:
+    def _marked(self, talk: Conversation) -> Iterator[Rendered]:
         """The text up to the end of each answer, and what the template marks in it as said; the end
         that it writes behind its mark is said too."""
         earlier = 0
-        for index in answers:
-            text, marks = self._rendered(messages[: index + 1], return_assistant_tokens_mask=True)
+        for index, message in enumerate(talk.messages):
+            if not is_answer(message):
+                continue
+            text, marks = self._rendered(talk.upto(index + 1), return_assistant_tokens_mask=True)
             spans, earlier = [(int(a), int(b)) for a, b in marks[earlier:]], len(marks)
+            if not is_learned(message):
+                continue
             if not spans:
                 what = "marks no part of an answer by {% generation %} - mark all that is said"
-                raise DataError("the chat template cannot be used:", [_fault(what)])
+                raise DataError("the chat template cannot be used:", [fault(what)])
             end = max(spans[-1][1], len(text.rstrip()))
             yield Rendered(text[:end], (*spans[:-1], (spans[-1][0], end)))
 
-    def _turns(self, messages: Sequence[Message], answers: Sequence[int]) -> Iterator[Rendered]:
+    def _turns(self, talk: Conversation) -> Iterator[Rendered]:
         """The text up to the end of each answer, and where in it the answer stands."""
-        for index in answers:
-            text, span = self._turn(messages, index)
-            yield Rendered(text, (span,))
+        for index, message in enumerate(talk.messages):
+            if is_learned(message):
+                yield self._turn(talk, index)
 
-    def _turn(self, messages: Sequence[Message], index: int) -> tuple[str, tuple[int, int]]:
-        """The text up to the end of an answer, and where in it the answer stands."""
-        before, text = self.render(messages[:index], asks=True), self.render(messages[: index + 1])
+    def _turn(self, talk: Conversation, index: int) -> Rendered:
+        before, text = self.render(talk.upto(index), asks=True), self.render(talk.upto(index + 1))
         if not text.startswith(before):
             what = (
                 "writes an answer differently from how it asks for one, so its place cannot be "
                 "found - mark answers in it by {% generation %} ... {% endgeneration %}"
             )
-            raise DataError("the chat template cannot be used:", [_fault(what)])
-        return text, (len(before), max(len(before), len(text.rstrip())))
+            raise DataError("the chat template cannot be used:", [fault(what)])
+        return Rendered(text, ((len(before), max(len(before), len(text.rstrip()))),))
 
-    def _rendered(self, messages: Sequence[Message], **how: Any) -> tuple[str, Any]:
+    def _rendered(self, talk: Conversation, **how: Any) -> tuple[str, Any]:
+        """The text and its marks, special tokens of what was said protected."""
+        messages, tools = list(map(self._given, talk.messages)), talk.tools
+        safe = [protected(self.tokenizer, each) for each in (messages, tools)]
+        text, marks = self._written(*safe, **how)
+        if safe != [messages, tools]:
+            plain, _ = self._written(messages, tools, **how)
+            if restored(self.tokenizer, text) != plain:
+                what = "reads special tokens in what was said as its own - take them out of the row"
+                raise DataError("the chat template:", [fault(what)])
+        return text, marks
+
+    def _given(self, message: Message) -> Message:
+        """A message as the template takes it."""
+        given = {key: value for key, value in message.items() if key != "train"}
+        if not isinstance(message["content"], str) and not self.takes_parts:
+            given["content"] = text_of(message)
+        if "tool_calls" in given and self.takes_text_arguments:
+            given["tool_calls"] = list(map(with_text_arguments, given["tool_calls"]))
+        return given
+
+    def _tried(self, messages: list[Message]) -> str:
+        """What the template writes; nothing where it refuses."""
+        try:
+            return self._written(messages, None)[0]
+        except DataError:
+            return ""
+
+    def _written(self, messages: list[Message], tools: Any, **how: Any) -> tuple[str, Any]:
         from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
+        # what a template does to a value that it does not expect fails as Python does
+        failures = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
         try:
             found: Any = render_jinja_template(
-                [list(messages)], chat_template=self.text, **how, **self.variables
+                [messages], tools, chat_template=self._text(tools), **how, **self.variables
             )
-        except TemplateError as error:
-            what = f"refuses {_said(messages)}: {error} - mend the rows, or give another template"
-            raise DataError("the chat template:", [_fault(what)]) from None
+        except failures as error:
+            speakers = ", ".join(m["role"] for m in messages)
+            what = f"refuses a conversation of {speakers}: {error} - mend the rows, or give another"
+            raise DataError("the chat template:", [fault(f"{what} template")]) from None
         texts, marks = found
         return texts[0], marks[0] if marks else ()
 
+    def _text(self, tools: list[dict[str, Any]] | None) -> str:
+        """The template for a conversation with such tools."""
+        return self.text_with_tools if tools else self.text
 
-def is_answer(message: Message) -> bool:
-    """Whether a message is the assistant's."""
-    return message["role"] == "assistant"
+
+def calling(arguments: Any) -> list[Message]:
+    """A conversation with a call of a tool."""
+    function = {"name": "look", "arguments": arguments}
+    call = {"type": "function", "id": "call00000", "function": function}
+    return [user("a"), {**assistant(""), "tool_calls": [call]}]
 
 
-def _fault(what: str) -> Fault:
+def with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call whose arguments are JSON text."""
+    function = call["function"]
+    text = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": text}}
+
+
+def protected(tokenizer: "PreTrainedTokenizerBase", value: Any) -> Any:
+    """Messages or tools with all their texts protected from being read as special tokens."""
+    if isinstance(value, str):
+        return protect(tokenizer, value)
+    if isinstance(value, Mapping):
+        return {key: protected(tokenizer, inner) for key, inner in value.items()}
+    return [protected(tokenizer, each) for each in value] if isinstance(value, list) else value
+
+
+def fault(what: str) -> Fault:
+    """A fault of the chat template."""
     return Fault("task.template", what)
-
-
-def _said(messages: Sequence[Message]) -> str:
-    """Who speaks in a conversation, for a message."""
-    return f"a conversation of {', '.join(m['role'] for m in messages)}"
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A text as tokens, with what is learned from them."""
-
-    input_ids: list[int]
-    labels: list[int]
-    """The ids of the tokens to be said, -100 elsewhere."""
-    num_bytes: int
-    """Bytes (UTF-8) of the text that is to be said and was not cut away, special tokens apart."""
-    truncated: bool
-
-
-def tokens_of(rendered: Sequence[Rendered], template: Template, max_length: int) -> list[Tokens]:
-    """Texts as tokens of which the answers are learned, their ends too; cut at `max_length`.
-
-    An answer begins behind the tokens of the text before it, as it will when it is asked for; where
-    these are not the beginning of the whole's tokens, with the first token that holds some of it.
-    """
-    tokenizer = template.tokenizer
-    if not tokenizer.is_fast:
-        what = "the model's tokenizer cannot say which characters a token stands for - use another"
-        raise DataError("the model does not suit the task:", [Fault("model", what)])
-    pieces = [part for r in rendered for s in r.spans for part in (r.text[: s[0]], r.text[: s[1]])]
-    parts = iter(tokenizer(pieces, add_special_tokens=False)["input_ids"] if pieces else [])
-    whole = tokenizer(
-        [r.text for r in rendered],
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        verbose=False,
-    )
-    found = []
-    for r, ids, offsets in zip(rendered, whole["input_ids"], whole["offset_mapping"], strict=True):
-        ranges = [token_range(ids, offsets, s, next(parts), next(parts)) for s in r.spans]
-        found.append(cut(r, list(ids), offsets, ranges, template, max_length))
-    return found
-
-
-def token_range(
-    ids: Sequence[int],
-    offsets: Sequence[tuple[int, int]],
-    span: tuple[int, int],
-    before: Sequence[int],
-    upto: Sequence[int],
-) -> tuple[int, int]:
-    """The first token of an answer and the one behind its last."""
-    start, end = len(before), len(upto)
-    if list(ids[:start]) != list(before):
-        start = next((i for i, o in enumerate(offsets) if o[1] > span[0]), len(ids))
-    if list(ids[:end]) != list(upto):
-        end = next((i for i, o in enumerate(offsets) if o[0] >= span[1]), len(ids))
-    return start, end
-
-
-def cut(
-    rendered: Rendered,
-    ids: list[int],
-    offsets: Sequence[tuple[int, int]],
-    ranges: Sequence[tuple[int, int]],
-    template: Template,
-    max_length: int,
-) -> Tokens:
-    """One text's tokens within `max_length`; the last answer ends with a token that says so."""
-    tokenizer = template.tokenizer
-    special = special_ids(tokenizer) | {template.end_id}
-    kept = [(first, min(end, max_length)) for first, end in ranges]
-    last = ranges[-1][1]
-    ids = ids[:last]  # what a template puts behind the last answer is not asked for
-    ends = tokenizer.eos_token_id
-    if ends is not None and ids and ids[-1] not in special:
-        ids.append(ends)
-        kept[-1] = (kept[-1][0], min(last + 1, max_length))
-    labels = [-100] * len(ids)
-    num_bytes = 0
-    for (first, end), (begins, stops) in zip(kept, rendered.spans, strict=True):
-        labels[first:end] = ids[first:end]
-        inside = min(end, len(offsets))
-        stop = min(stops, offsets[inside - 1][1]) if first < end and inside else begins
-        num_bytes += size_of(rendered.text[begins:stop], tokenizer)
-    return Tokens(ids[:max_length], labels[:max_length], num_bytes, len(ids) > max_length)
-
-
-def size_of(text: str, tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Bytes of the text without special tokens."""
-    for token in special_tokens(tokenizer):
-        text = text.replace(token, "")
-    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
@@ -268,8 +248,3 @@ def added_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
     added = getattr(tokenizer, "added_tokens_decoder", {})
     written = {i for i, token in added.items() if not token.content.isspace()}
     return written | special_ids(tokenizer)
-
-
-def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """The same tokens as text."""
-    return [str(t) for t in tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer)))]

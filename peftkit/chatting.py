@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-from peftkit.conversations import Message, assistant, user
+from peftkit.conversations import assistant, user
 from peftkit.errors import RecipeError, RunError
 from peftkit.generating import generate, room_for_prompts
 from peftkit.generation import Generation
 from peftkit.live import Live, Show
+from peftkit.messages import Message
 from peftkit.model import Assembled
 from peftkit.predicting import load_run
 from peftkit.run_folder import RunFolder

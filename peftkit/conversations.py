@@ -1,55 +1,66 @@
 """Conversations: rows of the usual formats of instructions as messages with roles and contents."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-Message = dict[str, str]
-"""`role` (system, user, assistant, tool) and `content`."""
+from peftkit.messages import (
+    ROLES,
+    Message,
+    is_answer,
+    is_learned,
+    listed,
+    message_of,
+    messages_in,
+    text_in,
+    text_of,
+    tools_in,
+)
+
 Row = Mapping[str, Any]
 
-ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
-    "bot": "assistant", "tool": "tool", "function": "tool", "observation": "tool",
-}  # fmt: skip
-"""What the speakers are called in data sets, and what templates call them."""
+
+class Conversation(NamedTuple):
+    """What was said, and with which tools at hand."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
+
+    def upto(self, count: int) -> "Conversation":
+        """The same with the first messages, so many of them."""
+        return self._replace(messages=self.messages[:count])
 
 
 def from_messages(row: Row) -> list[Message]:
     """`messages`: a list of {role, content}."""
-    return list(map(message_of, row["messages"] or []))
+    return messages_in(row["messages"], "messages")
 
 
 def from_sharegpt(row: Row) -> list[Message]:
     """`conversations`: a list of {from, value}."""
-    return list(map(message_of, row["conversations"] or []))
+    return messages_in(row["conversations"], "conversations")
 
 
 def from_completion(row: Row) -> list[Message]:
     """`prompt` and `completion`: texts, or lists of messages."""
     asked, said = row["prompt"], row.get("completion")
-    before = [user(asked)] if isinstance(asked, str) else list(map(message_of, asked or []))
+    before = messages_in(asked, "prompt") if holds_messages(asked) else [said_in(asked, "prompt")]
     if said is None:
         return before
-    return [
-        *before,
-        *([assistant(said)] if isinstance(said, str) else list(map(message_of, said))),
-    ]
+    if holds_messages(said):
+        return [*before, *messages_in(said, "completion")]
+    return [*before, assistant(text_in(said, "completion"))]
 
 
 def from_alpaca(row: Row) -> list[Message]:
     """`instruction`, maybe an `input` below it, and `output`."""
-    parts = [row["instruction"], row.get("input")]
-    said = row.get("output")
-    asked = user("\n\n".join(part for part in parts if part and part.strip()))
-    return [asked] if said is None else [asked, assistant(said)]
+    parts = [text_in(row.get(name), name) for name in ("instruction", "input")]
+    asked = user("\n\n".join(part for part in parts if part.strip()))
+    return [asked, *answer_in(row, "output")]
 
 
 def from_question(row: Row) -> list[Message]:
     """`question` and `answer`."""
-    said = row.get("answer")
-    return [user(row["question"])] if said is None else [user(row["question"]), assistant(said)]
+    return [said_in(row["question"], "question"), *answer_in(row, "answer")]
 
 
 FORMATS: Mapping[str, tuple[tuple[str, ...], Callable[[Row], list[Message]]]] = {
@@ -61,7 +72,7 @@ FORMATS: Mapping[str, tuple[tuple[str, ...], Callable[[Row], list[Message]]]] = 
 }
 """By name: the columns that tell a format, and how its rows become messages."""
 COLUMNS = ("prompt", "completion", "messages", "conversations", "instruction", "input", "output",
-           "question", "answer", "system")  # fmt: skip
+           "question", "answer", "system", "tools")  # fmt: skip
 """All columns that any of the formats has."""
 LISTS = ("messages", "conversations", "completion")
 """Those whose cells may be messages that end in an answer."""
@@ -78,30 +89,31 @@ def format_of(columns: Collection[str], asked: bool = False) -> str | None:
     return None
 
 
-def messages_of(row: Row, name: str, system: str | None) -> list[Message]:
-    """The messages of a row in the format `name`; `system` is the system prompt of rows without."""
+def conversation_of(row: Row, name: str, system: str | None) -> Conversation:
+    """The conversation of a row in the format `name`; `system` is the system prompt of rows
+    without.
+
+    Raises `MessageError` for what cannot be read.
+    """
     messages = FORMATS[name][1](row)
-    said = row.get("system") or system
+    said = text_in(row.get("system"), "system") or system
     if said and not (messages and messages[0]["role"] == "system"):
-        return [{"role": "system", "content": said}, *messages]
-    return messages
+        messages = [{"role": "system", "content": said}, *messages]
+    return Conversation(messages, tools_in(row.get("tools")))
 
 
-def message_of(said: Mapping[str, Any]) -> Message:
-    """One message of any spelling; an unknown speaker keeps its name."""
-    role = str(said.get("role") or said.get("from") or "")
-    content = said.get("content", said.get("value"))
-    if isinstance(content, Sequence) and not isinstance(content, str):  # parts of several kinds
-        content = "".join(str(part.get("text") or "") for part in content)
-    return {"role": ROLES.get(role.lower(), role), "content": content or ""}
-
-
-def without_unanswered(cell: Any) -> Any:
+def without_unanswered(cell: Any, column: str) -> Any:
     """A cell's messages to the last answer; what is no list of them, or has none, as it is."""
-    if not isinstance(cell, list):
+    if not holds_messages(cell) and column == "completion":
         return cell
-    answers = [i for i, said in enumerate(cell) if message_of(said)["role"] == "assistant"]
-    return cell[: answers[-1] + 1] if answers else cell
+    said = listed(cell, column)
+    answers = [place for place, each in enumerate(said) if is_learned(message_of(each))]
+    return said[: answers[-1] + 1] if answers else cell
+
+
+def holds_messages(cell: Any) -> bool:
+    """Whether a cell that may be a text is messages."""
+    return isinstance(cell, (list, tuple, Mapping))
 
 
 def user(content: str | None) -> Message:
@@ -114,17 +126,30 @@ def assistant(content: str) -> Message:
     return {"role": "assistant", "content": content}
 
 
+def said_in(cell: Any, column: str) -> Message:
+    """A cell's text as a question."""
+    return user(text_in(cell, column))
+
+
+def answer_in(row: Row, column: str) -> list[Message]:
+    """The answer in a column, where the row has one."""
+    cell = row.get(column)
+    return [] if cell is None else [assistant(text_in(cell, column))]
+
+
 def faults_in(messages: Sequence[Message]) -> str | None:
     """Why nothing can be learned from a conversation; None if something can."""
     if strange := {m["role"] for m in messages} - set(ROLES.values()):
         return f"a speaker is called {sorted(strange)[0]!r}, not user, assistant, system or tool"
-    answers = [m for m in messages if m["role"] == "assistant"]
+    answers = list(filter(is_answer, messages))
     if not answers:
         return "nobody answers: there is no turn of the assistant"
-    if messages[0]["role"] == "assistant":
+    if not any(map(is_learned, answers)):
+        return "no answer is to be learned: weight is 0, or train is false, in each"
+    if is_answer(messages[0]):
         return "begins with an answer to nothing"
-    if not all(m["content"].strip() for m in answers):
+    if not all(text_of(m).strip() or "tool_calls" in m for m in answers):
         return "an answer is empty"
-    if not all(m["content"].strip() for m in messages if m["role"] == "user"):
+    if not all(text_of(m).strip() for m in messages if m["role"] == "user"):
         return "a question is empty"
     return None

@@ -9,12 +9,13 @@ from typing import Any
 
 from peftkit.data import Splits
 from peftkit.errors import DataError, Fault
+from peftkit.language import LanguageModelling
 from peftkit.recipe import Recipe
 from peftkit.sources import Source, cache_folder
 from peftkit.special_tokens import encode_text, note_on_texts
 from peftkit.tasks import IGNORED
 
-VERSION = 3
+VERSION = 4
 """Part of the cache's key: count it up when the encoding changes."""
 MANY_UNKNOWN = 0.001
 """From this share of unknown tokens in train on, a reader of the scores is told."""
@@ -98,6 +99,16 @@ def with_labels(train: Any, limit: int) -> Any:
         )
         raise DataError("there is nothing to learn:", [Fault("data.max_length", what)])
     return train.select(kept) if len(kept) < len(train) else train
+
+
+def checked(recipe: Recipe, splits: Splits, tokenizer: Any) -> Splits:
+    """The splits with the task's notes on how their rows suit the tokenizer.
+
+    Raises `DataError` where they do not.
+    """
+    task = recipe.task
+    notes = task.check_rows(splits, tokenizer) if isinstance(task, LanguageModelling) else ()
+    return replace(splits, notes=(*splits.notes, *notes))
 
 
 def noted(recipe: Recipe, splits: Splits, examples: dict[str, Any], tokenizer: Any) -> Splits:

@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from peftkit.conversations import Message
+from peftkit.conversations import Conversation
 from peftkit.generation import Generation
+from peftkit.language_counts import columns_in, row_counts, token_totals
 from peftkit.registry import Settings
 from peftkit.text_scores import (
     Counted,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from peftkit.data import Splits
     from peftkit.metrics import Score
     from peftkit.tallies import Totals
     from peftkit.tasks import Given, Predictions, Reading, Scored
@@ -71,6 +73,13 @@ class LanguageModelling(Settings):
         """The kinds of scores that generated texts get."""
         return self.score_kinds
 
+    def check_rows(self, splits: "Splits", tokenizer: Any) -> tuple[str, ...]:
+        """What a reader of the scores must know of how the rows suit the tokenizer.
+
+        Raises `DataError` where they do not, with all faults at once.
+        """
+        return ()
+
     def prompts(
         self,
         rows: Mapping[str, Sequence[Any]],
@@ -82,7 +91,7 @@ class LanguageModelling(Settings):
 
     def conversations(
         self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int
-    ) -> list[list[Message]]:
+    ) -> list[Conversation]:
         """Each row as a question and its answer, or several of both, within `max_length`."""
         raise NotImplementedError
 
@@ -268,31 +277,3 @@ class LanguageModelling(Settings):
             if metric in totals(part[:1]):
                 return None if np.isnan(part).any() else pseudo_values(part, totals, metric)
         return None
-
-
-def row_counts(predictions: "Predictions", given: "Given") -> list[tuple[float, int, int]]:
-    """Nats, tokens and bytes of each row, over all examples that it became."""
-    sizes = list(given.examples["bytes"])
-    of = given.examples["of"] if "of" in columns_in(given.examples) else range(len(sizes))
-    rows = len(next(iter(given.rows.values()))) if isinstance(given.rows, dict) else len(given.rows)
-    found = [(0.0, 0, 0)] * rows
-    for row, (mean, count), size in zip(of, predictions.outputs, sizes, strict=True):
-        nats, tokens, whole = found[row]
-        found[row] = (nats + float(mean) * int(count), tokens + int(count), whole + int(size))
-    return found
-
-
-def columns_in(examples: Any) -> Sequence[str]:
-    """The columns of a data set, or of a plain dict of them."""
-    return list(examples) if isinstance(examples, dict) else list(examples.column_names)
-
-
-def token_totals(sums: "Floats") -> "dict[str, Floats]":
-    """Bits per byte, nats per token and their exponential from sums (many, 3)."""
-    import numpy as np
-
-    nats, tokens, size = sums.T
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        loss = np.where(tokens > 0, nats / tokens, np.nan)
-        bits = np.where(size > 0, nats / math.log(2) / size, np.nan)
-        return {"bits_per_byte": bits, "perplexity": np.exp(loss), "loss": loss}

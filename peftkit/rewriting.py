@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import PositiveInt, field_validator
 
-from peftkit.chat_templates import Template, template_text, tokens_of
-from peftkit.conversations import Message, assistant, user
+from peftkit.chat_templates import Template, template_text
+from peftkit.chat_tokens import tokens_of
+from peftkit.conversations import Conversation, assistant, user
 from peftkit.errors import DataError, Fault, RecipeError
 from peftkit.generation import Generation
 from peftkit.language import LanguageModelling
@@ -93,7 +94,7 @@ class Rewriting(LanguageModelling):
         asked, cut = self._requests(rows["source"], template, tokenizer, max_length)
         texts = []
         for request, target in zip(asked, rows["target"], strict=True):
-            (text,) = template.rendered([user(request), assistant(target)])
+            (text,) = template.rendered(Conversation([user(request), assistant(target)]))
             texts.append(text)
         found = tokens_of(texts, template, max_length)
         return {
@@ -114,18 +115,18 @@ class Rewriting(LanguageModelling):
             return self._sources(rows["source"], tokenizer, max_length)[0]
         template = Template(tokenizer, self.template)
         asked, _ = self._requests(rows["source"], template, tokenizer, max_length)
-        texts = [template.render([user(request)], asks=True) for request in asked]
+        texts = [template.render(Conversation([user(request)]), asks=True) for request in asked]
         found = encode_rendered(tokenizer, texts, add_special_tokens=False)
         return list(map(list, found["input_ids"]))
 
     def conversations(
         self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int
-    ) -> list[list[Message]]:
+    ) -> list[Conversation]:
         """What a causal model is asked of each source, cut to leave room, and the target."""
         template = Template(tokenizer, self.template)
         requests, _ = self._requests(rows["source"], template, tokenizer, max_length)
         pairs = zip(requests, rows["target"], strict=True)
-        return [[user(request), assistant(target)] for request, target in pairs]
+        return [Conversation([user(request), assistant(target)]) for request, target in pairs]
 
     def references(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
         """The targets."""
@@ -191,7 +192,7 @@ class Rewriting(LanguageModelling):
         """What a causal model is asked, the source cut from behind so that a target fits; and
         whether it was."""
         said = self.prompt or self.request
-        around = template.render([user(said.replace(SOURCE, ""))], asks=True)
+        around = template.render(Conversation([user(said.replace(SOURCE, ""))]), asks=True)
         room = (
             max_length
             - self.target_length

@@ -5,16 +5,19 @@ from typing import Any
 
 import pytest
 
-from peftkit.chat_templates import Template, template_text, tokens_of
+from peftkit.chat_templates import Template, template_text
+from peftkit.chat_tokens import tokens_of
 from peftkit.conversations import (
     FORMATS,
+    Conversation,
     assistant,
+    conversation_of,
     faults_in,
     format_of,
-    messages_of,
     user,
 )
 from peftkit.errors import DataError
+from peftkit.messages import text_of
 from peftkit.model import load_tokenizer
 from peftkit.sources import WHEELS, find_model
 from peftkit.sources.wheels import is_here
@@ -56,7 +59,7 @@ def learned(messages: Sequence[Any], template: str | None, max_length: int = 99)
     """What is learned of each text, as text."""
     words = tokenizer()
     how = Template(words, template)
-    found = tokens_of(list(how.rendered(messages)), how, max_length)
+    found = tokens_of(list(how.rendered(Conversation(messages))), how, max_length)
     return [words.decode([i for i in each.labels if i != -100]) for each in found]
 
 
@@ -64,24 +67,28 @@ def learned(messages: Sequence[Any], template: str | None, max_length: int = 99)
 def test_every_format_is_known_by_its_columns_and_says_the_same(name: str) -> None:
     row = ROWS[name]
     assert format_of(row) == name
-    assert messages_of(row, name, None) == [ASKED, SAID]
-    assert messages_of(row, name, "be brief")[0] == {"role": "system", "content": "be brief"}
+    assert conversation_of(row, name, None).messages == [ASKED, SAID]
+    assert conversation_of(row, name, "be brief").messages[0] == {
+        "role": "system",
+        "content": "be brief",
+    }
 
 
 def test_an_input_stands_below_its_instruction_and_parts_of_a_content_are_joined() -> None:
     row = {"instruction": "add", "input": "2 and 2", "output": "4"}
-    assert messages_of(row, "alpaca", None)[0] == user("add\n\n2 and 2")
+    assert conversation_of(row, "alpaca", None).messages[0] == user("add\n\n2 and 2")
     parts = {"role": "user", "content": [{"type": "text", "text": "a"}, {"text": "b"}]}
-    assert messages_of({"messages": [parts]}, "messages", None) == [user("ab")]
+    (message,) = conversation_of({"messages": [parts]}, "messages", None).messages
+    assert text_of(message) == "ab"
     said = {"prompt": [ASKED], "completion": [SAID]}
-    assert messages_of(said, "prompt_completion", None) == [ASKED, SAID]
+    assert conversation_of(said, "prompt_completion", None).messages == [ASKED, SAID]
 
 
 def test_a_rows_own_system_prompt_comes_before_the_tasks() -> None:
     row = {**ROWS["alpaca"], "system": "own"}
-    assert messages_of(row, "alpaca", "other")[0]["content"] == "own"
+    assert conversation_of(row, "alpaca", "other").messages[0]["content"] == "own"
     there = {"messages": [{"role": "system", "content": "first"}, ASKED]}
-    assert len(messages_of(there, "messages", "other")) == 2
+    assert len(conversation_of(there, "messages", "other").messages) == 2
 
 
 @pytest.mark.parametrize(
@@ -105,7 +112,7 @@ def test_only_answers_and_their_ends_are_learned_of_all_turns() -> None:
 
 def test_what_nobody_answers_is_left_out() -> None:
     words = tokenizer()
-    (text,) = Template(words, SIMPLE).rendered([*TURNS, user("the soup")])
+    (text,) = Template(words, SIMPLE).rendered(Conversation([*TURNS, user("the soup")]))
     assert "soup" not in text.text
 
 
@@ -120,13 +127,13 @@ def test_marks_in_a_template_say_what_is_learned() -> None:
 def test_a_template_that_asks_another_way_than_it_answers_is_refused() -> None:
     strange = SIMPLE.replace("{% if add_generation_prompt %}[CLS] assistant :{% endif %}", "x")
     with pytest.raises(DataError, match=r"task.template: writes an answer differently .* mark"):
-        list(Template(tokenizer(), strange).rendered(TURNS))
+        list(Template(tokenizer(), strange).rendered(Conversation(TURNS)))
 
 
 def test_a_template_may_refuse_rows_in_its_own_words() -> None:
     refusing = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(DataError, match="refuses a conversation of user: roles must alternate"):
-        list(Template(tokenizer(), refusing).rendered(TURNS))
+        list(Template(tokenizer(), refusing).rendered(Conversation(TURNS)))
 
 
 def test_a_model_without_a_template_says_how_to_give_one() -> None:
@@ -138,14 +145,14 @@ def test_an_end_is_added_where_a_template_has_none_and_cut_with_the_rest() -> No
     bare = SIMPLE.replace(" [SEP]", "")
     assert learned(TURNS[:2], bare) == ["a horse [SEP]"]
     how = Template(tokenizer(), bare)
-    whole = tokens_of(list(how.rendered(TURNS[:2])), how, 99)[0]
+    whole = tokens_of(list(how.rendered(Conversation(TURNS[:2]))), how, 99)[0]
     assert learned(TURNS[:2], bare, len(whole.input_ids) - 1) == ["a horse"]
     assert learned(TURNS[:2], bare, 3) == [""]
 
 
 def test_bytes_are_those_of_the_answers_that_are_left() -> None:
     how = Template(tokenizer(), SIMPLE)
-    texts = list(how.rendered(TURNS))
+    texts = list(how.rendered(Conversation(TURNS)))
     whole = tokens_of(texts, how, 99)[0]
     # the space between the colon and the answer is said with it
     assert whole.num_bytes == len(" a horse ") + len(" a storm cloud ") and not whole.truncated
@@ -155,7 +162,7 @@ def test_bytes_are_those_of_the_answers_that_are_left() -> None:
 
 def test_the_plain_format_is_questions_and_answers() -> None:
     words = tokenizer()
-    (text,) = Template(words, "plain").rendered(TURNS[:2])
+    (text,) = Template(words, "plain").rendered(Conversation(TURNS[:2]))
     assert text.text.rstrip() == "[CLS]Q: the dog\nA: a horse[SEP]"
     assert Template(words, "plain").stop_ids() == [words.eos_token_id]
 
@@ -176,12 +183,14 @@ def test_an_answers_tokens_begin_where_those_of_its_question_end() -> None:
     words = tokenizer(SMOL)
     template = Template(words, None)
     talk = [user("Hi\n"), assistant("Hello!\n  you"), user("2+2?"), assistant("4.\n\n é 日本")]
-    (text,) = template.rendered(talk)
+    (text,) = template.rendered(Conversation(talk))
     (found,) = tokens_of([text], template, 999)
     ids = words(text.text, add_special_tokens=False)["input_ids"]
     assert found.input_ids == ids[: len(found.input_ids)]
     for count in (1, 3):
-        before = words(template.render(talk[:count], asks=True), add_special_tokens=False)
+        before = words(
+            template.render(Conversation(talk[:count]), asks=True), add_special_tokens=False
+        )
         size = len(before["input_ids"])
         assert found.input_ids[:size] == before["input_ids"]
         assert found.labels[size - 1] == -100 and found.labels[size] == found.input_ids[size]
@@ -194,7 +203,7 @@ def test_an_answers_tokens_begin_where_those_of_its_question_end() -> None:
 def test_a_token_across_the_border_is_learned_with_the_answer_that_it_begins() -> None:
     words = tokenizer(SMOL)
     template = Template(words, None)
-    (text,) = template.rendered([user("Hi"), assistant("\n Hello")])
+    (text,) = template.rendered(Conversation([user("Hi"), assistant("\n Hello")]))
     (found,) = tokens_of([text], template, 999)
     said = [words.decode([i]) for i in found.labels if i != -100]
     assert said == ["\n\n", " Hello", "<|im_end|>"]  # the first newline is the template's

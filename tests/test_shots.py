@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import peftkit
 from matrix import WAYS
+from peftkit.conversations import Conversation
 from peftkit.errors import RecipeError
 from peftkit.evaluation import predict
 from peftkit.model import blueprint
@@ -58,7 +59,7 @@ def ids_of(tokenizer: Any, text: str) -> list[int]:
 
 def turns(shots: list[Any]) -> str:
     """What the plain template makes of answered rows, written by hand."""
-    pairs = [(question["content"], answer["content"]) for question, answer in shots]
+    pairs = [(question["content"], answer["content"]) for (question, answer), _ in shots]
     return "[CLS]" + "".join(f"Q: {q}\nA: {a}[SEP]\n\n" for q, a in pairs)
 
 
@@ -66,7 +67,7 @@ def test_answered_rows_of_train_are_earlier_turns_drawn_by_seed() -> None:
     recipe, base, given = material()
     task = shown(recipe, base, given)
     pairs = list(zip(TRAIN["question"], TRAIN["answer"], strict=True))
-    said = [(question["content"], answer["content"]) for question, answer in task.shots]
+    said = [(question["content"], answer["content"]) for (question, answer), _ in task.shots]
     assert len(said) == 2 == len(set(said)) and set(said) <= set(pairs)
     assert shown(recipe, base, given).shots == task.shots
     others = [shown(*material(f"shots: 2, seed: {seed}")).shots for seed in (1, 2, 3)]
@@ -80,7 +81,11 @@ def test_a_system_prompt_stays_in_front_and_is_said_once() -> None:
     system = {"role": "system", "content": "be brief"}
     shot = [system, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     own = [system, {"role": "user", "content": "c"}]
-    assert [m["content"] for m in behind([shot, shot], own)] == ["be brief", *"ababc"]
+    tools = [{"name": "look"}, {"name": "find"}]
+    shots = [Conversation(shot, tools[:1]), Conversation(shot, tools)]
+    whole = behind(shots, Conversation(own))
+    assert [m["content"] for m in whole.messages] == ["be brief", *"ababc"]
+    assert whole.tools == tools and behind([Conversation(shot)], Conversation(own)).tools is None
 
 
 def test_nats_are_those_of_the_own_answer_behind_the_others(tmp_path: Path) -> None:
@@ -120,7 +125,7 @@ def test_an_answer_that_is_cut_without_shots_is_cut_as_much_behind_them() -> Non
 def test_the_first_shots_are_dropped_where_there_is_no_room_and_a_note_says_so() -> None:
     recipe, base, given = material("shots: 4", length=60, train=LONG)
     task = shown(recipe, base, given)
-    sizes = ["goal goal" in shot[0]["content"] for shot in task.shots]
+    sizes = ["goal goal" in shot.messages[0]["content"] for shot in task.shots]
     assert sizes.count(True) == 1
     (short,) = task.prompts({"question": ["bread"], "answer": ["a"]}, base.tokenizer, 70)
     kept = task.shots[sizes.index(True) + 1 :]

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from peftkit.chat_templates import Template, tokens_of
-from peftkit.conversations import assistant, user
+from peftkit.chat_templates import Template
+from peftkit.chat_tokens import tokens_of
+from peftkit.conversations import Conversation, assistant, user
 from peftkit.errors import DataError
 from peftkit.generating import generate
 from peftkit.generation import Generation
@@ -33,7 +34,7 @@ def tokenizer(special: bool = True) -> Any:
 
 def learned(how: Template, max_length: int = 99) -> list[str]:
     """What is learned of each text."""
-    found = tokens_of(list(how.rendered(TURNS)), how, max_length)
+    found = tokens_of(list(how.rendered(Conversation(TURNS))), how, max_length)
     return [how.tokenizer.decode([i for i in each.labels if i != -100]) for each in found]
 
 
@@ -63,7 +64,7 @@ def test_an_end_that_only_a_last_turn_gets_is_learned_of_every_answer() -> None:
 def test_marks_that_hold_nothing_of_an_answer_are_refused() -> None:
     elsewhere = WITHOUT_END.replace("m.role == 'assistant'", "m.role == 'nobody'")
     with pytest.raises(DataError, match=r"task.template: marks no part of an answer"):
-        list(Template(tokenizer(), elsewhere).rendered(TURNS))
+        list(Template(tokenizer(), elsewhere).rendered(Conversation(TURNS)))
 
 
 @pytest.mark.parametrize("special", [True, False])

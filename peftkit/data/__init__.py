@@ -34,6 +34,8 @@ FOLDING = ("fold", "folds", "group")
 LATER = (*FOLDING, "splits", "empty", "few_shot", "balance", "augment")
 """Settings that came after the first records: no part of what names rows or a run where they are
 not set."""
+LATER_ROLES = ("tools",)
+"""Roles that tasks came to read later: no part of what names rows where the files lack them."""
 # settings that by themselves change no row
 _NOT_ROWS = {"kind", "path", "name", "revision", "stand_in", "max_length", "truncation"}
 
@@ -148,7 +150,9 @@ class Data(Component):
             data.validation, data.test, data.limit, data.seed, data.overlap, data.few_shot,
             data.balance == "oversample", data.augment, inputs,
         )  # fmt: skip
-        return arrange(found, drawing, data.key(source, wanted))
+        there = {role for rows in found.splits.values() for role in rows.column_names}
+        named = [want for want in wanted if want.role in there or want.role not in LATER_ROLES]
+        return arrange(found, drawing, data.key(source, named))
 
     def as_in(self, source: Source) -> "Data":
         """The settings to read `source` with: its own, where it stands in for something else."""

@@ -5,25 +5,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from peftkit.chat_templates import (
-    Template,
-    Tokens,
-    is_answer,
-    template_text,
-    tokens_of,
-)
+from peftkit.chat_fields import examined
+from peftkit.chat_templates import Template, template_text
+from peftkit.chat_tokens import Tokens, tokens_of
 from peftkit.conversations import (
     COLUMNS,
     FORMATS,
     LISTS,
-    Message,
+    Conversation,
+    conversation_of,
     faults_in,
     format_of,
-    messages_of,
     without_unanswered,
 )
 from peftkit.errors import DataError, Fault, RecipeError
 from peftkit.language import LanguageModelling
+from peftkit.messages import Message, MessageError, is_answer, is_learned, text_of
+from peftkit.special_tokens import encode_rendered
 from peftkit.tasks import Task
 from peftkit.text_scores import EXACT, ROUGES, Counted, exact_counts
 
@@ -33,6 +31,8 @@ if TYPE_CHECKING:
     from peftkit.data import Splits
     from peftkit.data.preflight import Need
 
+SPLITS = ("train", "validation", "test")
+UNUSABLE = "the conversations cannot be used:"
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer"]
 
 
@@ -58,6 +58,7 @@ class Instructions(LanguageModelling, Task):
     roles: ClassVar["Mapping[str, Need]"] = dict.fromkeys(COLUMNS, False)
     inputs: ClassVar[tuple[str, ...]] = (
         "prompt", "messages", "conversations", "instruction", "input", "question", "system",
+        "tools",
     )  # fmt: skip
 
     @field_validator("template")
@@ -99,21 +100,43 @@ class Instructions(LanguageModelling, Task):
         """None: answers are text. Raises `DataError` for rows that are no conversations."""
         found = self._format(splits.train.column_names)
         faults = []
-        for split in ("train", "validation", "test"):
+        for split in SPLITS:
             rows = getattr(splits, split)
             wrong: dict[str, list[str]] = {}
             for row in rows:
-                if what := faults_in(messages_of(row, found, self.system)):
-                    wrong.setdefault(what, []).append(row["row"])
-            for what, names in wrong.items():
-                where = f"{split}, {len(names)} of {len(rows)} rows ({', '.join(names[:3])})"
-                faults.append(Fault(where, f"{what} - mend or leave out the rows"))
+                try:
+                    place, what = "", faults_in(conversation_of(row, found, self.system).messages)
+                except MessageError as error:
+                    place, what = error.place, error.what
+                if what:
+                    wrong.setdefault(what, []).append(f"{row['row']}{place}")
+            faults += faults_of(split, len(rows), wrong)
         if self.metric in ("exact_match", "rougeL") and self.generate is None:
             what = f"{self.metric} is a score of generated texts, and none are asked for"
             faults.append(Fault("task.generate", f"{what} - set task.generate={{rows: 200}}"))
         if faults:
-            raise DataError("the conversations cannot be used:", faults)
+            raise DataError(UNUSABLE, faults)
         return ()
+
+    def check_rows(self, splits: "Splits", tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
+        """What messages say in keys that the chat template shows nothing of, as ids.
+
+        Raises `DataError` for keys that a model must see, as `tool_calls`.
+        """
+        template, faults, notes = Template(tokenizer, self.template), list[Fault](), list[str]()
+        for split in SPLITS:
+            rows = getattr(splits, split)
+            talks = ((row["row"], upto_last_answer(self._talk(row, 0))) for row in rows)
+            found = examined(talks, template)
+            faults += faults_of(split, len(rows), found.faults)
+            notes += [
+                f"{split}: {key!r} of messages is not shown by the chat template ({len(names)} of "
+                f"{len(rows)} rows)"
+                for key, names in found.unsaid.items()
+            ]
+        if faults:
+            raise DataError(UNUSABLE, faults)
+        return tuple(notes)
 
     def learned(self, splits: "Splits") -> dict[str, Any]:
         """The format of the rows."""
@@ -130,8 +153,8 @@ class Instructions(LanguageModelling, Task):
         earlier answers are written another way than the last."""
         template = Template(tokenizer, self.template)
         texts, of = [], []
-        for index, messages in enumerate(self.conversations(rows, tokenizer, max_length)):
-            for text in template.rendered(messages):
+        for index, talk in enumerate(self.conversations(rows, tokenizer, max_length)):
+            for text in template.rendered(talk):
                 texts.append(text)
                 of.append(index)
         found: list[Tokens] = tokens_of(texts, template, max_length)
@@ -149,20 +172,29 @@ class Instructions(LanguageModelling, Task):
         tokenizer: "PreTrainedTokenizerBase",
         max_length: int,
     ) -> list[list[int]]:
-        """Each conversation up to where its last answer begins; the end of one that is too long."""
+        """Each conversation up to where its last answer begins; the end of one that is too long.
+
+        Raises `DataError` for what the chat template does not show, and a model must see.
+        """
         template = Template(tokenizer, self.template)
-        texts = [template.render(asked(talk), asks=True) for talk in self._whole(rows)]
-        tokens = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        talks = list(map(asked, self._whole(rows)))
+        named = ((f"row {number}", talk) for number, talk in enumerate(talks, 1))
+        if wrong := examined(named, template).faults:
+            raise DataError(UNUSABLE, faults_of("rows", len(talks), wrong))
+        texts = [template.render(talk, asks=True) for talk in talks]
+        how = {"add_special_tokens": False, "verbose": False}
+        tokens = encode_rendered(tokenizer, texts, **how)["input_ids"]
         return [list(ids[-max_length:]) for ids in tokens]
 
     def openings(self, rows: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
         """The rows without what nobody answers in them: their last answers are to be generated."""
         lists = [name for name in LISTS if name in rows]
-        return {**rows, **{name: list(map(without_unanswered, rows[name])) for name in lists}}
+        cut = {name: [without_unanswered(cell, name) for cell in rows[name]] for name in lists}
+        return {**rows, **cut}
 
     def references(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
         """The last answer of each conversation."""
-        return [messages[-1]["content"] for messages in self._read(rows)]
+        return [text_of(talk.messages[-1]) for talk in self._read(rows)]
 
     def prompt_format(self, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
         """A conversation, behind the system prompt where it has none."""
@@ -170,7 +202,7 @@ class Instructions(LanguageModelling, Task):
 
     def prompt_inputs(self, rows: Mapping[str, Sequence[Any]]) -> list[list[Message]]:
         """The conversations, without the answers that they end in."""
-        return list(map(asked, self._whole(rows)))
+        return [asked(talk).messages for talk in self._whole(rows)]
 
     def stop_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """The tokens that end a turn."""
@@ -182,26 +214,30 @@ class Instructions(LanguageModelling, Task):
 
     def conversations(
         self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int
-    ) -> list[list[Message]]:
-        """The rows' messages, to the last answer where there is one; of any length."""
+    ) -> list[Conversation]:
+        """The rows' conversations, to the last answer where there is one; of any length."""
         return self._read(rows)
 
-    def _read(self, rows: Mapping[str, Sequence[Any]]) -> list[list[Message]]:
-        """The rows' messages, to the last answer where there is one."""
+    def _read(self, rows: Mapping[str, Sequence[Any]]) -> list[Conversation]:
+        """The rows' conversations, to the last answer where there is one."""
         return list(map(upto_last_answer, self._whole(rows)))
 
-    def _whole(self, rows: Mapping[str, Sequence[Any]]) -> list[list[Message]]:
-        """The rows' messages."""
-        whole = zip(*rows.values(), strict=True)
-        return [self._messages(dict(zip(rows, row, strict=True))) for row in whole]
+    def _whole(self, rows: Mapping[str, Sequence[Any]]) -> list[Conversation]:
+        """The rows' conversations."""
+        whole = enumerate(zip(*rows.values(), strict=True), 1)
+        return [self._talk(dict(zip(rows, row, strict=True)), number) for number, row in whole]
 
-    def _messages(self, row: Mapping[str, Any]) -> list[Message]:
+    def _talk(self, row: Mapping[str, Any], number: int) -> Conversation:
         """One row's; each that a prediction is made from may come in a format of its own."""
         known = {name: value for name, value in row.items() if value is not None}
         found = self.carried.get("format")
         if found is None or not set(FORMATS[found][0][:1]) <= set(known):
             found = self._format(list(known), asked=True)
-        return messages_of(known, found, self.system)
+        try:
+            return conversation_of(known, found, self.system)
+        except MessageError as error:
+            where = f"{row.get('row', f'row {number}')}{error.place}"
+            raise DataError(UNUSABLE, [Fault(where, error.what)]) from None
 
     def _format(self, columns: Sequence[str], asked: bool = False) -> str:
         """The format of rows with such columns."""
@@ -220,12 +256,25 @@ class Instructions(LanguageModelling, Task):
         return found
 
 
-def upto_last_answer(messages: list[Message]) -> list[Message]:
-    """A conversation without what nobody answers; one without answers as it is."""
-    answers = [index for index, message in enumerate(messages) if is_answer(message)]
-    return messages[: answers[-1] + 1] if answers else messages
+def faults_of(split: str, num_rows: int, wrong: Mapping[str, Sequence[str]]) -> list[Fault]:
+    """Faults from the names of a split's rows by what is wrong with them."""
+    return [
+        Fault(
+            f"{split}, {len(names)} of {num_rows} rows ({', '.join(names[:3])})",
+            what if " - " in what else f"{what} - mend or leave out the rows",
+        )
+        for what, names in wrong.items()
+    ]
 
 
-def asked(messages: list[Message]) -> list[Message]:
+def upto_last_answer(talk: Conversation) -> Conversation:
+    """A conversation without what follows the last answer that is learned; one without answers as
+    it is."""
+    answers = [index for index, message in enumerate(talk.messages) if is_learned(message)]
+    return talk.upto(answers[-1] + 1) if answers else talk
+
+
+def asked(talk: Conversation) -> Conversation:
     """A conversation without its last answer."""
-    return messages[:-1] if messages and is_answer(messages[-1]) else messages
+    last = talk.messages[-1:]
+    return talk.upto(-1) if last and is_answer(last[0]) else talk

@@ -8,12 +8,15 @@ import numpy as np
 from datasets import Dataset
 from pydantic import SerializeAsAny
 
-from peftkit.chat_templates import Rendered, Template, is_answer, tokens_of
-from peftkit.conversations import Message
+from peftkit.chat_templates import Rendered, Template
+from peftkit.chat_tokens import tokens_of
+from peftkit.conversations import Conversation
 from peftkit.evaluation import predict
 from peftkit.generating import generated_rows, room_for_prompts
 from peftkit.generation import Generation
-from peftkit.language import LanguageModelling, columns_in
+from peftkit.language import LanguageModelling
+from peftkit.language_counts import columns_in
+from peftkit.messages import is_answer, is_learned
 from peftkit.model import Assembled
 from peftkit.recipe import Recipe
 from peftkit.special_tokens import encode_rendered
@@ -28,7 +31,7 @@ class Shown(LanguageModelling, Task):
 
     asks: SerializeAsAny[LanguageModelling]
     """The task whose questions they are."""
-    shots: list[list[Message]]
+    shots: list[Conversation]
     length: int
     """Tokens that a question may have for itself, as in training."""
 
@@ -37,8 +40,8 @@ class Shown(LanguageModelling, Task):
     ) -> list[list[int]]:
         """Each question behind as many of the shots as fit, the last ones."""
         template, found = Template(tokenizer, self._template), []
-        for messages in self.asks.conversations(rows, tokenizer, self.length):
-            asked = messages[:-1] if is_answer(messages[-1]) else messages
+        for talk in self.asks.conversations(rows, tokenizer, self.length):
+            asked = talk.upto(-1) if is_answer(talk.messages[-1]) else talk
             kept = self.fitting(asked, template, tokenizer, max_length)
             text = template.render(behind(kept, asked), asks=True)
             found.append(ids_of(text, tokenizer)[-max_length:])
@@ -49,12 +52,12 @@ class Shown(LanguageModelling, Task):
         return self.asks.stop_ids(tokenizer)
 
     def fitting(
-        self, messages: Sequence[Message], template: Template, tokenizer: Any, room: int
-    ) -> list[list[Message]]:
+        self, talk: Conversation, template: Template, tokenizer: Any, room: int
+    ) -> list[Conversation]:
         """The shots without the first ones, such that they and a conversation have room."""
-        asks = not is_answer(messages[-1])
+        asks = not is_answer(talk.messages[-1])
         for first in range(len(self.shots)):
-            text = template.render(behind(self.shots[first:], messages), asks=asks)
+            text = template.render(behind(self.shots[first:], talk), asks=asks)
             if len(ids_of(text, tokenizer)) <= room:
                 return self.shots[first:]
         return []
@@ -64,11 +67,11 @@ class Shown(LanguageModelling, Task):
         shots; and how many shots each row has."""
         template, texts, of, counts = Template(tokenizer, self._template), [], [], []
         rows = {name: given.rows[name][:] for name in given.rows.column_names}
-        for row, messages in enumerate(self.asks.conversations(rows, tokenizer, self.length)):
-            kept = self.fitting(messages, template, tokenizer, room)
+        for row, talk in enumerate(self.asks.conversations(rows, tokenizer, self.length)):
+            kept = self.fitting(talk, template, tokenizer, room)
             counts.append(len(kept))
-            earlier = sum(map(is_answer, behind(kept, [])))
-            for text in without_first(template.rendered(behind(kept, messages)), earlier):
+            earlier = sum(is_learned(message) for shot in kept for message in shot.messages)
+            for text in without_first(template.rendered(behind(kept, talk)), earlier):
                 texts.append(text)
                 of.append(row)
         left, found = labelled(given), tokens_of(texts, template, room)
@@ -126,11 +129,16 @@ def notes_on(name: str, counts: Sequence[int], wanted: int) -> tuple[str, ...]:
     return (f"{name}: {said}; the first ones are dropped",)
 
 
-def behind(shots: Sequence[Sequence[Message]], messages: Sequence[Message]) -> list[Message]:
-    """A conversation behind others, as one; it begins with its own system prompt, if any."""
+def behind(shots: Sequence[Conversation], talk: Conversation) -> Conversation:
+    """A conversation behind others, as one with the tools of all; it begins with its own system
+    prompt, if any."""
+    messages = talk.messages
     system = [message for message in messages[:1] if message["role"] == "system"]
-    before = [m for shot in shots for m in shot if m["role"] != "system"]
-    return [*system, *before, *messages[len(system) :]]
+    before = [m for shot in shots for m in shot.messages if m["role"] != "system"]
+    tools = list(talk.tools or [])
+    for shot in shots:
+        tools += [tool for tool in shot.tools or [] if tool not in tools]
+    return Conversation([*system, *before, *messages[len(system) :]], tools or None)
 
 
 def without_first(texts: Iterator[Rendered], count: int) -> Iterator[Rendered]:
