@@ -26,7 +26,7 @@ from peft import PeftModel
 from transformers import {auto_class}, AutoConfig, AutoTokenizer
 
 config = AutoConfig.from_pretrained("ARTEFACT")
-base = {auto_class}.from_pretrained("{base}", config=config)
+base = {auto_class}.from_pretrained("{base}", config=config{sizes})
 model = PeftModel.from_pretrained(base, "ARTEFACT").eval()
 tokenizer = AutoTokenizer.from_pretrained("{base}")
 ```
@@ -176,11 +176,14 @@ def table(lines: list[tuple[str, str]]) -> str:
 
 def loading(record: RunRecord, recipe: Recipe) -> str:
     """How to load the artefact without peftkit, where that works."""
+    from peftkit.heads import has_new_head
+
     held = f"; the run held the base in {recipe.quantize.kind}" if recipe.quantize.bits else ""
     words: dict[str, Any] = {
         "auto_class": auto_class_name(recipe.task, record),
         "base": record.model.used,
         "held": held,
+        "sizes": ", ignore_mismatched_sizes=True" if has_new_head(record) else "",
     }
     if recipe.task.markers():
         return MARKED

@@ -31,6 +31,7 @@ from peftkit.architectures import (
 from peftkit.batching import Batcher
 from peftkit.dropout import set_dropout
 from peftkit.errors import Fault, RecipeError
+from peftkit.heads import FormerHead, former_head
 from peftkit.layouts import ARCHITECTURES
 from peftkit.parameters import size_of
 from peftkit.quantization import guard
@@ -78,7 +79,8 @@ def assemble(
             config.pad_token_id = tokenizer.pad_token_id
         # not transformers' `set_seed`, whose module imports peft: planning does without
         torch.manual_seed(recipe.training.seed)
-        base = load_base(recipe, source.location, config, DTYPES[precision], packed)
+        head = former_head(recipe.task, config, source.location, names)
+        base = load_base(recipe, source.location, config, DTYPES[precision], packed, head)
         extend(base, tokenizer, recipe.task.markers())
         hold_head_in_fp32(base, recipe.task)
         before = count_base(base)
@@ -105,7 +107,8 @@ def assemble(
         decoder_start(config, recipe.task),
     )
     parameters = count_parameters(module, before)
-    return Assembled(module, tokenizer, batcher, parameters, notes_of(recipe, config, packed))
+    notes = (*notes_of(recipe, config, packed), *([head.note] if head else []))
+    return Assembled(module, tokenizer, batcher, parameters, notes)
 
 
 def notes_of(recipe: Recipe, config: PretrainedConfig, packed: bool) -> tuple[str, ...]:
@@ -206,9 +209,17 @@ def decoder_start(config: PretrainedConfig, task: Task) -> int | None:
 
 
 def load_base(
-    recipe: Recipe, folder: str, config: PretrainedConfig, dtype: torch.dtype, packed: bool
+    recipe: Recipe,
+    folder: str,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    packed: bool,
+    head: FormerHead | None,
 ) -> PreTrainedModel:
-    """The base model with a fresh head, in `dtype` or quantised."""
+    """The base model with a fresh head, or its own `head`, in `dtype` or quantised.
+
+    Raises `RecipeError` where its files do not fit its configuration.
+    """
     attention.register()
     whole = outside_blocks(recipe, config) if recipe.quantize.bits else []
     model, said = recipe.task.auto_class(config).from_pretrained(
@@ -219,9 +230,13 @@ def load_base(
         attn_implementation=attention.PACKED if packed else None,  # the model's best
         use_safetensors=True,
         key_mapping=renaming(recipe.task.auto_class(config), config),
+        ignore_mismatched_sizes=head is not None,
         **recipe.quantize.loading(dtype, whole),
     )
     guard(model)
+    if head is not None:
+        head.refuse_others(recipe.model, said["mismatched_keys"])
+        head.settle(model, recipe.training.seed)
     if recipe.task.reading == "labels" and recipe.model not in TINY:  # whose weights are random
         refuse_random_output(recipe.model, said["missing_keys"])
     return model.eval()  # type: ignore[no-any-return]

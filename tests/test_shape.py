@@ -40,7 +40,7 @@ LAYERS = [
     ["run_folder"],
     ["artefact", "card", "encoding", "world"],
     ["attention", "batching", "kronecker", "prefixes", "token_losses", "vocabulary"],
-    ["dropout", "reader"],
+    ["dropout", "heads", "reader"],
     ["model"],
     ["live"],
     ["evaluation", "generating"],

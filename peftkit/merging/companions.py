@@ -72,6 +72,7 @@ def merged_config(adapter: Adapter, base: Path, plan: "Plan") -> dict[str, Any]:
     trained = adapter.folder / "config.json"
     if adapter.sealed and trained.is_file():
         said = json.loads(trained.read_text(encoding="utf-8"))
+        config.pop("problem_type", None)  # what the base's own head was for
         config |= {key: said[key] for key in LABELS if said.get(key) is not None}
     elif adapter.trains_head:
         config |= labels_of(adapter, config)

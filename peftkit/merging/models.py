@@ -69,7 +69,9 @@ def adapted(adapter: Adapter, base: Path, merged: Path, onto: str, dtype: torch.
             task = task_of(adapter)
             assert task is not None
             config = configuration(adapter, base)
-            model = opened(task.auto_class(config), base, dtype, config=config)
+            # a head of the base's own is another size where the run's is new, and goes
+            fitting = {"config": config, "ignore_mismatched_sizes": task.trains_head}
+            model = opened(task.auto_class(config), base, dtype, **fitting)
             if onto == "trained":
                 dequantize(model, adapter, base)
             # what rests in the artefact is read as it is; the base is whole here

@@ -119,7 +119,10 @@ def replace_tensors(
             fresh[name] = Output(name, tensor, tensor.dtype)
             continue
         known = outputs[place]
-        if tensor.shape != known.shape and not resizes(name, tensor, known.source):
+        # a sealed base is the right one: what has other rows there is its own head, for others
+        relabeled = bool(adapter.sealed) and tensor.shape[1:] == known.shape[1:]
+        fits = tensor.shape == known.shape or resizes(name, tensor, known.source)
+        if not fits and not relabeled:
             faults.append(Fault(name, f"{tensor.said}: the base's is {known.source.said}"))
         elif known.dtype not in FLOATS:
             faults.append(

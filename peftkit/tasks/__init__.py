@@ -107,6 +107,8 @@ class Task(Component):
     """PEFT's name for tasks of this kind."""
     pipeline_tag: ClassVar[str]
     """The hub's name for tasks of this kind."""
+    problem_type: ClassVar[str | None] = None
+    """What a classifier's outputs are to transformers; None: its heads for the task do not ask."""
     trains_head: ClassVar[bool]
     """Whether the task puts a new head on the model, which every strategy then trains."""
     reading: ClassVar[Reading] = "example"
@@ -205,12 +207,10 @@ class Task(Component):
         raise NotImplementedError
 
     def configuration(self, names: Sequence[str]) -> dict[str, Any]:
-        """What the task says in the model's configuration."""
-        return {
-            "num_labels": len(names),
-            "id2label": dict(enumerate(names)),
-            "label2id": {name: index for index, name in enumerate(names)},
-        }
+        """What the task says in the model's configuration, whatever the base's says."""
+        ids = {name: index for index, name in enumerate(names)}
+        known = {"id2label": dict(enumerate(names)), "label2id": ids}
+        return {"num_labels": len(names), "problem_type": self.problem_type, **known}
 
     def encode(
         self,

@@ -94,7 +94,7 @@ class QuestionAnswering(Task):
 
     def configuration(self, names: Sequence[str]) -> dict[str, Any]:
         """Two outputs a token: how well an answer starts there, and how well it ends there."""
-        return {"num_labels": 2}
+        return {"num_labels": 2, "problem_type": None}
 
     def auto_class(self, config: "PretrainedConfig | None" = None) -> Any:
         """The models that find spans."""

@@ -35,6 +35,7 @@ class Classification(Embedded, Task):
     roles: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True}
     peft_type: ClassVar[str] = "SEQ_CLS"
     pipeline_tag: ClassVar[str] = "text-classification"
+    problem_type: ClassVar[str | None] = "single_label_classification"
     trains_head: ClassVar[bool] = True
     has_classes: ClassVar[bool] = True
     changes_words: ClassVar[bool] = True

@@ -45,6 +45,7 @@ class Multilabel(Embedded, Task):
     inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     peft_type: ClassVar[str] = "SEQ_CLS"
     pipeline_tag: ClassVar[str] = "text-classification"
+    problem_type: ClassVar[str | None] = "multi_label_classification"
     trains_head: ClassVar[bool] = True
     lines: ClassVar[tuple[str, ...]] = ("label", "predicted", "probabilities")
     tunes: ClassVar[tuple[str, ...]] = ("thresholds",)
@@ -162,11 +163,6 @@ class Multilabel(Embedded, Task):
         from transformers import AutoModelForSequenceClassification
 
         return AutoModelForSequenceClassification
-
-    def configuration(self, names: Sequence[str]) -> dict[str, Any]:
-        """The labels' names, and that each is for itself."""
-        said = super().configuration(names)
-        return {**said, "problem_type": "multi_label_classification"}
 
     def encode(
         self,

@@ -40,6 +40,7 @@ class Regression(Embedded, Task):
     inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     peft_type: ClassVar[str] = "SEQ_CLS"
     pipeline_tag: ClassVar[str] = "text-classification"
+    problem_type: ClassVar[str | None] = "regression"
     trains_head: ClassVar[bool] = True
     lines: ClassVar[tuple[str, ...]] = ("label", "predicted")
     smooths: ClassVar[bool] = False
@@ -103,10 +104,6 @@ class Regression(Embedded, Task):
         from transformers import AutoModelForSequenceClassification
 
         return AutoModelForSequenceClassification
-
-    def configuration(self, names: Sequence[str]) -> dict[str, Any]:
-        """The outputs' names, and that they are numbers."""
-        return {**super().configuration(names), "problem_type": "regression"}
 
     def encode(
         self,

@@ -52,6 +52,7 @@ class Relations(EmbeddedParts, Task):
     inputs: ClassVar[tuple[str, ...]] = ("text", "head", "tail", "head_type", "tail_type")
     peft_type: ClassVar[str] = "SEQ_CLS"
     pipeline_tag: ClassVar[str] = "text-classification"
+    problem_type: ClassVar[str | None] = "single_label_classification"
     trains_head: ClassVar[bool] = True
     reads_marked: ClassVar[bool] = True
     has_classes: ClassVar[bool] = True
