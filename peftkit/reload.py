@@ -1,7 +1,6 @@
 """A fresh process's word on an artefact: `python -m peftkit.reload RUN` prints the difference."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from peftkit.evaluation import forward
 from peftkit.model import Assembled
 from peftkit.predicting import load_run
 from peftkit.recipe import Recipe
-from peftkit.world import without_launcher
+from peftkit.world import finding_modules
 
 LARGEST_RELOAD_DIFFERENCE = 1e-5
 """Of outputs (probabilities, ...): the trained model and its artefact loaded elsewhere here."""
@@ -31,13 +30,11 @@ def reload_difference(recipe: Recipe, assembled: Assembled, examples: Any, folde
     outputs = probed(recipe, assembled, rows)
     probe = folder / "reload.json"
     probe.write_text(json.dumps({"rows": rows, "outputs": outputs.tolist()}))
-    # where the parent found its modules, plug-ins too
-    places = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, "-m", "peftkit.reload", str(folder)],
         capture_output=True,
         text=True,
-        env={**without_launcher(), "PYTHONPATH": places},
+        env=finding_modules(),
     )
     probe.unlink()
     if done.returncode:

@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftkit.errors import Fault, PeftkitError, RecipeError, RunError
@@ -234,6 +235,13 @@ def without_launcher() -> dict[str, str]:
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     others = ("TORCHELASTIC", "ACCELERATE_", "FSDP_", "GROUP_", "ROLE_")
     return {k: v for k, v in os.environ.items() if k not in ranks and not k.startswith(others)}
+
+
+def finding_modules() -> dict[str, str]:
+    """The environment of a Python process that is no rank and finds its modules where this one
+    did, plug-ins too."""
+    places = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
+    return {**without_launcher(), "PYTHONPATH": places}
 
 
 def surroundings(world: World) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter, open_adapter
 from peftkit.merging.bases import dequantized_layers, quantization_of
 from peftkit.merging.companions import base_config, write_card, write_companions
+from peftkit.merging.completeness import Loaded, checking
 from peftkit.merging.inputs import check_base, read_texts
 from peftkit.merging.mixing import Method, Mix, mix_of, silent
 from peftkit.merging.plan import Plan, plan
@@ -70,7 +71,6 @@ def merge(
     source = common_base(members, base, subtract)
     shards = open_checkpoint(source)
     adapter = members[0] if mix is None else together(members, mix, onto, shards)
-    config = base_config(source)
     for member in adapter.single:
         check_base(member, source, subtract)
     texts = read_texts(verify)
@@ -78,14 +78,15 @@ def merge(
     again = quantized and onto == "trained" and not subtract
     before = dequantized_layers(adapter, source) if again else {}
     adapter = subtracted(adapter) if subtract else adapter
-    planned = plan(adapter, shards, config, before)
+    planned = plan(adapter, shards, base_config(source), before)
     check_effect(adapter, planned)
     if subtract:
         check_subtraction(adapter, planned)
     with beside(Path(to)) as partial:
-        seen = written(planned, partial, -1.0 if subtract else 1.0)
-        write_companions(adapter, source, planned, partial)
-        made = summary(adapter, source, planned, seen, onto if quantized else None)
+        whole = write_companions(adapter, source, planned, partial)
+        with checking(whole, planned, planned.dropped if subtract else ()) as found:
+            seen = written(planned, partial, -1.0 if subtract else 1.0)
+        made = summary(adapter, source, planned, seen, found[0], onto if quantized else None)
         made = made.model_copy(update={"path": str(to), "seconds": time.monotonic() - began})
         if subtract:
             made = made.model_copy(update={"restored_difference": restored(adapter, partial)})
@@ -192,6 +193,7 @@ def summary(
     base: Path,
     planned: Plan,
     seen: Written,
+    found: Loaded,
     onto: Literal["trained", "original"] | None,
 ) -> Merged:
     """What the merge came to, before it is proven."""
@@ -208,6 +210,8 @@ def summary(
         changed=len(seen.changed),
         unchanged=seen.unchanged,
         dropped=list(planned.dropped),
+        opens_as=found.model,
+        unexpected=found.unexpected,
         untied=planned.config.get("tie_word_embeddings") is False,
         seconds=0.0,
     )

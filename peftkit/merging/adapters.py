@@ -87,9 +87,20 @@ class Adapter:
         return self.members or (self,)
 
     @property
+    def task(self) -> Task | None:
+        """The task of one of our artefacts, with what the run learned beside the weights."""
+        said = self.sealed.get("task")
+        if said is None:
+            return None
+        return Task.parse(dict(said), "task").carrying(self.sealed.get("tuned", {}))
+
+    @property
     def trains_head(self) -> bool:
-        """Whether it brings a head that the base may not have."""
-        return bool(self.sealed) or self.config.get("task_type") in HEADS
+        """Whether it brings a head that the base may not have: an artefact of ours does where its
+        task puts one on the model, which a language model's does not."""
+        if (task := self.task) is not None:
+            return task.trains_head
+        return self.config.get("task_type") in HEADS
 
 
 HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")

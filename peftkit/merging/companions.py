@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit.disk import write_json, write_text
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter
+from peftkit.merging.classes import auto_class_of, classes_of
 from peftkit.merging.tensors import Stored
 from peftkit.sources.source import TOKENIZER_PATTERNS, VOCABULARY_PATTERNS
 
@@ -21,12 +22,6 @@ LABELS = (
     "id2label", "label2id", "problem_type", "pad_token_id", "architectures", "peftkit_tuned",
 )  # fmt: skip
 """What an artefact's configuration knows better than the base's."""
-AUTO_NAMES = {
-    "SEQ_CLS": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
-    "TOKEN_CLS": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
-    "QUESTION_ANS": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
-}
-"""transformers' tables of classes, by PEFT's name of the task."""
 
 
 def base_config(folder: Path) -> dict[str, Any]:
@@ -100,30 +95,6 @@ def is_last_of_head(name: str, tensor: Stored) -> bool:
     return len(tensor.shape) == 2 and name.endswith(ends)
 
 
-def classes_of(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
-    """The class of the merged model, as `architectures` names it."""
-    task = TASKS.get(
-        str(adapter.sealed.get("task", {}).get("kind")), adapter.config.get("task_type")
-    )
-    endings = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
-    known = list(config.get("architectures") or [])
-    ending = endings.get(str(task), "ForQuestionAnswering")
-    if task not in AUTO_NAMES or any(str(name).endswith(ending) for name in known):
-        return known
-    # an artefact of ours names its class; of another, transformers knows it
-    from transformers.models.auto import modeling_auto
-
-    names: Any = getattr(modeling_auto, AUTO_NAMES[str(task)])
-    found = names.get(config.get("model_type"))
-    return [found] if isinstance(found, str) else known
-
-
-TASKS = {
-    "classification": "SEQ_CLS", "regression": "SEQ_CLS", "multilabel": "SEQ_CLS",
-    "tagging": "TOKEN_CLS", "span_qa": "QUESTION_ANS",
-}  # fmt: skip
-"""Our tasks by PEFT's names."""
-
 CARD = """---
 {metadata}---
 
@@ -141,24 +112,6 @@ model = {auto_class}.from_pretrained("THIS_FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
 ```
 """
-AUTO_CLASSES = {
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
-    "ForTokenClassification": "AutoModelForTokenClassification",
-    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
-    "ForCausalLM": "AutoModelForCausalLM",
-    "LMHeadModel": "AutoModelForCausalLM",
-    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
-    "ForMaskedLM": "AutoModelForMaskedLM",
-}
-
-
-def auto_class_of(config: Mapping[str, Any]) -> str:
-    """The name of the class of transformers that opens such a checkpoint."""
-    for name in config.get("architectures") or ():
-        for ending, found in AUTO_CLASSES.items():
-            if str(name).endswith(ending):
-                return found
-    return "AutoModel"
 
 
 def write_card(

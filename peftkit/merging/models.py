@@ -14,19 +14,11 @@ from peftkit.architectures import linear_layers, unwrapped
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter
 from peftkit.merging.bases import held, quantization_of, trained_precision
-from peftkit.merging.companions import auto_class_of, labels_of
+from peftkit.merging.classes import auto_class_of
+from peftkit.merging.companions import labels_of
 from peftkit.model import quiet_transformers
 from peftkit.reader import hand_on
 from peftkit.strategies import Strategy, quiet_peft
-from peftkit.tasks import Task
-
-
-def task_of(adapter: Adapter) -> Task | None:
-    """The task of one of our artefacts."""
-    said = adapter.sealed.get("task")
-    if said is None:
-        return None
-    return Task.parse(dict(said), "task").carrying(adapter.sealed.get("tuned", {}))
 
 
 def strategy_of(adapter: Adapter) -> Strategy:
@@ -36,7 +28,7 @@ def strategy_of(adapter: Adapter) -> Strategy:
 
 def configuration(adapter: Adapter, base: Path) -> Any:
     """The configuration of the model that an artefact of ours was trained as."""
-    task = task_of(adapter)
+    task = adapter.task
     assert task is not None
     config = AutoConfig.from_pretrained(base, **task.configuration(adapter.sealed["labels"]))
     trained = AutoConfig.from_pretrained(adapter.folder)
@@ -50,10 +42,11 @@ def quantized_layers(adapter: Adapter, base: Path) -> dict[str, bool]:
 
     Those of the blocks, but for what an architecture keeps in fp32.
     """
-    task = task_of(adapter)
+    task = adapter.task
     assert task is not None, "only artefacts of ours know that they were quantised"
+    config = configuration(adapter, base)
     with quiet_transformers(), torch.device("meta"):
-        model = task.auto_class().from_config(configuration(adapter, base))
+        model = task.auto_class(config).from_config(config)
     kept = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
     return {
         name: type(model.get_submodule(name)).__name__ == "Conv1D"
@@ -66,7 +59,7 @@ def adapted(adapter: Adapter, base: Path, merged: Path, onto: str, dtype: torch.
     """The base with the adapter on it; `onto` 'trained': as the base was held in training."""
     with quiet_transformers():
         if adapter.sealed:
-            task = task_of(adapter)
+            task = adapter.task
             assert task is not None
             config = configuration(adapter, base)
             # a head of the base's own is another size where the run's is new, and goes

@@ -14,7 +14,7 @@ from peftkit.errors import RunError
 from peftkit.merging.greedy import GreedyTexts
 from peftkit.merging.mixing import Mix
 from peftkit.registry import Settings
-from peftkit.world import without_launcher
+from peftkit.world import finding_modules
 
 if TYPE_CHECKING:
     from peftkit.merging.adapters import Adapter
@@ -101,6 +101,11 @@ class Merged(Settings):
     """Tensors that were trained, or acted on by nothing, and are the base's still."""
     dropped: list[str]
     """The base's tensors of a head that another took the place of."""
+    opens_as: str | None = None
+    """The class of transformers that opens it, all of whose tensors are there; null where the
+    configuration names none that transformers has."""
+    unexpected: list[str] = Field(default_factory=list)
+    """Tensors of the base's that this class leaves aside, in the base as well."""
     untied: bool
     """Whether the output layer was parted from the embeddings."""
     seconds: float
@@ -125,6 +130,9 @@ def merge_rows(made: Merged) -> list[dict[str, str]]:
         rows.append(("not changed", f"{len(made.unchanged)} ({', '.join(made.unchanged[:3])} ...)"))
     if made.dropped:
         rows.append(("left out", f"the base's old head ({', '.join(made.dropped[:3])})"))
+    if made.unexpected:
+        some = ", ".join(made.unexpected[:3])
+        rows.append(("left aside", f"by {made.opens_as}, as in the base: {some}"))
     if made.untied:
         rows.append(("untied", "the output layer from the embeddings; the configuration says so"))
     if made.restored_difference is not None:
@@ -216,12 +224,11 @@ def asked(spec: dict[str, Any], merged: Path) -> dict[str, Any]:
     """What the other process found."""
     path = merged / "verify.json"
     path.write_text(json.dumps(spec), encoding="utf-8")
-    places = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, "-m", "peftkit.merging.verifying", str(path)],
         capture_output=True,
         text=True,
-        env={**without_launcher(), "PYTHONPATH": places},
+        env=finding_modules(),
     )
     path.unlink()
     if done.returncode:

@@ -1,11 +1,13 @@
 """Ties: an output layer that is the embeddings again, kept so, or untied where they part."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter
+from peftkit.merging.classes import is_language_model
 from peftkit.merging.naming import EMBEDDINGS, Names
 from peftkit.merging.tensors import Stored, load
 
@@ -16,8 +18,6 @@ HEADS = ("lm_head.weight", "embed_out.weight")
 """The output layers that can be tied to the embeddings of tokens."""
 UNTIED = {"tie_word_embeddings": False}
 """What the configuration then says."""
-LANGUAGE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-"""How the classes are called that have an output layer over the vocabulary."""
 
 
 def settle_ties(
@@ -31,12 +31,15 @@ def settle_ties(
 
     Returns what changes in the configuration.
     """
-    if adapter.trains_head or not has_output_layer(config):
+    if adapter.trains_head or not is_language_model(config):
         return {}
+    give_to_copies(adapter, outputs, config)
     head = next((h for h in HEADS if names.in_checkpoint(h) is not None), None)
-    embeddings = embeddings_of(names, outputs)
+    changed = {names.in_checkpoint(f"{module}.weight") for module in adapter.modules}
+    changed |= {place for place, output in outputs.items() if output.touched}
+    embeddings = embeddings_of(outputs, changed)
     if head is not None:
-        return untied_where_only_one(adapter, names, outputs, config, head, embeddings)
+        return untied_where_only_one(names, changed, config, head, embeddings)
     if embeddings is None:
         return {}
     name = "embed_out.weight" if config.get("model_type") == "gpt_neox" else "lm_head.weight"
@@ -55,20 +58,35 @@ def settle_ties(
     return UNTIED
 
 
-def has_output_layer(config: Mapping[str, Any]) -> bool:
-    """Whether the base's class has one over the vocabulary."""
-    classes = config.get("architectures") or ()
-    return any(str(name).endswith(LANGUAGE) for name in classes)
+def give_to_copies(
+    adapter: Adapter, outputs: dict[str, "Output"], config: Mapping[str, Any]
+) -> None:
+    """Where a run of ours trained a table that the base's files hold several times (as T5's once
+    were written), put it in the place of each: they were one tensor in training."""
+    tables = {place: output for place, output in outputs.items() if is_table(place, config)}
+    trained = [output for output in tables.values() if output.touched and output.base is not None]
+    for output in trained if adapter.sealed else ():
+        assert output.base is not None
+        for place, other in tables.items():
+            if not other.touched and same(other.source, output.base):
+                outputs[place] = replace(other, source=output.source)
 
 
-def embeddings_of(names: Names, outputs: Mapping[str, "Output"]) -> str | None:
-    """The checkpoint's name of the embeddings of tokens."""
-    found = [
-        place
-        for place in outputs
-        if place.endswith(tuple(f"{e}.weight" for e in EMBEDDINGS)) and ".layer" not in place
-    ]
-    if len(found) > 1:
+def is_table(place: str, config: Mapping[str, Any]) -> bool:
+    """Whether a tensor is the embeddings of tokens, or an output layer that may be tied to them."""
+    if ".layer" in place:
+        return False
+    tied = () if config.get("tie_word_embeddings") is False else HEADS
+    return place.endswith((*tied, *(f"{e}.weight" for e in EMBEDDINGS)))
+
+
+def embeddings_of(outputs: Mapping[str, "Output"], changed: AbstractSet[str | None]) -> str | None:
+    """The checkpoint's name of the embeddings of tokens.
+
+    Raises `RunError` where there are several, of which only some are `changed`.
+    """
+    found = [place for place in outputs if is_table(place, UNTIED)]
+    if 0 < len(changed & {*found}) < len(found):
         raise RunError(
             f"there are several embeddings of tokens ({', '.join(sorted(found)[:4])}), and which "
             "the output layer is tied to cannot be told - merge with PEFT"
@@ -95,9 +113,8 @@ def parts_embeddings(adapter: Adapter, names: Names, place: str) -> bool:
 
 
 def untied_where_only_one(
-    adapter: Adapter,
     names: Names,
-    outputs: Mapping[str, "Output"],
+    changed: AbstractSet[str | None],
     config: Mapping[str, Any],
     head: str,
     embeddings: str | None,
@@ -105,8 +122,6 @@ def untied_where_only_one(
     """The change for a checkpoint that holds both, though its configuration ties them."""
     if not config.get("tie_word_embeddings") or embeddings is None:
         return {}
-    modules = {names.in_checkpoint(f"{m}.weight") for m in adapter.modules}
-    changed = modules | {names.in_checkpoint(n) for n in adapter.replaced}
     return UNTIED if (names.in_checkpoint(head) in changed) != (embeddings in changed) else {}
 
 

@@ -18,7 +18,7 @@ from peftkit.errors import PeftkitError, RunError
 from peftkit.merging.adapters import Adapter, open_adapter
 from peftkit.merging.expecting import expected
 from peftkit.merging.mixing import Mix
-from peftkit.merging.models import answers, class_of, padded, task_of, whole
+from peftkit.merging.models import answers, class_of, padded, whole
 from peftkit.merging.rounding import moved_by_rounding
 from peftkit.merging.several import together
 from peftkit.merging.tensors import open_checkpoint
@@ -54,7 +54,7 @@ def main(spec: Mapping[str, Any]) -> dict[str, Any]:
     adapter = adapter_of(spec)
     torch.set_num_threads(spec["threads"] or threads_of_rank("auto"))
     dtype = comparing_type(adapter, merged)
-    rows, scored, said_of = material(adapter, merged, spec["texts"])
+    rows, scored, said_of = material(adapter, base, merged, spec["texts"])
     judge = Judge(adapter, merged, rows, scored)
 
     with torch.no_grad():
@@ -104,14 +104,13 @@ def comparing_type(adapter: Adapter, merged: Path) -> torch.dtype:
 
 
 def material(
-    adapter: Adapter, merged: Path, texts: Sequence[str] | None
+    adapter: Adapter, base: Path, merged: Path, texts: Sequence[str] | None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:
     """Rows to compare, rows to score, and where they come from."""
-    tokenizer = load_tokenizer(str(merged))
     if texts is None and adapter.run is not None:
-        rows = held_out(adapter.run, tokenizer)
+        rows = held_out(adapter.run, load_tokenizer(str(base), adapter.task))
         return rows[:COMPARED_ROWS], rows[:SCORED_ROWS], "the run's held-out rows"
-    chosen = list(BUILT_IN if texts is None else texts)
+    chosen, tokenizer = list(BUILT_IN if texts is None else texts), load_tokenizer(str(merged))
     encoded = [dict(tokenizer(text, truncation=True, max_length=LONGEST)) for text in chosen]
     kept = [
         {k: v for k, v in row.items() if k in ("input_ids", "token_type_ids")} for row in encoded
@@ -155,8 +154,7 @@ class Judge:
         scored: Sequence[Mapping[str, Any]],
     ) -> None:
         self.rows, self.scored, self.adapter = rows, scored, adapter
-        self.task = task_of(adapter)
-        self.loader = self.task.auto_class() if self.task is not None else class_of(merged)
+        self.task, self.loader = adapter.task, class_of(merged)
         self.pad_id = int(load_tokenizer(str(merged)).pad_token_id or 0)
         self.metric = (
             self.task.headline if scored and self.task and answers_plainly(self.task) else None
