@@ -58,7 +58,8 @@ def compared(
         details["better_than_untuned"] = gains(task, ours, base, given)
     simplest = scored.baseline or next(iter(theirs.values()), {})
     baselines = {**scored.baselines, **theirs}
-    notes = tuple(note for each in (said, *untrained.values()) for note in each.notes)
+    told = [scored.notes, said.notes, *(each.notes for each in untrained.values())]
+    notes = tuple(note for each in told for note in each)
     notes += unbeaten(task.headline, scored.scores, baselines)
     return Scored(scored.scores, simplest, details, baselines, notes)
 

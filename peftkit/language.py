@@ -17,9 +17,9 @@ from peftkit.text_scores import (
     means,
     pass_counts,
     pass_names,
-    signatures,
     totals_of,
 )
+from peftkit.words import words_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,9 +50,7 @@ class LanguageModelling(Settings):
     trains_head: ClassVar[bool] = False
     reading: ClassVar["Reading"] = "labels"
     assumed_names: ClassVar[tuple[str, ...]] = ()
-    later: ClassVar[tuple[str, ...]] = ("generate.shots",)
-    score_kinds: ClassVar[tuple[Counted, ...]] = ()
-    """What generated texts are judged by."""
+    later: ClassVar[tuple[str, ...]] = ("generate.shots", "score_tokenizer")
 
     @property
     def headline(self) -> str:
@@ -69,9 +67,9 @@ class LanguageModelling(Settings):
         """The base answers as the trained model does."""
         return True
 
-    def judged_by(self) -> tuple[Counted, ...]:
-        """The kinds of scores that generated texts get."""
-        return self.score_kinds
+    def judged_by(self, references: Sequence[str] = ()) -> tuple[Counted, ...]:
+        """The kinds of scores that generated texts get beside such references."""
+        return ()
 
     def check_rows(self, splits: "Splits", tokenizer: Any) -> tuple[str, ...]:
         """What a reader of the scores must know of how the rows suit the tokenizer.
@@ -185,11 +183,13 @@ class LanguageModelling(Settings):
             [[said.get(key, math.nan) for key in ("nats", "tokens", "bytes")] for said in answers]
         ).reshape(len(answers), TOKEN_KINDS)
         texts = [said.get("generated") for said in answers]
-        kinds, samples = self.judged_by(), self._judged_samples()
-        if all(text is None for text in texts) or not (kinds or samples):
+        if all(text is None for text in texts):
+            return known
+        right = self._references_of(given)
+        kinds, samples = self.judged_by(right), self._judged_samples()
+        if not (kinds or samples):
             return known
         unknown = [math.nan] * sum(kind.width for kind in kinds)
-        right = self.references({name: given.rows[name][:] for name in columns_in(given.rows)})
         judged = [
             unknown if text is None else counts_of(kinds, text, wanted)
             for text, wanted in zip(texts, right, strict=True)
@@ -214,6 +214,10 @@ class LanguageModelling(Settings):
             found.append((counts[:, texts:], means(pass_names(samples))))
         return found
 
+    def _references_of(self, given: "Given") -> list[str]:
+        """The references of all rows, of which the way to split texts is chosen."""
+        return self.references({name: given.rows[name][:] for name in columns_in(given.rows)})
+
     def _judged_samples(self) -> int:
         """Samples a row that the judge's command is run on; 0 where there is no judge."""
         return self.generate.samples if self.generate and self.generate.judge else 0
@@ -225,20 +229,26 @@ class LanguageModelling(Settings):
         counts = self.counts(self.answers(predictions, given), given)
         scores = self._tallied(counts, given)
         details: dict[str, Any] = {}
+        notes: list[str] = []
         texts = [index for index, text in enumerate(predictions.texts) if text is not None]
         if texts:
             details["generated_rows"] = len(texts)
-            details["signatures"] = signatures(list(scores))
+            right = self._references_of(given)
+            kinds = self.judged_by(right)
+            details["signatures"] = {
+                k: v for kind in kinds for k, v in kind.signatures(right).items()
+            }
+            notes = [note for kind in kinds for note in kind.notes(right)]
             details |= self.text_details([str(predictions.texts[i]) for i in texts])
         simple = {}
         if given.train is not None and texts:
             for name, answers in self.simple_answers(given).items():  # type: ignore[attr-defined]
                 simple[name] = self._tallied(self.counts(answers, given)[texts], given)
-        return Scored(scores, next(iter(simple.values()), {}), details, simple)
+        return Scored(scores, next(iter(simple.values()), {}), details, simple, tuple(notes))
 
     def text_details(self, texts: Sequence[str]) -> dict[str, Any]:
         """What else is said of generated texts."""
-        return {"mean_words": sum(len(text.split()) for text in texts) / len(texts)}
+        return {"mean_words": sum(len(words_of(text)) for text in texts) / len(texts)}
 
     def _tallied(self, counts: "Floats", given: "Given") -> "dict[str, Score]":
         """Each score from the rows in which it is known, the headline first."""

@@ -51,7 +51,7 @@ METRICS: Mapping[str, str] = {
     "perplexity": "exponential of the mean cross-entropy of a token",
     "loss": "mean cross-entropy of a token of the right text, in nats",
     "chrf": "F2 of character n-grams up to 6, of 100 (sacrebleu)",
-    "bleu": "word n-grams up to 4 with a penalty for brevity, of 100 (sacrebleu, 13a)",
+    "bleu": "word n-grams up to 4 with a penalty for brevity, of 100 (sacrebleu)",
     "rouge1": "mean over rows of the F1 of words, stemmed (rouge-score)",
     "rouge2": "mean over rows of the F1 of pairs of words, stemmed (rouge-score)",
     "rougeL": "mean over rows of the F1 of the longest common subsequence (rouge-score)",

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from peftkit.score_tokenizers import UnicodeWords, english, needed_by, rouge_tokenizer
+from peftkit.words import words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +38,10 @@ class Counted(NamedTuple):
     """Of what was said and what should be."""
     totals: Callable[[Floats], dict[str, Floats]]
     """Sums (many, width) to scores by name, (many,) each."""
+    signatures: Callable[[Sequence[str]], Mapping[str, str]] = lambda _: {}
+    """Of the references: how the scores are computed, by name, as sacrebleu puts it."""
+    notes: Callable[[Sequence[str]], Sequence[str]] = lambda _: ()
+    """Of the references: what a reader of the scores must know of how texts are split."""
 
 
 def means(names: Sequence[str]) -> Callable[[Floats], dict[str, Floats]]:
@@ -81,17 +90,47 @@ def final_answer(text: str, pattern: str) -> str | None:
 
 
 @cache
-def rouge_scorer() -> Any:
-    """rouge-score's scorer, with Porter's stemmer, as the published scores are computed."""
+def rouge_scorer(tokenizer: str) -> Any:
+    """rouge-score's scorer of texts split in one of two ways (`rouge_tokenizer`)."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(list(ROUGE), use_stemmer=True)
+    return RougeScorer(
+        list(ROUGE), tokenizer=english() if tokenizer == "english" else UnicodeWords()
+    )
 
 
-def rouge_counts(said: str, right: str) -> Sequence[float]:
-    """ROUGE-1, -2 and -L F-measures of a row."""
-    found = rouge_scorer().score(right, said)
-    return [*(float(found[name].fmeasure) for name in ROUGE), 1.0]
+def rouge_counts(tokenizer: str | None) -> Callable[[str, str], Sequence[float]]:
+    """ROUGE-1, -2 and -L F-measures of a row, its texts split by the reference's script where no
+    tokenizer is named."""
+
+    def counts(said: str, right: str) -> Sequence[float]:
+        found = rouge_scorer(tokenizer or rouge_tokenizer(right)).score(right, said)
+        return [*(float(found[name].fmeasure) for name in ROUGE), 1.0]
+
+    return counts
+
+
+def rouge_tokenizers(tokenizer: str | None, references: Sequence[str]) -> list[str]:
+    """All ways in which the references are split."""
+    return [tokenizer] if tokenizer else sorted({*map(rouge_tokenizer, references)})
+
+
+def rouge_signatures(tokenizer: str | None, references: Sequence[str]) -> dict[str, str]:
+    """How ROUGE was computed, as sacrebleu would put it."""
+    ways = "+".join(rouge_tokenizers(tokenizer, references))
+    told = f"nrefs:1|case:lc|tok:{ways}|stem:porter|version:{version('rouge-score')}"
+    return dict.fromkeys(ROUGE, told)
+
+
+def rouge_notes(tokenizer: str | None, references: Sequence[str]) -> list[str]:
+    """That references of another script than Latin are split otherwise."""
+    beyond = sum(rouge_tokenizer(text) == "unicode" for text in references)
+    if tokenizer or not beyond:
+        return []
+    return [
+        f"ROUGE: {beyond} of {len(references)} references are of other letters than a to z and "
+        "are split by Unicode's (task.score_tokenizer)"
+    ]
 
 
 @cache
@@ -103,11 +142,11 @@ def chrf() -> Any:
 
 
 @cache
-def bleu() -> Any:
-    """sacrebleu's BLEU with its default tokenizer (13a)."""
+def bleu(tokenizer: str) -> Any:
+    """sacrebleu's BLEU with one of its tokenizers."""
     from sacrebleu.metrics.bleu import BLEU
 
-    return BLEU()
+    return BLEU(tokenize=tokenizer)
 
 
 def chrf_counts(said: str, right: str) -> Sequence[float]:
@@ -129,10 +168,14 @@ def chrf_totals(sums: Floats) -> dict[str, Floats]:
     return {"chrf": 100 * score}
 
 
-def bleu_counts(said: str, right: str) -> Sequence[float]:
+def bleu_counts(tokenizer: str) -> Callable[[str, str], Sequence[float]]:
     """Words said and wanted; of each order of word n-grams those in both, and those said."""
-    (found,) = bleu()._extract_corpus_statistics([said], [[right]])
-    return [float(number) for number in found]
+
+    def counts(said: str, right: str) -> Sequence[float]:
+        (found,) = bleu(tokenizer)._extract_corpus_statistics([said], [[right]])
+        return [float(number) for number in found]
+
+    return counts
 
 
 def bleu_totals(sums: Floats) -> dict[str, Floats]:
@@ -177,9 +220,31 @@ def pass_counts(passed: int | None, samples: int) -> list[float]:
 
 
 EXACT = Counted(2, exact_counts(None), means(["exact_match"]))
-ROUGES = Counted(len(ROUGE) + 1, rouge_counts, means(ROUGE))
-CHRF = Counted(3 * CHRF_ORDER, chrf_counts, chrf_totals)
-BLEU = Counted(2 + 2 * BLEU_ORDER, bleu_counts, bleu_totals)
+CHRF = Counted(
+    3 * CHRF_ORDER, chrf_counts, chrf_totals, lambda _: {"chrf": sacrebleu_signature(chrf())}
+)
+
+
+def rouges(tokenizer: str | None = None) -> Counted:
+    """ROUGE of texts split by `tokenizer`, or each by the script of its reference."""
+    return Counted(
+        len(ROUGE) + 1,
+        rouge_counts(tokenizer),
+        means(ROUGE),
+        partial(rouge_signatures, tokenizer),
+        partial(rouge_notes, tokenizer),
+    )
+
+
+def bleus(tokenizer: str = "13a", chosen: bool = True) -> Counted:
+    """BLEU of texts split by one of sacrebleu's tokenizers; `chosen` by hand or for its texts."""
+    return Counted(
+        2 + 2 * BLEU_ORDER,
+        bleu_counts(tokenizer),
+        bleu_totals,
+        lambda _: {"bleu": sacrebleu_signature(bleu(tokenizer))},
+        lambda references: [] if chosen else bleu_notes(tokenizer, references),
+    )
 
 
 def counts_of(kinds: Sequence[Counted], said: str, right: str) -> list[float]:
@@ -197,16 +262,27 @@ def totals_of(kinds: Sequence[Counted], sums: Floats) -> dict[str, Floats]:
     return found
 
 
-def signatures(names: Sequence[str]) -> Mapping[str, str]:
-    """How sacrebleu computed those of its scores that are among `names`, in its own words."""
-    makers = {"bleu": bleu, "chrf": chrf}
-    for make in makers.values():  # a signature names the references it has seen
-        make().corpus_score(["a"], [["a"]])
-    return {name: str(make().get_signature()) for name, make in makers.items() if name in names}
+def sacrebleu_signature(metric: Any) -> str:
+    """How sacrebleu computes a score, in its own words."""
+    metric.corpus_score(["a"], [["a"]])  # a signature names the references it has seen
+    return str(metric.get_signature())
+
+
+def bleu_notes(tokenizer: str, references: Sequence[str]) -> list[str]:
+    """That texts were not split as sacrebleu does by default, and how many that does not suit."""
+    needs = Counter(map(needed_by, references))
+    suited = {tokenizer} if tokenizer == "char" else {tokenizer, "13a"}
+    others = sum(count for name, count in needs.items() if name not in suited)
+    found = []
+    if tokenizer != "13a":
+        found.append(f"BLEU: texts are split by {tokenizer}, as the references' script needs")
+    if others:
+        found.append(f"BLEU: {tokenizer} does not suit {others} of {len(references)} references")
+    return [f"{note} (task.score_tokenizer)" for note in found]
 
 
 def distinct(texts: Sequence[str], order: int) -> float | None:
     """Different n-grams of words as a share of all (Li et al. 2016); None where there are none."""
-    words = [text.split() for text in texts]
+    words = [words_of(text) for text in texts]
     grams = [tuple(w[i : i + order]) for w in words for i in range(len(w) - order + 1)]
     return len(set(grams)) / len(grams) if grams else None

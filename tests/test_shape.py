@@ -21,6 +21,8 @@ LAYERS = [
     ["yaml12"],
     ["registry"],
     ["compose"],
+    ["words"],
+    ["score_tokenizers"],
     ["language_counts", "resampling", "messages", "special_tokens", "text_scores"],
     ["conversations"],
     ["metrics"],

@@ -1,6 +1,8 @@
 """Scores of answers to questions: SQuAD's official exact match and F1, and what needs no training.
 
 After the scripts `evaluate-v1.1.py` and `evaluate-v2.0.py` of Rajpurkar et al. 2016 and 2018.
+Beside right answers of other letters than a to z as MLQA (Lewis et al. 2020) has it: no script's
+punctuation counts, and where no space divides words each character is one.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from peftkit.words import SENTENCE_ENDS, is_beyond_ascii, without_punctuation, words_of
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -19,12 +23,18 @@ if TYPE_CHECKING:
 
 ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
 PUNCTUATION = str.maketrans("", "", string.punctuation)
-BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+")
 
 
 def normalised(text: str) -> str:
     """The text as answers are compared: in lower case, without punctuation and articles."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+
+
+def normalised_beside(text: str, right: str) -> str:
+    """The text as it is compared with a right answer, with a space between its words."""
+    if not is_beyond_ascii(right):
+        return normalised(text)
+    return " ".join(words_of(normalised(without_punctuation(text))))
 
 
 def overlap_f1(said: Sequence[str], right: Sequence[str], nothing: bool) -> float:
@@ -47,13 +57,12 @@ def best_match(said: str, right: Sequence[str], nothing: bool = False) -> tuple[
 
     Where `nothing` is an answer, it is the right one of a question that has no other.
     """
-    ours = normalised(said)
-    theirs = [normalised(text) for text in right]
+    pairs = [(normalised_beside(said, text), normalised_beside(text, text)) for text in right]
     if nothing:
-        theirs = [text for text in theirs if text] or [""]
-    exact = float(ours in theirs)
-    words = ours.split()
-    return exact, max((overlap_f1(words, text.split(), nothing) for text in theirs), default=0.0)
+        pairs = [pair for pair in pairs if pair[1]] or [(normalised(said), "")]
+    exact = float(any(ours == theirs for ours, theirs in pairs))
+    overlaps = (overlap_f1(ours.split(), theirs.split(), nothing) for ours, theirs in pairs)
+    return exact, max(overlaps, default=0.0)
 
 
 def best_threshold(margins: Floats, gains: Floats, answerable: Floats) -> float:
@@ -77,9 +86,10 @@ def best_threshold(margins: Floats, gains: Floats, answerable: Floats) -> float:
 
 
 def sentences_of(text: str) -> list[tuple[int, int]]:
-    """Where each sentence begins and ends: after a full stop, or ! or ?, and white space."""
+    """Where each sentence begins and ends: after a full stop, or ! or ?, and white space; or after
+    their full-width forms."""
     begin, found = 0, []
-    for gap in BETWEEN_SENTENCES.finditer(text):
+    for gap in SENTENCE_ENDS.finditer(text):
         found.append((begin, gap.start()))
         begin = gap.end()
     return [*found, (begin, len(text))]
@@ -87,7 +97,9 @@ def sentences_of(text: str) -> list[tuple[int, int]]:
 
 def most_alike(question: str, context: str) -> tuple[int, int]:
     """The sentence of the context with the most of the question's words; the first of several."""
-    words = set(normalised(question).split())
+    words = set(words_of(normalised(question)))
     sentences = sentences_of(context)
-    shared = [len(words & set(normalised(context[start:end]).split())) for start, end in sentences]
+    shared = [
+        len(words & set(words_of(normalised(context[start:end])))) for start, end in sentences
+    ]
     return sentences[shared.index(max(shared))]

@@ -42,12 +42,21 @@ def hardware_of(record: RunRecord) -> str | None:
     return f"{world.device}, {world.ranks} ranks of {world.threads} threads, {world.sharding}"
 
 
+def score_tokenizer_of(record: RunRecord) -> str | None:
+    """How texts were split for their scores; a record of no such scores does not say."""
+    signatures = record.details.get("signatures")
+    said = signatures.values() if isinstance(signatures, dict) else ()
+    found = [part for each in said for part in str(each).split("|") if part.startswith("tok:")]
+    return ", ".join(sorted({part.removeprefix("tok:") for part in found})) or None
+
+
 FACTS: dict[str, Callable[[RunRecord], str | None]] = {
     "data": data_of,
     "split": split_of,
     "model": lambda record: f"{record.model.used} ({record.model.identity})",
     "task": lambda record: str(record.recipe["task"]["kind"]),
     "metric": lambda record: record.headline,
+    "score tokenizer": score_tokenizer_of,
     "precision": lambda record: record.world.precision if record.world else None,
     "hardware": hardware_of,
 }

@@ -1,6 +1,5 @@
 """Text generation: a causal language model learns texts as they are, led by attributes or not."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,6 +11,7 @@ from peftkit.language import LanguageModelling
 from peftkit.special_tokens import encode_text
 from peftkit.tasks import Task
 from peftkit.text_scores import distinct
+from peftkit.words import first_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +27,8 @@ class TextGeneration(LanguageModelling, Task):
     attributes: list[str] = Field(default_factory=list)
     """Values of the column `attribute`; each text is led by its own as a token, <|value|>."""
     prompt_words: PositiveInt = 8
-    """Words at the start of a test text from which the rest is generated (`generate`)."""
+    """Words at the start of a test text from which the rest is generated (`generate`); characters,
+    where no space divides words."""
 
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"language_modelling": {}}
     roles: ClassVar["Mapping[str, Need]"] = {"text": True, "attribute": False}
@@ -99,9 +100,7 @@ class TextGeneration(LanguageModelling, Task):
     def openings(self, rows: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
         """The first words of each text, and the white space between them as it is: code lives by
         it."""
-        words = re.compile(rf"\s*\S+(?:\s+\S+){{0,{self.prompt_words - 1}}}")
-        begun = [words.match(text) for text in rows["text"]]
-        return {**rows, "text": [found.group() if found else "" for found in begun]}
+        return {**rows, "text": [first_words(text, self.prompt_words) for text in rows["text"]]}
 
     def references(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
         """The whole texts."""

@@ -23,7 +23,7 @@ from peftkit.language import LanguageModelling
 from peftkit.messages import Message, MessageError, is_answer, is_learned, text_of
 from peftkit.special_tokens import encode_rendered
 from peftkit.tasks import Task
-from peftkit.text_scores import EXACT, ROUGES, Counted, exact_counts
+from peftkit.text_scores import EXACT, Counted, exact_counts, rouges
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -53,6 +53,10 @@ class Instructions(LanguageModelling, Task):
         "bits_per_byte"
     )
     """The headline score; of generated texts only where `generate` is set."""
+    score_tokenizer: Literal["english", "unicode"] | None = None
+    """How texts are split for ROUGE: english, words of a to z and 0 to 9, stemmed; unicode, those
+    of any script, each character alone where no space divides words. null: english, but unicode
+    for references of other letters than a to z."""
 
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"chat": {}}
     roles: ClassVar["Mapping[str, Need]"] = dict.fromkeys(COLUMNS, False)
@@ -71,10 +75,10 @@ class Instructions(LanguageModelling, Task):
         """The chosen metric."""
         return self.metric
 
-    def judged_by(self) -> tuple[Counted, ...]:
+    def judged_by(self, references: Sequence[str] = ()) -> tuple[Counted, ...]:
         """Exact match, of final answers where they are extracted, and ROUGE."""
         extract = self.generate.extract if self.generate else None
-        return EXACT._replace(counts=exact_counts(extract)), ROUGES
+        return EXACT._replace(counts=exact_counts(extract)), rouges(self.score_tokenizer)
 
     def used_roles(self, there: Collection[str]) -> Collection[str]:
         """The columns of the format that the rows are in."""

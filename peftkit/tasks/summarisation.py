@@ -1,12 +1,12 @@
 """Summarisation: a long text in a few words, by an encoder-decoder or a causal model."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from peftkit.rewriting import SOURCE, Rewriting, said_by_all, usual_target
 from peftkit.tasks import Given, Task
-from peftkit.text_scores import ROUGES, Counted
+from peftkit.text_scores import Counted, rouges
+from peftkit.words import SENTENCE_ENDS, words_of
 
 
 class Summarisation(Rewriting, Task):
@@ -15,15 +15,22 @@ class Summarisation(Rewriting, Task):
     kind: Literal["summarisation"] = "summarisation"
     metric: Literal["rougeL", "rouge1", "rouge2", "bits_per_byte"] = "rougeL"
     """The headline score."""
+    score_tokenizer: Literal["english", "unicode"] | None = None
+    """How texts are split for ROUGE: english, words of a to z and 0 to 9, stemmed; unicode, those
+    of any script, each character alone where no space divides words. null: english, but unicode
+    for references of other letters than a to z."""
 
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"summarization": {}}
-    score_kinds: ClassVar[tuple[Counted, ...]] = (ROUGES,)
     request: ClassVar[str] = f"Summarize this text:\n\n{SOURCE}"
 
     @property
     def headline(self) -> str:
         """The chosen metric."""
         return self.metric
+
+    def judged_by(self, references: Sequence[str] = ()) -> tuple[Counted, ...]:
+        """ROUGE."""
+        return (rouges(self.score_tokenizer),)
 
     def simple_answers(self, given: Given) -> dict[str, list[dict[str, Any]]]:
         """The first three turns or sentences, the longest three, always the same target."""
@@ -38,10 +45,10 @@ class Summarisation(Rewriting, Task):
 def parts_of(text: str) -> list[str]:
     """The lines of a text (the turns of a dialogue); its sentences where it is one line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines if len(lines) > 1 else re.split(r"(?<=[.!?])\s+", text.strip())
+    return lines if len(lines) > 1 else SENTENCE_ENDS.split(text.strip())
 
 
 def longest(parts: Sequence[str], count: int) -> list[str]:
     """The longest parts, in the order in which they stand."""
-    chosen = sorted(range(len(parts)), key=lambda i: (-len(parts[i].split()), i))[:count]
+    chosen = sorted(range(len(parts)), key=lambda i: (-len(words_of(parts[i])), i))[:count]
     return [parts[i] for i in sorted(chosen)]

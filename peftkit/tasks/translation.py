@@ -1,14 +1,17 @@
 """Translation: a text said in another language, by an encoder-decoder or a causal model."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from peftkit.rewriting import SOURCE, Columns, Rewriting, said_by_all, usual_target
+from peftkit.score_tokenizers import bleu_tokenizer, check_installed
 from peftkit.tasks import Given, Task
-from peftkit.text_scores import BLEU, CHRF, Counted
+from peftkit.text_scores import CHRF, Counted, bleus
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from peftkit.data import Splits
 
 
 class Translation(Rewriting, Task):
@@ -22,8 +25,11 @@ class Translation(Rewriting, Task):
     codes: tuple[str, str] | None = None
     """Codes of the source's and the target's language, where the tokenizer has them (mBART, NLLB:
     en_XX, de_DE). Marian's many-language models want theirs in `prompt`: '>>deu<< {source}'."""
-
-    score_kinds: ClassVar[tuple[Counted, ...]] = (CHRF, BLEU)
+    score_tokenizer: Literal["13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none"] | None = (
+        None
+    )
+    """How sacrebleu splits texts for BLEU; null: 13a, or what the script of the test references
+    needs (zh, ja-mecab, ko-mecab; char for Thai and the like)."""
 
     @property
     def headline(self) -> str:
@@ -34,6 +40,19 @@ class Translation(Rewriting, Task):
     def request(self) -> str:  # type: ignore[override]
         """What a causal model is asked."""
         return f"Translate this text{f' into {self.into}' if self.into else ''}: {SOURCE}"
+
+    def judged_by(self, references: Sequence[str] = ()) -> tuple[Counted, ...]:
+        """chrF, and BLEU as texts of the references' script are split for it."""
+        chosen = self.score_tokenizer
+        return CHRF, bleus(chosen or bleu_tokenizer(references), chosen is not None)
+
+    def label_names(self, splits: "Splits") -> tuple[str, ...]:
+        """As `Rewriting` has it. Raises `DataError` also where what splits the texts for BLEU is
+        not installed."""
+        names = super().label_names(splits)
+        if self.generate is not None and len(splits.test):
+            check_installed(self.score_tokenizer or bleu_tokenizer(splits.test["target"]))
+        return names
 
     def encode(
         self,
