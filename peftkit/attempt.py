@@ -238,6 +238,7 @@ class Attempt:
         """Everything that is known of the run."""
         reason = reason_of(proof)
         known: dict[str, Any] = self._known(material)
+        known["notes"] += outcome.notes
         if scored is not None and predictions is not None:
             known |= {part: getattr(scored, part) for part in ("scores", "baseline", "baselines")}
             known["notes"] += scored.notes

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,13 +114,26 @@ class Recorder(TrainerCallback):
         self._since += seconds
 
     def best(self, history: list[dict[str, Any]]) -> dict[str, Any]:
-        """The evaluation with the best score so far: step, score, loss. Empty if there was none."""
-        scored = [entry for entry in history if "eval_score" in entry]
+        """The best evaluation so far: step, score, loss. Empty if there was none.
+
+        Each is held against the best of those before it, whose weights alone are kept: so the
+        history of a run says the same before and after it was interrupted.
+        """
+        scored = scored_in(history)
         if not scored:
             return {}
         metric = self.recipe.task.chosen_by
-        best = max(scored, key=lambda entry: (gain_of(entry, metric), -entry["step"]))
+        best = reduce(lambda old, new: new if is_better(new, old, metric) else old, scored)
         return {"step": best["step"], "score": best["eval_score"], "loss": best["eval_loss"]}
+
+    def notes(self, history: list[dict[str, Any]]) -> tuple[str, ...]:
+        """How often the validation split gave no score, and what decided instead."""
+        scored = scored_in(history)
+        without = sum(entry["eval_score"] is None for entry in scored)
+        if not without:
+            return ()
+        said = f"{self.recipe.task.chosen_by} is undefined in {without} of {len(scored)}"
+        return (f"validation: {said} evaluations; between those and others the lower loss decided",)
 
     def go_on_from(self, facts: dict[str, Any]) -> None:
         """Add to what was counted before the run was interrupted."""
@@ -199,7 +213,7 @@ class Recorder(TrainerCallback):
             save_trained(
                 self.loop.assembled.module, best_weights(self.folder.checkpoints, best["step"])
             )
-        scored = [entry for entry in state.log_history if "eval_score" in entry]
+        scored = scored_in(state.log_history)
         since = [entry for entry in scored if entry["step"] > best["step"]]
         impatient = training.patience is not None and len(since) >= training.patience
         latest = scored[-1]
@@ -225,10 +239,19 @@ class Recorder(TrainerCallback):
         self._since = time.monotonic()
 
 
-def gain_of(entry: dict[str, Any], metric: str) -> float:
-    """How good an evaluation's score is; one that is undefined counts as the worst."""
-    score = entry["eval_score"]
-    return float("-inf") if score is None else gain(metric, float(score))
+def scored_in(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The evaluations among the lines of a log."""
+    return [entry for entry in history if "eval_score" in entry]
+
+
+def is_better(new: dict[str, Any], old: dict[str, Any], metric: str) -> bool:
+    """Whether an evaluation is better than one before it: by their scores, or by their losses where
+    one of them has no score. Where losses are unknown too nothing speaks for the older weights."""
+    scores = new["eval_score"], old["eval_score"]
+    if None not in scores:
+        return gain(metric, float(scores[0])) > gain(metric, float(scores[1]))
+    losses = new["eval_loss"], old["eval_loss"]
+    return None in losses or losses[0] < losses[1]
 
 
 def due(every: int | str, state: TrainerState, epoch_ends: bool) -> bool:

@@ -59,6 +59,7 @@ class Outcome:
     tokens: int
     positions: int
     samples: int
+    notes: tuple[str, ...] = ()
 
 
 def fit(
@@ -100,6 +101,7 @@ def fit(
         validating_seconds=recorder.validating,
         earlier_seconds=recorder.earlier_seconds,
         samples=state.global_step * training.batch_size,
+        notes=recorder.notes(state.log_history),
         **recorder.counted(),
     )
 

@@ -144,6 +144,8 @@ class Search:
             given_up = trial.should_prune()
             best = record.validation.get("score")
             trial.set_user_attr("score", best)
+            trial.set_user_attr("loss", record.validation.get("loss"))
+            trial.set_user_attr("undefined", best is None and not given_up)
             state = optuna.trial.TrialState.PRUNED if given_up or best is None else None
             study.tell(trial, None if state else best, state)
         finally:
@@ -151,30 +153,37 @@ class Search:
         shutil.rmtree(folder.path, ignore_errors=True)
 
     def tuning_of(self, study: "optuna.Study") -> Tuning:
-        """What the study found; the default where every trial failed, and among equals."""
+        """What the study found; the default where every trial failed, and among equals.
+
+        Where no trial has a score that is defined, their losses decide, and are told.
+        """
         import optuna
 
         states = optuna.trial.TrialState
         named = {states.COMPLETE: "finished", states.PRUNED: "pruned", states.FAIL: "failed"}
         trials, default = tried(study), self.recipe.strategy.default_lr
+        told = [trial.user_attrs for trial in trials.values()]
+        scored = any(said.get("score") is not None for said in told)
+        by_loss = not scored and any(said.get("loss") is not None for said in told)
+        metric, key = ("loss", "loss") if by_loss else (self.metric, "score")
         found = [
             Trial(
                 lr=rate,
-                score=trial.user_attrs.get("score"),
+                score=trial.user_attrs.get(key),
                 step=trial.user_attrs.get("steps", 0),
-                status=named[trial.state],
+                status="finished" if trial.user_attrs.get("undefined") else named[trial.state],
                 default=rate == default,
             )
             for rate, trial in trials.items()
         ]
         finished = [
-            (gain(self.metric, t.score), t.default, t.lr)
+            (gain(metric, t.score), t.default, t.lr)
             for t in found
             if t.status == "finished" and t.score is not None
         ]
         best = max(finished, default=None)
         return Tuning(
-            metric=self.metric,
+            metric=metric,
             rows=self.budget.rows or self.rows["train"],
             trials=found,
             chosen=best[2] if best else default,
