@@ -35,7 +35,7 @@ class MessageError(ValueError):
 
 
 def messages_in(cell: Any, column: str) -> list[Message]:
-    """The messages of a cell: a list of them, the same as JSON text, or columns of it.
+    """The messages of a cell: a list of them, or the same as JSON text.
 
     Raises `MessageError` for what is none.
     """
@@ -49,12 +49,8 @@ def messages_in(cell: Any, column: str) -> list[Message]:
 
 
 def listed(cell: Any, column: str) -> Sequence[Any]:
-    """The items of a cell: a list, JSON text of one, or a mapping of lists of the same length."""
+    """The items of a cell: a list, or JSON text of one."""
     value = parsed(cell, column) if isinstance(cell, str) and cell.strip() else cell
-    if isinstance(value, Mapping):
-        sizes = {len(part) if isinstance(part, list) else None for part in value.values()}
-        if len(sizes) == 1 and None not in sizes:
-            return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
     if value is None or value == "":
         return []
     if not isinstance(value, (list, tuple)):
@@ -120,7 +116,7 @@ def text_in(value: Any, what: str) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, (bool, int, float)):
-        return json.dumps(value)
+        return str(value).lower() if isinstance(value, bool) else str(value)
     raise MessageError(f"{what} is {kind_of(value)} - give a text")
 
 

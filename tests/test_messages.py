@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from peftkit.chat_templates import Template
 from peftkit.chat_tokens import tokens_of
 from peftkit.conversations import Conversation, conversation_of, faults_in
 from peftkit.errors import DataError
-from peftkit.messages import MessageError, message_of, messages_in, text_of, tools_in
+from peftkit.messages import MessageError, message_of, text_of, tools_in
 from peftkit.model import load_tokenizer
 from peftkit.recipe import Recipe
 from peftkit.sources import find_model
@@ -203,8 +205,6 @@ def test_nothing_said_in_a_key_is_no_key() -> None:
         "content": "x",
     }
     assert tools_in(None) is tools_in([]) is tools_in("") is None
-    columns = {"role": ["user", "assistant"], "content": ["x", "y"]}
-    assert messages_in(columns, "messages")[1] == {"role": "assistant", "content": "y"}
 
 
 def test_an_answer_of_which_none_is_learned_or_nothing_is_said_is_refused() -> None:
@@ -345,15 +345,67 @@ def test_a_tokenizers_template_for_tools_is_used_where_there_are_tools() -> None
     assert template.portable == CONTENTS
 
 
+def recipe_of(folder: Path, rows: list[dict[str, Any]], suffix: str = "jsonl") -> Recipe:
+    """A recipe that reads such rows from a file."""
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
+    else:
+        (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    said = ("lora_tiny", "task={kind: instructions, template: plain}")
+    return Recipe.load(*said, f"data={{kind: files, path: {folder}}}")
+
+
 @pytest.mark.parametrize("tools", [None, TOOLS])
 def test_a_column_of_tools_names_rows_only_where_there_is_one(tmp_path: Path, tools: Any) -> None:
     more = {} if tools is None else {"tools": tools}
     answers = [{**SAID, "content": f"a horse {number}"} for number in range(9)]
-    lines = [json.dumps({"messages": [ASKED, answer], **more}) for answer in answers]
-    (tmp_path / "train.jsonl").write_text("\n".join(lines))
-    said = ("lora_tiny", "task={kind: instructions, template: plain}")
-    recipe = Recipe.load(*said, f"data={{kind: files, path: {tmp_path}}}")
+    rows = [{"messages": [ASKED, answer], **more} for answer in answers]
+    recipe = recipe_of(tmp_path, rows)
     source = recipe.data.resolve()
     wanted = recipe.data.wanted(recipe.task.roles)
     named = [want for want in wanted if want.role != "tools" or tools is not None]
     assert recipe.splits(source).key == recipe.data.key(source, named)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_calls_and_tools_come_from_files_as_they_are_in_each_row(
+    tmp_path: Path, suffix: str
+) -> None:
+    """Arrow would give each call the arguments of all, and each tool the parameters."""
+    answers = [{"at": "cloud"}, {"near": {"x": 1}, "far": True}]
+    rows = []
+    for number in range(9):
+        function = {"name": "look", "arguments": answers[number % 2]}
+        call = {"type": "function", "function": function}
+        properties = {f"p{number % 2}": {"type": "string"}}
+        tool = {"type": "function", "function": {"name": "look", "parameters": properties}}
+        told = [{**ASKED, "content": f"the dog {number}"}, {**CALLING, "tool_calls": [call]}]
+        rows.append({"messages": told, "tools": [tool]})
+    recipe = recipe_of(tmp_path, rows, suffix)
+    splits = recipe.splits(recipe.data.resolve())
+    for read in splits.train:
+        row = rows[int(read["row"].split(":")[1])]
+        wanted = conversation_of(row, "messages", None)
+        assert conversation_of(read, "messages", None) == wanted
+
+
+def test_messages_of_mixed_spellings_are_read_from_one_file(tmp_path: Path) -> None:
+    parts = {"role": "assistant", "content": [{"type": "text", "text": "a"}, "b"]}
+    text = {"role": "assistant", "content": "ab"}
+    as_text = {"function": {"name": "look", "arguments": json.dumps({"at": "cloud"})}}
+    as_object = {"function": {"name": "look", "arguments": {"at": "cloud"}}}
+    rows = []
+    for number in range(12):
+        call = as_text if number % 3 else as_object
+        said = [parts, text][number % 2]
+        told = [ASKED, {**CALLING, "tool_calls": [call]}, FOUND, said]
+        tools = json.dumps(TOOLS) if number % 2 else TOOLS
+        rows.append({"messages": json.dumps(told) if number % 4 == 0 else told, "tools": tools})
+    recipe = recipe_of(tmp_path, rows)
+    splits = recipe.splits(recipe.data.resolve())
+    assert recipe.task.label_names(splits) == ()
+    talks = [conversation_of(row, "messages", None) for row in splits.train]
+    assert {text_of(talk.messages[-1]) for talk in talks} == {"ab"}
+    calls = [talk.messages[1]["tool_calls"][0]["function"]["arguments"] for talk in talks]
+    assert all(each == {"at": "cloud"} for each in calls)
+    assert all(talk.tools == TOOLS for talk in talks)

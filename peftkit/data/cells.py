@@ -7,19 +7,20 @@ from typing import Any, Literal
 from peftkit.data.values import Unreadable, from_text, plain, whole, written
 
 Cell = Literal[
-    "text", "label", "labels", "number", "words", "messages", "prompt", "answers", "place"
+    "text", "label", "labels", "number", "words", "messages", "prompt", "tools", "answers", "place"
 ]
 """What a role's cells are. text: a text. label: the one class of a row. labels: any number of
 classes. number: a target of a regression. words: words, or tags of words. messages: a conversation.
-prompt: a text or a conversation. answers: right answers, maybe with their places. place: a part of
-a text."""
+prompt: a text or a conversation. tools: schemas of tools. answers: right answers, maybe with their
+places. place: a part of a text."""
 LISTED = ("words", "labels")
 """Cells that are lists in some files and text in others."""
-NESTED = ("messages", "prompt", "answers", "place")
+NESTED = ("messages", "prompt", "tools", "answers", "place")
 """Cells whose parts have types of their own in every row."""
 CELLS: Mapping[str, Cell] = {
     "label": "label", "tokens": "words", "tags": "words", "messages": "messages",
-    "conversations": "messages", "prompt": "prompt", "completion": "prompt", "answers": "answers",
+    "conversations": "messages", "prompt": "prompt", "completion": "prompt", "tools": "tools",
+    "answers": "answers",
     "head": "place", "tail": "place",
 }  # fmt: skip
 """By role what its cells are, where the task does not say; those of other roles are texts."""
@@ -140,6 +141,16 @@ def _is_message(value: Any) -> bool:
     return isinstance(value, dict) and bool(value.keys() & {"role", "from"})
 
 
+def tools_of(value: Any) -> list[Any] | None:
+    """A list of tools, maybe as text; None of a blank one."""
+    if isinstance(value, str) and not value.strip():
+        return None
+    found = from_text(value) if isinstance(value, str) else value
+    if not isinstance(found, list):
+        raise Unreadable("is no list of tools", "give their JSON schemas, or rename the column")
+    return found
+
+
 def answers_of(value: Any) -> Any:
     """Answers of a question: their texts are text, and their places whole numbers."""
     found = from_text(value) if isinstance(value, str) else value
@@ -172,5 +183,6 @@ def place_of(value: Any) -> Any:
 
 _READERS: Mapping[Cell, Callable[[Any], Any]] = {
     "text": text_of, "label": label_of, "labels": words_of, "number": number_of, "words": words_of,
-    "messages": messages_of, "prompt": prompt_of, "answers": answers_of, "place": place_of,
+    "messages": messages_of, "prompt": prompt_of, "tools": tools_of, "answers": answers_of,
+    "place": place_of,
 }  # fmt: skip

@@ -24,12 +24,16 @@ def parquet_rows(path: Path, wanted: Collection[str] | None) -> Iterator[Record 
                 return
             columns = [name for name in names if wanted is None or name in wanted]
             features, narrow = _features(path), _narrow(file.schema_arrow)
+            ragged = _ragged(file.schema_arrow)
             index = 0
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
                 for values in _values(batch):
                     if isinstance(values, dict):
                         for name in narrow & values.keys():
                             values[name] = narrowed(values[name], file.schema_arrow.field(name))
+                        values |= {
+                            name: without_absent(values[name]) for name in ragged & values.keys()
+                        }
                         row = {name: _decoded(values[name], features.get(name)) for name in columns}
                         yield Record(f"row {index}", row)
                     else:
@@ -94,6 +98,25 @@ def _narrow(schema: Any) -> set[str]:
     from pyarrow import types
 
     return {f.name for f in schema if types.is_float16(f.type) or types.is_float32(f.type)}
+
+
+def _ragged(schema: Any) -> set[str]:
+    """The columns of lists of objects that hold objects, as calls of tools with their arguments."""
+    from pyarrow import types
+
+    def holds_objects(kind: Any) -> bool:
+        inner = [kind.field(i).type for i in range(kind.num_fields)]
+        return any(types.is_struct(each) or holds_objects(each) for each in inner)
+
+    lists = [field for field in schema if types.is_list(field.type)]
+    return {f.name for f in lists if holds_objects(f.type.value_type)}
+
+
+def without_absent(value: Any) -> Any:
+    """A nested value without the keys that have none: Arrow gives each object the keys of all."""
+    if isinstance(value, dict):
+        return {key: without_absent(v) for key, v in value.items() if v is not None}
+    return list(map(without_absent, value)) if isinstance(value, list) else value
 
 
 def narrowed(value: float | None, column: Any) -> float | None:

@@ -85,7 +85,7 @@ class Instructions(LanguageModelling, Task):
         found = format_of(there) if self.format == "auto" else self.format
         if found is None:
             return there
-        return {*FORMATS[found][0], "system", *(["input"] if found == "alpaca" else [])}
+        return {*FORMATS[found][0], "system", "tools", *(["input"] if found == "alpaca" else [])}
 
     def auto_class(self, config: "PretrainedConfig | None" = None) -> Any:
         """The causal language models.
