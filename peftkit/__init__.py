@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from peftkit import hub_kernels
+from peftkit import hub_kernels, openmp
 
 if TYPE_CHECKING:
     from peftkit.comparing import compare
@@ -53,6 +53,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 hub_kernels.refuse()
+openmp.wait_briefly()
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "peftkit"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
-    ["hub_kernels"],
+    ["hub_kernels", "openmp"],
     ["peftkit"],
     ["errors", "stand_ins"],
     ["yaml12"],
