@@ -2,8 +2,8 @@
 
 import os
 
-SPINS = "2000"
-"""Turns that a waiting thread of libgomp takes before it sleeps: some 50 microseconds, as long as
+SPINS = "200"
+"""Turns that a waiting thread of libgomp takes before it sleeps: about 10 microseconds where a turn is long, as long as
 the pauses between two operations. libgomp's own default is 300,000, up to 15 ms."""
 
 
