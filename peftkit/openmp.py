@@ -3,8 +3,8 @@
 import os
 
 SPINS = "200"
-"""Turns that a waiting thread of libgomp takes before it sleeps: about 10 microseconds where a turn is long, as long as
-the pauses between two operations. libgomp's own default is 300,000, up to 15 ms."""
+"""Turns that a waiting thread of libgomp takes before it sleeps: some 10 microseconds where a turn
+is long. libgomp's own default is 300,000, up to 15 ms."""
 
 
 def wait_briefly() -> None:
