@@ -1,12 +1,12 @@
 """Chat fields: what stands beside the contents of messages, and whether a template shows it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from peftkit.chat_templates import Template, protected
 from peftkit.conversations import Conversation
-from peftkit.errors import DataError
+from peftkit.errors import DataError, Fault
 from peftkit.messages import Message, is_answer, text_of
 
 TOLD = ("tools", "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking",
@@ -104,6 +104,17 @@ class Fields:
             except DataError:  # it asks for what was taken away
                 self.known[kind] = True
         return self.known[kind]
+
+
+def faults_of(split: str, num_rows: int, wrong: Mapping[str, Sequence[str]]) -> list[Fault]:
+    """Faults from the names of a split's rows by what is wrong with them."""
+    return [
+        Fault(
+            f"{split}, {len(names)} of {num_rows} rows ({', '.join(names[:3])})",
+            what if " - " in what else f"{what} - mend or leave out the rows",
+        )
+        for what, names in wrong.items()
+    ]
 
 
 def beside(talk: Conversation) -> Iterator[tuple[int, str]]:

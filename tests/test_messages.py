@@ -16,7 +16,7 @@ from peftkit.messages import MessageError, message_of, text_of, tools_in
 from peftkit.model import load_tokenizer
 from peftkit.recipe import Recipe
 from peftkit.sources import find_model
-from peftkit.tasks import Task
+from peftkit.tasks import Given, Task
 
 ASKED = {"role": "user", "content": "the rain near the goal"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": {"at": "cloud"}}}
@@ -409,3 +409,20 @@ def test_messages_of_mixed_spellings_are_read_from_one_file(tmp_path: Path) -> N
     calls = [talk.messages[1]["tool_calls"][0]["function"]["arguments"] for talk in talks]
     assert all(each == {"at": "cloud"} for each in calls)
     assert all(talk.tools == TOOLS for talk in talks)
+
+
+def test_answers_that_call_tools_are_scored_as_the_template_writes_them() -> None:
+    calling = {**CALLING, "content": "a goal"}
+    talks = [[ASKED, SAID], [ASKED, CALLING, FOUND, calling]]
+    splits = splits_of(*talks)
+    plain = task(generate={"rows": 2})
+    assert plain.learned(splits_of(talks[0])) == {"format": "messages"}
+    asks = plain.carrying(plain.learned(splits))
+    rows = {"messages": talks}
+    examples = asks.encode(rows, tokenizer(), (), 200)
+    wanted = ["a storm near the goal", 'a goal calls look {"at": "cloud"}']
+    assert examples["reference"] == wanted
+    given = Given(rows, {**examples, "of": [0, 1]}, ())
+    counts = asks.counts([{"generated": text} for text in wanted], given)
+    assert counts[:, 3].tolist() == [1.0, 1.0], "an exact match each"
+    assert "reference" not in plain.encode(rows, tokenizer(), (), 200)

@@ -5,22 +5,25 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from peftkit.chat_fields import examined
-from peftkit.chat_templates import Template, template_text
-from peftkit.chat_tokens import Tokens, tokens_of
+from peftkit.chat_fields import TOLD, examined, faults_of
+from peftkit.chat_templates import Rendered, Template, template_text
+from peftkit.chat_tokens import Tokens, spoken, tokens_of
 from peftkit.conversations import (
     COLUMNS,
     FORMATS,
     LISTS,
     Conversation,
+    asked,
     conversation_of,
     faults_in,
     format_of,
+    upto_last_answer,
     without_unanswered,
 )
 from peftkit.errors import DataError, Fault, RecipeError
 from peftkit.language import LanguageModelling
-from peftkit.messages import Message, MessageError, is_answer, is_learned, text_of
+from peftkit.language_counts import columns_in
+from peftkit.messages import Message, MessageError, text_of
 from peftkit.special_tokens import encode_rendered
 from peftkit.tasks import Task
 from peftkit.text_scores import EXACT, Counted, exact_counts, rouges
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from peftkit.data import Splits
     from peftkit.data.preflight import Need
+    from peftkit.tasks import Given
 
 SPLITS = ("train", "validation", "test")
 UNUSABLE = "the conversations cannot be used:"
@@ -143,8 +147,12 @@ class Instructions(LanguageModelling, Task):
         return tuple(notes)
 
     def learned(self, splits: "Splits") -> dict[str, Any]:
-        """The format of the rows."""
-        return {"format": self._format(splits.train.column_names)}
+        """The format of the rows, and whether any ends in more than the text of an answer."""
+        found = self._format(splits.train.column_names)
+        rows = (row for split in SPLITS for row in getattr(splits, split))
+        talks = (upto_last_answer(conversation_of(row, found, self.system)) for row in rows)
+        more = any(set(talk.messages[-1]) & set(TOLD) for talk in talks)
+        return {"format": found, **({"says_more": True} if more else {})}
 
     def encode(
         self,
@@ -162,7 +170,9 @@ class Instructions(LanguageModelling, Task):
                 texts.append(text)
                 of.append(index)
         found: list[Tokens] = tokens_of(texts, template, max_length)
+        more = {"reference": self._spoken(rows, texts, of, template)} if self._says_more else {}
         return {
+            **more,
             "input_ids": [each.input_ids for each in found],
             "labels": [each.labels for each in found],
             "bytes": [each.num_bytes for each in found],
@@ -199,6 +209,28 @@ class Instructions(LanguageModelling, Task):
     def references(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
         """The last answer of each conversation."""
         return [text_of(talk.messages[-1]) for talk in self._read(rows)]
+
+    def _references_of(self, given: "Given") -> list[str]:
+        """The last answers; calls of tools and thoughts as the template writes them."""
+        if "reference" not in columns_in(given.examples):
+            return super()._references_of(given)
+        both = zip(given.examples["of"], given.examples["reference"], strict=True)
+        return list(dict(both).values())  # of several texts of a row the last one
+
+    @property
+    def _says_more(self) -> bool:
+        return bool(self.carried.get("says_more"))
+
+    def _spoken(
+        self,
+        rows: Mapping[str, Sequence[Any]],
+        texts: Sequence[Rendered],
+        of: Sequence[int],
+        template: Template,
+    ) -> list[str]:
+        """For each text the last answer in it as it is generated."""
+        prompts = [template.render(asked(talk), asks=True) for talk in self._read(rows)]
+        return [spoken(text, prompts[row], template) for text, row in zip(texts, of, strict=True)]
 
     def prompt_format(self, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
         """A conversation, behind the system prompt where it has none."""
@@ -258,27 +290,3 @@ class Instructions(LanguageModelling, Task):
             what = f"hold no known format ({known}) - name yours, as data.columns.prompt=question"
             raise DataError("the data does not suit the task:", [Fault("the columns", what)])
         return found
-
-
-def faults_of(split: str, num_rows: int, wrong: Mapping[str, Sequence[str]]) -> list[Fault]:
-    """Faults from the names of a split's rows by what is wrong with them."""
-    return [
-        Fault(
-            f"{split}, {len(names)} of {num_rows} rows ({', '.join(names[:3])})",
-            what if " - " in what else f"{what} - mend or leave out the rows",
-        )
-        for what, names in wrong.items()
-    ]
-
-
-def upto_last_answer(talk: Conversation) -> Conversation:
-    """A conversation without what follows the last answer that is learned; one without answers as
-    it is."""
-    answers = [index for index, message in enumerate(talk.messages) if is_learned(message)]
-    return talk.upto(answers[-1] + 1) if answers else talk
-
-
-def asked(talk: Conversation) -> Conversation:
-    """A conversation without its last answer."""
-    last = talk.messages[-1:]
-    return talk.upto(-1) if last and is_answer(last[0]) else talk
