@@ -117,9 +117,7 @@ def generated_batch(
     width = max(map(len, prompts))
     ids = torch.tensor([padded(prompt, width, pad, left=not apart) for prompt in prompts])
     ones = [padded([1] * len(prompt), width, 0, left=not apart) for prompt in prompts]
-    config = generation_config(base, how, ends, pad)
-    if first_id is not None:
-        config.forced_bos_token_id = first_id
+    config = generation_config(base.generation_config, how, ends, pad, first_id)
     # hypotheses of a beam search are not known word by word
     added = tokenizer.added_tokens_decoder
     written = [*how.stop, *(added[i].content for i in ends if i in added)]
@@ -158,13 +156,16 @@ def padded(values: Sequence[int], width: int, filler: int, left: bool) -> list[i
 
 
 def generation_config(
-    base: PreTrainedModel, how: Generation, ends: Sequence[int], pad: int
+    own: Any, how: Generation, ends: Sequence[int], pad: int | None, first_id: int | None = None
 ) -> GenerationConfig:
-    """The recipe's way to generate, and what the model itself cannot do without."""
-    own = {name: getattr(base.generation_config, name, None) for name in KEPT}
+    """The recipe's way to generate, and what the model by its `own` configuration cannot do
+    without; `first_id` is what a decoder must begin with."""
+    kept = {name: getattr(own, name, None) for name in KEPT}
+    if first_id is not None:
+        kept["forced_bos_token_id"] = first_id
     drawing = {"temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
     return GenerationConfig(
-        **{name: value for name, value in own.items() if value is not None},
+        **{name: value for name, value in kept.items() if value is not None},
         **(drawing if how.temperature else {}),
         do_sample=how.temperature > 0,
         num_beams=how.beams,
@@ -178,10 +179,14 @@ def generation_config(
 
 def own_ends(base: PreTrainedModel) -> list[int]:
     """The tokens that end a text, by the model's own configuration."""
-    said = getattr(base.generation_config, "eos_token_id", None)
-    if said is None:
-        said = getattr(base.config, "eos_token_id", None)
-    return [] if said is None else [said] if isinstance(said, int) else list(said)
+    return ends_named_by(base.generation_config, base.config)
+
+
+def ends_named_by(*configurations: Any) -> list[int]:
+    """The tokens that end a text, by the first of these configurations that names any."""
+    named = (getattr(each, "eos_token_id", None) for each in configurations)
+    said: Any = next((each for each in named if each is not None), [])
+    return [said] if isinstance(said, int) else list(said)
 
 
 @contextmanager

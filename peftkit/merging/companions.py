@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit.disk import write_json, write_text
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter
+from peftkit.merging.as_trained import write_as_trained
 from peftkit.merging.classes import auto_class_of, classes_of
 from peftkit.merging.tensors import Stored
 from peftkit.sources.source import TOKENIZER_PATTERNS, VOCABULARY_PATTERNS
@@ -47,7 +48,8 @@ def base_config(folder: Path) -> dict[str, Any]:
 
 
 def write_companions(adapter: Adapter, base: Path, plan: "Plan", folder: Path) -> dict[str, Any]:
-    """Write configuration, generation configuration and tokenizer; the configuration."""
+    """Write configuration, generation configuration and tokenizer, those of a run of ours as they
+    were in training; the configuration."""
     config = merged_config(adapter, base, plan)
     write_json(folder / "config.json", config)
     if (base / "generation_config.json").is_file():
@@ -58,6 +60,8 @@ def write_companions(adapter: Adapter, base: Path, plan: "Plan", folder: Path) -
         for path in source.glob(pattern):
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)
+    if adapter.task is not None:
+        write_as_trained(adapter.task, base, folder)
     return config
 
 

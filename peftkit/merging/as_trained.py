@@ -1,0 +1,98 @@
+"""As trained: what transformers must know beside the weights to read and answer as a run does."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftkit.disk import write_json, write_text
+from peftkit.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
+    from peftkit.language import LanguageModelling
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+def write_as_trained(task: Task, base: Path, folder: Path) -> None:
+    """Complete the files beside the weights in `folder`, where the tokenizer's are copies of those
+    in `base`: padding token, how special tokens in texts are read, chat template and generation
+    configuration are those that a run of `task` on `base` had.
+    """
+    generates = task.reading == "labels"
+    if not reads_template(task, base) and not task.markers():
+        # as `special_tokens.encode_text` reads a text
+        change_settings(folder, split_special_tokens=True)
+    if not generates and names_padding(folder):
+        return
+    from peftkit.model import load_tokenizer
+
+    tokenizer = load_tokenizer(str(base), task)
+    if tokenizer.pad_token is not None:
+        change_settings(folder, pad_token=str(tokenizer.pad_token))
+    if generates:
+        write_generating(task, tokenizer, base, folder)  # type: ignore[arg-type]
+
+
+def write_generating(task: "LanguageModelling", tokenizer: Any, base: Path, folder: Path) -> None:
+    """Write what a language model's texts begin with and end in: generation configuration, chat
+    template and languages."""
+    generation_as_trained(task, tokenizer, base).save_pretrained(folder)
+    if task.first_id(tokenizer) is not None:  # which tells the tokenizer the languages
+        change_settings(folder, src_lang=tokenizer.src_lang, tgt_lang=tokenizer.tgt_lang)
+    template = task.chat_template(tokenizer)
+    if template is not None and template != tokenizer.chat_template:
+        write_template(template, folder)
+
+
+def reads_template(task: Task, base: Path) -> bool:
+    """Whether what the model reads is text that a template wrote, or begins with special tokens:
+    a causal language model's is."""
+    encodes = settings_in(base / "config.json").get("is_encoder_decoder", False)
+    return task.reading == "labels" and not encodes
+
+
+def settings_in(path: Path) -> dict[str, Any]:
+    """What a file of settings says; nothing where there is none."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def change_settings(folder: Path, without: str | None = None, **settings: Any) -> None:
+    """Change the tokenizer's settings, and leave one of them out."""
+    path = folder / TOKENIZER_CONFIG
+    said = {key: value for key, value in settings_in(path).items() if key != without}
+    write_json(path, {**said, **settings})
+
+
+def names_padding(folder: Path) -> bool:
+    """Whether the tokenizer's files name a padding token."""
+    files = (TOKENIZER_CONFIG, "special_tokens_map.json")
+    return any(settings_in(folder / name).get("pad_token") for name in files)
+
+
+def write_template(template: str, folder: Path) -> None:
+    """Write a chat template in the place of those that are there."""
+    (folder / "chat_template.json").unlink(missing_ok=True)  # of transformers before the fifth
+    change_settings(folder, without="chat_template")
+    write_text(folder / "chat_template.jinja", template)
+
+
+def generation_as_trained(
+    task: "LanguageModelling", tokenizer: Any, base: Path
+) -> "GenerationConfig":
+    """How `peftkit predict` has a run of `task` on `base` generate: its ends, its padding, what a
+    decoder begins with, and the recipe's choices."""
+    from transformers import AutoConfig, GenerationConfig
+
+    from peftkit.generating import ends_named_by, generation_config
+    from peftkit.generation import Generation
+
+    config = AutoConfig.from_pretrained(base)
+    own = GenerationConfig.from_model_config(config)
+    if (base / "generation_config.json").is_file():
+        own = GenerationConfig.from_pretrained(base)
+    ends = sorted({*task.stop_ids(tokenizer), *ends_named_by(own, config)})
+    how, first = task.generate or Generation(), task.first_id(tokenizer)
+    return generation_config(own, how, ends, tokenizer.pad_token_id, first)
