@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +16,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
         self._nested = False
+        # until Python 3.14 `-1,1` and `-1e3` are taken for options, `-1` is not
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -30,6 +33,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say on rank 0 what is wrong and how it should be; exit code 2."""
+        if message.endswith("expected one argument"):
+            option = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
+            message += f" - a value that begins with - is typed as {option}=VALUE"
+        elif message.startswith("unrecognized arguments: -"):
+            message += " - what begins with - and is no option stands at the end, behind --"
         if os.environ.get("RANK", "0") == "0":
             super().error(message)
         raise SystemExit(2)

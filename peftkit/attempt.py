@@ -111,7 +111,7 @@ class Attempt:
         examples = on_main_first(
             world, lambda: encode(recipe, splits, tokenizer, self.model, names)
         )
-        splits = noted(recipe, splits, examples, tokenizer)
+        splits = noted(recipe, splits, examples, tokenizer, names)
         for note in splits.notes:
             say(world, f"note: {note}")
         given = Given(splits.test, examples["test"], names, splits.train, tuned=recipe.task.carried)

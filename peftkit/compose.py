@@ -1,19 +1,37 @@
 """Composition: a recipe's file, its bases and the overrides as one mapping; and who set what."""
 
+import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from peftkit.errors import Fault, RecipeError, nearest
-from peftkit.yaml12 import brief, load_yaml
+from peftkit.yaml12 import brief, load_yaml, spellings, typed_value
 
 SHIPPED = Path(__file__).parent / "recipes"
 if not SHIPPED.is_dir():  # a checkout: the wheel carries the recipes inside the package
     SHIPPED = Path(__file__).parents[1] / "recipes"
+
+
+class Override(NamedTuple):
+    """A setting to change."""
+
+    key: str
+    """Its dotted path."""
+    value: Any
+    source: str
+    """Who sets it."""
+    spellings: Mapping[str, str] = {}
+    """How what is no text in the value was typed, by the dotted path below it."""
+
+
+WANTS_TEXT = "valid string"
+"""What a refusal of anything but text says."""
 
 
 @dataclass
@@ -23,17 +41,40 @@ class Composition:
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    spellings: dict[str, str] = field(default_factory=dict)
+    """How numbers, booleans and nulls were written, by their dotted paths."""
 
-    def set(self, key: str, value: Any, source: str) -> None:
+    def set(
+        self, key: str, value: Any, source: str, spellings: Mapping[str, str] | None = None
+    ) -> None:
         """Merge `value` at the dotted path `key`."""
         steps = key.split(".")
         for step in reversed(steps[1:]):
             value = {step: value}
-        self.merge({steps[0]: value}, source)
+        told = {f"{key}.{p}" if p else key: word for p, word in (spellings or {}).items()}
+        self.merge({steps[0]: value}, source, told)
 
-    def merge(self, settings: Mapping[str, Any], source: str) -> None:
+    def merge(
+        self,
+        settings: Mapping[str, Any],
+        source: str,
+        spellings: Mapping[str, str] | None = None,
+    ) -> None:
         """Merge a whole mapping: key by key, unless a mapping names another kind."""
         self.settings = self._merged(self.settings, settings, "", source)
+        self.spellings |= spellings or {}
+
+    def respelled(self, faults: Iterable[Fault]) -> "Composition | None":
+        """The same, but what is refused as no text is text as it was written (`007`, `true`); None
+        where nothing is."""
+        places = [fault.where for fault in faults if WANTS_TEXT in fault.what]
+        meant = {
+            p: w for p, w in self.spellings.items() if w and any(is_at(p, at) for at in places)
+        }
+        if not meant:
+            return None
+        kept = {p: word for p, word in self.spellings.items() if p not in meant}
+        return replace(self, settings=with_words(self.settings, meant, ""), spellings=kept)
 
     def source_of(self, path: str) -> str | None:
         """Who set `path`: itself, what stands nearest above it, or something below it."""
@@ -58,17 +99,17 @@ class Composition:
         return merged
 
     def _claim(self, path: str, source: str | None) -> None:
-        gone = [known for known in self.sources if known == path or known.startswith(f"{path}.")]
-        for known in gone:
-            del self.sources[known]
+        for known in (self.sources, self.spellings):
+            for gone in [below for below in known if is_at(below, path)]:
+                del known[gone]
         if source is not None:
             self.sources[path] = source
 
 
 def compose(
-    name: str, overrides: Iterable[tuple[str, Any, str]] = (), folder: Path | None = None
+    name: str, overrides: Iterable[Override] = (), folder: Path | None = None
 ) -> Composition:
-    """The recipe `name` (a path or a name) with `overrides` of (dotted key, value, source) on top.
+    """The recipe `name` (a path or a name) with `overrides` on top.
 
     Names are looked up in `folder` (default: `./recipes`), then among the shipped recipes.
     Raises `RecipeError` with every fault found in the overrides.
@@ -77,15 +118,16 @@ def compose(
     path = find_recipe(name, folders)
     composition = Composition(name=path.stem)
     merge_file(composition, path, folders, [])
-    for key, value, source in overrides:
-        composition.set(key, value, source)
+    for override in kinds_first(overrides):
+        composition.set(*override)
     return composition
 
 
-def parse_overrides(
-    arguments: Iterable[str], source: str = "command line"
-) -> list[tuple[str, Any, str]]:
-    """`key=value` arguments as (dotted key, value, source); the value is read as YAML 1.2."""
+def parse_overrides(arguments: Iterable[str], source: str = "command line") -> list[Override]:
+    """`key=value` arguments; a value is what `typed_value` has it.
+
+    Raises `RecipeError` with every fault, and how to type what is meant as text.
+    """
     overrides, faults = [], []
     for argument in arguments:
         key, equals, text = argument.partition("=")
@@ -93,12 +135,34 @@ def parse_overrides(
             faults.append(Fault(argument, "is not of the form key=value, as in strategy.r=16"))
             continue
         try:
-            overrides.append((key, load_yaml(text), source))
+            value = typed_value(text)
+            told = {} if isinstance(value, str) else spellings(text)
+            overrides.append(Override(key, value, source, told))
         except yaml.YAMLError as error:
-            faults.append(Fault(f"{key} ({source})", f"{text!r} is not YAML ({brief(error)})"))
+            as_text = shlex.quote(f"{key}={json.dumps(text, ensure_ascii=False)}")
+            what = f"{text!r} is not YAML ({brief(error)}) - if it is text, type {as_text}"
+            faults.append(Fault(f"{key} ({source})", what))
     if faults:
         raise RecipeError("the command line cannot be read:", faults)
     return overrides
+
+
+def kinds_first(overrides: Iterable[Override]) -> list[Override]:
+    """The overrides in their order, but a kind that is named by itself (`data.kind=files`,
+    `strategy=full`) before the settings of its part, which it would undo."""
+    ordered: list[Override] = []
+    for override in overrides:
+        part, _, last = override.key.rpartition(".")
+        if not part and isinstance(override.value, str):
+            part, last = override.key, "kind"
+        place = len(ordered)
+        for index in range(len(ordered) - 1, -1, -1) if last == "kind" else ():
+            key = ordered[index].key
+            if key in (part, f"{part}.kind"):
+                break
+            place = index if is_at(key, part) else place
+        ordered.insert(place, override)
+    return ordered
 
 
 def recipe_names(folder: Path | None = None) -> dict[str, Path]:
@@ -156,14 +220,14 @@ def merge_file(
     if path.resolve() in [other.resolve() for other in below]:
         circle = " -> ".join(str(each) for each in [*below, path])
         raise RecipeError(f"base: goes in a circle: {circle} - remove one of these bases")
-    settings = read_yaml(path)
+    settings, told = read_spelled(path)
     for base in bases_of(path, settings.pop("base", None)):
         try:
             found = find_recipe(base, [path.parent, *folders])
         except RecipeError as error:
             raise RecipeError(f"{path}: base: {error.message}") from None
         merge_file(composition, found, folders, [*below, path])
-    composition.merge(settings, str(path))
+    composition.merge(settings, str(path), told)
 
 
 def bases_of(path: Path, base: Any) -> list[str]:
@@ -190,10 +254,33 @@ def is_another_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return "kind" in new and new["kind"] != old.get("kind")
 
 
+def is_at(path: str, place: str) -> bool:
+    """Whether a dotted path is `place`, or below it."""
+    return path == place or path.startswith(f"{place}.")
+
+
+def with_words(value: Any, words: Mapping[str, str], path: str) -> Any:
+    """Plain data with text in the place of what stands at the paths of `words`."""
+    if path in words:
+        return words[path]
+    inner = f"{path}." if path else ""
+    if isinstance(value, Mapping):
+        return {key: with_words(each, words, f"{inner}{key}") for key, each in value.items()}
+    if isinstance(value, list):
+        return [with_words(each, words, f"{inner}{index}") for index, each in enumerate(value)]
+    return value
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in the YAML file at `path`; the error names the file and the line."""
+    return read_spelled(path)[0]
+
+
+def read_spelled(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The mapping in the YAML file at `path`, and how what is no text in it is written."""
     try:
-        settings = load_yaml(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        settings, told = load_yaml(text), spellings(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: is not a recipe ({brief(error)})") from None
     except UnicodeDecodeError as error:
@@ -201,7 +288,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}) - check it") from None
     if settings is None:
-        return {}
+        return {}, {}
     if not isinstance(settings, dict):
         raise RecipeError(f"{path}: should be a mapping such as 'model: ...' (got {settings!r})")
-    return settings
+    return settings, told

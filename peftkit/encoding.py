@@ -10,6 +10,7 @@ from typing import Any
 from peftkit.data import Splits
 from peftkit.errors import DataError, Fault
 from peftkit.language import LanguageModelling
+from peftkit.look_alikes import look_alikes
 from peftkit.recipe import Recipe
 from peftkit.sources import Source, cache_folder
 from peftkit.special_tokens import encode_text, note_on_texts
@@ -111,10 +112,17 @@ def checked(recipe: Recipe, splits: Splits, tokenizer: Any) -> Splits:
     return replace(splits, notes=(*splits.notes, *notes))
 
 
-def noted(recipe: Recipe, splits: Splits, examples: dict[str, Any], tokenizer: Any) -> Splits:
-    """The splits with the task's notes on its examples, and on what the length limit cut off of
-    texts that are to be said, and on what the tokenizer has no tokens for."""
-    limit, notes = recipe.data.max_length, list(recipe.task.told(splits, examples))
+def noted(
+    recipe: Recipe,
+    splits: Splits,
+    examples: dict[str, Any],
+    tokenizer: Any,
+    names: Sequence[str],
+) -> Splits:
+    """The splits with notes on labels that look alike, the task's on its examples, and on what the
+    length limit cut off of texts that are to be said, and what the tokenizer has no tokens for."""
+    limit, notes = recipe.data.max_length, list(look_alikes(names))
+    notes += recipe.task.told(splits, examples)
     for split, found in examples.items() if recipe.task.reading == "labels" else ():
         cut = sum(found["truncated"])
         if cut:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import Fault, RecipeError
+from peftkit.look_alikes import look_alikes
 from peftkit.recipe import Recipe
 from peftkit.record import ParameterCount
 from peftkit.registry import Settings
@@ -72,6 +73,8 @@ def plan(recipe: Recipe, asked: Sequence[str] = ()) -> Plan:
     notes = [f"computes in {precision}"]
     if splits is None:
         notes.append("two labels assumed; the data are not here to be read")
+    else:
+        notes += look_alikes(recipe.task.label_names(splits))
     return Plan(
         name=recipe.name,
         parameters=parameters,

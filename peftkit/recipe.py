@@ -19,7 +19,7 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from peftkit.compose import Composition, compose, parse_overrides
+from peftkit.compose import Composition, Override, compose, kinds_first, parse_overrides
 from peftkit.data import LATER, Data, Splits
 from peftkit.errors import Fault, RecipeError, nearest, workable
 from peftkit.quantization import Quantization, Unquantized
@@ -28,12 +28,7 @@ from peftkit.sources import Source
 from peftkit.strategies import Strategy
 from peftkit.tasks import Task
 
-TRACKERS = {
-    "tensorboard": "tensorboard",
-    "wandb": "wandb",
-    "mlflow": "mlflow",
-    "trackio": "trackio",
-}
+TRACKERS = {name: name for name in ("tensorboard", "wandb", "mlflow", "trackio")}
 WITHOUT_EFFECT = ("save_steps", "threads", "track", "proof")
 """Training settings that leave the result as it is, and so the digest too."""
 
@@ -158,14 +153,16 @@ class Recipe(Settings):
         if not faults:
             faults = conflicts(recipe)
         if faults:
+            if (again := composition.respelled(faults)) is not None:
+                return cls.of(again)
             raise cannot_run(composition, faults)
         return recipe
 
     def but(self, **changes: Any) -> Self:
         """Another recipe, the same but for `changes` (`strategy="full"`, `training__seed=1`)."""
         composition = Composition(self.name, self.settings())
-        for key, value, source in keywords(changes):
-            composition.set(key, value, source)
+        for override in kinds_first(keywords(changes)):
+            composition.set(*override)
         return type(self).of(composition)
 
     def settings(self) -> dict[str, Any]:
@@ -211,10 +208,10 @@ PARTS: dict[str, type[Settings]] = {
 }
 
 
-def keywords(settings: dict[str, Any]) -> list[tuple[str, Any, str]]:
-    """Keyword arguments as (dotted key, plain value, source)."""
+def keywords(settings: dict[str, Any]) -> list[Override]:
+    """Keyword arguments as overrides by plain values."""
     return [
-        (key.replace("__", "."), v.plain() if isinstance(v, Settings) else v, "Python")
+        Override(key.replace("__", "."), v.plain() if isinstance(v, Settings) else v, "Python")
         for key, v in settings.items()
     ]
 

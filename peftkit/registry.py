@@ -158,7 +158,13 @@ def refusal(error: ValidationError, model: type[BaseModel], path: str) -> Recipe
         steps = settings_path(model, detail["loc"])
         where = ".".join([path, *steps] if path else steps) or model.__name__.lower()
         faults.setdefault(where, []).append(complaint(detail, model, steps))
-    return RecipeError("", [Fault(w, joined(what)) for w, what in faults.items()])
+    return RecipeError("", [Fault(w, cured(joined(what))) for w, what in faults.items()])
+
+
+def cured(complaint: str) -> str:
+    """What is wrong, and what to do where YAML took what should be text for something else."""
+    taken = complaint.startswith(NO_TEXT) and not complaint.endswith("(got null)")
+    return f"{complaint} - put it in quotes" if taken else complaint
 
 
 def settings_path(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -179,6 +185,8 @@ def settings_path(model: type[BaseModel], location: tuple[int | str, ...]) -> li
     return steps
 
 
+NO_TEXT = "input should be a valid string (got "
+"""How a complaint about a number or a boolean begins."""
 OUR_WORDS = {
     "dict_type": "should be a mapping",
     "model_type": "should be a mapping",

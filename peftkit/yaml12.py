@@ -1,6 +1,7 @@
 """YAML 1.2 over PyYAML: `no` is a word, `1e-4` a number, `012` twelve, a key set twice an error."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -24,6 +25,48 @@ def load_yaml(text: str) -> Any:
         return yaml.load(text, Loader=Loader)
     except RecursionError:
         raise yaml.YAMLError("its lists or mappings are nested too deeply") from None
+
+
+def typed_value(text: str) -> Any:
+    """What was typed as a value: a number, a boolean or null; a list, a mapping or quoted text as
+    YAML has it; anything else as it is, every character of it.
+
+    Raises `yaml.YAMLError` for YAML of which a part would be lost.
+    """
+    bare = text.strip()
+    if any(re.fullmatch(pattern, bare) for _, pattern, _ in SCALARS):
+        return load_yaml(bare)
+    if not bare.startswith(("[", "{", '"', "'")):
+        return text
+    value = load_yaml(bare)
+    for event in yaml.parse(bare):
+        if getattr(event, "anchor", None) or getattr(event, "tag", None):
+            raise yaml.YAMLError("a word that begins with & or ! stands in it")
+    node = yaml.compose(bare, Loader=Loader)
+    if node is not None and (behind := bare[node.end_mark.index :].strip()):
+        raise yaml.YAMLError(f"{behind!r} would be left out")
+    return value
+
+
+def spellings(text: str) -> dict[str, str]:
+    """How each number, boolean and null in YAML is written, by its dotted path."""
+    node = yaml.compose(text, Loader=Loader)
+    try:
+        return {} if node is None else dict(written(node, ""))
+    except RecursionError:
+        raise yaml.YAMLError("a list or mapping stands in itself") from None
+
+
+def written(node: yaml.Node, path: str) -> Iterator[tuple[str, str]]:
+    """The paths below a node of what is no text, each with how it is written."""
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag != "tag:yaml.org,2002:str":
+            yield path, node.value
+        return
+    pairs = node.value if isinstance(node, yaml.MappingNode) else enumerate(node.value)
+    for key, value in pairs:
+        step = key.value if isinstance(key, yaml.Node) else key
+        yield from written(value, f"{path}.{step}" if path else str(step))
 
 
 def dump_yaml(value: Any) -> str:

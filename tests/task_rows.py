@@ -94,6 +94,6 @@ def task_recipe(
     for key, value in {"data": data, "task": task}.items():
         composition.set(key, value, "test")
     parsed = parse_overrides([f"strategy={strategy}", f"quantize={quantize}"], "test")
-    for key, value, source in parsed:
-        composition.set(key, value, source)
+    for override in parsed:
+        composition.set(*override)
     return Recipe.of(composition)

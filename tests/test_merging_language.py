@@ -40,8 +40,8 @@ def trained(
     recipe = task_recipe(task, make, str(base), strategy, "none")
     composition = Composition("made", recipe.settings())
     quick = "training={steps: 4, threads: 1, proof: run, batch_size: 8, precision: fp32, lr: 0.01}"
-    for key, value, source in parse_overrides([quick, "data.truncation=all", *more], "test"):
-        composition.set(key, value, source)
+    for override in parse_overrides([quick, "data.truncation=all", *more], "test"):
+        composition.set(*override)
     peftkit.train(Recipe.of(composition), folder)
     return next(path.parent for path in folder.glob("*/record.json"))
 

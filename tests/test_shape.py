@@ -29,7 +29,7 @@ LAYERS = [
     ["generation"],
     ["tallies", "marks", "pieces", "tagging_schemes"],
     ["correlation", "label_sets", "sources", "texts", "chat_templates", "prompting", "language"],
-    ["chat_fields", "chat_tokens", "embedded"],
+    ["chat_fields", "chat_tokens", "embedded", "look_alikes"],
     ["rewriting"],
     ["data"],
     ["answers", "layouts", "tagged_rows"],

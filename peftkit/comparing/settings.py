@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
-from peftkit.compose import Composition, compose, parse_overrides, read_yaml
+from peftkit.compose import Composition, compose, kinds_first, parse_overrides, read_yaml
 from peftkit.errors import Fault, RecipeError, nearest
 from peftkit.quantization import Quantization
 from peftkit.recipe import Recipe
@@ -113,20 +113,20 @@ def load_comparison(file: Path, settings: Sequence[str] = ()) -> Ways:
     """
     if not file.is_file():
         raise RecipeError(f"there is no comparison '{file}' - name a YAML file, say {EXAMPLE}")
-    overrides = parse_overrides(settings)
-    check_names(key.partition(".")[0] for key, _, _ in overrides)
+    overrides = kinds_first(parse_overrides(settings))
+    check_names(override.key.partition(".")[0] for override in overrides)
     own = Composition(file.stem)
     own.merge(read_yaml(file), str(file))
-    for key, value, source in overrides:
-        if is_own(key):
-            own.set(key, value, source)
+    for override in overrides:
+        if is_own(override.key):
+            own.set(*override)
     comparison = parse_comparison(own, str(file))
     shared = compose(comparison.recipe, (), file.parent / "recipes")
     shared.name = file.stem
     shared.merge(comparison.settings, str(file))
-    for key, value, source in overrides:
-        if not is_own(key):
-            shared.set(key, value, source)
+    for override in overrides:
+        if not is_own(override.key):
+            shared.set(*override)
     for key in ("strategy", "quantize"):
         shared.settings.pop(key, None)
     if comparison.folds is not None:
@@ -215,6 +215,7 @@ def made_way(name: str, shared: Composition, entry: Entry, held: Any) -> Way:
     def recipe(quantize: Any) -> Recipe:
         composition = Composition(f"{name}_{shared.name}", copy.deepcopy(shared.settings))
         composition.sources = dict(shared.sources)
+        composition.spellings = dict(shared.spellings)
         composition.set("strategy", strategy, f"strategies: {name}")
         composition.set("quantize", quantize, f"quantize of {name}")
         return Recipe.of(composition)
