@@ -103,10 +103,10 @@ class Attempt:
     def _load(self) -> Material:
         """The data, encoded, and the model with the strategy attached."""
         recipe, world = self.recipe, self.world
+        tokenizer = load_tokenizer(self.model.location, recipe.task)
         splits = on_main_first(world, lambda: recipe.splits(self.data))
         names = recipe.task.label_names(splits)
         self.recipe = recipe = recipe.carrying(recipe.task.learned(splits))
-        tokenizer = load_tokenizer(self.model.location, recipe.task)
         splits = checked(recipe, splits, tokenizer)
         examples = on_main_first(
             world, lambda: encode(recipe, splits, tokenizer, self.model, names)

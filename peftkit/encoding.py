@@ -15,6 +15,7 @@ from peftkit.recipe import Recipe
 from peftkit.sources import Source, cache_folder
 from peftkit.special_tokens import encode_text, note_on_texts
 from peftkit.tasks import IGNORED
+from peftkit.tokenizing import refuse_ids
 
 VERSION = 4
 """Part of the cache's key: count it up when the encoding changes."""
@@ -37,6 +38,7 @@ def encode(
         split: encode_split(recipe, getattr(splits, split), tokenizer, names, f"{key}-{split}")
         for split in ("train", "validation", "test")
     }
+    refuse_ids(examples, tokenizer)
     check_truncation(recipe, examples["train"])
     if recipe.task.reading != "example":
         examples["train"] = with_labels(examples["train"], recipe.data.max_length)

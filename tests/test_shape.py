@@ -38,7 +38,7 @@ LAYERS = [
     ["strategies"],
     ["recipe"],
     ["disk", "plain_json"],
-    ["record"],
+    ["lengths", "record", "tokenizing"],
     ["run_folder"],
     ["artefact", "card", "encoding", "world"],
     ["attention", "batching", "kronecker", "prefixes", "token_losses", "vocabulary"],

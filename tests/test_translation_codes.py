@@ -70,7 +70,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def recipe_for(model: Any, codes: tuple[str, str] | None = None) -> Any:
     (source, target), folder = model
     said = ", ".join(codes or (source, target))
-    return talk(str(folder), f"{{kind: translation, codes: [{said}], target_length: 48}}")
+    lengths = "target_length: 48, generate: {max_new_tokens: 48}"
+    return talk(str(folder), f"{{kind: translation, codes: [{said}], {lengths}}}")
 
 
 def test_sources_and_targets_stand_in_their_languages(model: Any) -> None:
@@ -139,7 +140,8 @@ def test_every_family_of_strategies_learns_from_a_batch_what_it_does_from_its_ro
 
 def test_no_layers_are_left_out_of_a_frozen_base_or_without_dropout(model: Any) -> None:
     def left_out(*overrides: str) -> list[float]:
-        config = made(talk(str(model[1]), "translation", *overrides)).module.config
+        task = "{kind: translation, target_length: 48, generate: null}"
+        config = made(talk(str(model[1]), task, *overrides)).module.config
         return [config.encoder_layerdrop, config.decoder_layerdrop]  # type: ignore[union-attr]
 
     own = [0.05, 0.05] if "eng_Latn" in model[0] else [0, 0]
