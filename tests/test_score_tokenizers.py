@@ -3,6 +3,7 @@
 # ruff: noqa: RUF001
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from peftkit.answers.scoring import best_match, sentences_of
+from peftkit.card import recipe_of
 from peftkit.errors import DataError
+from peftkit.record import read_record
+from peftkit.reporting.mixture import facts_of
 from peftkit.score_tokenizers import UnicodeWords, bleu_tokenizer, english
 from peftkit.tasks import Given, Predictions, Scored, Task
 from peftkit.text_scores import ROUGE, bleus, counts_of, rouges, totals_of
 
+RECORDS = Path(__file__).parents[1] / "benchmarks" / "records"
 SENTENCES = {
     "Cyrillic": "Вчера ветер сорвал крышу со старого сарая.",
     "Greek": "Το πλοίο έφυγε αργά από το λιμάνι χθες.",
@@ -190,6 +195,26 @@ def test_texts_in_many_scripts_add_up_as_texts_in_one() -> None:
         **dict.fromkeys(ROUGE, 1.0),
         "bleu": pytest.approx(100),
     }
+
+
+@pytest.mark.parametrize("data", ["samsum", "multi30k", "alpaca"])
+def test_runs_keep_their_names_where_no_tokenizer_is_named(data: str) -> None:
+    path = next(RECORDS.joinpath(data).glob("*/record.json"))
+    record = read_record(path)
+    recipe = recipe_of(record)
+    assert recipe.digest(record.model, record.data) == record.digest
+    other = recipe.but(task__score_tokenizer="char" if data == "multi30k" else "unicode")
+    assert other.digest(record.model, record.data) != record.digest
+
+
+def test_runs_whose_texts_were_split_in_other_ways_are_not_mixed() -> None:
+    record = read_record(next(RECORDS.joinpath("multi30k").glob("*/record.json")))
+    assert facts_of(record)["score tokenizer"] == "13a"
+    signatures = {"bleu": "nrefs:1|tok:zh|smooth:exp", "chrf": "nrefs:1|nc:6"}
+    other = record.model_copy(update={"details": {"signatures": signatures}})
+    assert facts_of(other)["score tokenizer"] == "zh"
+    without = record.model_copy(update={"details": {"signatures": None}})
+    assert "score tokenizer" not in facts_of(without)
 
 
 @pytest.mark.parametrize("script", SENTENCES)

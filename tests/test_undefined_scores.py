@@ -4,8 +4,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
+from peftkit.comparing.settings import Budget
+from peftkit.comparing.tuning import Search
 from peftkit.recipe import Recipe
 from peftkit.recording import Recorder
 from peftkit.run_folder import RunFolder
@@ -93,3 +96,21 @@ def test_a_validation_split_of_one_class_keeps_the_lowest_loss_and_patience_wait
     assert zygote.run(killed, *settings).code == 0
     assert result(killed) == result(whole)
     assert record(killed)["validation"] == found["validation"]
+
+
+@pytest.mark.parametrize(("losses", "chosen"), [((0.6, 0.4, 0.5), 1), ((0.4, None, 0.5), 0)])
+def test_rates_none_of_which_has_a_score_are_chosen_by_their_losses(
+    losses: tuple[float | None, ...], chosen: int, tmp_path: Path
+) -> None:
+    recipe = Recipe.load("lora_tiny", "task.metric=mcc")
+    search = Search(recipe, Budget(trials=3), {"train": 84, "validation": 1}, tmp_path)
+    study, rates = search.study("digest"), search.rates()
+    for rate, loss in zip(rates, losses, strict=True):
+        trial = study.ask({"lr": optuna.distributions.FloatDistribution(rate, rate)})
+        for key, value in {"score": None, "loss": loss, "undefined": True, "steps": 9}.items():
+            trial.set_user_attr(key, value)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    tuning = search.tuning_of(study)
+    assert (tuning.metric, tuning.chosen) == ("loss", rates[chosen])
+    assert [trial.score for trial in tuning.trials] == list(losses)
+    assert {trial.status for trial in tuning.trials} == {"finished"}
