@@ -44,6 +44,7 @@ class Column:
     def note(self, value: Any) -> None:
         """Take one more value into account."""
         self.num_rows += 1
+        value = value.decode(errors="replace") if isinstance(value, bytes) else value
         of_words = isinstance(value, list) and all(isinstance(v, (str, int)) for v in value)
         self.sizes.append(len(value) if of_words else 0)
         if of_words:

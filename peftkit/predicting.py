@@ -12,7 +12,10 @@ import torch
 
 from peftkit.artefact import check
 from peftkit.batching import longest_first
-from peftkit.data.preflight import is_empty
+from peftkit.data.cells import Cell, read_cell
+from peftkit.data.preflight import is_empty, role_of
+from peftkit.data.reading import Used
+from peftkit.data.values import Unreadable
 from peftkit.errors import DataError, RunError
 from peftkit.evaluation import MAX_TOKENS, collected, forward
 from peftkit.generating import answers_to
@@ -126,11 +129,25 @@ class Inputs:
     """Whether any one of both will do."""
     columns: Mapping[str, str]
     """By role the column that the run read."""
+    cells: Mapping[str, Cell]
+    """By role what its cells are."""
+    used: Used
+    """Of the roles that a row has, those that something is made of."""
 
     def value(self, row: Mapping[str, Any], role: str) -> Any:
         """A row's value for a role; None where it has none."""
         place = role if role in row else self.columns.get(role, role)
         return row.get(place)
+
+    def cell(self, value: Any, role: str, number: int) -> Any:
+        """A value as what the role's cells are, as in the files that a run learns from.
+
+        Raises `DataError`, which names the row by its `number`.
+        """
+        try:
+            return read_cell(value, self.cells[role])
+        except Unreadable as error:
+            raise DataError(f"text {number}: {role} {error}") from None
 
 
 def inputs_of(folder: Path) -> Inputs:
@@ -149,7 +166,8 @@ def inputs_asked(recipe: Recipe, read: Sequence[str] | None) -> Inputs:
     asked = task.inputs[:1] if any_of else tuple(role for role in task.inputs if role in read)
     also = tuple(role for role in task.inputs if role not in asked)
     columns = {want.role: want.column for want in data.wanted(task.roles)}
-    return Inputs(asked, also, any_of, columns)
+    cells = {role: role_of(role, need).cell for role, need in task.roles.items()}
+    return Inputs(asked, also, any_of, columns, cells, task.used_roles)
 
 
 def columns_of(chunk: Sequence[Row], first: int, inputs: Inputs) -> dict[str, list[Any]]:
@@ -167,19 +185,25 @@ def inputs_in(row: Row, number: int, inputs: Inputs) -> dict[str, Any]:
     asked = inputs.asked
     if isinstance(row, Mapping):
         known = {role: inputs.value(row, role) for role in (*asked, *inputs.also)}
-        values = {role: value for role, value in known.items() if not is_empty(value)}
+        there = [role for role, value in known.items() if value is not None]
+        of_use = {*asked, *inputs.used(there)}
+        cells = {role: inputs.cell(known[role], role, number) for role in there if role in of_use}
+        values = {role: value for role, value in cells.items() if not is_empty(value)}
         missing = [role for role in asked if role not in values]
         if missing and not (inputs.any_of and values):
             what = "is empty" if len(asked) == 1 else f"has no {missing[0]}"
             raise DataError(f"text {number} {what} - there is nothing to predict")
         return values
-    parts = (row,) if isinstance(row, str) else tuple(row)
+    alone = isinstance(row, (str, bytes)) or not isinstance(row, Iterable)
+    parts = (row,) if alone else tuple(row)
     if len(parts) != len(asked):
         wanted = "single texts" if len(asked) == 1 else " and ".join(asked)
         raise DataError(f"text {number}: the run reads {wanted} (got {len(parts)}) - give those")
-    if any(map(is_empty, parts)):
+    pairs = zip(asked, parts, strict=True)
+    values = {role: inputs.cell(part, role, number) for role, part in pairs}
+    if any(map(is_empty, values.values())):
         raise DataError(f"text {number} is empty - there is nothing to predict")
-    return dict(zip(asked, parts, strict=True))
+    return values
 
 
 def load_run(path: Path) -> tuple[Recipe, Assembled, list[str]]:

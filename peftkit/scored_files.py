@@ -1,5 +1,6 @@
 """Scored files: the rows of a data file with a run's answers behind them."""
 
+import base64
 import csv
 import json
 import os
@@ -7,11 +8,11 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
 from peftkit.data.formats import Flaw, records
+from peftkit.data.preflight import Wanted, flaws_of, survey, unreadable_cells
 from peftkit.errors import DataError, nearest
 from peftkit.predicting import Inputs, inputs_of, predictions
 from peftkit.run_folder import RunFolder
@@ -53,15 +54,18 @@ def check_endings(source: Path, to: Path | None) -> None:
 def finished_at_once(path: Path) -> Iterator[TextIO]:
     """A file that stands at `path` once all is written."""
     beside = path.with_name(f"{path.name}.partial")
-    with open(beside, "w", newline="", encoding="utf-8") as file:
+    # half a character, as only json can hold it, is written as json writes it
+    with open(beside, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         yield file
     os.replace(beside, path)
 
 
 def checked(source: Path, inputs: Inputs) -> Iterator[Values]:
-    """The rows of a file, the first of which has the columns that the run reads."""
-    rows = rows_of(source)
-    first = next(rows, None)
+    """The rows of a file, the first of which has the columns that the run reads.
+
+    Raises `DataError` that names every place which cannot be read; blank cells can.
+    """
+    first = next(rows_of(source), None)
     if first is None:
         return iter(())
     columns = {role: inputs.columns.get(role, role) for role in (*inputs.asked, *inputs.also)}
@@ -70,7 +74,18 @@ def checked(source: Path, inputs: Inputs) -> Iterator[Values]:
     if lacking and not (inputs.any_of and there):
         column = columns[lacking[0]]
         raise DataError(f"{source}: has no column {column!r} - {nearest(column, list(first))}")
-    return chain([first], rows)
+    places = {role: role if role in first else columns[role] for role in there}
+    of_use = {*inputs.asked, *inputs.used(there)}
+    wanted = [
+        Wanted(role, place, needed=False, cell=inputs.cells[role])
+        for role, place in places.items()
+        if role in of_use
+    ]
+    found = survey(source, source.name, wanted)
+    faults = [*flaws_of(found), *(f for want in wanted for f in unreadable_cells(found, want))]
+    if faults:
+        raise DataError(f"the rows of {source} cannot be read:", faults)
+    return rows_of(source)
 
 
 def rows_of(source: Path) -> Iterator[Values]:
@@ -98,7 +113,7 @@ def write_rows(folder: Path, rows: Iterator[Values], out: TextIO, as_json: bool)
         taken = {**taken, **row}
         if as_json:
             answer = {free(key, taken): value for key, value in said.items()}
-            out.write(json.dumps({**row, **answer}, ensure_ascii=False, default=str) + "\n")
+            out.write(json.dumps({**row, **answer}, ensure_ascii=False, default=spelled) + "\n")
             continue
         line = {key: cell(value) for key, value in row.items()} | flat(said, taken)
         sheet = sheet or begun(out, line)
@@ -139,8 +154,18 @@ def free(name: str, row: Values) -> str:
 def cell(value: Any) -> Any:
     """A value as a sheet holds it: lists and mappings as JSON, unknown as nothing."""
     if isinstance(value, (list, tuple, Mapping)):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return value
+        return json.dumps(value, ensure_ascii=False, default=spelled)
+    return spelled(value) if isinstance(value, bytes) else value
+
+
+def spelled(value: Any) -> str:
+    """What json has no form for: bytes as text where they are that, else as base64."""
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(value).decode()
 
 
 def rounded(value: Any) -> Any:

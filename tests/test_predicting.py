@@ -234,6 +234,31 @@ def test_a_file_without_the_column_or_with_a_short_or_empty_row_is_refused(
         predict_file(run, odd, None)
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".csv"])
+def test_bytes_are_read_as_text_and_written_as_text_or_base64(
+    ending: str, run: Path, tmp_path: Path
+) -> None:
+    columns = {"text": [SPORT.encode(), FOOD.encode()], "icon": [b"\xff\xd8", b"plain"]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
+    scored = tmp_path / f"said{ending}"
+    assert predict_file(run, tmp_path / "rows.parquet", scored) == 2
+    with open(scored, newline="") as file:
+        found = list(map(json.loads, file) if ending == ".jsonl" else csv.DictReader(file))
+    assert [row["icon"] for row in found] == ["/9g=", "plain"]
+    assert [row["text"] for row in found] == [SPORT, FOOD]
+    assert [row.get("label", row.get("predicted")) for row in found] == ["sport", "food"]
+
+
+def test_half_a_character_in_another_column_is_written_as_it_came(
+    run: Path, tmp_path: Path
+) -> None:
+    row = '{"text": "the goal", "note": "half \\ud800"}'
+    (tmp_path / "rows.jsonl").write_text(row)
+    predict_file(run, tmp_path / "rows.jsonl", tmp_path / "said.jsonl")
+    (said,) = (tmp_path / "said.jsonl").read_text().splitlines()
+    assert json.loads(said)["note"] == "half \ud800"
+
+
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".tsv", ".parquet"])
 def test_files_of_every_format_are_read_and_answers_stand_behind_their_columns(
     ending: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

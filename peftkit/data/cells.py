@@ -79,13 +79,15 @@ def number_of(value: Any) -> Any:
 
 
 def words_of(value: Any) -> Any:
-    """A list of texts; a text as it is."""
+    """A list of texts, also of one that stands as text with quotes; any other text as it is."""
     if not isinstance(value, list):
         text = text_of(value)
-        if text and _QUOTED_LIST.fullmatch(text.strip()) and listed(text) is None:
-            fix = 'write it as json, as ["EU", "rejects"], or with blanks between the words'
-            raise Unreadable("is a list written as text that cannot be told", fix)
-        return text
+        if not text or not _QUOTED_LIST.fullmatch(text.strip()):
+            return text
+        value = from_text(text)
+    if not isinstance(value, list):
+        fix = 'write it as json, as ["EU", "rejects"], or with blanks between the words'
+        raise Unreadable("is a list written as text that cannot be told", fix)
     return [_item(each, number) for number, each in enumerate(value, 1)]
 
 

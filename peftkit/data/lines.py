@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 
 class Record(NamedTuple):
@@ -47,32 +47,25 @@ class Lines:
 
 
 def byte_lines(path: Path) -> Iterator[bytes]:
-    """The lines as bytes. They end in a line feed, maybe behind a carriage return (CR); in two CRs
-    and a line feed, which Windows makes of its own line ends when it writes them as text; or in a
-    CR, as on old Macs. The end of the first line tells which."""
-    with path.open("rb") as file:
-        ending = first_ending(file)
-        file.seek(0)
-        if ending == b"\r":
-            # Latin-1 keeps every byte; only text files can be told what ends a line
-            with path.open(encoding="latin-1", newline="\r") as text:
-                yield from (line.encode("latin-1") for line in text)
-        elif ending == b"\r\r\n":
-            yield from (line[:-3] + b"\r\n" if line.endswith(b"\r\r\n") else line for line in file)
-        else:
+    """The lines as bytes, ended by a line feed; or by a carriage return, as on old Macs, where the
+    first line is."""
+    if ends_in_returns(path):
+        # Latin-1 keeps every byte; only text files can be told what ends a line
+        with path.open(encoding="latin-1", newline="\r") as text:
+            yield from (line.encode("latin-1") for line in text)
+    else:
+        with path.open("rb") as file:
             yield from file
 
 
-def first_ending(file: BinaryIO) -> bytes:
-    """What ends the first line; a file of one line has none."""
-    while chunk := file.readline(1 << 16):
-        place = chunk.find(b"\r")
-        if place < 0:
+def ends_in_returns(path: Path) -> bool:
+    """Whether a carriage return by itself ends the first line: one before a line feed, or before
+    what Windows writes as its own line end, does not."""
+    with path.open("rb") as file:
+        while chunk := file.readline(1 << 16):
+            if b"\r" in chunk:
+                end = chunk[chunk.index(b"\r") :] + file.read(2)
+                return not end.startswith((b"\r\n", b"\r\r\n"))
             if chunk.endswith(b"\n"):
-                return b"\n"
-            continue
-        end = (chunk[place:] + file.read(2))[:3]
-        if end[:2] == b"\r\n":
-            return b"\r\n"
-        return b"\r\r\n" if end == b"\r\r\n" else b"\r"
-    return b""
+                return False
+    return False

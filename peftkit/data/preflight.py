@@ -98,9 +98,10 @@ class Seen:
     alone: Places = field(default_factory=Places)
     """Lists of one item in the place of the item."""
     lists: int = 0
+    """Lists and objects, also without anything in them."""
     lists_as_text: int = 0
     texts: int = 0
-    """Texts that are no lists, where a role may hold either; else cells that are plain text."""
+    """Cells that say something and are text, of no list."""
     several: Places = field(default_factory=Places)
     """Texts that may be several labels."""
     labels: set[str] = field(default_factory=set)
@@ -119,22 +120,19 @@ class Seen:
             places = self.unreadable.setdefault((error.what, error.fix), Places())
             places.add(f"{place}, {error.part}" if error.part else place)
             return
+        self.lists += isinstance(cell, (list, dict))
         if want.lacks(cell):
             self.empty.add(place)
-            return
-        if want.cell in ("label", "number"):
+        elif want.cell in ("label", "number"):
             self._note_label(cell, value, place)
-        elif want.cell in LISTED and isinstance(cell, list):
-            self.lists += 1
-            self.fractions |= any(map(has_fraction, cell))
+        elif isinstance(cell, (list, dict)):
+            self.fractions |= want.cell in LISTED and any(map(has_fraction, cell))
         elif want.cell in LISTED and listed(cell) is not None:
             self.lists_as_text += 1
-        elif isinstance(cell, str):
+        else:
             self.texts += 1
             if want.cell == "labels" and _SEVERAL.search(cell):
                 self.several.add(place)
-        else:
-            self.lists += 1
 
     def _note_label(self, cell: Any, value: Any, place: str) -> None:
         if isinstance(value, (list, tuple)):
@@ -184,8 +182,7 @@ def survey(path: Path, name: str, wanted: list[Wanted]) -> Survey:
 def faults_of(found: Survey, wanted: list[Wanted], without_empty: bool = False) -> Iterator[Fault]:
     """Everything that is wrong with one file; rows that lack something are not, where those are
     left out."""
-    for what, places in found.flaws.items():
-        yield Fault(f"{found.name}, {places}", what)
+    yield from flaws_of(found)
     if not found.num_rows:
         if not found.flaws:
             yield Fault(found.name, "is empty - give it rows, or remove it")
@@ -197,17 +194,29 @@ def faults_of(found: Survey, wanted: list[Wanted], without_empty: bool = False) 
             yield Fault(found.name, _no_column(want, found.columns))
 
 
+def flaws_of(found: Survey) -> Iterator[Fault]:
+    """The places of a file that cannot be read."""
+    for what, places in found.flaws.items():
+        yield Fault(f"{found.name}, {places}", what)
+
+
+def unreadable_cells(found: Survey, want: Wanted) -> Iterator[Fault]:
+    """The cells of a role that cannot be read as what it wants."""
+    for (what, fix), places in found.roles[want.role].unreadable.items():
+        where = f"{found.name}, column {want.column!r}"
+        yield Fault(where, f"{what} in {rows_at(places)} - {fix}")
+
+
 def cell_faults(found: Survey, want: Wanted, without_empty: bool = False) -> Iterator[Fault]:
     """Everything that is wrong with one role's cells in one file."""
-    where, seen = f"{found.name}, column {want.column!r}", found.roles[want.role]
-    for (what, fix), places in seen.unreadable.items():
-        yield Fault(where, f"{what} in {rows_at(places)} - {fix}")
+    yield from unreadable_cells(found, want)
+    seen = found.roles[want.role]
     if seen.empty.count and want.must_say:
         if without_empty and seen.empty.count < found.num_rows:
             return
         what = f"is empty in {rows_at(seen.empty)} - fill or remove them"
         what += "" if without_empty else ", or leave them out with data.empty=drop"
-        yield Fault(where, what)
+        yield Fault(f"{found.name}, column {want.column!r}", what)
 
 
 def left_out_of(found: Survey, wanted: list[Wanted]) -> Iterator[str]:

@@ -87,7 +87,7 @@ class Instructions(LanguageModelling, Task):
     def used_roles(self, there: Collection[str]) -> Collection[str]:
         """The columns of the format that the rows are in."""
         found = format_of(there) if self.format == "auto" else self.format
-        if found is None:
+        if found is None or not set(FORMATS[found][0]) <= set(there):
             return there
         return {*FORMATS[found][0], "system", "tools", *(["input"] if found == "alpaca" else [])}
 
