@@ -19,6 +19,7 @@ from peftkit.exporting.marked import MarkedTokenizer
 from peftkit.marks import marked
 from peftkit.model import load_tokenizer
 from peftkit.sources import find_model
+from peftkit.special_tokens import encode_text
 from peftkit.tasks.relations import Relations
 from runs import ENVIRONMENT
 
@@ -124,7 +125,7 @@ def test_texts_become_the_tokens_that_the_run_makes_of_them(name: str, types: An
         markers = dict(
             zip(task.markers(), tokenizer.convert_tokens_to_ids(list(task.markers())), strict=True)
         )
-        theirs = MarkedTokenizer(tokenizer, markers)
+        theirs = MarkedTokenizer(tokenizer, markers, encode_text)
         as_read = task.texts_as_read(columns)
         assert [theirs.ids_of(each) for each in as_read] == ours["input_ids"]
         batch = theirs(as_read)
@@ -145,4 +146,5 @@ def test_a_text_without_two_parts_is_refused_by_the_folders_own_code(text: str) 
     tokenizer = load_tokenizer(find_model("tiny-bert").location, task)
     ids = tokenizer.convert_tokens_to_ids(list(task.markers()))
     with pytest.raises(ValueError, match="mark two parts, as in <e1>rain</e1>"):
-        MarkedTokenizer(tokenizer, dict(zip(task.markers(), ids, strict=True))).ids_of(text)
+        markers = dict(zip(task.markers(), ids, strict=True))
+        MarkedTokenizer(tokenizer, markers, encode_text).ids_of(text)

@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from peftkit import stand_ins
 from peftkit.disk import write_text
 from peftkit.errors import RunError
 from peftkit.exporting.card import card, mergeable, needed
 from peftkit.exporting.facts import Exported, export_rows
 from peftkit.merging import beside, run_folder
 from peftkit.merging.inputs import check_base, read_texts
+from peftkit.recipe import Recipe
 from peftkit.record import RunRecord
 from peftkit.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from peftkit.exporting.answers import Answers
     from peftkit.exporting.proof import Rows
     from peftkit.exporting.trained import Trained
     from peftkit.exporting.weights import Weights
@@ -68,23 +71,25 @@ def export(
 def check_task(run: RunFolder) -> None:
     """Refuse a task whose answers `load.py` cannot give."""
     task = run.recipe.task
-    if task.peft_type != "SEQ_CLS":
+    if task.peft_type not in ("SEQ_CLS", "CAUSAL_LM"):
         raise RunError(
             f"{run.path}: 'task: {task.kind}' cannot be exported: load.py answers for classifiers "
-            "alone - predict from the run with peftkit predict"
+            "and language models alone - predict from the run with peftkit predict"
         )
 
 
 def looked_at(
     run: RunFolder, texts: Sequence[str] | None, verify: bool
-) -> "tuple[Source, Trained, Rows | None]":
+) -> "tuple[Source, Trained, Rows | Answers | None]":
     """The run's base, what was trained, and what the run's model says of the rows to compare."""
+    from peftkit.exporting.answers import Answers
     from peftkit.exporting.proof import Rows
     from peftkit.exporting.trained import Trained
     from peftkit.predicting import base_of_run, load_run
 
     recipe, assembled, names = load_run(run.path)
-    rows = Rows(run, recipe, texts) if verify else None
+    kind = Rows if recipe.task.trains_head else Answers
+    rows = kind(run, recipe, texts) if verify else None
     if rows is not None:
         rows.ask(recipe, assembled, names)
     return base_of_run(run), Trained(recipe, assembled), rows
@@ -97,10 +102,23 @@ def write_beside(run: RunFolder, trained: "Trained", weights: "Weights", to: Pat
     base = weights.said()
     write_companions(weights.adapter, Path(weights.source.location), weights.planned, to)
     trained.write(to, run.recipe, base)
-    for name in ("load.py", "marked.py") if run.recipe.task.reads_marked else ("load.py",):
-        shutil.copyfile(Path(__file__).with_name(name), to / name)
-    text = card(run.record, run.recipe, base, trained.pieces)
+    for path in code_of(run.recipe, trained):
+        shutil.copyfile(path, to / path.name)
+    text = card(run.record, run.recipe, base, trained.pieces, trained.prompts)
     write_text(to / "README.md", text)
+
+
+def code_of(recipe: Recipe, trained: "Trained") -> list[Path]:
+    """The files of code that the folder needs."""
+    wanted = {
+        "load.py": True,
+        "attach.py": bool(trained.pieces),
+        "marked.py": recipe.task.reads_marked,
+        "generate.py": trained.prompts is not None,
+    }
+    here = Path(__file__)
+    names = [here.with_name(name) for name, is_wanted in wanted.items() if is_wanted]
+    return [*names, Path(stand_ins.__file__)]
 
 
 def summary(run: RunFolder, trained: "Trained", weights: "Weights", seen: "Written") -> Exported:
@@ -125,7 +143,7 @@ def summary(run: RunFolder, trained: "Trained", weights: "Weights", seen: "Writt
 
 
 def proven(
-    run: RunFolder, weights: "Weights", trained: "Trained", rows: "Rows", folder: Path
+    run: RunFolder, weights: "Weights", trained: "Trained", rows: "Rows | Answers", folder: Path
 ) -> "MergeProof":
     """The proof that the folder says what the run says."""
     from peftkit.exporting.proof import prove

@@ -22,12 +22,9 @@ python load.py {arguments}
 In Python, from within this folder:
 
 ```python
-from load import load, logits_of
-
-model, tokenizer = load({given})
-print(logits_of(model, tokenizer, {texts}).softmax(-1))
+{code}
 ```
-
+{prompts}
 transformers promises no stability for all that `load.py` hooks into: the versions above are those
 that it was proven with (`export.json`).
 {base}
@@ -35,12 +32,35 @@ that it was proven with (`export.json`).
 
 {serving}
 """
+LABELLING = """from load import load, logits_of
+
+model, tokenizer = load({given})
+print(logits_of(model, tokenizer, {texts}).softmax(-1))"""
+SAYING = """from generate import generate
+from load import load
+
+model, tokenizer = load({given})
+print(generate(model, tokenizer, {texts}))"""
+PROMPTED = {
+    "conversation": "A text is a question; a conversation is a list of "
+    '`{"role": ..., "content": ...}`. Both are written by the chat template in here.',
+    "question": "A text is asked of the model as it was in training, by the chat template in here.",
+    "source": "A text is what the encoder reads.",
+    "opening": "A text is gone on from.",
+}
+"""What a text is to a language model, by the kind of its prompts."""
+ENDS = """
+{kind} Answers end as the run's do: `generation_config.json` names the tokens that end one, and
+`loading.json` the texts that do. What is spelled as a special token in a text is text.
+"""
 SERVED_AS_CODE = """The trained parts ({parts}) stand beside the base's weights, and the model's
 class has no place for them. Inference servers load a model by its class: vLLM and TGI take LoRA
 adapters, or merged checkpoints, not these. Serve `load.py` behind a web framework of yours."""
 SERVED_MARKED = """The head reads the model at the marked parts of a text ({markers}), which no
 class of transformers does, so no server that loads a model by its class can say the same. Serve
 `load.py` behind a web framework of yours."""
+SERVED_ADDED = """The vocabulary has tokens more than the base's ({markers}), which no merge writes.
+Serve `load.py` behind a web framework of yours."""
 SERVED_MERGED = """What was trained lies in the base's weights, and {merge} gives an ordinary
 checkpoint of them, which every server that knows the model's class can load."""
 REFERRED = """
@@ -66,26 +86,37 @@ def card(
     recipe: Recipe,
     said: Mapping[str, object],
     pieces: list[dict[str, object]],
+    prompts: Mapping[str, object] | None = None,
 ) -> str:
-    """The model card, in Markdown; `said` is where the base's weights are."""
+    """The model card, in Markdown; `said` is where the base's weights are, and `prompts` how a
+    language model is asked."""
     one, text = '["a text", "another one"]', '"a text"'
-    if markers := recipe.task.markers():
-        text = '"a {}text{} with {}marks{}"'.format(*markers[:4])
+    if recipe.task.reads_marked:
+        text = '"a {}text{} with {}marks{}"'.format(*recipe.task.markers()[:4])
         one = f"[{text}]"
     pairs = recipe.data.text_pair is not None
     on_hub = bool(said.get("on_hub", True))
-    lacking = "the trained head" if mergeable(recipe) else "what was trained"
+    given, texts = "" if on_hub else 'base="FOLDER_OF_THE_BASE"', f"{one}, {one}" if pairs else one
     words = LOADING.format(
-        opened=f"The weights in `base` alone lack {lacking}.",
+        opened=opened(recipe),
         requirements=" ".join(f"{name}=={version}" for name, version in needed().items()),
         arguments=('"a text" "its pair"' if pairs else text)
         + ("" if on_hub else " --base FOLDER_OF_THE_BASE"),
-        given="" if on_hub else 'base="FOLDER_OF_THE_BASE"',
-        texts=f"{one}, {one}" if pairs else one,
+        code=(LABELLING if prompts is None else SAYING).format(given=given, texts=texts),
+        prompts=ENDS.format(kind=PROMPTED[str(prompts["kind"])]) if prompts is not None else "",
         base=referred(record, said) if said["held"] == "referred" else "",
         serving=serving(record, recipe, pieces),
     )
     return description(record, recipe, "transformers") + words
+
+
+def opened(recipe: Recipe) -> str:
+    """What the weights in `base` are without `load.py`."""
+    if not mergeable(recipe):
+        return "The weights in `base` alone lack what was trained."
+    if recipe.task.trains_head:
+        return "The weights in `base` alone lack the trained head."
+    return "The weights in `base` are the trained model's."
 
 
 def referred(record: RunRecord, said: Mapping[str, object]) -> str:
@@ -101,7 +132,9 @@ def serving(record: RunRecord, recipe: Recipe, pieces: list[dict[str, object]]) 
     """Which servers can hold it."""
     if mergeable(recipe):
         return SERVED_MERGED.format(merge=f"`peftkit merge` of the run {record.folder_name}")
-    if markers := recipe.task.markers():
-        return SERVED_MARKED.format(markers=", ".join(markers))
+    if recipe.task.reads_marked:
+        return SERVED_MARKED.format(markers=", ".join(recipe.task.markers()))
+    if not pieces:
+        return SERVED_ADDED.format(markers=", ".join(recipe.task.markers()))
     kinds = sorted({str(piece["kind"]) for piece in pieces})
     return SERVED_AS_CODE.format(parts=", ".join(kinds))

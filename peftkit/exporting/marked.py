@@ -13,23 +13,14 @@ from torch import Tensor, nn
 from transformers import BatchEncoding
 
 
-def prepare(model: Any, tokenizer: Any, said: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
-    """Give the model its markers' embeddings, have its head read it at the opening ones, and give
-    back a tokenizer of marked texts.
-
-    Raises `ValueError` where the tokenizer is another one than the training's.
-    """
-    known = said["marked"]
-    tokenizer.add_tokens(known["tokens"], special_tokens=True)
-    if tokenizer.convert_tokens_to_ids(known["tokens"]) != known["ids"]:
-        raise ValueError("the tokenizer in this folder is not the one that the model was made for")
-    if model.get_input_embeddings().weight.shape[0] < known["rows"]:
-        model.resize_token_embeddings(known["rows"], mean_resizing=False)
-    with torch.no_grad():
-        model.get_input_embeddings().weight[known["ids"]] = tensors.pop("markers")
+def prepare(model: Any, tokenizer: Any, said: dict[str, Any], encode_text: Any) -> Any:
+    """Have the model's head read it at the opening markers, and give back a tokenizer of marked
+    texts; `encode_text` reads what is spelled as a special token as text."""
+    known, added = said["marked"], said["added"]
     if said["reads"] == "first":
         read_openings(model, said["encoder"], known["opening"], known["ahead"])
-    return MarkedTokenizer(tokenizer, dict(zip(known["tokens"], known["ids"], strict=True)))
+    markers = dict(zip(added["tokens"], added["ids"], strict=True))
+    return MarkedTokenizer(tokenizer, markers, encode_text)
 
 
 def read_openings(model: Any, encoder: str, opening: Sequence[int], ahead: int) -> None:
@@ -58,8 +49,8 @@ class MarkedTokenizer:
     """Marked texts as batches: each marker is one token, between the pieces of the text without
     them; of a text that is too long those are kept that are next to them."""
 
-    def __init__(self, plain: Any, markers: dict[str, int]) -> None:
-        self.plain, self.markers = plain, markers
+    def __init__(self, plain: Any, markers: dict[str, int], encode_text: Any) -> None:
+        self.plain, self.markers, self.encode_text = plain, markers, encode_text
         longest_first = sorted(markers, key=len, reverse=True)
         self.mark = re.compile("|".join(map(re.escape, longest_first)))
         inner = plain("a", add_special_tokens=False)["input_ids"]
@@ -83,11 +74,10 @@ class MarkedTokenizer:
     def ids_of(self, text: str) -> list[int]:
         """The tokens of one text; raises `ValueError` where its two parts are not marked."""
         plain, ends, markers = self.parts(text)
-        found = self.plain(
-            plain, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        spans: list[tuple[int, int]] = [(a, b) for a, b in found["offset_mapping"]]
-        ids, places = list(found["input_ids"]), [0] * len(markers)
+        how = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+        found = self.encode_text(self.plain, [plain], **how)
+        spans: list[tuple[int, int]] = [(a, b) for a, b in found["offset_mapping"][0]]
+        ids, places = list(found["input_ids"][0]), [0] * len(markers)
         # from behind, so that what stands before keeps its place; where two meet, one closes first
         for place, _, which in sorted(insertions(ends, spans), reverse=True):
             ids.insert(place, markers[which])

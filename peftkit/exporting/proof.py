@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ found = importlib.util.spec_from_file_location("load", given["folder"] + "/load.
 load = importlib.util.module_from_spec(found)
 found.loader.exec_module(load)
 model, tokenizer = load.load(given["folder"], given["base"])
+"""
+"""What the other process runs first: the folder's own code, which opens it."""
+LABELLING = """
 texts, pairs, size = given["texts"], given["pairs"], given["size"]
 said = []
 for first in range(0, len(texts), size):
@@ -47,10 +50,13 @@ for first in range(0, len(texts), size):
     said += load.logits_of(model, tokenizer, texts[first : first + size], both).tolist()
 print(json.dumps(said))
 """
-"""What the other process runs: the folder's own code, on texts."""
+"""What it asks of a classifier."""
 BITS = {None: 0.0, "4bit": 1e-2, "8bit": 1e-1}
 """Of the largest logit: what a quantised layer may round otherwise than its dequantised weight. In
 8 bits bitsandbytes rounds what enters the layer, too."""
+
+UNSCORED = {"metric": None, "before": None, "after": None, "scored_rows": 0}
+"""What a proof says of a score where there is none."""
 
 
 class Rows:
@@ -58,14 +64,8 @@ class Rows:
 
     def __init__(self, run: RunFolder, recipe: Recipe, texts: Sequence[str] | None) -> None:
         self.task: Task = recipe.task
-        self.said_of = "the run's held-out rows" if texts is None else "the given texts"
-        if texts is None:
-            columns = held_out_columns(run)
-            self.columns = {name: column[:SCORED_ROWS] for name, column in columns.items()}
-        else:
-            pairs = recipe.data.text_pair is not None
-            chosen = [parted(text) if pairs else text for text in texts]
-            self.columns = columns_of(chosen, 1, inputs_of(run.path))
+        self.said_of = source_of(texts)
+        self.columns = columns_to_compare(run, recipe, texts, SCORED_ROWS)
         self.logits = torch.empty(0)
         self.labels: list[int] = []
 
@@ -90,6 +90,41 @@ class Rows:
             return None
         return headline(self.task, logits, self.labels, names, self.columns)
 
+    def compared(self, folder: Path, base: Path | None, names: Sequence[str]) -> dict[str, Any]:
+        """What the folder's own code says of the same texts, beside what the run said: fields of a
+        `MergeProof`.
+
+        Raises `RunError` where the folder cannot be loaded.
+        """
+        columns = self.columns
+        if isinstance(self.task, Relations):
+            columns = {**columns, "text": self.task.texts_as_read(columns)}
+        pairs = list(columns["text_pair"]) if "text_pair" in columns else None
+        given = {"texts": list(columns["text"]), "pairs": pairs, "size": ROWS_A_BATCH}
+        said = torch.tensor(asked(folder, base, LABELLING, given))
+        found: dict[str, Any] = {**difference(self.logits, said), "rows": len(said)}
+        before = self.score(self.logits, names)
+        if before is not None:
+            after = {"after": self.score(said, names), "scored_rows": len(said)}
+            found |= {"metric": self.task.headline, "before": before, **after}
+        return {**found, "texts": self.said_of}
+
+
+def source_of(texts: Sequence[str] | None) -> str:
+    """Where the texts that are compared come from, in words."""
+    return "the run's held-out rows" if texts is None else "the given texts"
+
+
+def columns_to_compare(
+    run: RunFolder, recipe: Recipe, texts: Sequence[str] | None, most: int
+) -> dict[str, list[Any]]:
+    """At most so many of the run's held-out rows as columns, or the given texts, however many."""
+    if texts is None:
+        return {name: column[:most] for name, column in held_out_columns(run).items()}
+    pairs = recipe.data.text_pair is not None
+    chosen = [parted(text) if pairs else text for text in texts]
+    return columns_of(chosen, 1, inputs_of(run.path))
+
 
 def parted(line: str) -> tuple[str, str]:
     """A line of a file as a pair of texts.
@@ -102,57 +137,59 @@ def parted(line: str) -> tuple[str, str]:
     return first, second
 
 
+class Compared(Protocol):
+    """What a run says of texts, to be compared with what a folder says of them."""
+
+    def compared(self, folder: Path, base: Path | None, names: Sequence[str]) -> dict[str, Any]:
+        """How both differ, as fields of a `MergeProof`."""
+
+
 def prove(
-    folder: Path, base: Path | None, rows: Rows, names: Sequence[str], dtype: str, bits: str | None
+    folder: Path,
+    base: Path | None,
+    rows: Compared,
+    names: Sequence[str],
+    dtype: str,
+    bits: str | None,
 ) -> MergeProof:
     """Compare in a fresh process that has neither peftkit nor peft.
 
     Raises `RunError` where the difference is more than rounding explains, or it cannot be loaded.
     """
-    columns = rows.columns
-    if isinstance(rows.task, Relations):
-        columns = {**columns, "text": rows.task.texts_as_read(columns)}
-    said = torch.tensor(asked(folder, base, columns))
-    found = difference(rows.logits, said)
+    found = {**UNSCORED, **rows.compared(folder, base, names)}
     slack = max(ARITHMETIC[dtype], BITS[bits]) * max(1.0, found["largest_logit"])
-    before = rows.score(rows.logits, names)
-    proof = MergeProof(
-        **found,
-        tolerance=slack,
-        mean_tolerance=slack,
-        rows=len(said),
-        texts=rows.said_of,
-        computed_in=dtype,
-        metric=rows.task.headline if before is not None else None,
-        before=before,
-        after=rows.score(said, names),
-        scored_rows=len(said) if before is not None else 0,
-    )
+    proof = MergeProof(**found, tolerance=slack, mean_tolerance=slack, computed_in=dtype)
     if not proof.largest <= proof.tolerance:  # NaN is not, either
         raise RunError(
             f"the exported folder does not say what the run says: in {proof.rows} texts a logit "
             f"differs by {proof.largest:.3g} (mean {proof.mean:.3g}), more than rounding explains "
             f"({proof.tolerance:.3g}); it was removed - predict from the run with peftkit predict"
         )
+    if proof.greedy is not None and proof.greedy.different:
+        numbers = ", ".join(map(str, proof.greedy.different[:5]))
+        raise RunError(
+            f"the exported folder does not say what the run says: of {proof.rows} texts it answers "
+            f"{len(proof.greedy.different)} otherwise, or ends elsewhere (number {numbers} of "
+            f"{proof.texts}); it was removed - predict from the run with peftkit predict"
+        )
     return proof
 
 
-def asked(folder: Path, base: Path | None, columns: Mapping[str, Sequence[str]]) -> Any:
-    """The logits that the folder's own code gives."""
+def asked(folder: Path, base: Path | None, code: str, more: Mapping[str, Any]) -> Any:
+    """What `code` prints, once the folder's own code has opened it; it is `given` what is in
+    `more`."""
     ours = Path(__file__).parents[2]
     given = {
         "places": [place for place in sys.path if place and Path(place).resolve() != ours],
         "threads": torch.get_num_threads(),
         "folder": str(folder.resolve()),
         "base": str(base) if base is not None else None,
-        "texts": list(columns["text"]),
-        "pairs": list(columns["text_pair"]) if "text_pair" in columns else None,
-        "size": ROWS_A_BATCH,
+        **more,
     }
     environment = {**without_launcher(), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [sys.executable, "-I", "-B", "-c", LOAD],
+        [sys.executable, "-I", "-B", "-c", LOAD + code],
         input=json.dumps(given),
         capture_output=True,
         text=True,

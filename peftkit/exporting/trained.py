@@ -12,6 +12,9 @@ from transformers import PreTrainedModel
 from peftkit.architectures import head_names, unwrapped
 from peftkit.disk import write_json
 from peftkit.exporting.load import TRAINED
+from peftkit.generating import room_for_prompts
+from peftkit.generation import Generation
+from peftkit.language import LanguageModelling
 from peftkit.layouts import ARCHITECTURES
 from peftkit.model import Assembled
 from peftkit.parameters import own_parameters
@@ -31,7 +34,7 @@ class Trained:
         self.pieces = recipe.strategy.pieces(base)
         if base is not module:
             unwrap_heads(module)
-        self.heads = head_names(base)
+        self.heads = head_names(base) if recipe.task.trains_head else []
         prompts = any(piece["kind"] == "prompt" for piece in self.pieces)
         found = {"prompt": module.get_prompt(1)[0]} if prompts else {}
         found |= tensors_of(base, self.heads, self.pieces)
@@ -39,19 +42,19 @@ class Trained:
         heads = tuple(f"{name}." for name in self.heads)
         self.own = {name for name in own_parameters(base) if not name.startswith(heads)}
         """The names of the base's parameters, but for the heads'."""
-        self.reading = reading(base, recipe.strategy.ahead)
-        if recipe.task.reads_marked:
-            self.reading |= marked(recipe.task.markers(), assembled.tokenizer, base, self.reading)
-            table: Any = base.get_input_embeddings().weight
-            self.tensors["markers"] = table[self.reading["marked"]["ids"]].detach().clone()
+        self.reading = reading(recipe, base, assembled.tokenizer)
+        if "added" in self.reading:
+            self.tensors |= added_rows(base, self.reading["added"]["ids"])
         self.dtype = str(base.dtype).removeprefix("torch.")
+        self.auto_class = recipe.task.auto_class(base.config).__name__
+        self.prompts = prompt_format(recipe, assembled)
 
     def write(self, folder: Path, recipe: Recipe, base: Mapping[str, Any]) -> None:
         """Write the tensors, and what `load.py` must know; `base` says where the base's are."""
         contiguous = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
         save_file(contiguous, folder / TRAINED, metadata={"format": "pt"})
         said = {
-            "auto_class": recipe.task.auto_class().__name__,
+            "auto_class": self.auto_class,
             "dtype": self.dtype,
             "base": dict(base),
             "trained": sha256_of(folder / TRAINED),
@@ -60,6 +63,7 @@ class Trained:
             **self.reading,
             "max_length": recipe.data.max_length,
             "pairs": recipe.data.text_pair is not None,
+            **({"prompts": self.prompts} if self.prompts is not None else {}),
         }
         write_json(folder / "loading.json", said)
 
@@ -78,29 +82,41 @@ def tensors_of(
     return {**found, **states_of(base)}
 
 
-def marked(
-    markers: Sequence[str], tokenizer: Any, base: Any, known: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What is told of texts with marked parts: the markers, and which of them the head reads,
-    behind how many virtual tokens where it does not read the last."""
-    opening = [marker for marker in markers if not marker.startswith("</")]
-    said = {
-        "tokens": list(markers),
-        "ids": tokenizer.convert_tokens_to_ids(list(markers)),
-        "opening": tokenizer.convert_tokens_to_ids(opening),
-        "rows": base.get_input_embeddings().weight.shape[0],
-        "ahead": known["ahead"],
-    }
-    return {"marked": said, "ahead": 0 if known["reads"] == "first" else known["ahead"]}
+def added_rows(base: PreTrainedModel, ids: Sequence[int]) -> dict[str, Tensor]:
+    """What the embeddings hold of the tokens `ids`, and the output layer where it is another."""
+    tables: dict[str, Any] = {"added": base.get_input_embeddings().weight}
+    output: Any = base.get_output_embeddings()
+    if output is not None and output.weight is not tables["added"]:
+        tables["added_output"] = output.weight
+    return {name: table[list(ids)].detach().clone() for name, table in tables.items()}
 
 
-def reading(base: PreTrainedModel, ahead: int) -> dict[str, Any]:
-    """Which token the head reads, behind how many virtual ones, and out of which module."""
-    known = ARCHITECTURES.get(base.config.model_type)
+def reading(recipe: Recipe, base: Any, tokenizer: Any) -> dict[str, Any]:
+    """What is read of the model: by a head which token, behind how many virtual ones, and out of
+    which module; and the tokens that the task added."""
+    task, known = recipe.task, ARCHITECTURES.get(base.config.model_type)
     prefix = base.base_model_prefix if hasattr(base, base.base_model_prefix) else ""
-    inner = known.encoder if known is not None else ""
-    return {
-        "reads": known.reads if known is not None else None,
-        "ahead": ahead,
-        "encoder": ".".join(filter(None, (prefix, inner))),
+    said: dict[str, Any] = {
+        "reads": known.reads if known is not None and task.trains_head else None,
+        "ahead": recipe.strategy.ahead if task.trains_head else 0,
+        "encoder": ".".join(filter(None, (prefix, known.encoder if known is not None else ""))),
     }
+    if markers := list(task.markers()):
+        ids = tokenizer.convert_tokens_to_ids(markers)
+        rows = base.get_input_embeddings().weight.shape[0]
+        said["added"] = {"tokens": markers, "ids": ids, "rows": rows}
+    if task.reads_marked:
+        opening = [i for m, i in zip(markers, ids, strict=True) if not m.startswith("</")]
+        said["marked"] = {"opening": opening, "ahead": said["ahead"]}
+        said["ahead"] = 0 if said["reads"] == "first" else said["ahead"]
+    return said
+
+
+def prompt_format(recipe: Recipe, assembled: Assembled) -> dict[str, Any] | None:
+    """How a text becomes what a language model reads, and what ends its answers; None of others."""
+    task = recipe.task
+    if not isinstance(task, LanguageModelling):
+        return None
+    how = task.generate or Generation()
+    longest = room_for_prompts(recipe, assembled, how)
+    return {**task.prompt_format(assembled.tokenizer), "max_length": longest, "stop": how.stop}

@@ -23,7 +23,7 @@ from peftkit.conversations import (
 from peftkit.errors import DataError, Fault, RecipeError
 from peftkit.language import LanguageModelling
 from peftkit.language_counts import columns_in
-from peftkit.messages import Message, MessageError, text_of
+from peftkit.messages import MessageError, text_of
 from peftkit.special_tokens import encode_rendered
 from peftkit.tasks import Task
 from peftkit.text_scores import EXACT, Counted, exact_counts, rouges
@@ -233,12 +233,15 @@ class Instructions(LanguageModelling, Task):
         return [spoken(text, prompts[row], template) for text, row in zip(texts, of, strict=True)]
 
     def prompt_format(self, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
-        """A conversation, behind the system prompt where it has none."""
-        return {"kind": "conversation", "system": self.system}
+        """A conversation, behind the system prompt where it has none; and how the chat template
+        takes contents in parts and the arguments of tools' calls."""
+        template = Template(tokenizer, self.template)
+        taken = {"parts": template.takes_parts, "text_arguments": template.takes_text_arguments}
+        return {"kind": "conversation", "system": self.system, **taken}
 
-    def prompt_inputs(self, rows: Mapping[str, Sequence[Any]]) -> list[list[Message]]:
-        """The conversations, without the answers that they end in."""
-        return [asked(talk).messages for talk in self._whole(rows)]
+    def prompt_inputs(self, rows: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+        """The conversations with their tools, without the answers that they end in."""
+        return [asked(talk)._asdict() for talk in self._whole(rows)]
 
     def stop_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """The tokens that end a turn."""

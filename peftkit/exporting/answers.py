@@ -1,0 +1,150 @@
+"""Answers: a run's greedy texts, and what a folder opened by its own code says to the same."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftkit.architectures import unwrapped
+from peftkit.evaluation import on_device
+from peftkit.exporting.proof import asked, columns_to_compare, source_of
+from peftkit.generating import all_ends, generate_tokens, room_for_prompts, text_of
+from peftkit.generation import Generation
+from peftkit.language import LanguageModelling
+from peftkit.merging.greedy import Answer, compare
+from peftkit.merging.proof import MARGIN
+from peftkit.merging.verifying import difference
+from peftkit.model import Assembled
+from peftkit.recipe import Recipe
+from peftkit.run_folder import RunFolder
+from peftkit.tasks import IGNORED
+
+ROWS = 16
+"""Texts that are answered."""
+MOST_TOKENS = 128
+"""Tokens of an answer that are compared."""
+MOST_PROBABLE = 16
+"""Tokens whose logits are compared at each step: those the run finds most probable."""
+SAYING = """
+import runpy
+generate = runpy.run_path(given["folder"] + "/generate.py")
+ends = generate["ends_of"](model)
+tokens = generate["answers_of"](model, tokenizer, given["texts"], **given["how"])
+said = []
+for asked, ours, likely, theirs in zip(given["texts"], given["said"], given["likely"], tokens):
+    prompt = generate["prompt_of"](tokenizer, asked)
+    with torch.no_grad():
+        if model.config.is_encoder_decoder:
+            start = model.generation_config.decoder_start_token_id
+            rows = {"input_ids": [prompt], "decoder_input_ids": [[start, *ours[:-1]]]}
+            first = 0
+        else:
+            rows, first = {"input_ids": [[*prompt, *ours[:-1]]]}, len(prompt) - 1
+        logits = model(**{key: torch.tensor(ids) for key, ids in rows.items()}).logits[0, first:]
+    found = logits.float().gather(1, torch.tensor(likely)).flatten().tolist()
+    text = generate["text_of"](tokenizer, theirs, ends)
+    said.append({"tokens": theirs, "text": text, "logits": found, "ended": theirs[-1] in ends})
+print(json.dumps(said))
+"""
+"""What the other process asks of the folder's code."""
+
+
+class Answers:
+    """Texts, and what the run says to them when nothing is left to chance."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        recipe: Recipe,
+        texts: Sequence[str] | None,
+        rows: int = ROWS,
+        most: int = MOST_TOKENS,
+    ) -> None:
+        assert isinstance(recipe.task, LanguageModelling), "others' answers are labels"
+        self.task: LanguageModelling = recipe.task
+        self.said_of: str = source_of(texts)
+        columns = columns_to_compare(run, recipe, texts, rows)
+        self.columns: Mapping[str, Sequence[Any]] = (
+            columns if texts is not None else self.task.openings(columns)
+        )
+        own = recipe.task.generate or Generation()
+        most = min(own.max_new_tokens, most)
+        greedy = {"temperature": 0.0, "beams": 1, "max_new_tokens": most}
+        self.how: Generation = own.model_copy(update=greedy)
+        self.answers: list[Answer] = []
+        self.likely: list[Tensor] = []
+        """The most probable tokens at each step of each answer, (steps, MOST_PROBABLE)."""
+        self.logits: list[Tensor] = []
+        """Their logits."""
+
+    @torch.no_grad()
+    def ask(self, recipe: Recipe, assembled: Assembled, names: Sequence[str]) -> None:
+        """Have the run answer, as `peftkit predict` has it, and say how sure it was of each
+        token."""
+        tokenizer, task = assembled.tokenizer, self.task
+        room = room_for_prompts(recipe, assembled, task.generate or Generation())
+        prompts = task.prompts(self.columns, tokenizer, room)
+        stops, first = task.stop_ids(tokenizer), task.first_id(tokenizer)
+        said = generate_tokens(assembled, prompts, self.how, stops, first)
+        ends = all_ends(assembled, stops)
+        self.answers = [self.answer(tokens, tokenizer, ends) for tokens in said]
+        for prompt, tokens in zip(prompts, said, strict=True):
+            logits = logits_along(assembled, prompt, tokens)
+            likely = logits.topk(MOST_PROBABLE - 1).indices
+            # what is said may be forced, and not be likely
+            likely = torch.cat([likely, torch.tensor(tokens)[:, None]], dim=1)
+            self.likely.append(likely)
+            self.logits.append(logits.gather(1, likely))
+
+    def inputs(self) -> list[Any]:
+        """What is asked: texts, or conversations."""
+        return list(self.task.prompt_inputs(self.columns))
+
+    def answer(self, tokens: Sequence[int], tokenizer: Any, ends: Sequence[int]) -> Answer:
+        """Tokens as an answer."""
+        text = text_of(tokens, tokenizer, ends, self.how.stop)
+        return Answer(tokens, text, bool(tokens) and tokens[-1] in ends)
+
+    def compared(self, folder: Path, base: Path | None, names: Sequence[str]) -> dict[str, Any]:
+        """What the folder's own code says to the same texts, beside what the run said: fields of a
+        `MergeProof`.
+
+        Raises `RunError` where the folder cannot be loaded.
+        """
+        how = {"do_sample": False, "num_beams": 1, "max_new_tokens": self.how.max_new_tokens}
+        given = {
+            "texts": self.inputs(),
+            "how": how,
+            "said": [list(answer.tokens) for answer in self.answers],
+            "likely": [likely.tolist() for likely in self.likely],
+        }
+        found = asked(folder, base, SAYING, given)
+        logits = torch.cat([torch.tensor(each.pop("logits")) for each in found])
+        apart = difference(torch.cat([each.flatten() for each in self.logits]), logits)
+        theirs = [Answer(**each) for each in found]
+        greedy = compare(self.answers, theirs, self.tie(MARGIN * apart["largest"]))
+        return {**apart, "rows": len(theirs), "texts": self.said_of, "greedy": greedy}
+
+    def tie(self, slack: float) -> Callable[[int, int, int], bool]:
+        """Whether, of a row and a step, a token was as probable as what was said, but for `slack`
+        of their logits."""
+
+        def is_tie(row: int, step: int, token: int) -> bool:
+            known = self.logits[row][step][self.likely[row][step] == token]
+            return len(known) > 0 and bool(self.logits[row][step][-1] - known[0] <= slack)
+
+        return is_tie
+
+
+def logits_along(assembled: Assembled, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
+    """The logits that each of an answer's `tokens` was chosen by, (tokens, vocabulary), in fp32."""
+    module: Any = assembled.module.eval()
+    apart = unwrapped(module).config.is_encoder_decoder
+    whole = list(prompt) if apart else [*prompt, *tokens]
+    labels = list(tokens) if apart else [*[IGNORED] * len(prompt), *tokens]
+    batch = assembled.batcher([{"input_ids": whole, "labels": labels}])
+    batch.pop("labels")
+    logits: Tensor = module(**on_device(batch, next(module.parameters()).device)).logits
+    return logits.float().cpu()
