@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import peftkit
-from peftkit import exporting
+from peftkit import exporting, stand_ins
 from peftkit.artefact import seal
 from peftkit.cli import main
 from peftkit.errors import RunError
@@ -32,6 +32,8 @@ from peftkit.sources import Source, find_model, sha256_of
 from peftkit.strategies import Strategy
 from runs import ENVIRONMENT, tensors
 from toys import toy
+from varied_models import VariedModel, build
+from varied_rows import classified, written
 
 SETTINGS = (
     "training={steps: 4, threads: 1, proof: run, batch_size: 8, precision: fp32, lr: 0.05}",
@@ -199,6 +201,23 @@ def test_a_run_that_reads_pairs_is_exported(tmp_path: Path) -> None:
     assert '"a text" "its pair"' in (tmp_path / "to" / "README.md").read_text()
 
 
+def test_a_base_with_a_head_of_other_labels_is_exported_and_reads_special_tokens_as_text(
+    tmp_path: Path,
+) -> None:
+    base = build(VariedModel("bert", head="fewer"), tmp_path / "bases")
+    rows = written(tmp_path / "rows", classified, ("Latin",))
+    data = f"data={{kind: files, path: {rows}, max_length: 32}}"
+    made = Recipe.load("lora_tiny", f"model={base}", data, "training.dropout=0", *SETTINGS)
+    peftkit.train(made, tmp_path / "runs")
+    run = next(path.parent for path in (tmp_path / "runs").glob("*/record.json"))
+    peftkit.export(run, tmp_path / "to", verify="off")
+    texts = ["near the old bridge", "near the [SEP] old [PAD] bridge", "[CLS] never"]
+    load = opened(tmp_path / "to")
+    found = load.logits_of(*load.load(tmp_path / "to"), texts).softmax(-1)
+    assert found.shape == (3, 3)
+    assert torch.allclose(found, predicted(run, texts), atol=1e-5)
+
+
 def test_a_base_that_is_named_is_checked_when_it_is_loaded(run: Path, tmp_path: Path) -> None:
     to, base = tmp_path / "to", Path(find_model("tiny-bert").location)
     made = peftkit.export(run, to, base="reference")
@@ -281,9 +300,13 @@ def test_the_loader_takes_every_tensor_and_lacks_none(exported: Path, tmp_path: 
         probabilities(to)
 
 
-@pytest.mark.parametrize("file", ["load.py", "marked.py"])
-def test_the_loader_imports_neither_peftkit_nor_peft(file: str) -> None:
-    source = Path(exporting.__file__).with_name(file).read_text()
+OWN = ("load.py", "attach.py", "marked.py", "generate.py")
+CODE = [*(Path(exporting.__file__).with_name(name) for name in OWN), Path(stand_ins.__file__)]
+
+
+@pytest.mark.parametrize("file", CODE, ids=lambda path: path.name)
+def test_the_loader_imports_neither_peftkit_nor_peft(file: Path) -> None:
+    source = file.read_text()
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -291,8 +314,8 @@ def test_the_loader_imports_neither_peftkit_nor_peft(file: str) -> None:
         if isinstance(node, ast.ImportFrom):
             names.add((node.module or "").split(".")[0])
     others = names - set(sys.stdlib_module_names)
-    assert {"torch", "transformers"} <= others
-    assert others <= {"torch", "transformers", "safetensors", "huggingface_hub"}
+    assert others & {"transformers", "tokenizers"}
+    assert others <= {"torch", "transformers", "safetensors", "huggingface_hub", "tokenizers"}
 
 
 def refused(run: Path, to: Path, message: str, **given: Any) -> None:
