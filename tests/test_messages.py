@@ -14,6 +14,7 @@ from peftkit.conversations import Conversation, conversation_of, faults_in
 from peftkit.errors import DataError
 from peftkit.messages import MessageError, message_of, text_of, tools_in
 from peftkit.model import load_tokenizer
+from peftkit.planning import plan
 from peftkit.recipe import Recipe
 from peftkit.sources import find_model
 from peftkit.tasks import Given, Task
@@ -141,7 +142,9 @@ def test_answers_of_weight_zero_are_read_and_not_learned(
     (said,) = learned(talk, template)
     assert said == " ".join(["a cloud [SEP]", "a storm near the goal [SEP]"][2 - count :])
     (text,) = Template(tokenizer(), template).rendered(talk)
-    assert "a cloud" in text.text and "weight" not in text.text
+    assert "a cloud" in text.text
+    keys = CONTENTS.replace("{{ m.content }}", "{{ m | tojson }}")
+    assert all(key not in Template(tokenizer(), keys).render(talk) for key in ("weight", "train"))
 
 
 def test_what_follows_the_last_answer_to_be_learned_is_left_out() -> None:
@@ -351,8 +354,8 @@ def recipe_of(folder: Path, rows: list[dict[str, Any]], suffix: str = "jsonl") -
         pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
     else:
         (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    said = ("lora_tiny", "task={kind: instructions, template: plain}")
-    return Recipe.load(*said, f"data={{kind: files, path: {folder}}}")
+    said = ("lora_tiny", "model=tiny-llama", "task={kind: instructions, template: plain}")
+    return Recipe.load(*said, f"data={{kind: files, path: {folder}, max_length: 128}}")
 
 
 @pytest.mark.parametrize("tools", [None, TOOLS])
@@ -426,3 +429,18 @@ def test_answers_that_call_tools_are_scored_as_the_template_writes_them() -> Non
     counts = asks.counts([{"generated": text} for text in wanted], given)
     assert counts[:, 3].tolist() == [1.0, 1.0], "an exact match each"
     assert "reference" not in plain.encode(rows, tokenizer(), (), 200)
+
+
+def test_a_column_of_tools_that_is_none_is_refused_and_not_left_out(tmp_path: Path) -> None:
+    rows = [{"messages": [ASKED, SAID], "tools": "look"} for _ in range(20)]
+    recipe = recipe_of(tmp_path, rows)
+    with pytest.raises(DataError, match="column 'tools': is no list of tools in 20 rows"):
+        recipe.splits(recipe.data.resolve())
+
+
+def test_a_plan_refuses_rows_that_the_template_does_not_show(tmp_path: Path) -> None:
+    rows = [{"messages": [ASKED, CALLING]} for _ in range(20)]
+    with pytest.raises(
+        DataError, match=r"rows \(train.jsonl:\d+.*\): tool_calls: the chat template"
+    ):
+        plan(recipe_of(tmp_path, rows))

@@ -41,8 +41,8 @@ def write_generating(task: "LanguageModelling", tokenizer: Any, base: Path, fold
     generation_as_trained(task, tokenizer, base).save_pretrained(folder)
     if task.first_id(tokenizer) is not None:  # which tells the tokenizer the languages
         change_settings(folder, src_lang=tokenizer.src_lang, tgt_lang=tokenizer.tgt_lang)
-    template = task.chat_template(tokenizer)
-    if template is not None and template != tokenizer.chat_template:
+    template, own = task.chat_template(tokenizer), tokenizer.chat_template
+    if template is not None and template != (own.get("default") if isinstance(own, dict) else own):
         write_template(template, folder)
 
 
