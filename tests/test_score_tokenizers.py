@@ -17,6 +17,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from peftkit.answers.scoring import best_match, sentences_of
 from peftkit.card import recipe_of
 from peftkit.errors import DataError
+from peftkit.judging import compared
 from peftkit.record import read_record
 from peftkit.reporting.mixture import facts_of
 from peftkit.score_tokenizers import UnicodeWords, bleu_tokenizer, english
@@ -195,6 +196,13 @@ def test_texts_in_many_scripts_add_up_as_texts_in_one() -> None:
         **dict.fromkeys(ROUGE, 1.0),
         "bleu": pytest.approx(100),
     }
+
+
+def test_how_texts_were_split_is_among_a_runs_notes() -> None:
+    found = scored(SUMMARIES, [SENTENCES["Tamil"]], [SENTENCES["Tamil"]])
+    nothing = Predictions([], [], None), {}, Given({}, {}, ())
+    notes = compared(Task.parse(SUMMARIES, "task"), found, *nothing).notes
+    assert notes == found.notes and len(notes) == 1
 
 
 @pytest.mark.parametrize("data", ["samsum", "multi30k", "alpaca"])

@@ -60,8 +60,8 @@ def test_how_often_there_was_no_score_is_told(recorder: Recorder) -> None:
 
 def folder_of_one_class(place: Path) -> str:
     """A data folder whose validation rows are all of one class; the setting that reads it."""
-    words = {"a": "the sea was calm and blue", "b": "the tax rose by two cents"}
-    rows = {"train": "aaab" * 12, "validation": "a" * 8, "test": "ab" * 6}
+    words = {"a": "the sea was calm and blue", "A": "the tax rose by two cents"}
+    rows = {"train": "aaaA" * 12, "validation": "a" * 8, "test": "aA" * 6}
     for split, labels in rows.items():
         lines = [f"{words[label]} {i},{label}" for i, label in enumerate(labels)]
         (place / f"{split}.csv").write_text("\n".join(["text,label", *lines]) + "\n")
@@ -91,6 +91,7 @@ def test_a_validation_split_of_one_class_keeps_the_lowest_loss_and_patience_wait
         "loss": lowest["eval_loss"],
     }
     assert f"validation: mcc is undefined in {len(tried)} of {len(tried)}" in str(found["notes"])
+    assert "labels 'A', 'a' differ by case alone" in str(found["notes"])
     ended = zygote.run(killed, *settings, before=killed_at(14))
     assert ended.codes == [-signal.SIGKILL], ended.said
     assert zygote.run(killed, *settings).code == 0
