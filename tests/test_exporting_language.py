@@ -75,8 +75,8 @@ def trained(cell: Cell, folder: Path) -> Path:
     for key, value in {"data": data, "task": cell.task}.items():
         composition.set(key, value, "test")
     chosen = [f"strategy={cell.strategy}", *QUICK, *cell.more]
-    for key, value, source in parse_overrides(chosen, "test"):
-        composition.set(key, value, source)
+    for override in parse_overrides(chosen, "test"):
+        composition.set(*override)
     record = peftkit.train(Recipe.of(composition), folder / "runs")
     return folder / "runs" / record.folder_name
 
