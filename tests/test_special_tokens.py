@@ -246,7 +246,7 @@ def test_rows_with_special_tokens_are_told_of_once_and_markers_are_none(
     tokenizer = load_tokenizer(source.location, recipe.task)
     examples = encode(recipe, splits, tokenizer, source, ("a", "b"))
     held = sum("[SEP]" in text for text in splits.train["text"])
-    notes = noted(recipe, splits, examples, tokenizer).notes
+    notes = noted(recipe, splits, examples, tokenizer, ("a", "b")).notes
     told = [note for note in notes if "special token" in note]
     assert held and told == [
         f"train: {held} of {len(splits.train)} rows hold a special token of the tokenizer "
