@@ -118,6 +118,8 @@ class Attempt:
         key = content_key(recipe, splits, self.model, names)
         untrained = untrained_predictions(recipe, self.model, tokenizer, given, key, world)
         assembled = assemble(recipe, self.model, tokenizer, names, world.precision)
+        for note in assembled.notes:
+            say(world, f"note: {note}")
         return Material(splits, names, examples, assembled, untrained)
 
     def _given(self, material: Material, split: str, **more: Any) -> Given:
