@@ -90,20 +90,20 @@ def assemble(
         base.activation_checkpointing_enable(
             activation_checkpointing_kwargs={"use_reentrant": False}
         )
-    reading = recipe.task.reading
     ahead = 0 if bare else recipe.strategy.ahead
-    reads = attach_reader(module, base, packed, ahead, reading, recipe.task.reads_marked)
-    batcher = Batcher(
-        packed,
-        tokenizer.pad_token_id,
-        first_position(config),
-        reads,
-        reading,
-        decoder_start(config, recipe.task),
-    )
+    batcher = attach_batcher(recipe.task, module, base, tokenizer, packed, ahead)
     parameters = count_parameters(module, before)
     notes = (*notes_of(recipe, config, packed), *([head.note] if head else []), *tokenizer.notes)
     return Assembled(module, tokenizer, batcher, parameters, notes)
+
+
+def attach_batcher(
+    task: Task, module: nn.Module, base: PreTrainedModel, tokenizer: Any, packed: bool, ahead: int
+) -> Batcher:
+    """What makes batches for `module`, which is made to read them as the task wants it."""
+    reads = attach_reader(module, base, packed, ahead, task.reading, task.reads_marked)
+    position, start = first_position(base.config), decoder_start(base.config, task)
+    return Batcher(packed, tokenizer.pad_token_id, position, reads, task.reading, start)
 
 
 def notes_of(recipe: Recipe, config: PretrainedConfig, packed: bool) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +39,23 @@ class Difference(Settings):
     """The first model's largest logit, in size."""
 
 
+class AnswersCompared(Settings):
+    """What a run says of held-out rows, and its merged folder opened by transformers alone: labels
+    with their probabilities, or texts."""
+
+    compared: int
+    """Rows that both answered."""
+    equal: int
+    """Rows with the same label, or with the same text that ends alike."""
+    near_ties: int
+    """Rows whose answers differ where two were as good but for rounding."""
+    read_otherwise: int
+    """Rows left out: they hold special tokens, which transformers cannot be told to read as text in
+    this model."""
+    different: list[int]
+    """The numbers of the other rows that were answered otherwise, from 1."""
+
+
 class MergeProof(Settings):
     """The merged checkpoint held against base + adapter."""
 
@@ -68,6 +85,9 @@ class MergeProof(Settings):
     after: float | None
     """Of the merged checkpoint."""
     scored_rows: int
+    answers: AnswersCompared | None = None
+    """How the run's answers compare with the folder's own; null where there is no run, or where its
+    answers are of tokens or spans, which the logits are."""
     greedy: GreedyTexts | None = None
     """Of a language model: how the run's texts compare; null where none were generated."""
     onto_trained: Difference | None = None
@@ -158,6 +178,11 @@ def proof_rows(proof: MergeProof | None) -> list[tuple[str, str]]:
         f"(allowed {proof.tolerance:.2g} and {proof.mean_tolerance:.2g})"
     )
     rows = [("logits differ", f"{said}, on {proof.rows} of {proof.texts}")]
+    if (found := proof.answers) is not None:
+        what = f"{found.equal} of {found.compared} as the run's"
+        ties = f", {found.near_ties} at a near tie" if found.near_ties else ""
+        left = f", {found.read_otherwise} hold special tokens" if found.read_otherwise else ""
+        rows.append(("answers by transformers alone", f"{what}{ties}{left}"))
     if (texts := proof.greedy) is not None:
         what = f"{texts.equal} of {texts.prompts} the same to the letter, with the same ends"
         ties = f", {texts.near_ties} part at a near tie" if texts.near_ties else ""
@@ -165,9 +190,9 @@ def proof_rows(proof: MergeProof | None) -> list[tuple[str, str]]:
     if proof.before is not None and proof.after is not None:
         scores = f"{proof.before:.4f} before, {proof.after:.4f} after (n={proof.scored_rows})"
         rows.append((str(proof.metric), scores))
-    for name, found in (("trained", proof.onto_trained), ("original", proof.onto_original)):
-        if found is not None:
-            what = f"largest {found.largest:.2g}, mean {found.mean:.2g} from the trained function"
+    for name, other in (("trained", proof.onto_trained), ("original", proof.onto_original)):
+        if other is not None:
+            what = f"largest {other.largest:.2g}, mean {other.mean:.2g} from the trained function"
             rows.append((f"onto {name}", what))
     return rows
 
@@ -206,18 +231,31 @@ def prove(
             f"explains ({proof.tolerance:.3g}, mean {proof.mean_tolerance:.3g}); it was removed - "
             "name the base that the adapter was trained on with --base"
         )
+    if proof.answers is not None and (different := proof.answers.different):
+        rows = ", ".join(map(str, different))
+        raise RunError(
+            f"the merged folder does not answer as the run does: transformers alone, by the "
+            f"folder's tokenizer and configurations, says something else of {len(different)} of "
+            f"{proof.answers.compared} held-out rows (row {rows}), though the weights are right; "
+            "it was removed - predict from the run with peftkit predict, or say --verify off"
+        )
     return proof
 
 
 def judged(found: dict[str, Any]) -> MergeProof:
-    """What was found, and what it may be: what sums in another order do, and what rounding does."""
-    slack = ARITHMETIC[found["computed_in"]] * max(1.0, float(found["largest_logit"]))
-    rounding = found["rounding"] or {"largest": 0.0, "mean": 0.0}
-    return MergeProof(
-        **found,
-        tolerance=slack + MARGIN * rounding["largest"],
-        mean_tolerance=slack + MARGIN * rounding["mean"],
-    )
+    """What was found, and what it may be."""
+    largest, mean = tolerances(found["computed_in"], found["largest_logit"], found["rounding"])
+    return MergeProof(**found, tolerance=largest, mean_tolerance=mean)
+
+
+def tolerances(
+    computed_in: str, largest_logit: float, rounding: Mapping[str, float] | None
+) -> tuple[float, float]:
+    """How far a logit may move, and all in the mean: what sums in another order do, and what
+    rounding does."""
+    slack = ARITHMETIC[computed_in] * max(1.0, float(largest_logit))
+    moved = rounding or {"largest": 0.0, "mean": 0.0}
+    return slack + MARGIN * moved["largest"], slack + MARGIN * moved["mean"]
 
 
 def asked(spec: dict[str, Any], merged: Path) -> dict[str, Any]:

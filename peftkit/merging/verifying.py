@@ -8,17 +8,22 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from peftkit.errors import PeftkitError, RunError
 from peftkit.merging.adapters import Adapter, open_adapter
+from peftkit.merging.answering import Columns, question_of
+from peftkit.merging.as_trained import settings_in
+from peftkit.merging.classes import is_language_model
 from peftkit.merging.expecting import expected
 from peftkit.merging.mixing import Mix
 from peftkit.merging.models import answers, class_of, padded, whole
+from peftkit.merging.proof import tolerances
 from peftkit.merging.rounding import moved_by_rounding
 from peftkit.merging.several import together
 from peftkit.merging.tensors import open_checkpoint
@@ -32,6 +37,8 @@ COMPARED_ROWS = 64
 """Rows whose logits are compared."""
 SCORED_ROWS = 256
 """Rows that are scored before and after."""
+MOST_LOGITS = 1 << 26
+"""Of a language model, what is compared: numbers, which take a quarter of a GiB."""
 ROWS_A_BATCH = 8
 LONGEST = 256
 """Tokens of a text that are read."""
@@ -54,24 +61,36 @@ def main(spec: Mapping[str, Any]) -> dict[str, Any]:
     adapter = adapter_of(spec)
     torch.set_num_threads(spec["threads"] or threads_of_rank("auto"))
     dtype = comparing_type(adapter, merged)
-    rows, scored, said_of = material(adapter, base, merged, spec["texts"])
+    columns = held_out_columns(adapter.run) if adapter.run and spec["texts"] is None else None
+    rows, scored, said_of = material(adapter, base, merged, spec["texts"], columns)
     judge = Judge(adapter, merged, rows, scored)
+    asked = question_of(adapter.run, base, columns) if adapter.run and columns else None
 
     with torch.no_grad():
-        before = judge.look(lambda: expected(adapter, base, merged, onto, dtype))
+        before = judge.look(
+            lambda: expected(adapter, base, merged, onto, dtype),
+            then=lambda model, _: asked.ask(model) if asked else None,
+        )
+        computed_in = str(dtype).removeprefix("torch.")
+        found: dict[str, Any] = {"computed_in": computed_in, "metric": judge.metric}
+
+        def compared(model: nn.Module, rounding: Moved) -> dict[str, Any]:
+            logit = float(before.answers.abs().max())
+            allowed, _ = tolerances(computed_in, logit, rounding)
+            return asked.compared(model, merged, allowed) if asked else {}
+
         types = spec["rounded"] if dtype == torch.float32 else {}
-        after = judge.look(lambda: whole(judge.loader, merged, dtype), types)
-        found = {**difference(before[0], after[0]), "rows": len(rows), "texts": said_of}
-        found |= {"rounding": after[2]}
-        found |= {"computed_in": str(dtype).removeprefix("torch."), "metric": judge.metric}
-        found |= {"before": before[1], "after": after[1], "scored_rows": len(scored)}
+        after = judge.look(lambda: whole(judge.loader, merged, dtype), types, compared)
+        found |= {**difference(before.answers, after.answers), "rows": len(rows), "texts": said_of}
+        found |= {"rounding": after.rounding, **after.then}
+        found |= {"before": before.score, "after": after.score, "scored_rows": len(scored)}
         if spec["compare_bases"]:
             other = "original" if onto == "trained" else "trained"
             apart = judge.look(lambda: expected(adapter, base, merged, other, dtype))
             trained, original = (before, apart) if onto == "trained" else (apart, after)
-            found["onto_original"] = difference(trained[0], original[0])
+            found["onto_original"] = difference(trained.answers, original.answers)
             if onto == "trained":
-                found["onto_trained"] = difference(trained[0], after[0])
+                found["onto_trained"] = difference(trained.answers, after.answers)
     return found
 
 
@@ -104,12 +123,18 @@ def comparing_type(adapter: Adapter, merged: Path) -> torch.dtype:
 
 
 def material(
-    adapter: Adapter, base: Path, merged: Path, texts: Sequence[str] | None
+    adapter: Adapter,
+    base: Path,
+    merged: Path,
+    texts: Sequence[str] | None,
+    columns: Columns | None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:
-    """Rows to compare, rows to score, and where they come from."""
-    if texts is None and adapter.run is not None:
-        rows = held_out(adapter.run, load_tokenizer(str(base), adapter.task))
-        return rows[:COMPARED_ROWS], rows[:SCORED_ROWS], "the run's held-out rows"
+    """Rows to compare, rows to score, and where they come from: the `columns` of a run's."""
+    if columns is not None:
+        assert adapter.run is not None
+        rows = held_out(adapter.run, load_tokenizer(str(base), adapter.task), columns)
+        few = few_enough(rows[:COMPARED_ROWS], merged)
+        return few, rows[:SCORED_ROWS], "the run's held-out rows"
     chosen, tokenizer = list(BUILT_IN if texts is None else texts), load_tokenizer(str(merged))
     encoded = [dict(tokenizer(text, truncation=True, max_length=LONGEST)) for text in chosen]
     kept = [
@@ -119,10 +144,19 @@ def material(
     return [row for row in kept if row["input_ids"]], [], source
 
 
-def held_out(run: RunFolder, tokenizer: Any) -> list[dict[str, Any]]:
-    """Encoded rows of the run's test split, or of train where it has none."""
+def few_enough(rows: list[dict[str, Any]], merged: Path) -> list[dict[str, Any]]:
+    """The first rows, so many that a language model's logits of them can be held twice."""
+    config = settings_in(merged / "config.json")
+    if not is_language_model(config):
+        return rows
+    lengths = accumulate(len(row["input_ids"]) for row in rows)
+    most = MOST_LOGITS // int(config.get("vocab_size") or 1)
+    return rows[: max(1, sum(length <= most for length in lengths))]
+
+
+def held_out(run: RunFolder, tokenizer: Any, columns: Columns) -> list[dict[str, Any]]:
+    """The rows of a run's held-out split, encoded."""
     recipe = run.recipe.carrying(run.description().get("tuned", {}))
-    columns = held_out_columns(run)
     encoded = recipe.task.encode(
         columns, tokenizer, run.description()["names"], recipe.data.max_length
     )
@@ -131,7 +165,8 @@ def held_out(run: RunFolder, tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def held_out_columns(run: RunFolder) -> dict[str, list[Any]]:
-    """The columns of these rows, as the task reads them."""
+    """The first rows of the run's test split, or of train where it has none, by column, as the task
+    reads them."""
     said = run.description()
     recipe = run.recipe.carrying(said.get("tuned", {}))
     data = Source.model_validate(said["data"])
@@ -141,6 +176,19 @@ def held_out_columns(run: RunFolder) -> dict[str, list[Any]]:
     split = splits.test if len(splits.test) else splits.train
     chosen = split.select(range(min(SCORED_ROWS, len(split))))
     return {name: list(chosen[name]) for name in chosen.column_names}
+
+
+Moved = dict[str, float] | None
+"""How far rounding moves answers."""
+
+
+class Looked(NamedTuple):
+    """What a model was found to say."""
+
+    answers: Tensor
+    score: float | None
+    rounding: Moved
+    then: Any
 
 
 class Judge:
@@ -161,19 +209,24 @@ class Judge:
         )
 
     def look(
-        self, load: Callable[[], nn.Module], types: Mapping[str, str] | None = None
-    ) -> tuple[Tensor, float | None, dict[str, float] | None]:
+        self,
+        load: Callable[[], nn.Module],
+        types: Mapping[str, str] | None = None,
+        then: Callable[[nn.Module, Moved], Any] | None = None,
+    ) -> Looked:
         """The model's answers, its score, and how far rounding moves them, where tensors of `types`
-        were rounded; the model is gone afterwards."""
+        were rounded, and what `then` finds; the model is gone afterwards."""
         model = load()
         found = self.answers(model)
         score = self.score(model)
         others = moved_by_rounding(model, types, self.answers) if types else ()
         moves = [difference(found, other) for other in others]
+        names = ("largest", "mean", "largest_logit") if moves else ()
+        moved = {n: max(move[n] for move in moves) for n in names} or None
+        more = then(model, moved) if then else None
         del model
         gc.collect()
-        names = ("largest", "mean", "largest_logit") if moves else ()
-        return found, score, {n: max(move[n] for move in moves) for n in names} or None
+        return Looked(found, score, moved, more)
 
     def answers(self, model: nn.Module) -> Tensor:
         """All that the model says of the rows that are compared."""
