@@ -47,7 +47,9 @@ class Instructions(LanguageModelling, Task):
     format: Format = "auto"
     """How rows hold conversations; auto: told by their columns. messages: a list of {role,
     content}; sharegpt: conversations of {from, value}; alpaca: instruction, input, output; prompt
-    and completion; question and answer."""
+    and completion; question and answer. Messages may have `tool_calls`, `reasoning_content` and
+    what else the chat template shows (a column `tools` too), and `weight: 0` or `train: false`
+    where an answer is read but not learned."""
     template: str | None = None
     """Chat template: a Jinja file or its text, in place of the tokenizer's own; plain: Q: ... A:
     ..., for base models. Part of the run's name by its content."""
