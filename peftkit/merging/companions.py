@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 TOKENIZER = (*TOKENIZER_PATTERNS, *VOCABULARY_PATTERNS, "preprocessor_config.json")
 """Files of a tokenizer; none can hold a pickle."""
-LABELS = (
-    "id2label", "label2id", "problem_type", "pad_token_id", "architectures", "peftkit_tuned",
-)  # fmt: skip
+OF_HEAD = ("id2label", "label2id", "problem_type")
+"""What a configuration says of a head, where that is not what transformers takes by default."""
+OF_TRAINED = (*OF_HEAD, "pad_token_id", "architectures", "peftkit_tuned")
 """What an artefact's configuration knows better than the base's."""
 
 
@@ -71,8 +71,8 @@ def merged_config(adapter: Adapter, base: Path, plan: "Plan") -> dict[str, Any]:
     trained = adapter.folder / "config.json"
     if adapter.sealed and trained.is_file():
         said = json.loads(trained.read_text(encoding="utf-8"))
-        config.pop("problem_type", None)  # what the base's own head was for
-        config |= {key: said[key] for key in LABELS if said.get(key) is not None}
+        config = {key: value for key, value in config.items() if key not in OF_HEAD}
+        config |= {key: said[key] for key in OF_TRAINED if said.get(key) is not None}
     elif adapter.trains_head:
         config |= labels_of(adapter, config)
     if adapter.trains_head:

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
-from peftkit.architectures import linear_layers, unwrapped
+from peftkit.architectures import linear_layers, renaming, unwrapped
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter
 from peftkit.merging.bases import held, quantization_of, trained_precision
@@ -63,8 +63,8 @@ def adapted(adapter: Adapter, base: Path, merged: Path, onto: str, dtype: torch.
             assert task is not None
             config = configuration(adapter, base)
             # a head of the base's own is another size where the run's is new, and goes
-            fitting = {"config": config, "ignore_mismatched_sizes": task.trains_head}
-            model = opened(task.auto_class(config), base, dtype, **fitting)
+            anew = {"ignore_mismatched_sizes": task.trains_head}
+            model = opened(task.auto_class(config), base, dtype, config, **anew)
             if onto == "trained":
                 dequantize(model, adapter, base)
             # what rests in the artefact is read as it is; the base is whole here
@@ -101,7 +101,7 @@ def with_peft(adapter: Adapter, base: Path, merged: Path, dtype: torch.dtype) ->
     config.use_cache = False
     for name, value in labels_of(adapter, config.to_dict()).items():
         setattr(config, name, value)  # of several adapters, the merged one has one's labels only
-    model = opened(class_of(merged), base, dtype, config=config)
+    model = opened(class_of(merged), base, dtype, config)
     if resized:
         model.resize_token_embeddings(tokens, mean_resizing=False)
     with quiet_peft(), warnings.catch_warnings():
@@ -117,10 +117,15 @@ def class_of(folder: Path) -> Any:
     return getattr(transformers, auto_class_of({"architectures": config.architectures}))
 
 
-def opened(loader: Any, folder: Path, dtype: torch.dtype, **given: Any) -> Any:
-    """A model in `dtype`, ready to predict."""
+def opened(loader: Any, folder: Path, dtype: torch.dtype, config: Any, **given: Any) -> Any:
+    """A base in `dtype`, ready to predict."""
     model: PreTrainedModel = loader.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, **given
+        folder,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        key_mapping=renaming(loader, config),
+        **given,
     )
     return model.eval()
 

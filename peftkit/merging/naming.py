@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 LEGACY = {".weight": ".gamma", ".bias": ".beta"}
 """How checkpoints of old call the parts of a normalisation; transformers renames them."""
@@ -26,7 +27,8 @@ class Names:
     strip: str = ""
     """What the model's have in front and the checkpoint's have not: `bert.`"""
     add: str = ""
-    """What the checkpoint's have in front and the model's have not."""
+    """What the checkpoint's have in front and the model's have not; with `strip`, in its place, as
+    `model.` for the `transformer.` of LlamaForQuestionAnswering."""
 
     def in_checkpoint(self, name: str) -> str | None:
         """The checkpoint's name of the model's tensor; None where it has none."""
@@ -42,6 +44,9 @@ class Names:
 
     def in_output(self, name: str) -> str:
         """The name, in the merged checkpoint, of the base's tensor."""
+        if self.strip and self.add:
+            within = name.startswith(self.add)
+            return f"{self.strip}{name.removeprefix(self.add)}" if within else name
         return f"{self.strip}{name}"
 
 
@@ -53,6 +58,7 @@ def naming(wanted: Sequence[str], there: Collection[str]) -> Names:
         Names(there),
         *(Names(there, strip=first) for first in sorted(firsts)),
         *(Names(there, add=other) for other in sorted(others)),
+        *(Names(there, one, other) for one, other in product(sorted(firsts), sorted(others))),
     ]
     return max(
         candidates, key=lambda names: sum(names.in_checkpoint(n) is not None for n in wanted)

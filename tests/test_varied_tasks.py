@@ -1,0 +1,68 @@
+"""Other tasks on models that differ: questions about texts, merged."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_varied_models import Varied
+
+import peftkit
+from peftkit.merging import proof, verifying
+from peftkit.recipe import Recipe
+from varied_rows import WORDS, Row, Script, written
+
+
+def asked(script: Script, count: int, seed: int = 0) -> list[Row]:
+    """Questions, texts and where in them the answer is."""
+    chance = random.Random(f"{script} asked {seed}")
+    known = [word for words in WORDS[script].values() for word in words]
+    between = "" if script == "Han" else " "
+    found = []
+    for _ in range(count):
+        words = chance.choices(known, k=chance.randint(5, 12))
+        place = chance.randrange(1, len(words))
+        start = len(between.join(words[:place])) + len(between)
+        answers = {"text": [words[place]], "answer_start": [start]}
+        question, context = between.join(chance.choices(known, k=3)), between.join(words)
+        found.append({"question": question, "context": context, "answers": answers})
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "script", "strategy"),
+    [
+        # whose class for it calls its base otherwise than every other Llama's
+        ({"architecture": "llama", "tied": False}, "Han", "{kind: lora, r: 4}"),
+        # three labels, which two ends of an answer are not
+        ({"architecture": "roberta", "head": "problem_type"}, "Arabic", "full"),
+    ],
+    ids=["llama", "roberta"],
+)
+def test_who_answers_questions_is_merged_whatever_its_base_was(
+    model: dict[str, Any],
+    script: Script,
+    strategy: str,
+    varied: Varied,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = written(tmp_path / "rows", asked, [script])
+    recipe = Recipe.load(
+        "lora_tiny",
+        f"model={varied(**model)}",
+        f"data={{kind: files, path: {rows}, max_length: 96}}",
+        "task=question_answering",
+        f"strategy={strategy}",
+        "training={steps: 4, threads: 1, proof: run, batch_size: 8, precision: fp32, lr: 0.02}",
+    )
+    peftkit.train(recipe, tmp_path / "runs")
+    run = next(path.parent for path in tmp_path.glob("runs/*/record.json"))
+    monkeypatch.setattr(proof, "asked", lambda spec, merged: verifying.main(spec))
+    made = peftkit.merge(run, tmp_path / "merged")
+    assert made.proof is not None and made.proof.rows == 10
+    assert made.proof.largest <= made.proof.tolerance
+    row = asked(script, 1, 7)[0]
+    said = peftkit.predict(run, [row])[0]
+    assert said["text"] == row["context"][said["start"] : said["end"]]
