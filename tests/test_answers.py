@@ -113,7 +113,6 @@ def test_the_best_spans_are_those_of_a_slow_search(
     [
         {"text": ["Paris", "in Paris"], "answer_start": [3, 0]},
         [{"text": "Paris", "answer_start": 3}, {"text": " in Paris", "answer_start": -1}],
-        '{"text": ["Paris", "in Paris"], "answer_start": [3, 0]}',
     ],
 )
 def test_answers_are_read_in_every_usual_form(cell: Any) -> None:

@@ -183,6 +183,14 @@ def test_answers_that_are_numbers_or_truths_are_text_with_whole_places(tmp_path:
     assert (found["question"][0], found["context"][0]) == ("1", "2.5")
 
 
+def test_an_answer_may_begin_with_a_bracket(tmp_path: Path) -> None:
+    said = ['["Paris", "in Paris"]', '[{"text": "Paris"}]', "[3]", "[sic] Paris", "[]", "{a}"]
+    rows = [{"question": "q", "context": "c", "answers": each} for each in said]
+    found = read(jsonl(tmp_path / "a.jsonl", rows), ANSWERED).train["answers"][:]
+    none = {"text": [], "answer_start": []}
+    assert found == [["Paris", "in Paris"], [{"text": "Paris"}], "[3]", "[sic] Paris", none, "{a}"]
+
+
 def test_numbers_are_questions_and_answers_of_an_instruction(tmp_path: Path) -> None:
     rows = [{"question": i, "answer": [2 * i, i > 3][i % 2]} for i in range(1, 9)]
     task = Task.parse("instructions", "task")

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 
 from peftkit.answers.choosing import Considered
 from peftkit.answers.spans import Span
 from peftkit.data import Data
 from peftkit.data.formats import Record, records
+from peftkit.data.nested_column import nested_column
 from peftkit.errors import DataError, RecipeError
 from peftkit.evaluation import forward
 from peftkit.model import assemble, load_tokenizer
@@ -321,7 +322,9 @@ def splits(train: list[Any], test: list[Any] = ()) -> Any:  # type: ignore[assig
     def rows(split: str, cells: list[Any]) -> Dataset:
         names = [f"{split}:{i}" for i in range(len(cells))]
         columns = {"row": names, "context": ["a dog, a cat and a dog"] * len(cells)}
-        return Dataset.from_dict({**columns, "answers": [json.dumps(cell) for cell in cells]})
+        text = Value("string")
+        kinds = Features({"row": text, "context": text, "answers": nested_column()})
+        return Dataset.from_dict({**columns, "answers": cells}, features=kinds)
 
     parts = {"train": train, "validation": [], "test": test}
     return SimpleNamespace(**{split: rows(split, list(cells)) for split, cells in parts.items()})

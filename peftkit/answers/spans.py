@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -34,10 +33,10 @@ def answers_in(cell: Any) -> list[Answer]:
     """The answers that a cell holds; none where there is no answer.
 
     It may hold lists `text` and `answer_start` (as the hub's SQuAD), objects with both (as SQuAD's
-    own files), either as JSON, or one or several plain texts. Raises `ValueError` for all else.
+    own files), or one or several plain texts. Raises `ValueError` for all else.
     """
     if isinstance(cell, str):
-        cell = parsed(cell)
+        cell = [cell]
     if isinstance(cell, Mapping):
         cell = objects_of(cell)
     if cell is None:
@@ -46,16 +45,6 @@ def answers_in(cell: Any) -> list[Answer]:
         raise ValueError(UNKNOWN)
     found = [{"text": one} if isinstance(one, str) else one for one in cell]
     return [answer for one in found if (answer := answer_of(one)).text]
-
-
-def parsed(text: str) -> Any:
-    """A cell of text: what it says as JSON, where it is that, else itself as the only answer."""
-    if text.lstrip()[:1] not in ("{", "["):
-        return [text]
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:  # an answer may begin with a bracket
-        return [text]
 
 
 def objects_of(cell: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -154,13 +154,23 @@ def tools_of(value: Any) -> list[Any] | None:
 
 
 def answers_of(value: Any) -> Any:
-    """Answers of a question: their texts are text, and their places whole numbers."""
+    """Answers of a question, maybe as text: their texts are text, their places whole numbers.
+
+    An answer may begin with a bracket: [3] is a text, ["3"] is a list.
+    """
     found = from_text(value) if isinstance(value, str) else value
-    if found is None:
+    if isinstance(value, str) and not (isinstance(found, dict) or _holds_answers(found)):
         return value
+    if isinstance(value, str) and not found:  # no answer, where a cell without items is no cell
+        return {"text": [], "answer_start": []}
     if isinstance(found, list):
         return [_answer(each) if isinstance(each, dict) else _spelled(each) for each in found]
     return _answer(found) if isinstance(found, dict) else written(found)
+
+
+def _holds_answers(value: Any) -> bool:
+    listed = isinstance(value, list)
+    return listed and (not value or any(isinstance(each, (str, dict)) for each in value))
 
 
 def _answer(value: dict[str, Any]) -> dict[str, Any]:

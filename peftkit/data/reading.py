@@ -21,7 +21,7 @@ from peftkit.errors import DataError, Fault
 if TYPE_CHECKING:
     import datasets
 
-_FORMAT = 2  # of the rows in the cache: count up when `_rows` gives other rows for the same files
+_FORMAT = 3  # of the rows in the cache: count up when `_rows` gives other rows for the same files
 Used = Callable[[Collection[str]], Collection[str]]
 """Of the roles that are there, those that a task makes use of."""
 
