@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from transformers import AutoTokenizer
 
 import peftkit
 from peftkit.errors import DataError, PeftkitError, RecipeError
-from peftkit.model import assemble, load_tokenizer
+from peftkit.model import assemble, configure, load_tokenizer
 from peftkit.recipe import Recipe
 from peftkit.sources import find_model
 from peftkit.special_tokens import encode_text
 from peftkit.tasks.classification import Classification
 from peftkit.tasks.generation import TextGeneration
 from peftkit.tasks.instructions import Instructions
+from peftkit.tokenizing import refuse_ids
 
 Varied = Callable[..., Path]
 WANTED = {
@@ -154,3 +156,37 @@ def test_markers_of_a_task_get_rows_and_are_not_refused(varied: Varied) -> None:
     folder = varied("llama", pad="beyond")
     tokenizer = load_tokenizer(str(folder), TextGeneration(attributes=["calm"]))
     assert tokenizer.rows is None and tokenizer.pad_token == tokenizer.eos_token
+
+
+def test_padding_that_the_configuration_names_without_a_row_is_forgotten(
+    varied: Varied, tmp_path: Path
+) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(varied("llama", pad="beyond"), folder)
+    said = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**said, "pad_token_id": said["vocab_size"]}))
+    recipe = Recipe.load("lora_tiny", f"model={folder}")
+    assert configure(recipe, str(folder), ("a", "b")).pad_token_id is None
+    tokenizer = load_tokenizer(str(folder), recipe.task)
+    made = assemble(recipe, find_model(str(folder)), tokenizer, ("a", "b"), "fp32")
+    assert made.module.config.pad_token_id == tokenizer.eos_token_id
+
+
+def test_an_encoded_token_without_a_row_is_refused_however_it_came_about(varied: Varied) -> None:
+    tokenizer = load_tokenizer(str(varied("gpt2")))
+    rows = tokenizer.rows
+    whole = Dataset.from_dict({"input_ids": [[1, rows - 1]]})
+    refuse_ids({"train": whole, "test": whole.select([])}, tokenizer)
+    with pytest.raises(RecipeError, match=rf"\(id {rows}\), and its embeddings have {rows} rows"):
+        refuse_ids({"train": Dataset.from_dict({"input_ids": [[1], [rows]]})}, tokenizer)
+
+
+def test_a_question_that_is_cut_to_leave_room_for_an_answer_is_told_of(varied: Varied) -> None:
+    folder, task = varied("gpt2"), "task={kind: generation, generate: {max_new_tokens: 100}}"
+    recipe = Recipe.load("lora_tiny", f"model={folder}", task, "data.max_length=60")
+    tokenizer = load_tokenizer(str(folder), recipe.task)
+    notes = assemble(recipe, find_model(str(folder)), tokenizer, (), "fp32").notes
+    assert "of questions that are answered at most 30 tokens are read" in notes
+    short = recipe.but(data={"max_length": 30})
+    notes = assemble(short, find_model(str(folder)), tokenizer, (), "fp32").notes
+    assert not any("questions" in note for note in notes)
