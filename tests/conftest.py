@@ -1,5 +1,6 @@
 """What tests share: the zygote that runs are forked from, and a record of the behaviour matrix."""
 
+import gc
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,17 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     folder = tmp_path_factory.mktemp("varied")
     return lambda *named, **differing: build(VariedModel(*named, **differing), folder)
+
+
+@pytest.fixture
+def proof_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The proof of a merge by the same code, without the seconds that a fresh process imports."""
+    from peftkit.merging import proof, verifying
+
+    monkeypatch.setattr(proof, "asked", lambda spec, _: verifying.main(spec))
+    gc.freeze()  # it collects garbage, here among all that the tests have imported
+    yield
+    gc.unfreeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

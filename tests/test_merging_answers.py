@@ -1,22 +1,22 @@
 """The proof of a merge compares answers: the run's, and its folder's by transformers alone."""
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from task_rows import Made, classified
+from task_rows import Made, classified, tagged
 from test_merging_language import LORA, trained
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import peftkit
 from peftkit.errors import RunError
-from peftkit.merging import answering, as_trained, companions, proof, verifying
+from peftkit.merging import answering_texts, as_trained, companions, verifying
 from peftkit.merging.proof import MergeProof
 from varied_models import TEMPLATES, VariedModel, build
 
+pytestmark = pytest.mark.usefixtures("proof_in_this_process")
 CHAT = {"kind": "instructions", "template": TEMPLATES["turns"]}
 LEARNING = "training={steps: 24, threads: 1, proof: run, batch_size: 8, precision: fp32, lr: 0.02}"
 
@@ -33,15 +33,6 @@ def interrupted(chance: Any) -> dict[str, Any]:
     return {**row, "text": " ".join([*words[:2], "</s>", *words[2:]])}
 
 
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The same code, without seconds of imports each time."""
-    monkeypatch.setattr(proof, "asked", lambda spec, _: verifying.main(spec))
-    gc.freeze()  # it collects garbage, here among all that the tests have imported
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Runs by name, made when first asked for."""
@@ -55,6 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         ),
         "t5": (VariedModel("t5"), {"kind": "classification"}, interrupted, (LORA,)),
         "bart": (VariedModel("bart"), {"kind": "classification"}, interrupted, (LORA,)),
+        "tags": (VariedModel("bert"), {"kind": "tagging"}, tagged, (LORA,)),
         "bert": (VariedModel("bert"), {"kind": "classification"}, classified, (LORA,)),
     }
 
@@ -149,10 +141,10 @@ def test_a_text_that_parts_at_a_near_tie_is_counted_and_any_other_is_refused(
         return [replace_first(each) for each in ours(*given)]
 
     def replace_first(answer: Any) -> Any:
-        return answering.Answer([5, *answer.tokens[1:]], f"x{answer.text}", answer.ended)
+        return answering_texts.Answer([5, *answer.tokens[1:]], f"x{answer.text}", answer.ended)
 
-    ours = answering.generated
-    monkeypatch.setattr(answering, "generated", generated)
+    ours = answering_texts.generated
+    monkeypatch.setattr(answering_texts, "generated", generated)
     monkeypatch.setattr(verifying, "tolerances", lambda *_: (tolerance, tolerance))
     if ties:
         found = merged(runs("chat"), tmp_path / "merged").answers
@@ -167,6 +159,17 @@ def test_labels_and_probabilities_are_those_of_a_plain_pipeline(
 ) -> None:
     found = merged(runs("bert"), tmp_path / "merged").answers
     assert found is not None and (found.compared, found.equal, found.different) == (8, 8, [])
+
+
+def test_tags_are_those_of_a_plain_pipeline(
+    runs: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = merged(runs("tags"), tmp_path / "merged").answers
+    assert found is not None and (found.compared, found.equal) == (8, 8)
+    names = ["B-PER", "B-LOC", "I-LOC", "O", "I-PER"]
+    settings(id2label={str(i): name for i, name in enumerate(names)})(monkeypatch)
+    with pytest.raises(RunError, match="of 8 of 8 held-out rows"):
+        merged(runs("tags"), tmp_path / "again")
 
 
 def settings(**changed: Any) -> Callable[[pytest.MonkeyPatch], None]:

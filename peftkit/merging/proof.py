@@ -51,7 +51,7 @@ class AnswersCompared(Settings):
     """Rows whose answers differ where two were as good but for rounding."""
     read_otherwise: int
     """Rows left out: they hold special tokens, which transformers cannot be told to read as text in
-    this model."""
+    this model, or words that its tokenizer drops."""
     different: list[int]
     """The numbers of the other rows that were answered otherwise, from 1."""
 
@@ -87,7 +87,7 @@ class MergeProof(Settings):
     scored_rows: int
     answers: AnswersCompared | None = None
     """How the run's answers compare with the folder's own; null where there is no run, or where its
-    answers are of tokens or spans, which the logits are."""
+    answers are spans of a text."""
     greedy: GreedyTexts | None = None
     """Of a language model: how the run's texts compare; null where none were generated."""
     onto_trained: Difference | None = None
@@ -181,7 +181,7 @@ def proof_rows(proof: MergeProof | None) -> list[tuple[str, str]]:
     if (found := proof.answers) is not None:
         what = f"{found.equal} of {found.compared} as the run's"
         ties = f", {found.near_ties} at a near tie" if found.near_ties else ""
-        left = f", {found.read_otherwise} hold special tokens" if found.read_otherwise else ""
+        left = f", {found.read_otherwise} hold what it cannot read" if found.read_otherwise else ""
         rows.append(("answers by transformers alone", f"{what}{ties}{left}"))
     if (texts := proof.greedy) is not None:
         what = f"{texts.equal} of {texts.prompts} the same to the letter, with the same ends"

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from peftkit.errors import PeftkitError, RunError
 from peftkit.merging.adapters import Adapter, open_adapter
-from peftkit.merging.answering import Columns, question_of
+from peftkit.merging.answering import Columns
 from peftkit.merging.as_trained import settings_in
 from peftkit.merging.classes import is_language_model
 from peftkit.merging.expecting import expected
 from peftkit.merging.mixing import Mix
 from peftkit.merging.models import answers, class_of, padded, whole
 from peftkit.merging.proof import tolerances
+from peftkit.merging.questions import question_of
 from peftkit.merging.rounding import moved_by_rounding
 from peftkit.merging.several import together
 from peftkit.merging.tensors import open_checkpoint
