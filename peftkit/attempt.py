@@ -23,7 +23,7 @@ from peftkit.planning import estimate
 from peftkit.probe import is_out_of_memory, out_of_memory
 from peftkit.proof import reason_of
 from peftkit.recipe import Recipe
-from peftkit.record import Cost, Proof, RunRecord, Tuning, WorldRecord
+from peftkit.record import Cost, Proof, RunRecord, Tuning
 from peftkit.recording import Hopeless
 from peftkit.reload import LARGEST_RELOAD_DIFFERENCE, reload_difference
 from peftkit.run_folder import RunFolder
@@ -31,7 +31,15 @@ from peftkit.sources import Source
 from peftkit.tasks import Given, Predictions, Scored
 from peftkit.training import Outcome, fit
 from peftkit.untrained import untrained_predictions
-from peftkit.world import World, on_main, on_main_first, say, surroundings, versions
+from peftkit.world import (
+    World,
+    on_main,
+    on_main_first,
+    say,
+    surroundings,
+    versions,
+    world_record,
+)
 
 Peaks = tuple[int, int | None, int | None]
 """Largest memory until the test split is scored, the allocator's own, and while it is scored."""
@@ -253,7 +261,7 @@ class Attempt:
             steps=outcome.steps,
             cost=cost,
             proof=proof,
-            world=self._world(outcome.micro_batch_size),
+            world=world_record(self.world, self.recipe.training, outcome.micro_batch_size),
             exact=self.folder.description()["exact"],
         )
 
@@ -285,15 +293,3 @@ class Attempt:
             "versions": versions(),
             "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
-
-    def _world(self, micro: int) -> WorldRecord:
-        """Where the run ran."""
-        world = self.world
-        return WorldRecord(
-            ranks=world.size,
-            threads=world.threads,
-            precision=world.precision,
-            sharding=world.sharding,
-            device=world.device,
-            micro_batch_size=micro,
-        )

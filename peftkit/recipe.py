@@ -62,7 +62,7 @@ class Training(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     """The model's dropout; auto: its own where the base is trained, 0 where it is frozen."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Type in which weights rest and products are computed; auto: bf16 where hardware has it."""
+    """Type in which weights rest and products are computed; auto: the faster, as measured."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
     order: Literal["length_grouped", "random"] = "length_grouped"

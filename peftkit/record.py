@@ -71,6 +71,8 @@ class WorldRecord(Settings):
     sharding: str
     device: str
     micro_batch_size: Count
+    operations_per_second: dict[str, float] = Field(default_factory=dict)
+    """Of matrix products in each precision, as measured where `precision: auto` chose by them."""
 
 
 class Proof(Settings):

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftkit.errors import Fault, PeftkitError, RecipeError, RunError
+from peftkit.measured import device_name
+from peftkit.products import product_speeds
+from peftkit.record import WorldRecord
 
 if TYPE_CHECKING:
     from peftkit.recipe import Training
@@ -60,7 +63,7 @@ class World:
         state = PartialState(**({} if torch.cuda.is_available() else {"cpu": True}))
         threads = threads_of_rank(training.threads)
         torch.set_num_threads(threads)
-        return cls(
+        world = cls(
             state.process_index,
             state.num_processes,
             threads,
@@ -68,6 +71,9 @@ class World:
             device_name(),
             sharding(state.num_processes),
         )
+        if warning := slow_precision(training.precision):
+            say(world, f"note: {warning}")
+        return world
 
 
 def launched_ranks() -> int:
@@ -103,15 +109,31 @@ def threads_of_rank(wanted: "int | str") -> int:
 
 
 def resting_precision(wanted: str) -> str:
-    """'bf16' or 'fp32'; auto: bf16 where the hardware computes in it."""
+    """'bf16' or 'fp32'; auto: bf16 where products of matrices were measured faster in it."""
     import torch
 
     if wanted != "auto":
         return wanted
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if has_bf16 else "fp32"
+    speeds = product_speeds()
+    return "bf16" if speeds["bf16"] > speeds["fp32"] else "fp32"
+
+
+def slow_precision(wanted: str) -> str | None:
+    """A warning where bf16 is asked for and a CPU multiplies matrices more slowly in it."""
+    import torch
+
+    if wanted != "bf16" or torch.cuda.is_available():
+        return None
+    speeds = product_speeds()
+    if speeds["bf16"] >= speeds["fp32"]:
+        return None
+    own, other = (f"{speeds[kind] / 1e9:,.1f}" for kind in ("bf16", "fp32"))
+    return (
+        f"training.precision=bf16: this processor does {own} GFLOP/s in bf16 and {other} in fp32, "
+        f"{speeds['fp32'] / speeds['bf16']:,.1f} times as many - use training.precision=fp32"
+    )
 
 
 def check_launcher_precision(precision: str) -> None:
@@ -123,22 +145,6 @@ def check_launcher_precision(precision: str) -> None:
             f"in accelerate's file"
         ) + (f" or training.precision={said}" if said == "bf16" else "")
         raise RecipeError("launcher and recipe disagree:", [Fault("training.precision", what)])
-
-
-def device_name() -> str:
-    """The accelerator's or the processor's name."""
-    import platform
-
-    import torch
-
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    try:
-        with open("/proc/cpuinfo") as info:
-            models = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
-    except OSError:  # no Linux: the name is a nicety
-        models = []
-    return f"cpu: {models[0] if models else platform.processor() or platform.machine()}"
 
 
 def sharding(size: int) -> str:
@@ -254,6 +260,20 @@ def surroundings(world: World) -> dict[str, Any]:
         "device": "cpu" if world.device.startswith("cpu") else world.device,
         "torch": importlib.metadata.version("torch"),
     }
+
+
+def world_record(world: World, training: "Training", micro: int) -> WorldRecord:
+    """Where a run ran, and the speeds by which its precision was chosen."""
+    measured = training.precision == "auto" and world.device.startswith("cpu")
+    return WorldRecord(
+        ranks=world.size,
+        threads=world.threads,
+        precision=world.precision,
+        sharding=world.sharding,
+        device=world.device,
+        micro_batch_size=micro,
+        operations_per_second=product_speeds() if measured else {},
+    )
 
 
 def versions() -> dict[str, str]:

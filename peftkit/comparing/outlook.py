@@ -1,7 +1,6 @@
 """The outlook: what a comparison will take, before anything is trained."""
 
 import importlib.metadata
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from peftkit.comparing.settings import Budget, Way
 from peftkit.comparing.workers import elsewhere
 from peftkit.disk import write_text
 from peftkit.errors import Fault, PeftkitError, RecipeError
+from peftkit.products import operations_a_second
 from peftkit.recipe import Recipe
 from peftkit.record import ParameterCount
 from peftkit.registry import Settings
@@ -19,10 +19,6 @@ from peftkit.sources import Source
 
 if TYPE_CHECKING:
     from torch import nn
-
-PRODUCT_SECONDS = 0.3
-"""For which products of matrices are timed."""
-PRODUCT_SIDE = 1024
 
 
 class Prospect(Settings):
@@ -160,18 +156,3 @@ def operations_a_token(module: "nn.Module") -> int:
     there = min(1.0, blocks_with_gradient(module) / max(len(blocks) * runs_of_a_block(module), 1))
     trained = sum(parameter.numel() for parameter in trainable(module).values())
     return int(2 * weights + 2 * weights * there + 2 * min(trained, weights))
-
-
-def operations_a_second(precision: str) -> float:
-    """How fast this machine multiplies matrices of some thousand rows, measured now."""
-    import torch
-
-    kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    left = torch.ones(PRODUCT_SIDE, PRODUCT_SIDE, dtype=kind, device=device)
-    float((left @ left)[0, 0])  # the first product pays for the start
-    begun, products = time.perf_counter(), 0
-    while (spent := time.perf_counter() - begun) < PRODUCT_SECONDS:
-        float((left @ left)[0, 0])  # read, so that a GPU has done it
-        products += 1
-    return 2 * PRODUCT_SIDE**3 * products / spent
