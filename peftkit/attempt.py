@@ -3,7 +3,7 @@
 import shutil
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -95,6 +95,7 @@ class Attempt:
                     self._given(material, "validation", resamples=0),
                     self.hopeless,
                 )
+                material = replace(material, assembled=outcome.assembled)
                 record = self._conclude(material, outcome)
         except (RunStopped, DiskError):
             raise
@@ -155,7 +156,7 @@ class Attempt:
             # nothing is trained yet: it simply begins anew, the memory probe too
             read = [r for r in self.recipe.task.inputs if r in material.splits.train.column_names]
             facts: dict[str, Any] = {"names": material.names, "inputs": read}
-            folder.describe(world=now, **facts, exact=True, micro_batch_size=None)
+            folder.describe(world=now, **facts, exact=True, micro_batch_size=None, engine=None)
             return
         if began != now and not self.inexact:
             was = ", ".join(f"{k} {began.get(k)}" for k in now if began.get(k) != now[k])
@@ -262,6 +263,7 @@ class Attempt:
             cost=cost,
             proof=proof,
             world=world_record(self.world, self.recipe.training, outcome.micro_batch_size),
+            engine=outcome.engine,
             exact=self.folder.description()["exact"],
         )
 

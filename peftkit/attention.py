@@ -1,5 +1,6 @@
 """Packed attention: many sequences in one row without padding, each seeing itself alone."""
 
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 PACKED = "peftkit_packed"
+PACKED_SDPA = "peftkit_packed_sdpa"
+"""The same by `scaled_dot_product_attention` for all lengths."""
 LONGEST_IN_ONE_PRODUCT = 1024
 """Longer ones go through `scaled_dot_product_attention`, which keeps no L x L probabilities."""
 
@@ -20,6 +23,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    longest_product: int = LONGEST_IN_ONE_PRODUCT,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention within each of the row's sequences.
@@ -27,8 +31,8 @@ def packed_attention(
     query (1, heads, tokens, size), key and value likewise with fewer heads where queries are
     grouped; `sequence_lengths`, a keyword the model code hands through, sums to tokens. Returns
     (1, tokens, heads, size). Equal lengths that stand together are computed at once, as batched
-    matrix products: 64 ms a layer, forward and backward, against 85 ms by
-    `scaled_dot_product_attention` for 4,096 tokens on two cores (benchmarks/LOG.md).
+    matrix products up to `longest_product`: which form is faster depends on the machine and the
+    type, and is measured (`engine.py`).
     """
     lengths: tuple[int, ...] = kwargs["sequence_lengths"]
     groups = query.shape[1] // key.shape[1]
@@ -42,7 +46,8 @@ def packed_attention(
     for length, run in groupby(lengths):
         count = len(list(run))
         q, k, v = (runs_of(each, start, count, length) for each in (query, key, value))
-        outputs.append(attend(q, k, v, scale, causal, window, rate))
+        products = length <= longest_product and not query.is_cuda
+        outputs.append(attend(q, k, v, scale, causal, window, rate, products))
         start += count * length
     return torch.cat(outputs, dim=0).unsqueeze(0), None
 
@@ -62,11 +67,13 @@ def attend(
     causal: bool,
     window: int | None,
     dropout: float,
+    products: bool,
 ) -> Tensor:
-    """Attention of (count, heads, length, size) sequences, as (count * length, heads, size)."""
+    """Attention of (count, heads, length, size) sequences, as (count * length, heads, size), by
+    batched `products` or by torch's own function."""
     count, heads, length, size = query.shape
     windowed = window is not None and length > window
-    if query.is_cuda or length > LONGEST_IN_ONE_PRODUCT:
+    if not products:
         mask = visible(length, causal, window, query.device) if windowed else None
         mixed = nn.functional.scaled_dot_product_attention(
             query, key, value, mask, dropout, is_causal=causal and not windowed, scale=scale
@@ -100,6 +107,8 @@ def no_mask(*_: Any, **__: Any) -> None:
 
 
 def register() -> None:
-    """Make `attn_implementation='peftkit_packed'` known to transformers."""
+    """Make both forms of packed attention known to transformers by their names."""
     AttentionInterface.register(PACKED, packed_attention)
-    AttentionMaskInterface.register(PACKED, no_mask)
+    AttentionInterface.register(PACKED_SDPA, partial(packed_attention, longest_product=0))
+    for name in (PACKED, PACKED_SDPA):
+        AttentionMaskInterface.register(name, no_mask)

@@ -9,11 +9,14 @@ import torch
 
 from peftkit.batching import longest_first
 from peftkit.model import Assembled
+from peftkit.recipe import Recipe
 from peftkit.tasks import Given, Predictions, Task
 from peftkit.world import World, gathered
 
 MAX_TOKENS = 4096
 """Padded tokens a forward pass in prediction."""
+PREPARING_BATCH = 16
+"""Examples a batch of those that a strategy initialises itself from."""
 
 
 def predict(
@@ -82,6 +85,18 @@ def forward(
 def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """The batch's tensors on `device`."""
     return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
+
+
+def first_batches(recipe: Recipe, assembled: Assembled, examples: Any) -> Iterator[dict[str, Any]]:
+    """The train split once, in a seeded order, as inputs without labels: on any rank the same."""
+    train, device = examples["train"], next(assembled.module.parameters()).device
+    generator = torch.Generator().manual_seed(recipe.training.seed)
+    order = torch.randperm(len(train), generator=generator).tolist()
+    for start in range(0, len(order), PREPARING_BATCH):
+        chosen = [train[index] for index in order[start : start + PREPARING_BATCH]]
+        batch = on_device(assembled.batcher(chosen), device)
+        batch.pop("labels")
+        yield batch
 
 
 def prediction_rows(task: Task, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from peftkit.architectures import unwrapped
-from peftkit.attention import PACKED
+from peftkit.attention import PACKED, PACKED_SDPA
 from peftkit.batching import longest_first
 from peftkit.errors import Fault, RecipeError
 from peftkit.generation import Generation
@@ -196,7 +196,8 @@ def ready(module: Any, base: PreTrainedModel) -> Iterator[None]:
     Packed attention knows no cache, and what the model's own configuration says of sampling would
     fill in what the recipe leaves out.
     """
-    packed = base.config._attn_implementation == PACKED
+    attention = base.config._attn_implementation
+    packed = attention in (PACKED, PACKED_SDPA)
     was_training, own = module.training, base.generation_config
     module.eval()
     base.generation_config = GenerationConfig()
@@ -206,7 +207,7 @@ def ready(module: Any, base: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         if packed:
-            base.set_attn_implementation(PACKED)
+            base.set_attn_implementation(attention)
         base.generation_config = own
         module.train(was_training)
 

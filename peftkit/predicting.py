@@ -16,6 +16,7 @@ from peftkit.data.cells import Cell, read_cell
 from peftkit.data.preflight import is_empty, role_of
 from peftkit.data.reading import Used
 from peftkit.data.values import Unreadable
+from peftkit.engine import using
 from peftkit.errors import DataError, RunError
 from peftkit.evaluation import MAX_TOKENS, collected, forward
 from peftkit.generating import answers_to
@@ -222,6 +223,8 @@ def load_run(path: Path) -> tuple[Recipe, Assembled, list[str]]:
     )
     tokenizer = load_tokenizer(source.location, recipe.task)
     assembled = assemble(recipe, source, tokenizer, said["names"], precision, folder.artefact)
+    if assembled.batcher.packed and said.get("engine"):
+        assembled = using(assembled, said["engine"]["used"])
     return recipe, assembled, said["names"]
 
 

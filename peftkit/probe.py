@@ -88,27 +88,32 @@ def every_rank_fits(
 
 
 def fits(recipe: Recipe, assembled: Assembled, rows: Sequence[Any]) -> bool:
-    """Whether a forward and a backward pass fit beside the optimizer's state.
+    """Whether a forward and a backward pass fit beside the optimizer's state."""
+    try:
+        held = trainable(assembled.module).values()
+        state = [optimizer_state(parameter) for parameter in held]
+        try_pass(recipe, assembled, rows)
+        return bool(state)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
 
-    Gradients are dropped and random states restored.
-    """
+
+def try_pass(recipe: Recipe, assembled: Assembled, rows: Sequence[Any]) -> None:
+    """A forward and a backward pass that leave nothing behind: gradients are dropped and random
+    states restored."""
     module = assembled.module
     device = next(module.parameters()).device
     with kept_random_state():
         module.train()
         try:
-            state = [optimizer_state(parameter) for parameter in trainable(module).values()]
             batch = on_device(assembled.batcher(rows), device)
             labels = batch.pop("labels")
             task = recipe.task
             logits = task.logits(module(**batch))
             loss = task.loss(logits, labels, recipe.training.label_smoothing)
             loss.backward()
-            return bool(state)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            return False
         finally:
             module.zero_grad(set_to_none=True)
             module.eval()

@@ -12,6 +12,7 @@ from peftkit.registry import Settings
 from peftkit.sources import Source
 
 SCHEMA_VERSION = 1
+Used = Literal["packed", "packed_sdpa", "padded"]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -73,6 +74,18 @@ class WorldRecord(Settings):
     micro_batch_size: Count
     operations_per_second: dict[str, float] = Field(default_factory=dict)
     """Of matrix products in each precision, as measured where `precision: auto` chose by them."""
+
+
+class Engine(Settings):
+    """How batches were laid out and attended to, and by what that was chosen."""
+
+    used: Used
+    """One row without padding, its attention by products of matrices or by torch's
+    `scaled_dot_product_attention`; or a padded row an example."""
+    reason: str
+    """Why it is this one."""
+    tokens_per_second: dict[Used, float] = Field(default_factory=dict)
+    """Of each engine, forward and back on some of the run's batches; empty: not measured."""
 
 
 class Proof(Settings):
@@ -153,6 +166,8 @@ class RunRecord(Settings):
     cost: Cost | None = None
     proof: Proof | None = None
     world: WorldRecord | None = None
+    engine: Engine | None = None
+    """Null in records of before."""
     exact: bool = True
     """Whether the run is bit for bit what an uninterrupted one in one world gives."""
     versions: dict[str, str] = Field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -26,14 +25,15 @@ from peftkit.checkpoints import (
     step_of,
     unreadable,
 )
+from peftkit.engine import engine_of_run, using
 from peftkit.errors import RunError, RunStopped
-from peftkit.evaluation import on_device, predict
+from peftkit.evaluation import first_batches, predict
 from peftkit.model import Assembled
 from peftkit.optimizer import MasterAdamW, rate_factors, warmup_steps
 from peftkit.probe import fitting_micro_batch
 from peftkit.proof import Witness
 from peftkit.recipe import Recipe
-from peftkit.record import Proof
+from peftkit.record import Engine, Proof
 from peftkit.recording import Hopeless, Recorder
 from peftkit.run_folder import RunFolder
 from peftkit.strategies import Companion, trainable
@@ -46,6 +46,9 @@ from peftkit.world import World, say, share_of_batch
 class Outcome:
     """What training left behind; the model itself is trained in place."""
 
+    assembled: Assembled
+    """What was trained, on the engine that was chosen."""
+    engine: Engine
     steps: int
     micro_batch_size: int
     best: dict[str, float | None]
@@ -83,6 +86,9 @@ def fit(
     recipe.strategy.prepare(assembled.module, lambda: first_batches(recipe, assembled, examples))
     witness = Witness(assembled.module)
     micro = fitting_micro_batch(recipe, assembled, examples["train"], share, folder, world)
+    engine = engine_of_run(recipe, assembled, examples["train"], micro, folder, world)
+    if assembled.batcher.packed:
+        assembled = using(assembled, engine.used)
     loop = Loop(recipe, assembled, examples, folder, world, micro, share // micro, validation)
     loop.recorder.hopeless = hopeless
     loop.go_on()
@@ -93,6 +99,8 @@ def fit(
     if training.keep == "best" and best and best["step"] < state.global_step:
         load_trained(assembled.module, best_weights(folder.checkpoints, int(best["step"])))
     return Outcome(
+        assembled=assembled,
+        engine=engine,
         steps=state.global_step,
         micro_batch_size=micro,
         best=best,
@@ -119,22 +127,6 @@ def check_rows(recipe: Recipe, examples: Any) -> None:
             f"training.patience={training.patience} needs a validation split, and there is none "
             "- set data.validation or leave patience out"
         )
-
-
-PREPARING_BATCH = 16
-"""Examples a batch of those that a strategy initialises itself from."""
-
-
-def first_batches(recipe: Recipe, assembled: Assembled, examples: Any) -> Iterator[dict[str, Any]]:
-    """The train split once, in a seeded order, as inputs without labels: on any rank the same."""
-    train, device = examples["train"], next(assembled.module.parameters()).device
-    generator = torch.Generator().manual_seed(recipe.training.seed)
-    order = torch.randperm(len(train), generator=generator).tolist()
-    for start in range(0, len(order), PREPARING_BATCH):
-        chosen = [train[index] for index in order[start : start + PREPARING_BATCH]]
-        batch = on_device(assembled.batcher(chosen), device)
-        batch.pop("labels")
-        yield batch
 
 
 class Loop(Trainer):

@@ -47,6 +47,7 @@ LAYERS = [
     ["live"],
     ["evaluation", "generating"],
     ["probe", "proof", "checkpoints", "optimizer"],
+    ["engine"],
     ["display"],
     ["verdicts"],
     ["untrained"],

@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from peftkit.checkpoints import load_trained, save_trained
 from peftkit.errors import RecipeError, RunError
+from peftkit.evaluation import first_batches
 from peftkit.layers import stored_weight
 from peftkit.model import Assembled, blueprint, configure
 from peftkit.optimizer import MasterAdamW
@@ -24,7 +25,6 @@ from peftkit.recipe import Recipe
 from peftkit.sources import find_model
 from peftkit.strategies import quiet_peft, trainable
 from peftkit.strategies.lora import VARIANTS, Lora, lora_layers, make_up_for_rounding
-from peftkit.training import first_batches
 from runs import Zygote, killed_at, only_run, result
 from toys import NAMES, assembled, call, logits, rows, toy, train
 

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from peftkit.architectures import linear_layers, model_type_of
 from peftkit.errors import RecipeError, RunError
+from peftkit.evaluation import first_batches
 from peftkit.model import Assembled, blueprint
 from peftkit.optimizer import MasterAdamW, is_undecayed
 from peftkit.proof import Witness, frozen
@@ -26,7 +27,6 @@ from peftkit.sources import find_model
 from peftkit.strategies import trainable
 from peftkit.strategies.any_peft import all_settings_of, methods
 from peftkit.strategies.ia3 import papers_layers
-from peftkit.training import first_batches
 from runs import Zygote, killed_at, only_run, result
 from toys import NAMES, assembled, batches, logits, rows, toy, train
 

@@ -30,7 +30,7 @@ import peftkit
 from matrix import EVERYWHERE, HELD, WAYS
 from peftkit.encoding import encode
 from peftkit.errors import RecipeError, RunError
-from peftkit.evaluation import on_device, predict
+from peftkit.evaluation import first_batches, on_device, predict
 from peftkit.model import Assembled, assemble, blueprint, load_tokenizer
 from peftkit.optimizer import MasterAdamW
 from peftkit.proof import excuse, frozen
@@ -38,7 +38,6 @@ from peftkit.recipe import Recipe
 from peftkit.sources import find_model
 from peftkit.strategies import trainable
 from peftkit.tasks import Given, Predictions, Task
-from peftkit.training import first_batches
 from toys import ALONE
 
 ROWS: dict[str, Made] = {

@@ -12,13 +12,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from peftkit.encoding import encode
-from peftkit.evaluation import on_device, predict
+from peftkit.evaluation import first_batches, on_device, predict
 from peftkit.model import Assembled, assemble, load_tokenizer
 from peftkit.optimizer import MasterAdamW, rate_factors
 from peftkit.recipe import Recipe
 from peftkit.sources import Source, find_model
 from peftkit.strategies import trainable
-from peftkit.training import first_batches
 from peftkit.world import World
 
 torch.set_num_threads(1)  # toys are too small to share
