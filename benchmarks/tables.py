@@ -25,6 +25,7 @@ def main() -> None:
         HERE / "README.md",
         imdb_first=imdb_first(),
         strategies=strategies(),
+        trainer_speed=trainer_speed(),
         training_speed=training_speed(),
         whole_matrix=whole_matrix(),
         tasks=tasks(),
@@ -271,9 +272,9 @@ def row(name: str, records: list[Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def training_speed() -> str:
+def trainer_speed() -> str:
     """Both sides' speed, accuracy and memory."""
-    path = HERE / "measurements" / "training_speed.json"
+    path = HERE / "measurements" / "trainer_speed.json"
     if not path.is_file():
         return ""
     found = json.loads(path.read_text())
@@ -285,6 +286,16 @@ def training_speed() -> str:
     ratios = ", ".join(f"{ratio:.1f}" for ratio in found["ratios"])
     lines.append(f"| ratio, by round | {ratios} (median {found['median_ratio']:.1f}) | | |")
     return "\n".join(lines)
+
+
+def training_speed() -> str:
+    """Speed of whole processes by engine and load."""
+    path = HERE / "measurements" / "training_speed.json"
+    if not path.is_file():
+        return ""
+    from training_speed import table
+
+    return table(json.loads(path.read_text()))
 
 
 if __name__ == "__main__":

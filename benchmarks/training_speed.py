@@ -1,10 +1,11 @@
-"""Training speed against `transformers.Trainer` + peft with their defaults, interleaved.
+"""Training speed of whole fresh processes, packed, padded and on the chosen engine.
 
     python benchmarks/training_speed.py DATA
 
-Both sides train LoRA r=8 on all linear layers of MiniLM on the same IMDB texts, 256 tokens, batch
-16, in rounds that take turns in one process; both are scored on the same test rows afterwards.
-Peak memory is a fresh process's a side. Writes `measurements/training_speed.json`.
+DATA holds the folders `imdb` and `gsm8k`. Each measurement is one `peftkit train` of a few steps,
+as users run it; ways take turns within a round, beside none, one and two other training processes.
+What is measured goes into `measurements/training_speed.json` at once: the same command goes on
+from there until there are so many rounds, and `--minutes` ends it early.
 """
 
 import argparse
@@ -13,174 +14,240 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftkit.display import peak_resident_bytes
-from peftkit.encoding import encode
-from peftkit.model import assemble, load_tokenizer
+from peftkit.comparing.outlook import operations_a_token
+from peftkit.model import blueprint
+from peftkit.products import KINDS, operations_a_second
 from peftkit.recipe import Recipe
-from peftkit.run_folder import RunFolder
-from peftkit.sources import Source, find_model
-from peftkit.tasks import Given
-from peftkit.training import fit
-from peftkit.world import World
+from peftkit.sources import find_model
 
-BATCH = 16
-LR = 5e-4
-
-
-class Ours:
-    """peftkit's own training, as `peftkit train` does it."""
-
-    def __init__(self, recipe: Recipe, world: World, model: Source, examples: Any, names: Any):
-        self.recipe, self.world, self.model = recipe, world, model
-        tokenizer = load_tokenizer(model.location)
-        self.assembled = assemble(recipe, model, tokenizer, names, world.precision)
-        self.examples, self.names = examples, names
-        self.scratch = Path(tempfile.mkdtemp())
-
-    def train(self, rows: Any, turn: int) -> float:
-        """Train on `rows`; samples a second of the training loop."""
-        folder = RunFolder(self.scratch / str(turn))
-        folder.claim("0")
-        folder.begin(self.recipe, self.model, self.model)
-        examples = {"train": rows, "validation": self.examples["validation"].select([])}
-        nothing = Given([], examples["validation"], self.names)
-        outcome = fit(self.recipe, self.assembled, examples, folder, self.world, nothing)
-        return outcome.samples / outcome.seconds
-
-    def accuracy(self, rows: Any) -> float:
-        """Share of `rows` that are called right."""
-        from peftkit.evaluation import predict
-
-        found = predict(self.assembled, self.recipe.task, rows, self.world)
-        return float((found.probabilities.argmax(1) == found.label_ids).mean())
+TO = Path(__file__).parent / "measurements" / "training_speed.json"
+WAYS = {"packed": "on", "padded": "off", "chosen": "auto"}
+FIRST_STEPS = 2
+"""Left out of the steady speed: they pay for the start."""
+COMMON = (
+    "data.limit={train: 1600, validation: 16, test: 16}",
+    "training.evaluate=never",
+    "training.proof=run",
+)
+MODELS = {
+    "MiniLM": ("lora_imdb", "imdb", ("training.batch_size=16",)),
+    "SmolLM2": (
+        "lora_gsm8k",
+        "gsm8k",
+        ("training.batch_size=8", "task={kind: instructions}", "data.truncation=all"),
+    ),
+}
+STEPS = {("MiniLM", 64): 12, ("MiniLM", 256): 6, ("SmolLM2", 64): 6, ("SmolLM2", 256): 4}
+LONG = 400
+"""Steps of a run that is long enough to have its engine measured; it is stopped after that."""
+PATIENCE = 600.0
+"""Seconds until another process must have begun to train."""
 
 
-class Theirs:
-    """`Trainer` and peft with their defaults, the learning rate and the batch apart."""
+@dataclass(frozen=True)
+class Case:
+    """One cell of the table."""
 
-    def __init__(self, recipe: Recipe, model: Source) -> None:
-        from peft import LoraConfig, get_peft_model
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+    model: str
+    length: int
+    way: str
+    beside: int = 0
 
-        set_seed(recipe.training.seed)
-        base = AutoModelForSequenceClassification.from_pretrained(model.location, num_labels=2)
-        config = LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules="all-linear")
-        self.model = get_peft_model(base, config)
-        self.tokenizer = AutoTokenizer.from_pretrained(model.location)
+    @property
+    def key(self) -> str:
+        """Its name in the file."""
+        return f"{self.model}/{self.length}/beside {self.beside}/{self.way}"
 
-    def trainer(self, rows: Any) -> Any:
-        """A `Trainer` over `rows`."""
-        from transformers import Trainer, TrainingArguments
-
-        arguments = TrainingArguments(
-            output_dir=tempfile.mkdtemp(),
-            per_device_train_batch_size=BATCH,
-            per_device_eval_batch_size=BATCH,
-            num_train_epochs=1,
-            learning_rate=LR,
-            lr_scheduler_type="constant",
-            report_to=[],
-            save_strategy="no",
-            disable_tqdm=True,
-        )
-        kept = rows.select_columns(["input_ids", "token_type_ids", "labels"])
-        return Trainer(
-            self.model,
-            arguments,
-            train_dataset=kept,
-            eval_dataset=kept,
-            processing_class=self.tokenizer,
-        )
-
-    def train(self, rows: Any, turn: int) -> float:
-        """Train on `rows`; samples a second of the training loop, as the Trainer says."""
-        done = self.trainer(rows).train()
-        return float(done.metrics["train_samples_per_second"])
-
-    def accuracy(self, rows: Any) -> float:
-        """Share of `rows` that are called right."""
-        found = self.trainer(rows).predict(rows.select_columns(["input_ids", "labels"]))
-        return float((found.predictions.argmax(1) == found.label_ids).mean())
+    def settings(self, options: Any, steps: int) -> list[str]:
+        """What `peftkit train` is told."""
+        recipe, folder, own = MODELS[self.model]
+        return [
+            recipe,
+            f"data.path={options.data / folder}",
+            f"data.max_length={self.length}",
+            *own,
+            *COMMON,
+            f"training.precision={options.precision}",
+            f"training.packing={WAYS[self.way]}",
+            f"training.steps={steps}",
+        ]
 
 
-def prepare(data: Path, rows: int, test_rows: int) -> Any:
-    """The recipe, the world, the model and the encoded splits."""
-    recipe = Recipe.load(
-        "lora_imdb",
-        f"data.path={data}",
-        f"data.limit={{train: {rows}, validation: 50, test: {test_rows}}}",
-        f"training={{batch_size: {BATCH}, lr: {LR}, schedule: constant, warmup: 0}}",
-        "training.evaluate=never",
-    )
-    world = World.enter(recipe.training)
-    model = find_model(recipe.model)
-    splits = recipe.data.load(recipe.data.resolve(), recipe.task.roles)
-    names = recipe.task.label_names(splits)
-    examples = encode(recipe, splits, load_tokenizer(model.location), model, names)
-    examples["train"] = examples["train"].shuffle(seed=0)  # rounds of a file in label order
-    return recipe, world, model, examples, names
+@contextmanager
+def training(settings: Sequence[str]) -> "Iterator[tuple[subprocess.Popen[str], Path]]":
+    """`peftkit train` in a process of its own, ended with the block, and its folder of runs."""
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryFile("w+") as said:
+        command = [sys.executable, "-m", "peftkit.cli", "train", *settings, f"--runs={name}"]
+        process = subprocess.Popen(command, stdout=said, stderr=said, text=True)
+        try:
+            yield process, Path(name)
+        finally:
+            process.terminate()
+            process.wait()
+            said.seek(0)
+            if process.returncode not in (0, -15, 143):
+                print(said.read()[-3000:], file=sys.stderr)
 
 
-def peak_of(side: str, data: Path) -> int:
-    """Largest resident set, in bytes, of a fresh process that trains one side on 128 rows."""
-    command = [sys.executable, __file__, str(data), "--peak", side]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(done.stdout.strip().splitlines()[-1])
+def logged_steps(runs: Path) -> int:
+    """Optimizer steps that the run has logged."""
+    return sum(path.read_text().count('"loss"') for path in runs.glob("*/log.jsonl"))
 
 
-def measure_peak(side: str, data: Path) -> None:
-    """Print this process's peak after training one side."""
-    recipe, world, model, examples, names = prepare(data, 128, 50)
-    chosen: Any = (
-        Ours(recipe, world, model, examples, names) if side == "ours" else Theirs(recipe, model)
-    )
-    chosen.train(examples["train"], 0)
-    print(peak_resident_bytes())
+def measure(case: Case, options: Any) -> dict[str, Any]:
+    """The speed of one fresh process."""
+    begun, times = time.monotonic(), {0: 0.0}
+    with training(case.settings(options, STEPS[case.model, case.length])) as (process, runs):
+        while process.poll() is None:
+            times.setdefault(logged_steps(runs), time.monotonic())
+            time.sleep(0.05)
+        if process.returncode:
+            raise SystemExit(f"{case.key}: the run failed")
+        record = json.loads(next(runs.glob("*/record.json")).read_text())
+    tokens, steps = record["cost"]["tokens"], record["steps"]
+    first = min(step for step in times if step >= FIRST_STEPS)
+    steady = times[max(times)] - times[first]
+    return {
+        "tokens_per_second": record["cost"]["tokens_per_second"],
+        # batches are alike in all ways, so that their ratios are exact
+        "steady_tokens_per_second": tokens * (1 - first / steps) / steady,
+        "process_seconds": time.monotonic() - begun,
+        "padding_share": record["cost"]["padding_share"],
+        "engine": record["engine"]["used"],
+        "precision": record["world"]["precision"],
+        "threads": record["world"]["threads"],
+    }
+
+
+@contextmanager
+def neighbors(count: int, options: Any) -> Iterator[None]:
+    """So many other runs, all in the midst of training."""
+    if not count:
+        yield
+        return
+    case = Case("MiniLM", 256, "packed")
+    settings = [*case.settings(options, 100_000), f"training.seed={count}"]
+    with training(settings) as (process, runs):
+        until = time.monotonic() + PATIENCE
+        while not logged_steps(runs):
+            if process.poll() is not None or time.monotonic() > until:
+                raise SystemExit("a process to run beside does not train")
+            time.sleep(0.5)
+        with neighbors(count - 1, options):
+            yield
+
+
+def choose(model: str, length: int, options: Any) -> None:
+    """Have the engine for the runs of a model chosen: a long one is begun, and stopped then."""
+    with training(Case(model, length, "chosen").settings(options, LONG)) as (process, runs):
+        while process.poll() is None and not logged_steps(runs):
+            time.sleep(0.2)
+
+
+def operations_of(model: str) -> int:
+    """Operations of matrix products a token of training takes, attention's apart."""
+    recipe = Recipe.load(MODELS[model][0], *MODELS[model][2])
+    module, _ = blueprint(recipe, find_model(recipe.model).location, recipe.task.assumed_names)
+    return operations_a_token(module)
+
+
+def run(options: Any) -> None:
+    """Fill the file, round by round."""
+    found = json.loads(options.to.read_text()) if options.to.is_file() else {"runs": {}}
+    if "peak" not in found:
+        peaks = {kind: operations_a_second(kind, side=1024, seconds=1.0) for kind in KINDS}
+        found |= {"peak": peaks, "operations": {name: operations_of(name) for name in MODELS}}
+    until = time.monotonic() + 60 * options.minutes
+    shapes = [(model, length) for model in options.models for length in options.lengths]
+    if "chosen" in options.ways:
+        for shape in shapes:
+            choose(*shape, options)
+    for turn in range(options.rounds):
+        for beside in options.beside:
+            cases = [Case(*shape, way, beside) for shape in shapes for way in options.ways]
+            due = [case for case in cases if len(found["runs"].get(case.key, [])) <= turn]
+            if not due:
+                continue
+            with neighbors(beside, options):
+                # ways take turns in being first
+                for case in sorted(due, key=lambda c: (c.model, c.length, place(c.way, turn))):
+                    if time.monotonic() > until:
+                        return
+                    found["runs"].setdefault(case.key, []).append(measure(case, options))
+                    options.to.write_text(json.dumps(found, indent=1) + "\n")
+                    print(f"round {turn + 1}", case.key, line(found["runs"][case.key]), flush=True)
+
+
+def place(way: str, turn: int) -> int:
+    """Where a way stands in a round."""
+    return (list(WAYS).index(way) + turn) % len(WAYS)
+
+
+def line(measured: Sequence[dict[str, Any]]) -> str:
+    """The last of some measurements."""
+    last = measured[-1]
+    speeds = f"{last['tokens_per_second']:,.0f} tokens/s, {last['steady_tokens_per_second']:,.0f}"
+    return f"{speeds} steady, {last['process_seconds']:.0f} s, {last['engine']}"
+
+
+def table(found: dict[str, Any]) -> str:
+    """Medians of the rounds, lowest and highest, and the share of the peak, as Markdown."""
+    lines = [
+        "| model, tokens | beside | way | tokens/s [lowest, highest] | steady | share of the peak "
+        "| engine | rounds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for key, runs in sorted(found["runs"].items()):
+        model, length, beside, way = key.split("/")
+        whole = [each["tokens_per_second"] for each in runs]
+        steady = statistics.median(each["steady_tokens_per_second"] for each in runs)
+        peak = found["peak"][runs[0]["precision"]]
+        share = found["operations"][model] * statistics.median(whole) / peak
+        cells = [
+            f"{model}, {length}",
+            beside.removeprefix("beside "),
+            way,
+            f"{statistics.median(whole):,.0f} [{min(whole):,.0f}, {max(whole):,.0f}]",
+            f"{steady:,.0f}",
+            f"{share:.1%}",
+            ", ".join(sorted({each["engine"] for each in runs})),
+            str(len(runs)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    peaks = ", ".join(f"{kind} {speed / 1e9:,.0f}" for kind, speed in found["peak"].items())
+    lines.append(f"| peak of matrix products, GFLOP/s: {peaks} | | | | | | | |")
+    return "\n".join(lines)
+
+
+def listed(kind: Any) -> Any:
+    """Reads values that are separated by commas."""
+    return lambda text: [kind(part) for part in text.split(",")]
 
 
 def main() -> None:
-    """Take turns, score both, measure memory, print and write ratios."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("data", type=Path)
-    options.add_argument("--rows", type=int, default=1024)
-    options.add_argument("--rounds", type=int, default=4)
-    options.add_argument("--test-rows", type=int, default=500)
-    options.add_argument("--peak", choices=["ours", "theirs"])
-    given = options.parse_args()
-    if given.peak:
-        return measure_peak(given.peak, given.data)
-    recipe, world, model, examples, names = prepare(given.data, given.rows, given.test_rows)
-    sides: dict[str, Any] = {
-        "theirs": Theirs(recipe, model),
-        "ours": Ours(recipe, world, model, examples, names),
-    }
-    share = given.rows // given.rounds
-    speeds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(given.rounds):
-        rows = examples["train"].select(range(turn * share, (turn + 1) * share))
-        for name, side in sides.items():
-            speeds[name].append(side.train(rows, turn))
-        print(f"round {turn + 1}: " + ", ".join(f"{n} {s[-1]:.1f}/s" for n, s in speeds.items()))
-    ratios = [o / t for o, t in zip(speeds["ours"], speeds["theirs"], strict=True)]
-    found = {
-        "samples_per_second": speeds,
-        "ratios": ratios,
-        "median_ratio": statistics.median(ratios),
-        "accuracy": {name: side.accuracy(examples["test"]) for name, side in sides.items()},
-        "test_rows": given.test_rows,
-        "train_rows": given.rows,
-        "peak_bytes": {name: peak_of(name, given.data) for name in sides},
-        "device": world.device,
-        "threads": world.threads,
-        "precision": world.precision,
-    }
-    to = Path(__file__).parent / "measurements" / "training_speed.json"
-    to.parent.mkdir(exist_ok=True)
-    to.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    """Measure what is missing, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--models", type=listed(str), default=list(MODELS))
+    parser.add_argument("--lengths", type=listed(int), default=[64, 256])
+    parser.add_argument("--ways", type=listed(str), default=list(WAYS))
+    parser.add_argument("--beside", type=listed(int), default=[0, 1, 2])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=45.0)
+    parser.add_argument("--precision", choices=["auto", *KINDS], default="auto")
+    parser.add_argument("--to", type=Path, default=TO)
+    options = parser.parse_args()
+    options.data = options.data.resolve()
+    run(options)
+    if options.to.is_file():
+        print(table(json.loads(options.to.read_text())))
 
 
 if __name__ == "__main__":

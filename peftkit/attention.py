@@ -23,7 +23,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    longest_product: int = LONGEST_IN_ONE_PRODUCT,
+    products: bool = True,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention within each of the row's sequences.
@@ -31,8 +31,8 @@ def packed_attention(
     query (1, heads, tokens, size), key and value likewise with fewer heads where queries are
     grouped; `sequence_lengths`, a keyword the model code hands through, sums to tokens. Returns
     (1, tokens, heads, size). Equal lengths that stand together are computed at once, as batched
-    matrix products up to `longest_product`: which form is faster depends on the machine and the
-    type, and is measured (`engine.py`).
+    matrix products where `products` are allowed: which form is faster depends on the machine and
+    the type, and is measured (`engine.py`).
     """
     lengths: tuple[int, ...] = kwargs["sequence_lengths"]
     groups = query.shape[1] // key.shape[1]
@@ -46,8 +46,8 @@ def packed_attention(
     for length, run in groupby(lengths):
         count = len(list(run))
         q, k, v = (runs_of(each, start, count, length) for each in (query, key, value))
-        products = length <= longest_product and not query.is_cuda
-        outputs.append(attend(q, k, v, scale, causal, window, rate, products))
+        multiplied = products and length <= LONGEST_IN_ONE_PRODUCT and not query.is_cuda
+        outputs.append(attend(q, k, v, scale, causal, window, rate, multiplied))
         start += count * length
     return torch.cat(outputs, dim=0).unsqueeze(0), None
 
@@ -109,6 +109,6 @@ def no_mask(*_: Any, **__: Any) -> None:
 def register() -> None:
     """Make both forms of packed attention known to transformers by their names."""
     AttentionInterface.register(PACKED, packed_attention)
-    AttentionInterface.register(PACKED_SDPA, partial(packed_attention, longest_product=0))
+    AttentionInterface.register(PACKED_SDPA, partial(packed_attention, products=False))
     for name in (PACKED, PACKED_SDPA):
         AttentionMaskInterface.register(name, no_mask)

@@ -76,6 +76,8 @@ def choose(
     """
     if not assembled.batcher.packed:
         return Engine(used="padded", reason="this run cannot be packed, or may not")
+    if recipe.training.packing == "on":
+        return Engine(used=DEFAULT, reason="training.packing=on")
     if operations(assembled, train, micro) < LEAST_OPERATIONS:
         return Engine(used=DEFAULT, reason="too small to be timed")
     parts = likeness(recipe, folder, micro, world)

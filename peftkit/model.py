@@ -167,7 +167,7 @@ def configure(recipe: Recipe, folder: str, names: Sequence[str]) -> PretrainedCo
 
 def is_packed(recipe: Recipe, config: PretrainedConfig) -> bool:
     """Whether batches are packed: asked for, and proven equal to padded for the architecture."""
-    allowed = recipe.training.packing == "auto" and recipe.strategy.packs
+    allowed = recipe.training.packing != "off" and recipe.strategy.packs
     entry = ARCHITECTURES.get(config.model_type)
     return allowed and entry is not None and entry.packs
 

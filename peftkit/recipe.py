@@ -67,8 +67,9 @@ class Training(Settings):
     """Compute activations twice instead of keeping them."""
     order: Literal["length_grouped", "random"] = "length_grouped"
     """Order of the examples: like lengths together, or not."""
-    packing: Literal["auto", "off"] = "auto"
-    """auto: no padding where the architecture is proven equal to padded; off: always pad."""
+    packing: Literal["auto", "on", "off"] = "auto"
+    """on: no padding where the architecture is proven equal to padded; auto: where that is also
+    measured faster on some of the run's batches; off: always pad."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seeds the new weights, the order and dropout."""
     evaluate: PositiveInt | Literal["epoch", "never"] = "epoch"

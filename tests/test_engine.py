@@ -156,6 +156,8 @@ def test_small_and_short_runs_are_packed_and_never_timed(
     monkeypatch.setattr(engine, "LEAST_OPERATIONS", 1e10)
     small = chosen(toy("tiny-bert", "training.epochs=500"), folder)
     assert (small.used, small.reason) == ("packed", "too small to be timed")
+    on = chosen(toy("tiny-bert", "training.packing=on", "training.epochs=500"), folder)
+    assert (on.used, on.reason) == ("packed", "training.packing=on")
     off = chosen(toy("tiny-bert", "training.packing=off"), folder)
     assert off.used == "padded" and not seen and not list(own_cache.rglob("engine-*"))
 
