@@ -161,9 +161,10 @@ def operations_of(model: str) -> int:
 def run(options: Any) -> None:
     """Fill the file, round by round."""
     found = json.loads(options.to.read_text()) if options.to.is_file() else {"runs": {}}
-    if "peak" not in found:
-        peaks = {kind: operations_a_second(kind, side=1024, seconds=1.0) for kind in KINDS}
-        found |= {"peak": peaks, "operations": {name: operations_of(name) for name in MODELS}}
+    peaks = {kind: operations_a_second(kind, side=1024, seconds=2.0) for kind in KINDS}
+    before = found.get("peak", peaks)  # a machine that is busy now was perhaps less so then
+    found["peak"] = {kind: max(peaks[kind], before[kind]) for kind in KINDS}
+    found["operations"] = {name: operations_of(name) for name in MODELS}
     until = time.monotonic() + 60 * options.minutes
     shapes = [(model, length) for model in options.models for length in options.lengths]
     if "chosen" in options.ways:
