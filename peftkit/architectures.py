@@ -1,5 +1,6 @@
 """Architectures: where blocks, heads and linear layers stand, so that strategies need not know."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -197,10 +198,21 @@ def below_of(model: "nn.Module") -> tuple[str, ...]:
 
 
 def constants_of(model: "nn.Module") -> list[str]:
-    """The names of the parameters that the model's code holds constant, whatever they say."""
+    """The names of the parameters that the model's code holds constant, whatever they say, or that
+    it never reads: the embeddings that an untied BART's encoder and decoder do not share."""
     entry = ARCHITECTURES.get(model_type_of(model))
     ends = entry.fixed if entry else ()
-    return [name for name, _ in model.named_parameters() if name.endswith(ends)]
+    uses = Counter(id(each) for _, each in model.named_parameters(remove_duplicate=False))
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if name.endswith(ends) or (is_shared(name) and uses[id(parameter)] == 1)
+    ]
+
+
+def is_shared(name: str) -> bool:
+    """Whether a parameter is called like the embeddings of an encoder and its decoder."""
+    return name.split(".")[-2:] == ["shared", "weight"]
 
 
 def runs_of_a_block(model: "nn.Module") -> int:

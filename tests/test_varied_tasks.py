@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from task_rows import Made, labelled, scored, task_recipe
 from test_varied_models import Varied
 
 import peftkit
@@ -66,3 +67,19 @@ def test_who_answers_questions_is_merged_whatever_its_base_was(
     row = asked(script, 1, 7)[0]
     said = peftkit.predict(run, [row])[0]
     assert said["text"] == row["context"][said["start"] : said["end"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "make"), [("multilabel", labelled), ("regression", scored)])
+def test_runs_whose_labels_are_lists_are_exported_with_their_score(
+    kind: str, make: Made, tmp_path: Path
+) -> None:
+    recipe = task_recipe({"kind": kind}, make, "tiny-bert", "{kind: adapter}", "none")
+    short = recipe.training.model_copy(update={"steps": 2, "batch_size": 8, "threads": 1})
+    peftkit.train(recipe.model_copy(update={"training": short}), tmp_path / "runs")
+    run = next(path.parent for path in tmp_path.glob("runs/*/record.json"))
+    made = peftkit.export(run, tmp_path / "exported")
+    assert made.proof is not None and made.proof.before is not None
+    # two rows of nearly one value may change places
+    assert made.proof.after == pytest.approx(made.proof.before, abs=0.05)
+    assert peftkit.export(run, tmp_path / "again", verify=["a text"]).proof.before is None

@@ -67,7 +67,8 @@ class Rows:
         self.said_of = source_of(texts)
         self.columns = columns_to_compare(run, recipe, texts, SCORED_ROWS)
         self.logits = torch.empty(0)
-        self.labels: list[int] = []
+        self.labels: list[Any] = []
+        self.labelled = texts is None
 
     @torch.no_grad()
     def ask(self, recipe: Recipe, assembled: Assembled, names: Sequence[str]) -> None:
@@ -86,7 +87,7 @@ class Rows:
 
     def score(self, logits: Tensor, names: Sequence[str]) -> float | None:
         """The task's score, where the labels are known."""
-        if min(self.labels) < 0:
+        if not self.labelled:
             return None
         return headline(self.task, logits, self.labels, names, self.columns)
 

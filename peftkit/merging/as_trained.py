@@ -24,7 +24,7 @@ def write_as_trained(task: Task, base: Path, folder: Path) -> None:
     if not reads_template(task, base) and not task.markers():
         # as `special_tokens.encode_text` reads a text
         change_settings(folder, split_special_tokens=True)
-    if not generates and names_padding(folder):
+    if not generates and pads_itself(base, folder):
         return
     from peftkit.model import load_tokenizer
 
@@ -66,10 +66,20 @@ def change_settings(folder: Path, without: str | None = None, **settings: Any) -
     write_json(path, {**said, **settings})
 
 
-def names_padding(folder: Path) -> bool:
-    """Whether the tokenizer's files name a padding token."""
-    files = (TOKENIZER_CONFIG, "special_tokens_map.json")
-    return any(settings_in(folder / name).get("pad_token") for name in files)
+def pads_itself(base: Path, folder: Path) -> bool:
+    """Whether the tokenizer's files name a padding token, and one that `base` has an embedding for:
+    False where they do not tell its number."""
+    said, rows = settings_in(folder / TOKENIZER_CONFIG), settings_in(base / "config.json")
+    named = said.get("pad_token") or settings_in(folder / "special_tokens_map.json").get(
+        "pad_token"
+    )
+    token = named["content"] if isinstance(named, dict) else named
+    added = settings_in(folder / "tokenizer.json").get("added_tokens", [])
+    ids = {each["content"]: each["id"] for each in added}
+    known = said.get("added_tokens_decoder", {}).items()
+    ids |= {each["content"]: int(index) for index, each in known}
+    count = rows.get("vocab_size")
+    return token is not None and (count is None or ids.get(token, count) < count)
 
 
 def write_template(template: str, folder: Path) -> None:
