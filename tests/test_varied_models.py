@@ -1,14 +1,19 @@
 """Models that differ: what the factory promises."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from peftkit.merging.as_trained import write_as_trained
+from peftkit.recipe import Recipe
+from peftkit.strategies import train_all
 from varied_models import OWN_KIND, TEMPLATES, Chat, VariedModel, auto_class, faults
 from varied_rows import SCRIPTS, talks, texts
 from varied_tokenizers import DECODERS
@@ -48,6 +53,19 @@ def test_untied_output_layers_have_weights_of_their_own(architecture: str, varie
         assert bool((embeddings.weight == output.weight).all()) == tied
 
 
+@pytest.mark.parametrize("architecture", ["bart", "marian", "t5"])
+def test_what_trains_all_leaves_embeddings_alone_that_nothing_reads(
+    architecture: str, varied: Varied
+) -> None:
+    for tied in (True, False):
+        folder = varied(architecture, files="slow", tied=tied)
+        model = train_all(AutoModelForSeq2SeqLM.from_pretrained(folder))
+        said = model(input_ids=torch.tensor([[5, 6, 7]]), labels=torch.tensor([[6, 7, 8]]))
+        said.loss.backward()
+        still = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
+        assert still == set()
+
+
 @pytest.mark.parametrize("files", ["fast", "slow"])
 def test_padding_is_as_asked_for(files: str, varied: Varied) -> None:
     def pad(which: str) -> tuple[Any, Any, int]:
@@ -61,6 +79,20 @@ def test_padding_is_as_asked_for(files: str, varied: Varied) -> None:
     assert pad("eos")[0] == pad("eos")[1]
     assert pad("absent")[0] is None
     assert pad("beyond")[0] == pad("beyond")[2]
+
+
+@pytest.mark.parametrize("files", ["fast", "slow"])
+def test_padding_without_an_embedding_is_not_handed_on(
+    files: str, varied: Varied, tmp_path: Path
+) -> None:
+    task = Recipe.load("lora_tiny").task
+    for pad in ("own", "beyond"):
+        base = varied("gpt2", files=files, pad=pad)
+        folder = Path(shutil.copytree(base, tmp_path / pad))
+        write_as_trained(task, base, folder)
+        rows = json.loads((base / "config.json").read_text())["vocab_size"]
+        found = [AutoTokenizer.from_pretrained(where).pad_token_id for where in (base, folder)]
+        assert found[1] < rows and (found[0] == found[1]) == (pad == "own")
 
 
 @pytest.mark.parametrize("files", ["fast", "slow"])

@@ -20,6 +20,7 @@ from transformers import (
     GenerationConfig,
 )
 
+from pairwise import Rule, broken
 from peftkit.model import quiet_transformers
 from peftkit.sources.tiny import BART, GROUPED, RELATIVE, SHAPE, T5
 from varied_rows import LABELS
@@ -115,24 +116,48 @@ class VariedModel:
         )
 
 
+RULES: dict[str, Rule] = {
+    "sentencepiece is for the architectures whose class reads it": (
+        lambda architecture, tokenizer: (
+            tokenizer != "sentencepiece" or OWN_KIND[architecture] == "sentencepiece"
+        )
+    ),
+    "files without tokenizer.json are read by the architecture's own class": (
+        lambda architecture, tokenizer, files: (
+            files == "fast" or tokenizer == OWN_KIND[architecture]
+        )
+    ),
+    "transformers has no fast tokenizer for Marian's files": (
+        lambda architecture, tokenizer, files: (
+            (architecture, tokenizer, files) != ("marian", "sentencepiece", "fast")
+        )
+    ),
+    # AutoTokenizer 5.23 opens it as Qwen2's own class, whatever tokenizer.json holds
+    "Qwen2's tokenizer is of bytes": (
+        lambda architecture, tokenizer: architecture != "qwen2" or tokenizer == "bytes"
+    ),
+    "padding is a decoder's to choose": (
+        lambda architecture, pad: architecture in DECODERS or pad == "own"
+    ),
+    "chat is for decoders": lambda architecture, chat: architecture in DECODERS or chat == "none",
+    "a first token is a decoder's to choose": (
+        lambda architecture, bos: architecture in DECODERS or bos
+    ),
+    "a plain encoder has no output layer": (
+        lambda architecture, tied: architecture not in ENCODERS or tied
+    ),
+    "a classifier has no output layer": lambda head, tied: head == "none" or tied,
+    "Marian does not classify": lambda architecture, head: (
+        architecture != "marian" or head == "none"
+    ),
+    "a classifier does not chat": lambda head, chat: "none" in (head, chat),
+}
+"""Which differences go together."""
+
+
 def faults(variant: VariedModel) -> list[str]:
     """Why there is no such model; empty where there is."""
-    decodes, found = variant.architecture in DECODERS, []
-    if variant.kind == "sentencepiece" and not variant.own:
-        found.append("sentencepiece is for the architectures whose class reads it")
-    if variant.files == "slow" and not variant.own:
-        found.append("files without tokenizer.json are read by the architecture's own class")
-    if variant.architecture == "marian" and variant.own and variant.files == "fast":
-        found.append("transformers has no fast tokenizer for Marian's files")
-    if not decodes and (variant.pad != "own" or variant.chat != "none" or not variant.bos):
-        found.append("padding, chat and a first token are a decoder's to choose")
-    if variant.architecture in ENCODERS and not variant.tied:
-        found.append("a plain encoder has no output layer")
-    if variant.head != "none" and not variant.tied:
-        found.append("a classifier has no output layer")
-    if variant.head != "none" and (variant.architecture == "marian" or variant.chat != "none"):
-        found.append("a model with a head neither chats nor translates")
-    return found
+    return broken({**vars(variant), "tokenizer": variant.kind}, RULES)
 
 
 def build(variant: VariedModel, folder: Path) -> Path:
@@ -222,8 +247,12 @@ def write_model(variant: VariedModel, tokenizer: Any, to: Path) -> None:
         for name, parameter in model.named_parameters():
             if "embed_positions" not in name:  # Marian's are computed when it is loaded
                 parameter.add_(0.03 * torch.randn_like(parameter))
-        if variant.architecture in ("bart", "marian") and hasattr(model, "final_logits_bias"):
+        if hasattr(model, "final_logits_bias"):
             model.final_logits_bias.normal_(0, 0.5)
+        if model.can_generate():  # or a text of random weights would hardly ever end
+            ends = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(TURNS[1:])]
+            rows = [index for index in ends if index not in (None, tokenizer.unk_token_id)]
+            model.get_output_embeddings().weight[rows] *= 2.5
     if model.can_generate():
         model.generation_config = GenerationConfig.from_model_config(model.config)
     model.save_pretrained(to)
