@@ -11,6 +11,7 @@ against those of the training. `--keep` writes `measurements/merged_texts.json`.
 """
 
 import argparse
+import importlib.metadata
 import json
 import platform
 import random
@@ -34,8 +35,6 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
 )
 """Given by the recipe: the tokenizer has none."""
-WORDS = 400
-"""Of the made-up language."""
 PLAIN = """
 import json, logging, sys, warnings
 sys.modules["peftkit"] = sys.modules["peft"] = None  # from here on neither can be imported
@@ -105,7 +104,9 @@ class Size:
     blocks: int = 8
     tokens: int = 18000
     """Rows of the Llama's embeddings, more than its tokenizer has."""
-    steps: int = 120
+    steps: int = 60
+    words: int = 200
+    """Of each of the two languages."""
     prompts: int = 50
     most: int = 64
     """Tokens of an answer."""
@@ -153,25 +154,35 @@ def main() -> None:
     given = options.parse_args()
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, make in MODELS.items():
+        for name in MODELS:
             if given.only and name.split()[0].lower() not in given.only:
                 continue
-            found += measure(name, make, Path(folder), given.data, WHOLE)
+            found += measure(name, Path(folder), given.data, WHOLE)
+            if given.keep:
+                keep(found)
     print(table(found))
-    if given.keep:
-        machine = f"{platform.machine()}, {platform.python_version()}"
-        said = {"machine": machine, "models": [asdict(each) for each in found]}
-        TO.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
-def measure(name: str, make: Any, folder: Path, data: Path, size: Size) -> list[Measured]:
+def keep(found: Sequence["Measured"]) -> None:
+    """Write what was measured in the place of what was known of the same models."""
+    known = json.loads(TO.read_text(encoding="utf-8"))["models"] if TO.is_file() else []
+    rows = {(each["model"], each["way"]): each for each in known}
+    rows |= {(each.model, each.way): asdict(each) for each in found}
+    machine = f"{platform.machine()}, transformers {importlib.metadata.version('transformers')}"
+    said = {"machine": machine, "models": list(rows.values())}
+    TO.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(
+    name: str, folder: Path, data: Path, size: Size, ways: Sequence[str] = tuple(WAYS)
+) -> list[Measured]:
     """One model, trained each way."""
-    base, settings = make(folder / name.replace(" ", "-"), data, size)
+    base, settings = MODELS[name](folder / name.replace(" ", "-"), data, size)
     found = []
-    for way, quantize in WAYS.items():
+    for way in ways:
         begun = time.perf_counter()
         here = folder / f"{name} {way}".replace(" ", "-")
-        run = train(base, settings, quantize, here)
+        run = train(base, settings, WAYS[way], here)
         measured = compare_texts(name, way, run, here / "merged", size, begun)
         print(table([measured]).splitlines()[-1], flush=True)
         found.append(measured)
@@ -185,7 +196,7 @@ def train(base: str, settings: Mapping[str, Any], quantize: str, folder: Path) -
     from peftkit.recipe import Recipe
 
     composition = Composition("merged_texts", Recipe.load("lora_tiny", f"model={base}").settings())
-    training = {"steps": 12, "batch_size": 8, "lr": 1e-3, "precision": "fp32", "proof": "run"}
+    training = {"steps": 8, "batch_size": 4, "lr": 1e-3, "precision": "fp32", "proof": "run"}
     strategy = {"kind": "lora", "r": 8}
     chosen = {"training": training, "strategy": strategy, "quantize": quantize, **settings}
     for key, value in chosen.items():
@@ -243,7 +254,7 @@ def compare_texts(
 
 def last_text(asked: Any) -> str:
     """What is asked, of a text or of a conversation with one question."""
-    return asked if isinstance(asked, str) else asked[-1]["content"]
+    return asked if isinstance(asked, str) else str(asked["messages"][-1]["content"])
 
 
 def as_trained(task: Any, assembled: Any, found: Mapping[str, Any]) -> bool:
@@ -391,7 +402,7 @@ def lexicon_rows(size: Size) -> dict[str, list[dict[str, str]]]:
     chance = random.Random(7)
     words = sorted({"".join(chance.choices(SYLLABLES, k=chance.randint(2, 3))) for _ in range(900)})
     chance.shuffle(words)
-    known = dict(zip(words[:WORDS:2], words[1:WORDS:2], strict=True))
+    known = dict(zip(words[: size.words], words[size.words : 2 * size.words], strict=True))
     sizes = {"train": 4000, "validation": 8, "test": size.prompts}
     found: dict[str, list[dict[str, str]]] = {}
     for split, count in sizes.items():
@@ -436,13 +447,13 @@ def learn(kind: Any, config: Any, batch_of: Any, rows: int, size: Size, folder: 
     chance = random.Random(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for step in range(size.steps):
-        loss = model(**batch_of(chance.choices(range(rows), k=32))).loss
+        loss = model(**batch_of(chance.choices(range(rows), k=16))).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if step % 20 == 0:
-            print(f"{kind.__name__}: step {step}, loss {float(loss):.2f}", file=sys.stderr)
+            print(f"{kind.__name__}: step {step}, loss {loss.item():.2f}", file=sys.stderr)
     model.save_pretrained(folder)
 
 

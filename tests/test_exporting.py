@@ -207,13 +207,13 @@ def test_a_base_with_a_head_of_other_labels_is_exported_and_reads_special_tokens
     base = build(VariedModel("bert", head="fewer"), tmp_path / "bases")
     rows = written(tmp_path / "rows", classified, ("Latin",))
     data = f"data={{kind: files, path: {rows}, max_length: 32}}"
-    made = Recipe.load("lora_tiny", f"model={base}", data, "training.dropout=0", *SETTINGS)
-    peftkit.train(made, tmp_path / "runs")
+    quiet = ("training.dropout=0", ADAPTER, *SETTINGS)
+    peftkit.train(Recipe.load("lora_tiny", f"model={base}", data, *quiet), tmp_path / "runs")
     run = next(path.parent for path in (tmp_path / "runs").glob("*/record.json"))
-    peftkit.export(run, tmp_path / "to", verify="off")
+    peftkit.export(run, tmp_path / "to", base="reference", verify="off")
     texts = ["near the old bridge", "near the [SEP] old [PAD] bridge", "[CLS] never"]
     load = opened(tmp_path / "to")
-    found = load.logits_of(*load.load(tmp_path / "to"), texts).softmax(-1)
+    found = load.logits_of(*load.load(tmp_path / "to", base), texts).softmax(-1)
     assert found.shape == (3, 3)
     assert torch.allclose(found, predicted(run, texts), atol=1e-5)
 

