@@ -10,6 +10,7 @@ from there until there are so many rounds, and `--minutes` ends it early.
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -44,7 +45,7 @@ MODELS = {
         ("training.batch_size=8", "task={kind: instructions}", "data.truncation=all"),
     ),
 }
-STEPS = {("MiniLM", 64): 12, ("MiniLM", 256): 6, ("SmolLM2", 64): 6, ("SmolLM2", 256): 4}
+STEPS = {("MiniLM", 64): 12, ("MiniLM", 256): 6, ("SmolLM2", 64): 4, ("SmolLM2", 256): 3}
 LONG = 400
 """Steps of a run that is long enough to have its engine measured; it is stopped after that."""
 PATIENCE = 600.0
@@ -246,6 +247,8 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=TO)
     options = parser.parse_args()
     options.data = options.data.resolve()
+    # the processes that were started end with this one
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     run(options)
     if options.to.is_file():
         print(table(json.loads(options.to.read_text())))
