@@ -100,7 +100,8 @@ def test_a_run_whose_answer_is_text_is_merged_with_proof(
     made = peftkit.merge(run, tmp_path / "merged")
     assert made.proof is not None and made.proof.rows == 12
     assert made.proof.texts == "the run's held-out rows"
-    assert made.proof.largest <= made.proof.tolerance < 0.001
+    assert made.proof.largest < 1e-5 * made.proof.largest_logit
+    assert made.proof.answers is not None and made.proof.answers.equal == 8
     assert type(opened(tmp_path / "merged")).__name__ == made.opens_as
 
 
