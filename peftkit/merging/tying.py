@@ -35,6 +35,8 @@ def settle_ties(
         return {}
     give_to_copies(adapter, outputs, config)
     head = next((h for h in HEADS if names.in_checkpoint(h) is not None), None)
+    if head is not None and config.get("tie_word_embeddings") is False:
+        return {}
     changed = {names.in_checkpoint(f"{module}.weight") for module in adapter.modules}
     changed |= {place for place, output in outputs.items() if output.touched}
     embeddings = embeddings_of(outputs, changed)
