@@ -7,7 +7,12 @@ import pytest
 import torch
 import yaml
 from test_attention import texts
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
 
 from peftkit.architectures import (
     architecture_of,
