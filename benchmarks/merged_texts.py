@@ -104,8 +104,8 @@ class Size:
     blocks: int = 8
     tokens: int = 18000
     """Rows of the Llama's embeddings, more than its tokenizer has."""
-    steps: int = 60
-    words: int = 200
+    steps: int = 160
+    words: int = 24
     """Of each of the two languages."""
     prompts: int = 50
     most: int = 64
@@ -235,7 +235,7 @@ def compare_texts(
     return Measured(
         model=name,
         way=way,
-        weights=assembled.parameters.base,
+        weights=assembled.parameters.base + assembled.parameters.head,
         prompts=texts.prompts,
         equal_texts=texts.equal,
         near_ties=texts.near_ties,
@@ -445,12 +445,14 @@ def learn(kind: Any, config: Any, batch_of: Any, rows: int, size: Size, folder: 
     torch.manual_seed(0)
     model = kind(config)
     chance = random.Random(1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    warming = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=size.steps // 2)
     for step in range(size.steps):
         loss = model(**batch_of(chance.choices(range(rows), k=16))).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        warming.step()
         optimizer.zero_grad()
         if step % 20 == 0:
             print(f"{kind.__name__}: step {step}, loss {loss.item():.2f}", file=sys.stderr)
@@ -545,7 +547,8 @@ def write_marian_tokenizer(rows: Mapping[str, list[dict[str, str]]], folder: Pat
     (folder / "tokenizer_config.json").write_text(json.dumps(named), encoding="utf-8")
 
 
-COLUMNS = ("model", "way", "prompts", "equal texts and ends", "near ties", "end by themselves")
+COLUMNS = ("model", "way", "prompts", "equal texts and ends", "near ties", "end by themselves",
+           "different texts")  # fmt: skip
 
 
 def table(found: Sequence[Measured]) -> str:
@@ -562,6 +565,7 @@ def table(found: Sequence[Measured]) -> str:
             each.equal_texts,
             each.near_ties,
             each.ended,
+            each.distinct,
             f"{each.largest_difference:.2g} of {each.largest_logit:.3g}",
             opens,
             "yes" if each.as_trained else "NO",
