@@ -168,7 +168,7 @@ def merged_weights_are_an_ordinary_checkpoint(it: Done) -> None:
     if cell.precision != "fp32":
         return
     merging = 5e-3 if cell.way == "peft" else 1e-3  # FourierFT's difference is scaled by 150
-    base = load_base(recipe, find_model(cell.model).location, config_of(cell), torch.float32, False)
+    base = base_of(cell, recipe)
     unquantize(base)  # the weights that the adapter was trained against
     adapted = recipe.strategy.load(base, it.folder, recipe.task).eval()
     expected = padded_logits(adapted, cell.model)
@@ -196,7 +196,7 @@ def the_streamed_merge_says_what_base_and_adapter_say(it: Done) -> None:
         return
     if cell.precision != "fp32":
         return
-    base = load_base(recipe, find_model(cell.model).location, config_of(cell), torch.float32, False)
+    base = base_of(cell, recipe)
     unquantize(base)
     adapted = recipe.strategy.load(base, it.folder, recipe.task).eval()
     expected = padded_logits(adapted, cell.model)
@@ -220,13 +220,7 @@ def the_plan_counts_what_the_run_has(it: Done) -> None:
     assert all(parameter.is_meta for parameter in module.parameters())
     assert planned == it.made.parameters
     assert planned.trainable == sum(p.numel() for p in trainable(it.made.module).values())
-    whole = load_base(
-        it.recipe.but(quantize="none", strategy="full"),
-        find_model(it.cell.model).location,
-        config_of(it.cell),
-        torch.float32,
-        False,
-    )
+    whole = base_of(it.cell, it.recipe.but(quantize="none", strategy="full"))
     in_base = sum(p.numel() for p in whole.parameters())
     assert planned.base + planned.head == in_base
     assert planned.total == in_base + planned.adapter
@@ -287,6 +281,12 @@ def test_the_contract_is_kept(
     for clause in CLAUSES:
         with subtests.test(clause.__name__):
             clause(it)
+
+
+def base_of(cell: Cell, recipe: Recipe) -> Any:
+    """The cell's base with a new head, padded and in fp32, held as `recipe` says."""
+    location = find_model(cell.model).location
+    return load_base(recipe, location, config_of(cell), torch.float32, packed=False, head=None)
 
 
 def config_of(cell: Cell) -> Any:
