@@ -32,7 +32,7 @@ QUICK = (
     "training={steps: 6, threads: 1, proof: run, batch_size: 6, precision: fp32, lr: 0.02}",
     "training.dropout=0",
 )
-GENERATE = {"rows": 2, "max_new_tokens": 12}
+GENERATE = {"rows": 2, "max_new_tokens": 12, "min_new_tokens": 4}
 CHAT = {"kind": "instructions", "generate": GENERATE}
 TRANSLATION = {"kind": "translation", "target_length": 24, "generate": GENERATE}
 GOING_ON = {
@@ -99,10 +99,11 @@ CELLS = [
     Cell(VariedModel("t5", tied=False), "{kind: adapter, variant: houlsby}",
          {**TRANSLATION, "prompt": "into other words: {source}"}, SLOWLY),
     Cell(VariedModel("t5"), PREFIX, TRANSLATION),
-    Cell(VariedModel("bart"), "mam",
+    Cell(VariedModel("bart", tied=False), "mam",
          {**TRANSLATION, "kind": "summarisation", "generate": {**GENERATE, "min_new_tokens": 6}},
          SLOWLY),
-    Cell(VariedModel("marian", files="slow"), "{kind: adapter, variant: parallel}", TRANSLATION),
+    Cell(VariedModel("marian", files="slow"), "{kind: adapter, variant: parallel}", TRANSLATION,
+         SLOWLY),
     Cell(VariedModel("marian", tokenizer="wordpiece"), "{kind: lora, r: 4}", TRANSLATION,
          ("quantize=4bit", *SLOWLY)),
 ]  # fmt: skip
