@@ -18,6 +18,7 @@ import peftkit
 from peftkit.compose import Composition, parse_overrides
 from peftkit.errors import RunError
 from peftkit.merging.classes import auto_class_of
+from peftkit.merging.naming import naming
 from peftkit.recipe import Recipe
 from runs import command
 from varied_models import VariedModel, build
@@ -186,3 +187,12 @@ def test_every_class_that_reads_text_is_opened_by_its_auto_class(table: str, aut
     names = {name for name in getattr(modeling_auto, table).values() if name not in others}
     assert len(names) > 20
     assert {auto_class_of({"architectures": [name]}) for name in names} == {auto}
+
+
+def test_a_head_alone_is_not_taken_for_a_layer_of_a_base_without_one() -> None:
+    bare = ["embed_tokens.weight", "layers.0.mlp.up_proj.weight", "layers.1.mlp.up_proj.weight"]
+    assert naming(["score.weight"], bare).in_checkpoint("score.weight") is None
+    asks = ["transformer.layers.0.mlp.up_proj.weight", "qa_outputs.weight"]
+    names = naming(asks, [f"model.{name}" for name in bare])
+    assert names.in_checkpoint(asks[0]) == "model.layers.0.mlp.up_proj.weight"
+    assert names.in_checkpoint(asks[1]) is None

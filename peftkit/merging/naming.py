@@ -54,11 +54,13 @@ def naming(wanted: Sequence[str], there: Collection[str]) -> Names:
     """The naming by which most of the `wanted` tensors are `there`."""
     firsts = {f"{name.partition('.')[0]}." for name in wanted}
     others = {f"{name.partition('.')[0]}." for name in there}
+    # what is in front of few tensors is a layer: `score.weight` is no `embed_tokens.weight`
+    fronts = [o for o in sorted(others) if 2 * sum(n.startswith(o) for n in there) > len(there)]
     candidates = [
         Names(there),
         *(Names(there, strip=first) for first in sorted(firsts)),
         *(Names(there, add=other) for other in sorted(others)),
-        *(Names(there, one, other) for one, other in product(sorted(firsts), sorted(others))),
+        *(Names(there, one, other) for one, other in product(sorted(firsts), fronts)),
     ]
     return max(
         candidates, key=lambda names: sum(names.in_checkpoint(n) is not None for n in wanted)
