@@ -2,8 +2,8 @@
 
 import os
 
-SPINS = "200"
-"""Turns that a waiting thread of libgomp takes before it sleeps: some 10 microseconds where a turn
+SPINS = "2000"
+"""Turns that a waiting thread of libgomp takes before it sleeps: some 100 microseconds where a turn
 is long. libgomp's own default is 300,000, up to 15 ms."""
 
 

@@ -20,7 +20,7 @@ LOAD = f"import peftkit, ctypes; ctypes.CDLL({str(LIBRARY)!r})"
 @pytest.mark.parametrize(
     ("said", "spins"),
     [
-        ({}, "200"),
+        ({}, "2000"),
         ({"GOMP_SPINCOUNT": "77"}, "77"),
         ({"OMP_WAIT_POLICY": "passive"}, "0"),
     ],
