@@ -18,7 +18,7 @@ def benchmark() -> Any:
 
 
 TEXTS = benchmark()
-TINY = TEXTS.Size(width=64, blocks=3, tokens=700, steps=150, words=6, prompts=6, most=16)
+TINY = TEXTS.Size(width=64, blocks=3, tokens=700, steps=300, words=6, prompts=6, most=16)
 
 
 @pytest.mark.slow
