@@ -19,7 +19,7 @@ quick: $(STAMP)
 
 # every strategy on every architecture, held in every way: much longer than the tests
 matrix: $(STAMP)
-	PEFTKIT_MATRIX=whole $(BIN)/python -m pytest tests/test_behaviours.py -k contract -n 2 \
+	PEFTKIT_MATRIX=whole $(BIN)/python -m pytest tests/strategies/test_behavior_matrix.py -k contract -n 2 \
 	    --matrix-to=benchmarks/measurements/matrix_whole.json $(PYTEST_ARGS)
 	$(BIN)/python benchmarks/tables.py
 
@@ -27,6 +27,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 # torch first and alone: where the package index offers a CPU build of the pinned version, it is taken
 # before anything asks for the CUDA libraries.

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from peftkit.sources import cache_folder
+from peftkit.hub.source import cache_folder
 
 TO = Path(__file__).parent / "measurements" / "compare_overhead.json"
 FILE = """

@@ -37,7 +37,7 @@ def file_record(record: dict[str, Any], folder: Path, comparison: str) -> None:
 
 def main() -> None:
     """File a comparison's runs and report on what is filed."""
-    from peftkit.reporting import report
+    from peftkit.reporting.report import report
 
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("comparison", type=Path, help="a comparison's folder, as runs/imdb")

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peftkit.merging.tensors import SIZES, header_bytes
+from peftkit.merging.checkpoint.tensors import SIZES, header_bytes
 
 TO = Path(__file__).parent / "measurements" / "merge.json"
 WIDE, KEYS, INNER, TOKENS, SHARDS, RANK = 2048, 256, 5632, 32000, 5, 16

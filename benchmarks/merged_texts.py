@@ -192,8 +192,8 @@ def measure(
 def train(base: str, settings: Mapping[str, Any], quantize: str, folder: Path) -> Path:
     """The folder of a LoRA run of a few steps."""
     import peftkit
-    from peftkit.compose import Composition
-    from peftkit.recipe import Recipe
+    from peftkit.config.composition import Composition
+    from peftkit.config.recipe import Recipe
 
     composition = Composition("merged_texts", Recipe.load("lora_tiny", f"model={base}").settings())
     training = {"steps": 8, "batch_size": 4, "lr": 1e-3, "precision": "fp32", "proof": "run"}
@@ -213,11 +213,11 @@ def compare_texts(
 
     import peftkit
     from peftkit.exporting.answers import Answers
-    from peftkit.merging.greedy import Answer, compare
-    from peftkit.merging.proof import MARGIN
-    from peftkit.merging.verifying import difference
-    from peftkit.predicting import load_run
-    from peftkit.run_folder import RunFolder
+    from peftkit.inference.predictor import load_run
+    from peftkit.merging.verification.greedy import Answer, compare
+    from peftkit.merging.verification.proof import MARGIN
+    from peftkit.merging.verification.verify import difference
+    from peftkit.records.run_dir import RunFolder
 
     peftkit.merge(run, merged)
     recipe, assembled, names = load_run(run)
@@ -259,7 +259,7 @@ def last_text(asked: Any) -> str:
 
 def as_trained(task: Any, assembled: Any, found: Mapping[str, Any]) -> bool:
     """Whether the folder has the chat template, the ends and the padding of the training."""
-    from peftkit.generating import all_ends
+    from peftkit.evaluation.generation import all_ends
 
     tokenizer = assembled.tokenizer
     ends = all_ends(assembled, task.stop_ids(tokenizer))

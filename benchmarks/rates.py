@@ -11,8 +11,8 @@ from typing import Any
 
 from strategies import RECIPES, STRATEGIES, each_in_its_process
 
-from peftkit.strategies import Strategy
-from peftkit.yaml12 import load_yaml
+from peftkit.storage.yaml import load_yaml
+from peftkit.strategies.base import Strategy
 
 TO = Path(__file__).parent / "measurements" / "rates.json"
 SHORT = ["data.limit.train=2000", "training.epochs=2", "training.evaluate=epoch"]

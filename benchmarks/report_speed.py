@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from peftkit.metrics import classification_scores
-from peftkit.recipe import Recipe
-from peftkit.record import Cost, ParameterCount, RunRecord, WorldRecord
-from peftkit.sources import Source
+from peftkit.config.recipe import Recipe
+from peftkit.hub.source import Source
+from peftkit.metrics.registry import classification_scores
+from peftkit.records.record import Cost, ParameterCount, RunRecord, WorldRecord
 
 MEASUREMENTS = Path(__file__).parent / "measurements"
 ROWS = 2000

@@ -14,7 +14,7 @@ from typing import Any
 
 from filing import file_record
 
-from peftkit.comparing.workers import process_context
+from peftkit.comparison.workers import process_context
 
 RECIPES = {"sst2": "lora_sst2", "mrpc": "lora_mrpc"}
 NAMED = [

@@ -9,12 +9,12 @@ from typing import Any
 
 from tasks import ENCODERS, LANGUAGE_MODELS, WAYS
 
-from peftkit.compose import Composition
+from peftkit.config.composition import Composition
 from peftkit.errors import RecipeError
-from peftkit.metrics import LOWER_IS_BETTER, gain
-from peftkit.reporting import Report
-from peftkit.reporting.rendering import table as report_table
-from peftkit.strategies import Strategy
+from peftkit.metrics.registry import LOWER_IS_BETTER, gain
+from peftkit.reporting.render.markdown import table as report_table
+from peftkit.reporting.report import Report
+from peftkit.strategies.base import Strategy
 
 HERE = Path(__file__).parent
 
@@ -146,7 +146,7 @@ def strategies() -> str:
 
 def rate_of(record: Any) -> float:
     """The learning rate a run had."""
-    from peftkit.recipe import Recipe
+    from peftkit.config.recipe import Recipe
 
     return Recipe.of(Composition(record["name"], record["recipe"])).lr()
 

@@ -16,15 +16,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from peftkit.display import peak_resident_bytes
-from peftkit.encoding import encode
-from peftkit.model import assemble, load_tokenizer
-from peftkit.recipe import Recipe
-from peftkit.run_folder import RunFolder
-from peftkit.sources import Source, find_model
-from peftkit.tasks import Given
-from peftkit.training import fit
-from peftkit.world import World
+from peftkit.config.recipe import Recipe
+from peftkit.hub.resolve import find_model
+from peftkit.hub.source import Source
+from peftkit.loading.loading import assemble, load_tokenizer
+from peftkit.preprocessing.tokenization import encode
+from peftkit.progress import peak_resident_bytes
+from peftkit.records.run_dir import RunFolder
+from peftkit.runtime.distributed import World
+from peftkit.tasks.base import Given
+from peftkit.training.trainer import fit
 
 BATCH = 16
 LR = 5e-4
@@ -52,7 +53,7 @@ class Ours:
 
     def accuracy(self, rows: Any) -> float:
         """Share of `rows` that are called right."""
-        from peftkit.evaluation import predict
+        from peftkit.evaluation.prediction import predict
 
         found = predict(self.assembled, self.recipe.task, rows, self.world)
         return float((found.probabilities.argmax(1) == found.label_ids).mean())

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftkit.comparing.outlook import operations_a_token
-from peftkit.model import blueprint
-from peftkit.products import KINDS, operations_a_second
-from peftkit.recipe import Recipe
-from peftkit.sources import find_model
+from peftkit.comparison.forecast import operations_a_token
+from peftkit.config.recipe import Recipe
+from peftkit.hub.resolve import find_model
+from peftkit.loading.loading import blueprint
+from peftkit.runtime.matmul_speed import KINDS, operations_a_second
 
 TO = Path(__file__).parent / "measurements" / "training_speed.json"
 WAYS = {"packed": "on", "padded": "off", "chosen": "auto"}

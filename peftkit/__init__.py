@@ -3,36 +3,36 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from peftkit import hub_kernels, openmp
+from peftkit.runtime import hub_kernels, openmp
 
 if TYPE_CHECKING:
-    from peftkit.comparing import compare
+    from peftkit.comparison.compare import compare
+    from peftkit.config.recipe import Recipe
     from peftkit.errors import DataError, PeftkitError, RecipeError, RunError
-    from peftkit.exporting import export
-    from peftkit.merging import merge
-    from peftkit.planning import plan
-    from peftkit.predicting import predict
-    from peftkit.recipe import Recipe
-    from peftkit.reporting import report
-    from peftkit.runner import train
-    from peftkit.shared_base import SharedBase
-    from peftkit.starting import new
+    from peftkit.exporting.export import export
+    from peftkit.inference.multi_adapter import SharedBase
+    from peftkit.inference.predictor import predict
+    from peftkit.merging.merge import merge
+    from peftkit.planning.plan import plan
+    from peftkit.reporting.report import report
+    from peftkit.runs.runner import train
+    from peftkit.scaffold.recipe_writer import new
 
 PUBLIC = {
     "DataError": "errors",
     "PeftkitError": "errors",
-    "Recipe": "recipe",
+    "Recipe": "config.recipe",
     "RecipeError": "errors",
     "RunError": "errors",
-    "SharedBase": "shared_base",
-    "compare": "comparing",
-    "export": "exporting",
-    "merge": "merging",
-    "new": "starting",
-    "plan": "planning",
-    "predict": "predicting",
-    "report": "reporting",
-    "train": "runner",
+    "SharedBase": "inference.multi_adapter",
+    "compare": "comparison.compare",
+    "export": "exporting.export",
+    "merge": "merging.merge",
+    "new": "scaffold.recipe_writer",
+    "plan": "planning.plan",
+    "predict": "inference.predictor",
+    "report": "reporting.report",
+    "train": "runs.runner",
 }
 __all__ = [
     "DataError",

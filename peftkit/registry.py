@@ -256,10 +256,10 @@ def descendants(cls: type[Any]) -> list[type[Any]]:
 
 @cache
 def import_declarations(package: str) -> None:
-    """Import `package` and the modules in it, so that what they declare is registered."""
+    """Import `package` and all modules below it, so that what they declare is registered."""
     module = importlib.import_module(package)
-    for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
-        importlib.import_module(f"{package}.{found.name}")
+    for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{package}."):
+        importlib.import_module(found.name)
 
 
 def import_plugins() -> None:

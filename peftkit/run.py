@@ -7,7 +7,7 @@ from pathlib import Path
 # repository in its place lets a plain checkout run uninstalled
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from peftkit.cli import launched  # noqa: E402
+from peftkit.cli.main import launched  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(launched(sys.argv[1:]))

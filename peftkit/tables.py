@@ -1,4 +1,4 @@
-"""Tables: by rich on a terminal; elsewhere plain text, a row a line, the name first, no header."""
+"""Tables: by rich on a terminal; elsewhere plain text, a row a line, without a header."""
 
 import re
 import sys
@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peftkit.metrics import Score
-    from peftkit.record import RunRecord
+    pass
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -26,64 +25,3 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(*[escape(str(value)) for value in row.values()])
     Console().print(table)
-
-
-def record_rows(record: "RunRecord") -> list[dict[str, str]]:
-    """The table that a run ends with."""
-    rows = [("run", f"{record.name} {record.digest[:8]}"), ("strategy", strategy_of(record))]
-    if record.parameters is not None:
-        counted = record.parameters
-        rows.append(
-            ("trainable", f"{counted.trainable:,} of {counted.total:,} ({counted.share:.2%})")
-        )
-    for name, score in record.scores.items():
-        if "[" not in name:
-            rows.append((name, interval(score)))
-    for name, scores in (record.baselines or {"majority class": record.baseline}).items():
-        if record.headline in scores:
-            rows.append((f"{record.headline}, {name}", interval(scores[record.headline])))
-    if record.cost is not None:
-        cost = record.cost
-        rows.append(
-            ("time", f"{cost.train_seconds:.1f} s training, {cost.total_seconds:.1f} s in all")
-        )
-        rows.append(
-            (
-                "speed",
-                f"{cost.samples_per_second:.1f} samples/s, {cost.tokens_per_second:,.0f} tokens/s",
-            )
-        )
-        rows.append(("peak memory", f"{cost.peak_bytes / 2**20:,.0f} MiB"))
-        rows.append(("artefact", f"{cost.artefact_bytes / 2**20:.2f} MiB"))
-    if record.proof is not None:
-        rows.append(("proof", proof_of(record)))
-    return [{"what": what, "value": value} for what, value in rows]
-
-
-def strategy_of(record: "RunRecord") -> str:
-    """The strategy, and how the base is held."""
-    held = record.recipe["quantize"]["kind"]
-    kind = record.recipe["strategy"]["kind"]
-    return kind if held == "none" else f"{kind} on {held}"
-
-
-def interval(score: "Score") -> str:
-    """A score with its 95 % interval."""
-    if score.value is None:
-        return f"undefined (n={score.n})"
-    if score.low is None or score.high is None:
-        return f"{score.value:.4f} (n={score.n})"
-    return f"{score.value:.4f} [{score.low:.4f}, {score.high:.4f}] (n={score.n})"
-
-
-def proof_of(record: "RunRecord") -> str:
-    """The proof in a sentence."""
-    proof = record.proof
-    assert proof is not None
-    frozen = "every frozen one is bit-identical" if proof.frozen_intact else "frozen ones CHANGED"
-    reload = (
-        "reload not tried"
-        if proof.reload_difference is None
-        else f"reloaded artefact differs by {proof.reload_difference:.1g}"
-    )
-    return f"{proof.status}: {proof.moved} tensors moved, {frozen}, {reload}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runs import Zygote
+from support.run_processes import Zygote
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def zygote() -> Iterator[Zygote]:
 @pytest.fixture(scope="session")
 def varied(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`varied("llama", pad="beyond")`: the folder of that `VariedModel`, made once."""
-    from varied_models import VariedModel, build
+    from support.varied_models import VariedModel, build
 
     folder = tmp_path_factory.mktemp("varied")
     return lambda *named, **differing: build(VariedModel(*named, **differing), folder)
@@ -31,9 +31,9 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 @pytest.fixture
 def proof_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The proof of a merge by the same code, without the seconds that a fresh process imports."""
-    from peftkit.merging import proof, verifying
+    from peftkit.merging.verification import proof, verify
 
-    monkeypatch.setattr(proof, "asked", lambda spec, _: verifying.main(spec))
+    monkeypatch.setattr(proof, "asked", lambda spec, _: verify.main(spec))
     gc.freeze()  # it collects garbage, here among all that the tests have imported
     yield
     gc.unfreeze()

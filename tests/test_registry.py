@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from commands import peftkit, run_py
 from peftkit.errors import RecipeError
 from peftkit.registry import Settings, parse_settings
-from peftkit.strategies import Strategy
-from peftkit.tasks import Task
+from peftkit.strategies.base import Strategy
+from peftkit.tasks.base import Task
+from support.commands import peftkit, run_py
 
 IA3 = '''
 """IA3: rescale keys, values and the feed-forward by learned vectors."""

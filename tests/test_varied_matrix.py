@@ -19,12 +19,12 @@ from transformers import (
 )
 
 import peftkit
-from pairwise import Axes, Rule, broken, each_value, pairs_of
-from peftkit.conversations import user
-from peftkit.merging import proof, verifying
-from peftkit.recipe import Recipe
-from varied_cases import GENERATE, WAYS, Case, cases, chosen, values_of
-from varied_models import WITH_ENCODER, build
+from peftkit.config.recipe import Recipe
+from peftkit.merging.verification import proof, verify
+from peftkit.text.conversations import user
+from support.pairwise import Axes, Rule, broken, each_value, pairs_of
+from support.varied_cases import GENERATE, WAYS, Case, cases, chosen, values_of
+from support.varied_models import WITH_ENCODER, build
 
 torch.set_num_threads(1)
 LENGTH = {"max_new_tokens": GENERATE["max_new_tokens"], "do_sample": False}
@@ -44,7 +44,7 @@ def test_what_is_handed_on_says_what_the_run_says(
     assert_same(case, said, recorded, 1e-5)
 
     # the proof itself, without the process that it has for itself
-    monkeypatch.setattr(proof, "asked", lambda spec, merged: verifying.main(spec))
+    monkeypatch.setattr(proof, "asked", lambda spec, merged: verify.main(spec))
     to = tmp_path / "handed on"
     if case.handed == "merged":
         assert peftkit.merge(run, to).proof is not None

@@ -11,12 +11,12 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from peftkit.config.recipe import Recipe
 from peftkit.merging.as_trained import write_as_trained
-from peftkit.recipe import Recipe
-from peftkit.strategies import train_all
-from varied_models import OWN_KIND, TEMPLATES, Chat, VariedModel, auto_class, faults
-from varied_rows import SCRIPTS, talks, texts
-from varied_tokenizers import DECODERS
+from peftkit.strategies.base import train_all
+from support.varied_models import OWN_KIND, TEMPLATES, Chat, VariedModel, auto_class, faults
+from support.varied_rows import SCRIPTS, talks, texts
+from support.varied_tokenizers import DECODERS
 
 Varied = Callable[..., Path]
 

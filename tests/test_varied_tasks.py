@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from task_rows import Made, labelled, scored, task_recipe
 from test_varied_models import Varied
 
 import peftkit
-from peftkit.merging import proof, verifying
-from peftkit.recipe import Recipe
-from varied_rows import WORDS, Row, Script, written
+from peftkit.config.recipe import Recipe
+from peftkit.merging.verification import proof, verify
+from support.task_rows import Made, labelled, scored, task_recipe
+from support.varied_rows import WORDS, Row, Script, written
 
 
 def asked(script: Script, count: int, seed: int = 0) -> list[Row]:
@@ -60,7 +60,7 @@ def test_who_answers_questions_is_merged_whatever_its_base_was(
     )
     peftkit.train(recipe, tmp_path / "runs")
     run = next(path.parent for path in tmp_path.glob("runs/*/record.json"))
-    monkeypatch.setattr(proof, "asked", lambda spec, merged: verifying.main(spec))
+    monkeypatch.setattr(proof, "asked", lambda spec, merged: verify.main(spec))
     made = peftkit.merge(run, tmp_path / "merged")
     assert made.proof is not None and made.proof.rows == 10
     assert made.proof.largest <= made.proof.tolerance

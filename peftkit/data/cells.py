@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from peftkit.data.values import Unreadable, from_text, plain, whole, written
+from peftkit.data.readers.values import Unreadable, from_text, plain, whole, written
 
 Cell = Literal[
     "text", "label", "labels", "number", "words", "messages", "prompt", "tools", "answers", "place"

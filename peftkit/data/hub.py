@@ -4,10 +4,12 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from peftkit.data import LATER, Data
+from peftkit.data.base import LATER, Data
 from peftkit.data.wheel import Wheel, pinned_dataset
 from peftkit.errors import DataError
-from peftkit.sources import Absent, Source, find_dataset
+from peftkit.hub.huggingface import Absent
+from peftkit.hub.resolve import find_dataset
+from peftkit.hub.source import Source
 
 
 class Hub(Data):

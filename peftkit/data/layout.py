@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from peftkit.errors import DataError, Fault, nearest
-from peftkit.sources import data_files
+from peftkit.hub.source import data_files
 
 _WORDS = {
     "train": {"train", "training", "trainset", "traindata"},

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.data.cells import LISTED, listed, read_cell
-from peftkit.data.formats import Flaw, records
+from peftkit.data.column_types import Kind, alone, mixed_faults, settle, whole_roles
 from peftkit.data.layout import Layout
 from peftkit.data.nested_column import nested_column
-from peftkit.data.preflight import Survey, Wanted, cell_faults, faults_of, left_out_of, survey
-from peftkit.data.settling import Kind, alone, mixed_faults, settle, whole_roles
-from peftkit.data.values import without_fraction, written
+from peftkit.data.readers.formats import Flaw, records
+from peftkit.data.readers.values import without_fraction, written
+from peftkit.data.validation import Survey, Wanted, cell_faults, faults_of, left_out_of, survey
 from peftkit.errors import DataError, Fault
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from pydantic import PositiveInt
 
 from peftkit.data.augmentation import Augment, augmented
 from peftkit.data.reading import Found
+from peftkit.data.sampling import stream_of
 from peftkit.errors import DataError, Fault
 from peftkit.registry import Settings
 
@@ -117,11 +118,6 @@ def draw(rows: datasets.Dataset, count: int, seed: int, purpose: str) -> list[in
     return sorted(np.argsort(places, kind="stable")[:count].tolist())
 
 
-def stream_of(seed: int, purpose: str) -> int:
-    """A number to seed a draw with: another for each purpose."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8], "big")
-
-
 def classes_of(rows: datasets.Dataset) -> np.ndarray:
     """The class of each row as a number; all the same where labels are not discrete."""
     import numpy as np
@@ -176,7 +172,7 @@ def _limit_learning(work: _Work, drawing: Drawing) -> _Work:
         work = _limited(work, "validation", validation, drawing.seed)
     if drawing.few_shot is None:
         return work
-    from peftkit.data.balance import few_rows
+    from peftkit.data.sampling import few_rows
 
     few = few_rows(work.splits["train"], drawing.few_shot, drawing.seed)
     told = f"few-shot: {drawing.few_shot} of each class of train, drawn by data.seed"
@@ -185,7 +181,7 @@ def _limit_learning(work: _Work, drawing: Drawing) -> _Work:
 
 def _enriched(work: _Work, drawing: Drawing) -> tuple[_Work, dict[str, int]]:
     """Rows added to train: those of rare classes again, then copies with changed words."""
-    from peftkit.data.balance import oversampled
+    from peftkit.data.sampling import oversampled
 
     train, added = work.splits["train"], {}
     if drawing.oversample:

@@ -7,25 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peftkit.data import Data
+from peftkit.data.base import Data
 from peftkit.data.layout import taken_as
-from peftkit.data.preflight import Wanted
 from peftkit.data.reading import Found, Used
+from peftkit.data.validation import Wanted
 from peftkit.errors import DataError
-from peftkit.sources import Source
+from peftkit.hub.source import Source
+from peftkit.text.synthetic_words import COMMON_WORDS, TOPICS
 
-_TOPICS = {
-    "sport": "goal match team coach league stadium referee trophy",
-    "food": "bread soup pepper kitchen cheese supper recipe garlic",
-    "music": "guitar song choir melody drum concert violin chorus",
-    "weather": "rain storm cloud sunshine frost thunder breeze fog",
-    "money": "bank loan price market salary invoice budget coin",
-    "travel": "train ticket airport hotel luggage border journey map",
-    "animals": "dog horse eagle rabbit whale sheep tiger spider",
-    "school": "teacher exam lesson pupil homework classroom essay grade",
-}
 _ROLES = {"text", "label"}
-_COMMON = "the a this that we they he she saw had was found with near after again today"
 
 
 class Synthetic(Data):
@@ -34,7 +24,7 @@ class Synthetic(Data):
     kind: Literal["synthetic"] = "synthetic"
     rows: Annotated[int, Field(ge=8)] = 400
     """How many rows are made, before test and validation are carved out of them."""
-    classes: Annotated[int, Field(ge=2, le=len(_TOPICS))] = 2
+    classes: Annotated[int, Field(ge=2, le=len(TOPICS))] = 2
     """How many topics."""
 
     def resolve(self) -> Source:
@@ -63,10 +53,10 @@ class Synthetic(Data):
         ]
         features = Features({name: Value("string") for name in ("row", "text", "label")})
         train = Dataset.from_list(rows, features=features)
-        return Found(taken_as({"train": train}, self.splits), tuple(list(_TOPICS)[: self.classes]))
+        return Found(taken_as({"train": train}, self.splits), tuple(list(TOPICS)[: self.classes]))
 
     def _made(self) -> list[tuple[str, str]]:
-        topics = list(_TOPICS)[: self.classes]
+        topics = list(TOPICS)[: self.classes]
         made: dict[str, str] = {}  # by text, so that no text comes twice
         chance = random.Random(self.seed)
         while len(made) < self.rows:
@@ -75,13 +65,8 @@ class Synthetic(Data):
         return list(made.items())
 
 
-def vocabulary() -> list[str]:
-    """Every word that a generated text can hold."""
-    return sorted({word for words in [*_TOPICS.values(), _COMMON] for word in words.split()})
-
-
 def _sentence(topic: str, chance: random.Random) -> str:
-    telling = chance.choices(_TOPICS[topic].split(), k=chance.randint(2, 5))
-    words = [*telling, *chance.choices(_COMMON.split(), k=chance.randint(4, 12))]
+    telling = chance.choices(TOPICS[topic].split(), k=chance.randint(2, 5))
+    words = [*telling, *chance.choices(COMMON_WORDS.split(), k=chance.randint(4, 12))]
     chance.shuffle(words)
     return " ".join(words)

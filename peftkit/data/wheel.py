@@ -4,9 +4,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from peftkit.data import Data
+from peftkit.data.base import Data
 from peftkit.errors import nearest
-from peftkit.sources import WHEELS, Source, find_dataset
+from peftkit.hub.resolve import find_dataset
+from peftkit.hub.source import Source
+from peftkit.hub.wheels import WHEELS
 
 
 def pinned_dataset(name: str) -> str:

@@ -7,19 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftkit.architectures import unwrapped
-from peftkit.evaluation import on_device
+from peftkit.config.recipe import Recipe
+from peftkit.evaluation.generation import all_ends, generate_tokens, room_for_prompts, text_of
+from peftkit.evaluation.prediction import on_device
 from peftkit.exporting.proof import asked, columns_to_compare, source_of
-from peftkit.generating import all_ends, generate_tokens, room_for_prompts, text_of
-from peftkit.generation import Generation
-from peftkit.language import LanguageModelling
-from peftkit.merging.greedy import Answer, compare
-from peftkit.merging.proof import MARGIN
-from peftkit.merging.verifying import difference
-from peftkit.model import Assembled
-from peftkit.recipe import Recipe
-from peftkit.run_folder import RunFolder
-from peftkit.tasks import IGNORED
+from peftkit.loading.loading import Assembled
+from peftkit.merging.verification.greedy import Answer, compare
+from peftkit.merging.verification.proof import MARGIN
+from peftkit.merging.verification.verify import difference
+from peftkit.models.architectures import unwrapped
+from peftkit.records.run_dir import RunFolder
+from peftkit.tasks.base import IGNORED
+from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.language_modeling.generation_settings import Generation
 
 ROWS = 16
 """Texts that are answered."""

@@ -3,9 +3,9 @@
 import importlib.metadata
 from collections.abc import Mapping
 
-from peftkit.card import description
-from peftkit.recipe import Recipe
-from peftkit.record import RunRecord
+from peftkit.config.recipe import Recipe
+from peftkit.records.record import RunRecord
+from peftkit.runs.model_card import description
 
 NEEDED = ("torch", "transformers", "safetensors")
 """What `load.py` imports beside the standard library; huggingface_hub comes with transformers."""

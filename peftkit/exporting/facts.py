@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from peftkit.merging.proof import MergeProof, proof_rows
+from peftkit.merging.verification.proof import MergeProof, proof_rows
 from peftkit.registry import Settings
 
 

@@ -17,7 +17,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 HERE = Path(__file__).resolve().parent
 PROMPT = json.loads((HERE / "loading.json").read_text(encoding="utf-8"))["prompts"]
 """How a text becomes what the model reads, and the texts that end an answer."""
-STAND_INS = runpy.run_path(str(HERE / "stand_ins.py"))
+STAND_INS = runpy.run_path(str(HERE / "special_token_text.py"))
 """How what is spelled as a special token in a text is text there."""
 ROWS = 8
 """Texts that are continued together."""

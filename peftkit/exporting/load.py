@@ -43,7 +43,7 @@ def load(folder: Path | str = HERE, base: Path | str | None = None) -> tuple[Any
     for piece in said["pieces"]:
         beside("attach")["ATTACH"][piece["kind"]](model, piece, tensors)
     if "marked" in said:
-        encode_text = beside("stand_ins")["encode_text"]
+        encode_text = beside("special_token_text")["encode_text"]
         tokenizer = beside("marked")["prepare"](model, tokenizer, said, encode_text)
     for name in said["heads"]:
         head = f"{name}."
@@ -126,7 +126,7 @@ def open_tokenizer(folder: Path, max_length: int) -> Any:
     loader: Any = transformers.TokenizersBackend if plain else AutoTokenizer
     tokenizer = loader.from_pretrained(folder)
     tokenizer.padding_side, tokenizer.model_max_length = "right", max_length
-    tokenizer.split_special_tokens = False  # stand_ins.py tells those in texts from a template's
+    tokenizer.split_special_tokens = False  # see special_token_text.py
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
@@ -202,7 +202,7 @@ def logits_of(
     if hasattr(tokenizer, "plain"):  # one of marked texts
         batch = tokenizer(texts)
     else:
-        batch = beside("stand_ins")["encode_text"](tokenizer, *map(list, columns), **how)
+        batch = beside("special_token_text")["encode_text"](tokenizer, *map(list, columns), **how)
     with torch.no_grad():
         found: Tensor = model(**batch.to(model.device)).logits.float()
     return found

@@ -11,23 +11,23 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError, RunError
-from peftkit.evaluation import on_device
-from peftkit.merging.proof import ARITHMETIC, MergeProof
-from peftkit.merging.verifying import (
+from peftkit.evaluation.prediction import on_device
+from peftkit.inference.predictor import columns_of, inputs_of
+from peftkit.loading.loading import Assembled
+from peftkit.merging.verification.proof import ARITHMETIC, MergeProof
+from peftkit.merging.verification.verify import (
     ROWS_A_BATCH,
     SCORED_ROWS,
     difference,
     headline,
     held_out_columns,
 )
-from peftkit.model import Assembled
-from peftkit.predicting import columns_of, inputs_of
-from peftkit.recipe import Recipe
-from peftkit.run_folder import RunFolder
-from peftkit.tasks import Task
-from peftkit.tasks.relations import Relations
-from peftkit.world import without_launcher
+from peftkit.records.run_dir import RunFolder
+from peftkit.runtime.distributed import without_launcher
+from peftkit.tasks.base import Task
+from peftkit.tasks.relation_extraction.task import Relations
 
 LOAD = """
 import importlib.util, json, sys

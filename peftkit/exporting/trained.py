@@ -9,19 +9,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from peftkit.architectures import head_names, unwrapped
-from peftkit.disk import write_json
+from peftkit.config.recipe import Recipe
+from peftkit.evaluation.generation import room_for_prompts
 from peftkit.exporting.load import TRAINED
-from peftkit.generating import room_for_prompts
-from peftkit.generation import Generation
-from peftkit.language import LanguageModelling
-from peftkit.layouts import ARCHITECTURES
-from peftkit.model import Assembled
-from peftkit.parameters import own_parameters
-from peftkit.prefixes import states_of
-from peftkit.recipe import Recipe
-from peftkit.sources import sha256_of
-from peftkit.strategies import unwrap_heads
+from peftkit.hub.source import sha256_of
+from peftkit.loading.loading import Assembled
+from peftkit.models.architectures import head_names, unwrapped
+from peftkit.models.layouts import ARCHITECTURES
+from peftkit.models.parameters import own_parameters
+from peftkit.models.prefix_attention import states_of
+from peftkit.storage.atomic_files import write_json
+from peftkit.strategies.base import unwrap_heads
+from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.language_modeling.generation_settings import Generation
 
 
 class Trained:

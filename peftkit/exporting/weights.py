@@ -6,16 +6,17 @@ from typing import Any, Literal
 
 from peftkit.errors import RunError
 from peftkit.exporting.trained import Trained
-from peftkit.merging import written
+from peftkit.hub.source import Source, sha256_of
 from peftkit.merging.adapters import Adapter, read_artefact
 from peftkit.merging.bases import dequantized_layers, quantization_of
-from peftkit.merging.companions import base_config
-from peftkit.merging.plan import Plan, plan
+from peftkit.merging.checkpoint.tensors import open_checkpoint
+from peftkit.merging.merge import written
+from peftkit.merging.metadata_files import base_config
+from peftkit.merging.outputs import Plan
+from peftkit.merging.plan import plan
 from peftkit.merging.streaming import Written
-from peftkit.merging.tensors import open_checkpoint
-from peftkit.run_folder import RunFolder
-from peftkit.sources import Source, sha256_of
-from peftkit.strategies import PeftStrategy, Strategy
+from peftkit.records.run_dir import RunFolder
+from peftkit.strategies.base import PeftStrategy, Strategy
 
 Held = Literal["embed", "reference"]
 

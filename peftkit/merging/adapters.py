@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.artefact import SEAL, read_seal, refuse_pickles
 from peftkit.errors import RunError
+from peftkit.merging.checkpoint.tensors import Stored, read_header
 from peftkit.merging.mixing import Mix
-from peftkit.merging.tensors import Stored, read_header
-from peftkit.run_folder import RunFolder
-from peftkit.strategies import Strategy
-from peftkit.tasks import Task
+from peftkit.records.artifact import SEAL, read_seal, refuse_pickles
+from peftkit.records.run_dir import RunFolder
+from peftkit.strategies.base import Strategy
+from peftkit.tasks.base import Task
 
 if TYPE_CHECKING:
-    from peftkit.recipe import Recipe
+    from peftkit.config.recipe import Recipe
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_TENSORS = "adapter_model.safetensors"

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.disk import write_json, write_text
-from peftkit.tasks import Task
+from peftkit.storage.atomic_files import write_json, write_text
+from peftkit.tasks.base import Task
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
-    from peftkit.language import LanguageModelling
+    from peftkit.tasks.language_modeling.base import LanguageModelling
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
@@ -26,7 +26,7 @@ def write_as_trained(task: Task, base: Path, folder: Path) -> None:
         change_settings(folder, split_special_tokens=True)
     if not generates and pads_itself(base, folder):
         return
-    from peftkit.model import load_tokenizer
+    from peftkit.loading.loading import load_tokenizer
 
     tokenizer = load_tokenizer(str(base), task)
     if tokenizer.pad_token is not None:
@@ -96,8 +96,8 @@ def generation_as_trained(
     decoder begins with, and the recipe's choices."""
     from transformers import AutoConfig, GenerationConfig
 
-    from peftkit.generating import ends_named_by, generation_config
-    from peftkit.generation import Generation
+    from peftkit.evaluation.generation import ends_named_by, generation_config
+    from peftkit.tasks.language_modeling.generation_settings import Generation
 
     config = AutoConfig.from_pretrained(base)
     own = GenerationConfig.from_model_config(config)

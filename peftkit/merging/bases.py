@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter
-from peftkit.merging.folding import Fold, Rows, Shape
-from peftkit.merging.tensors import Stored
-from peftkit.quantization import Quantization
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from peftkit.merging.checkpoint.tensors import Stored
+from peftkit.merging.deltas.low_rank import Fold, Rows, Shape
+from peftkit.models.quantization import Quantization
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ def held(weight: "Tensor", quantize: Quantization, precision: str) -> "Tensor":
     """What the quantised `weight` stands for, as `quantization.dequantized` reads it."""
     from importlib import import_module
 
-    import torch
-
-    from peftkit.quantization import dequantized
+    from peftkit.models.quantization import dequantized
 
     made: Any = import_module("bitsandbytes.nn")  # untyped
     settings: Any = quantize
@@ -109,7 +107,7 @@ def dequantized_layers(adapter: Adapter, base: Path) -> dict[str, Fold]:
     quantize = quantization_of(adapter)
     if quantize is None:
         return {}
-    from peftkit.merging.models import quantized_layers
+    from peftkit.merging.trained_models import quantized_layers
 
     precision = trained_precision(adapter)
     return {

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftkit.artefact import check
 from peftkit.errors import DataError, RunError
+from peftkit.hub.resolve import find_model
+from peftkit.hub.source import Source, local_path, model_files, sha256_of
+from peftkit.hub.wheels import carried_by
 from peftkit.merging.adapters import Adapter
-from peftkit.sources import Source, find_model, local_path
-from peftkit.sources.source import model_files, sha256_of
-from peftkit.sources.wheels import carried_by
+from peftkit.records.artifact import check
 
 
 def base_folder(adapter: Adapter, base: Path | str | None, subtract: bool) -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from peftkit.errors import RunError, nearest
-from peftkit.merging.folding import Fold, Rows, Shape
-from peftkit.merging.tensors import Stored
+from peftkit.merging.checkpoint.tensors import Stored
+from peftkit.merging.deltas.low_rank import Fold, Rows, Shape
 from peftkit.registry import Settings
 
 if TYPE_CHECKING:

@@ -1,65 +1,20 @@
 """The plan of a merge: every tensor of the output accounted for before a byte is written."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from peftkit.errors import Fault, RunError
 from peftkit.merging.adapters import Adapter
-from peftkit.merging.folding import Fold
-from peftkit.merging.kinds import folds_of
+from peftkit.merging.checkpoint.naming import EMBEDDINGS, OLD_HEADS, Names, naming
+from peftkit.merging.checkpoint.tensors import FLOATS, Stored
+from peftkit.merging.deltas.low_rank import Fold
 from peftkit.merging.mixing import mixtures
-from peftkit.merging.naming import EMBEDDINGS, OLD_HEADS, Names, naming
-from peftkit.merging.tensors import FLOATS, Stored
+from peftkit.merging.outputs import Output, Plan
+from peftkit.merging.peft_methods import folds_of
 from peftkit.merging.tying import settle_ties
 
 MOST_FAULTS = 8
-
-
-@dataclass(frozen=True)
-class Output:
-    """A tensor of the merged checkpoint."""
-
-    name: str
-    source: Stored
-    """What it is made of: the base's own, or what was trained in its place."""
-    dtype: str
-    folds: tuple[Fold, ...] = ()
-    """What becomes of it, in this order."""
-    base: Stored | None = None
-    """The base's own tensor, where it has one."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As its source's."""
-        return self.source.shape
-
-    @property
-    def computed(self) -> bool:
-        """Whether more is done than copying bytes."""
-        return bool(self.folds) or self.source.dtype != self.dtype
-
-    @property
-    def touched(self) -> bool:
-        """Whether the adapter has a word in it."""
-        return bool(self.folds) or self.base is not self.source
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the merge will write."""
-
-    shards: Mapping[str, tuple[Output, ...]]
-    """The files of weights, each with its tensors in their order."""
-    config: Mapping[str, Any]
-    """What changes in the configuration."""
-    dropped: tuple[str, ...]
-    """The base's tensors that the merged model does not have: the head of its pretraining."""
-
-    @property
-    def outputs(self) -> list[Output]:
-        """All tensors."""
-        return [output for outputs in self.shards.values() for output in outputs]
 
 
 def plan(

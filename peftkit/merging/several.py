@@ -8,10 +8,10 @@ from typing import Any
 from peftkit.errors import RunError
 from peftkit.merging.adapters import STARTS, Adapter
 from peftkit.merging.bases import quantization_of, trained_precision
+from peftkit.merging.checkpoint.naming import OLD_HEADS, naming
+from peftkit.merging.checkpoint.tensors import Stored
 from peftkit.merging.inputs import base_folder
 from peftkit.merging.mixing import Mix
-from peftkit.merging.naming import OLD_HEADS, naming
-from peftkit.merging.tensors import Stored
 from peftkit.merging.tying import same
 
 MULTIPLYING = {

@@ -10,9 +10,7 @@ from queue import Queue
 from typing import IO, TYPE_CHECKING, Any
 
 from peftkit.errors import RunError
-from peftkit.merging.folding import Rows
-from peftkit.merging.plan import Output, Plan
-from peftkit.merging.tensors import (
+from peftkit.merging.checkpoint.tensors import (
     BLOCK_BYTES,
     FLOATS,
     INDEX,
@@ -23,6 +21,8 @@ from peftkit.merging.tensors import (
     header_bytes,
     read_bytes,
 )
+from peftkit.merging.deltas.low_rank import Rows
+from peftkit.merging.outputs import Output, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +73,7 @@ def write_shards(plan: Plan, folder: Path, sign: float, advance: Callable[[int],
 
 def write_index(plan: Plan, folder: Path, num_bytes: int) -> None:
     """Write which shard each tensor is in."""
-    from peftkit.disk import write_json
+    from peftkit.storage.atomic_files import write_json
 
     places = {output.name: shard for shard, outputs in plan.shards.items() for output in outputs}
     total = {"total_size": num_bytes}

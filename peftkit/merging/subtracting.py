@@ -5,10 +5,10 @@ from pathlib import Path
 
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter
+from peftkit.merging.checkpoint.naming import OLD_HEADS, naming
+from peftkit.merging.checkpoint.tensors import FLOATS, Stored, load, open_checkpoint
 from peftkit.merging.inputs import base_folder
-from peftkit.merging.naming import OLD_HEADS, naming
-from peftkit.merging.plan import Plan
-from peftkit.merging.tensors import FLOATS, Stored, load, open_checkpoint
+from peftkit.merging.outputs import Plan
 
 ROUNDING = {"F32": 1e-5, "F16": 2**-9, "BF16": 2**-6, "F64": 1e-5}
 """Of a tensor's largest number: what rounding twice may leave."""

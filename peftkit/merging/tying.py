@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter
-from peftkit.merging.classes import is_language_model
-from peftkit.merging.naming import EMBEDDINGS, Names
-from peftkit.merging.tensors import Stored, load
+from peftkit.merging.checkpoint.naming import EMBEDDINGS, Names
+from peftkit.merging.checkpoint.tensors import Stored, load
+from peftkit.merging.model_classes import is_language_model
 
 if TYPE_CHECKING:
-    from peftkit.merging.plan import Output
+    from peftkit.merging.outputs import Output
 
 HEADS = ("lm_head.weight", "embed_out.weight")
 """The output layers that can be tied to the embeddings of tokens."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
-from peftkit.architectures import targets_in
-from peftkit.layers import keeps_weights_transposed, refuse_larger_rank
-from peftkit.strategies import Companion, PeftStrategy, saved_heads
+from peftkit.models.architectures import targets_in
+from peftkit.models.linear_layers import keeps_weights_transposed, refuse_larger_rank
+from peftkit.strategies.base import Companion, PeftStrategy, saved_heads
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 
 class AdaLora(PeftStrategy):

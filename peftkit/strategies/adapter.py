@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from peftkit.bottleneck import Activation, attach_bottlenecks, bottleneck_pieces, placed_like
-from peftkit.strategies import Strategy, train_head
+from peftkit.models.bottleneck import Activation, attach_bottlenecks, bottleneck_pieces, placed_like
+from peftkit.strategies.base import Strategy, train_head
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 
 class Adapter(Strategy):

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from peftkit.architectures import head_names, linear_layers
 from peftkit.errors import Fault, RecipeError, RunError, nearest
-from peftkit.strategies import PeftStrategy, saved_heads, train_head, trainable
+from peftkit.models.architectures import head_names, linear_layers
+from peftkit.strategies.base import PeftStrategy, saved_heads, train_head, trainable
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
     from transformers import PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 OURS = {
     "auto_mapping",

@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from peftkit.architectures import head_names, matching
 from peftkit.errors import Fault, RecipeError
-from peftkit.parameters import own_parameters
-from peftkit.strategies import Strategy, train_head
+from peftkit.models.architectures import head_names, matching
+from peftkit.models.parameters import own_parameters
+from peftkit.strategies.base import Strategy, train_head
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 
 class BitFit(Strategy):

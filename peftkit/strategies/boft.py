@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from peftkit.architectures import targets_in
 from peftkit.errors import Fault, RecipeError
-from peftkit.layers import refuse_blocks, refuse_transposed
-from peftkit.strategies import PeftStrategy, saved_heads
+from peftkit.models.architectures import targets_in
+from peftkit.models.linear_layers import refuse_blocks, refuse_transposed
+from peftkit.strategies.base import PeftStrategy, saved_heads
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
     from transformers import PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 
 class Boft(PeftStrategy):

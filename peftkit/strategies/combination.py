@@ -9,13 +9,13 @@ from typing_extensions import Self
 
 from peftkit.errors import Fault, RecipeError
 from peftkit.registry import got, refusal
-from peftkit.strategies import Companion, Pace, PeftStrategy, Strategy
+from peftkit.strategies.base import Companion, Pace, PeftStrategy, Strategy
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 
 MAM = [

@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from peftkit.architectures import base_of, layout_of
-from peftkit.bottleneck import (
+from peftkit.errors import Fault, RecipeError, workable
+from peftkit.models.architectures import base_of, layout_of
+from peftkit.models.bottleneck import (
     Activation,
     attach_bottlenecks,
     bottleneck_pieces,
     keep,
     placed_like,
 )
-from peftkit.errors import Fault, RecipeError, workable
-from peftkit.strategies import Strategy, train_head
+from peftkit.strategies.base import Strategy, train_head
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from peftkit.kronecker import Rule
-    from peftkit.tasks import Task
+    from peftkit.models.kronecker import Rule
+    from peftkit.tasks.base import Task
 
 
 class Compacter(Strategy):
@@ -50,7 +50,7 @@ class Compacter(Strategy):
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
         """The frozen model with Kronecker bottlenecks in its blocks, and a trainable head."""
-        from peftkit.kronecker import Rule
+        from peftkit.models.kronecker import Rule
 
         size = model.config.hidden_size
         if size % self.n:
@@ -77,7 +77,7 @@ class Compacter(Strategy):
         from torch import nn
         from transformers.activations import ACT2FN
 
-        from peftkit.kronecker import KroneckerLinear
+        from peftkit.models.kronecker import KroneckerLinear
 
         size, placed = model.config.hidden_size, placed_like(layer, model)
         narrow = self.n * math.ceil(max(1, size // self.reduction) / self.n)

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from peftkit.architectures import blocks_of, constants_of, depths_of, head_names, unwrapped
 from peftkit.errors import Fault, RecipeError
-from peftkit.parameters import named_by, own_parameters
-from peftkit.strategies import Pace, Strategy, slower_below, train_head
+from peftkit.models.architectures import blocks_of, constants_of, depths_of, head_names, unwrapped
+from peftkit.models.parameters import named_by, own_parameters
+from peftkit.strategies.base import Pace, Strategy, slower_below, train_head
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 
 class Frozen(Strategy):

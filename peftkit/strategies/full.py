@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from peftkit.strategies import Pace, Strategy, slower_below, train_all
+from peftkit.strategies.base import Pace, Strategy, slower_below, train_all
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 
 class Full(Strategy):

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from peftkit.architectures import depths_of
-from peftkit.strategies import Pace, Strategy, train_all
+from peftkit.models.architectures import depths_of
+from peftkit.strategies.base import Pace, Strategy, train_all
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 
 class Gradual(Strategy):

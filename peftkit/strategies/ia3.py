@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from peftkit.architectures import (
+from peftkit.models.architectures import (
     feed_forward_layers,
     key_layers,
     linear_layers,
@@ -12,16 +12,16 @@ from peftkit.architectures import (
     targets_in,
     value_layers,
 )
-from peftkit.layers import keeps_weights_transposed
-from peftkit.layouts import ARCHITECTURES
-from peftkit.strategies import PeftStrategy, saved_heads
+from peftkit.models.layouts import ARCHITECTURES
+from peftkit.models.linear_layers import keeps_weights_transposed
+from peftkit.strategies.base import PeftStrategy, saved_heads
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
     from transformers import PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 
 class Ia3(PeftStrategy):

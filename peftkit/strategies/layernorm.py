@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from peftkit.architectures import matching
 from peftkit.errors import Fault, RecipeError
-from peftkit.parameters import is_norm, own_modules
-from peftkit.strategies import Strategy, train_head
+from peftkit.models.architectures import matching
+from peftkit.models.parameters import is_norm, own_modules
+from peftkit.strategies.base import Strategy, train_head
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 
 class LayerNorm(Strategy):

@@ -15,22 +15,22 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from peftkit.architectures import targets_in
 from peftkit.errors import RunError
-from peftkit.layers import (
+from peftkit.models.architectures import targets_in
+from peftkit.models.linear_layers import (
     keeps_weights_transposed,
     lost_of,
     refuse_larger_rank,
     refuse_transposed,
 )
-from peftkit.strategies import Pace, PeftStrategy, saved_heads, trainable
+from peftkit.strategies.base import Pace, PeftStrategy, saved_heads, trainable
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
     from transformers import PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 VARIANTS = ("rslora", "dora", "lora_plus", "pissa", "olora", "loftq", "eva")
 MOVES_WEIGHTS = ("pissa", "olora")

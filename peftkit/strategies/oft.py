@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from peftkit.architectures import targets_in
-from peftkit.layers import refuse_blocks, refuse_transposed
-from peftkit.strategies import PeftStrategy, saved_heads
+from peftkit.models.architectures import targets_in
+from peftkit.models.linear_layers import refuse_blocks, refuse_transposed
+from peftkit.strategies.base import PeftStrategy, saved_heads
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 
 class Oft(PeftStrategy):

@@ -7,14 +7,14 @@ from pydantic import PositiveInt, model_validator
 from typing_extensions import Self
 
 from peftkit.errors import Fault
-from peftkit.layouts import ARCHITECTURES
-from peftkit.strategies import Strategy, restore, train_head, trainable
+from peftkit.models.layouts import ARCHITECTURES
+from peftkit.strategies.base import Strategy, restore, train_head, trainable
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 
 class Prefix(Strategy):
@@ -63,7 +63,7 @@ class Prefix(Strategy):
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
         """The frozen model with a prefix in every attention, and a trainable head."""
-        from peftkit.prefixes import attach_prefixes
+        from peftkit.models.prefix_attention import attach_prefixes
 
         model.requires_grad_(False)
         attach_prefixes(model, self.tokens, self.hidden, self.reparametrised)
@@ -74,7 +74,7 @@ class Prefix(Strategy):
         """Keys, values and the head; not the network that may have given them."""
         from safetensors.torch import save_file
 
-        from peftkit.prefixes import states_of
+        from peftkit.models.prefix_attention import states_of
 
         head = {n: p.detach() for n, p in trainable(model).items() if ".prefix." not in n}
         tensors = {
@@ -93,7 +93,7 @@ class Prefix(Strategy):
 
     def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
         """Every attention with its prefix."""
-        from peftkit.prefixes import states_of
+        from peftkit.models.prefix_attention import states_of
 
         names = [name.removesuffix(".prefix.states") for name in states_of(model)]
         return [{"kind": "prefix", "attention": name} for name in names]

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from peftkit.errors import Fault
-from peftkit.layouts import ARCHITECTURES
-from peftkit.strategies import PeftStrategy, saved_heads
+from peftkit.models.layouts import ARCHITECTURES
+from peftkit.strategies.base import PeftStrategy, saved_heads
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from peftkit.tasks import Task
+    from peftkit.tasks.base import Task
 
 
 class VirtualTokens(PeftStrategy):
@@ -22,7 +22,7 @@ class VirtualTokens(PeftStrategy):
 
     The head reads the token that it reads without a prompt, as P-tuning v2's code does: [CLS] or
     the last one of the text. PEFT 0.21 alone reads the first virtual token of an encoder, and the
-    last position of a decoder's row, be it padding; see `peftkit.reader`.
+    last position of a decoder's row, be it padding; see `peftkit.loading.token_selection`.
     """
 
     tokens: PositiveInt = 20
@@ -169,7 +169,10 @@ def embedding_size(model: "PreTrainedModel") -> int:
 
 def token_ids(text: str, folder: str) -> list[int]:
     """The ids of a text's own tokens, by the tokenizer in `folder`."""
-    from peftkit.model import load_tokenizer
+    from transformers import AutoConfig
 
-    ids: list[int] = load_tokenizer(folder)(text, add_special_tokens=False)["input_ids"]
+    from peftkit.text.tokenizer_files import opened
+
+    tokenizer = opened(Path(folder), AutoConfig.from_pretrained(folder))
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids

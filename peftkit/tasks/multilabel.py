@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from peftkit.data.preflight import Role
-from peftkit.embedded import Embedded, nearest_centroid
+from peftkit.data.validation import Role
 from peftkit.errors import DataError, Fault
-from peftkit.tasks import IGNORED, Given, Predictions, Scored, Task
-from peftkit.texts import encode_texts, natural_order
+from peftkit.tasks.base import IGNORED, Given, Predictions, Scored, Task
+from peftkit.tasks.embedding_baseline import Embedded, nearest_centroid
+from peftkit.text.pairs import encode_texts, natural_order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from peftkit.data import Splits
+    from peftkit.data.splits import Splits
 
     Floats = NDArray[np.float64]
 
@@ -212,7 +212,7 @@ class Multilabel(Embedded, Task):
         """Each label's threshold with the best F1."""
         import numpy as np
 
-        from peftkit.label_sets import best_thresholds
+        from peftkit.metrics.multilabel import best_thresholds
 
         if self.threshold != "tuned":
             return {}
@@ -238,7 +238,7 @@ class Multilabel(Embedded, Task):
         label at all, and of every label by its share in train."""
         import numpy as np
 
-        from peftkit.label_sets import set_scores
+        from peftkit.metrics.multilabel import set_scores
 
         right = np.array(predictions.labels, dtype=bool)
 
@@ -272,7 +272,7 @@ class Multilabel(Embedded, Task):
         """The jackknife's share of each row in `metric`."""
         import numpy as np
 
-        from peftkit.label_sets import set_shares
+        from peftkit.metrics.multilabel import set_shares
 
         right, said = (
             np.array([[name in row for name in names] for row in columns[key]])

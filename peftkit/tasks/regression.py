@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from peftkit.data.preflight import Role
-from peftkit.embedded import Embedded
+from peftkit.data.validation import Role
 from peftkit.errors import DataError, Fault
-from peftkit.tasks import Given, Predictions, Scored, Task
-from peftkit.texts import encode_texts
+from peftkit.tasks.base import Given, Predictions, Scored, Task
+from peftkit.tasks.embedding_baseline import Embedded
+from peftkit.text.pairs import encode_texts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from peftkit.data import Splits
+    from peftkit.data.splits import Splits
 
     Floats = NDArray[np.float64]
 
@@ -187,7 +187,7 @@ class Regression(Embedded, Task):
         """Correlations, errors and R2 with intervals; beside them those of train's mean."""
         import numpy as np
 
-        from peftkit.correlation import number_scores
+        from peftkit.metrics.regression import number_scores
 
         right = np.array(in_units(predictions.labels, given))
         rows = np.isfinite(right).all(axis=1)
@@ -217,7 +217,7 @@ class Regression(Embedded, Task):
         """The jackknife's share of each row in `metric`."""
         import numpy as np
 
-        from peftkit.correlation import row_shares
+        from peftkit.metrics.regression import row_shares
 
         right, said = (np.array(list(columns[key]), dtype=float) for key in self.lines)
         return row_shares(right, said, metric, names) if np.isfinite(right).all() else None

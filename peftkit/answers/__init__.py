@@ -1,1 +1,0 @@
-"""Answers to questions: found in their contexts, read in windows, chosen and scored."""

@@ -1,0 +1,1 @@
+"""The `peftkit` command: its parser, its commands, and the tables they print."""

@@ -1,0 +1,97 @@
+"""Listings: what there is to choose from, and what a recipe comes to, as rows of a table."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftkit.config.composition import Composition, compose, flat, recipe_names
+from peftkit.config.recipe import PARTS, Recipe
+from peftkit.errors import PeftkitError
+from peftkit.registry import Component, Settings
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+FAMILIES = {"strategies": "strategy", "tasks": "task", "data": "data", "quantization": "quantize"}
+"""What a family is called in a list, and in a recipe."""
+
+
+def listing(family: str) -> list[dict[str, str]]:
+    """The members of a family: name, what it is, and its settings (or its file)."""
+    if family == "recipes":
+        return [
+            {"name": name, "about": about_recipe(path), "file": str(path)}
+            for name, path in recipe_names().items()
+        ]
+    if family == "metrics":
+        from peftkit.metrics.registry import METRICS
+
+        return [{"name": name, "about": about} for name, about in METRICS.items()]
+    root = PARTS[FAMILIES[family]]
+    assert issubclass(root, Component)
+    rows = [
+        {"name": kind, "about": (cls.__doc__ or "").split("\n")[0], "settings": settings_of(cls)}
+        for kind, cls in root.kinds().items()
+    ]
+    for alias, meant in root.nicknames().items():
+        rows.append({"name": alias, "about": f"short for {told(meant)}", "settings": ""})
+    return sorted(rows, key=lambda row: row["name"])
+
+
+def about_recipe(path: Path) -> str:
+    """A recipe's own description, or what it trains on what; broken ones say so."""
+    try:
+        settings = compose(str(path)).settings
+    except PeftkitError as error:
+        return str(error).partition("\n")[0]
+    if "description" in settings:
+        return str(settings["description"])
+    strategy = told(settings.get("strategy"))
+    if (held := kind_of(settings.get("quantize"))) not in {"", "none"}:
+        strategy += f" on {held}"
+    data = settings.get("data")
+    place = data.get("path") or data.get("name") or kind_of(data) if isinstance(data, dict) else ""
+    return f"{strategy}; {settings.get('model', 'no model')}; {place or kind_of(data)}"
+
+
+def told(part: Any) -> str:
+    """A part of a recipe as one would type it: its kind and its settings."""
+    rest = part.items() if isinstance(part, dict) else []
+    return " ".join([kind_of(part), *(f"{k}={v}" for k, v in rest if k != "kind")])
+
+
+def kind_of(part: Any) -> str:
+    """The kind of a part of a recipe; empty where it has none."""
+    return str(part.get("kind", "")) if isinstance(part, dict) else str(part or "")
+
+
+def settings_of(cls: type[Component]) -> str:
+    """A component's settings as one would type them: the required ones, then the defaults."""
+    fields = {name: field for name, field in cls.model_fields.items() if name != "kind"}
+    required = [f"{name}=..." for name, field in fields.items() if field.is_required()]
+    return " ".join(
+        required + [f"{n}={default_of(f)}" for n, f in fields.items() if not f.is_required()]
+    )
+
+
+def default_of(field: "FieldInfo") -> str:
+    """A setting's default as YAML on one line."""
+    value = field.get_default(call_default_factory=True)
+    return json.dumps(value.plain() if isinstance(value, Settings) else value)
+
+
+def setting_rows(recipe: Recipe, composition: Composition) -> list[dict[str, str]]:
+    """Each setting of a recipe with its value, and who set it."""
+    return [
+        {"setting": path, "value": json.dumps(value), "set by": source(recipe, composition, path)}
+        for path, value in flat(recipe.settings())
+    ]
+
+
+def source(recipe: Recipe, composition: Composition, path: str) -> str:
+    """Who set the value at `path`; a bare word (`task: classification`) set the kind below it."""
+    known = composition.sources
+    found = known.get(path) or known.get(path.removesuffix(".kind"))
+    if found is None and path == "training.lr":
+        return f"default ({recipe.strategy.kind}'s own: {recipe.lr()})"
+    return found or "default"

@@ -1,0 +1,1 @@
+"""Compare strategies: jobs, workers, learning-rate search and the forecast of what it will take."""

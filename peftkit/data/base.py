@@ -1,0 +1,212 @@
+"""Data: where examples come from, and which rows are learned from, chosen on and scored."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
+
+from peftkit.data.augmentation import Augment
+from peftkit.data.cross_validation import GROUP, Fold, fold_of
+from peftkit.data.layout import SplitName, layout_of, taken_as
+from peftkit.data.reading import Found, Used, read
+from peftkit.data.splits import Drawing, Limit, Splits, arrange
+from peftkit.data.validation import Need, Wanted, role_of
+from peftkit.errors import DataError, Fault, nearest
+from peftkit.hub.source import Source
+from peftkit.registry import Component
+
+FOLDING = ("fold", "folds", "group")
+"""Settings of cross-validation."""
+LATER = (*FOLDING, "splits", "empty", "few_shot", "balance", "augment")
+"""Settings that came after the first records: no part of what names rows or a run where they are
+not set."""
+LATER_ROLES = ("tools",)
+"""Roles that tasks came to read later: no part of what names rows where the files lack them."""
+# settings that by themselves change no row
+_NOT_ROWS = {"kind", "path", "name", "revision", "stand_in", "max_length", "truncation"}
+
+
+def _share(value: float | int) -> float | int:
+    if isinstance(value, float) and not 0 < value < 1:
+        raise ValueError("should be a share between 0 and 1, or a whole number of rows")
+    if value < 0:
+        raise ValueError("should not be negative")
+    return value
+
+
+Share = Annotated[int | float, AfterValidator(_share)]
+
+
+class Data(Component):
+    """A data set: its place, its columns, and how its rows are drawn."""
+
+    family: ClassVar[str] = "data"
+    package: ClassVar[str] = "peftkit.data"
+
+    text: str = "text"
+    """Column with the text."""
+    text_pair: str | None = None
+    """Column with the second text, where the task compares two."""
+    label: str = "label"
+    """Column with the label."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Columns of further roles that a task reads: role to column."""
+    labels: list[str] | None = None
+    """Names of the labels in the order of their ids."""
+    max_length: PositiveInt = 256
+    """Tokens an example is cut to."""
+    truncation: Literal["some", "all"] = "some"
+    """Whether `max_length` may cut every text ('all'), or is then taken for a mistake."""
+    validation: Share = 0.1
+    """Share (or number) of training rows to choose on, where no validation split exists."""
+    test: Share = 0.2
+    """Share (or number) of training rows to score on, where no test split exists."""
+    limit: Limit = Field(default_factory=Limit)
+    """At most how many rows of each split are used."""
+    seed: int = 0
+    """Draws and carves rows; apart from training.seed, so that all seeds score the same rows."""
+    overlap: Literal["warn", "drop", "forbid"] = "warn"
+    """What to do about test rows whose texts stand in train or validation too."""
+    fold: NonNegativeInt | None = None
+    """Which fold is scored, from 0 on, where `folds` are asked for."""
+    folds: Annotated[int, Field(ge=2)] | None = Field(default=None, validate_default=True)
+    """Cross-validation: all labelled rows are dealt into so many folds, by label and by `seed`."""
+    group: str | None = None
+    """Column whose rows of one value share a fold (an author, a document)."""
+    splits: dict[SplitName, SplitName] | None = None
+    """Which split of the files is taken as which: {test: validation} scores the official validation
+    split, leaves the official test out and carves what is chosen on from train."""
+    empty: Literal["drop"] | None = None
+    """drop: rows without a text, or what else the task must have, are left out and counted; else
+    they are refused."""
+    few_shot: PositiveInt | None = None
+    """So many rows of each class are learned from, drawn by `seed`."""
+    balance: Literal["oversample"] | None = None
+    """oversample: rows of rarer classes are learned from again, until each has as many."""
+    augment: Augment | None = None
+    """Copies of training rows with changed words, to be learned from too."""
+
+    @field_validator("folds")
+    @classmethod
+    def _one_fold_is_taken(cls, folds: int | None, info: ValidationInfo) -> int | None:
+        fold = info.data.get("fold")
+        if folds is None and fold is not None:
+            raise ValueError(f"is not set, but data.fold={fold} is - say how many there are")
+        if folds is not None and "fold" in info.data and (fold is None or fold >= folds):
+            said = "no fold is taken" if fold is None else f"there is no fold {fold}"
+            raise ValueError(f"is {folds}, and {said} - set data.fold to 0 up to {folds - 1}")
+        return folds
+
+    @field_validator("group")
+    @classmethod
+    def _groups_go_with_folds(cls, group: str | None, info: ValidationInfo) -> str | None:
+        if group is not None and info.data.get("folds", 0) is None:
+            raise ValueError("keeps the rows of a fold together - set data.folds, or remove it")
+        return group
+
+    def resolve(self) -> Source:
+        """Find the data, fetching it where need be; on one rank, which tells the others.
+
+        Raises `DataError` where no place has it.
+        """
+        raise NotImplementedError
+
+    def load(
+        self,
+        source: Source,
+        roles: Mapping[str, Need],
+        inputs: Sequence[str] = (),
+        used: Used | None = None,
+    ) -> Splits:
+        """The rows of `source`, with a column for each of `roles` (role -> must it be there?);
+        rows with the same `inputs` count as the same (without any: with the same texts). Of the
+        roles that are there, those not `used` (without it: none) may hold what cannot be read.
+
+        Raises one `DataError` that names everything wrong with the files.
+        """
+        keep_bars_to_terminals()
+        data = self.as_in(source)
+        wanted = data.wanted(roles)
+        found = data.found(source, wanted, used)
+        if source.note:
+            found = replace(found, notes=(source.note, *found.notes))
+        if data.folds is not None and data.fold is not None:
+            found = fold_of(found, Fold(data.fold, data.folds), data.seed)
+        drawing = Drawing(
+            data.validation, data.test, data.limit, data.seed, data.overlap, data.few_shot,
+            data.balance == "oversample", data.augment, inputs,
+        )  # fmt: skip
+        there = {role for rows in found.splits.values() for role in rows.column_names}
+        named = [want for want in wanted if want.role in there or want.role not in LATER_ROLES]
+        return arrange(found, drawing, data.key(source, named))
+
+    def as_in(self, source: Source) -> "Data":
+        """The settings to read `source` with: its own, where it stands in for something else."""
+        return self
+
+    def found(self, source: Source, wanted: list[Wanted], used: Used | None = None) -> Found:
+        """The splits as they stand in the files of `source`."""
+        layout = layout_of(Path(source.location), getattr(self, "subset", None))
+        layout = layout._replace(files=taken_as(layout.files, self.splits))
+        if self.splits:
+            told = ", ".join(f"{theirs} as {ours}" for ours, theirs in self.splits.items())
+            layout.notes.append(f"of the official splits is taken {told} (data.splits)")
+        without_empty = self.empty == "drop"
+        return read(layout, wanted, self.labels, source.identity, without_empty, used)
+
+    def wanted(self, roles: Mapping[str, Need]) -> list[Wanted]:
+        """The columns to read for `roles`; raises `DataError` for settings that no role uses."""
+        unused = [role for role in self.columns if role not in roles]
+        faults = [
+            Fault(f"data.columns.{role}", f"the task reads no {role!r} - {nearest(role, roles)}")
+            for role in unused
+        ]
+        if self.text_pair and "text_pair" not in roles:
+            faults.append(Fault("data.text_pair", "the task reads one text only - remove it"))
+        if roles.get("text_pair") and not self._column("text_pair"):
+            faults.append(Fault("data.text_pair", "the task reads two texts - name the second"))
+        if faults:
+            raise DataError("the data does not suit the task:", faults)
+        found = []
+        for role, need in roles.items():
+            if column := self._column(role):
+                asked = role_of(role, need)
+                needed = asked.needed or self._is_set(role)
+                found.append(Wanted(role, column, needed, asked.blank, asked.cell))
+        return [*found, Wanted(GROUP, self.group, needed=True)] if self.group else found
+
+    def key(self, source: Source, wanted: list[Wanted]) -> str:
+        """A hash of the rows: of the content of `source`, and of every setting that picks rows."""
+        unset = {name for name in LATER if getattr(self, name) is None}
+        settings: dict[str, Any] = self.model_dump(mode="json", exclude=_NOT_ROWS | unset)
+        settings["roles"] = {want.role: want.column for want in wanted}
+        parts = json.dumps([source.identity, settings], sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+    def _column(self, role: str) -> str | None:
+        own = getattr(self, role) if role in {"text", "text_pair", "label"} else role
+        return self.columns.get(role, own)
+
+    def _is_set(self, role: str) -> bool:
+        field = type(self).model_fields.get(role)
+        return role in self.columns or (field is not None and getattr(self, role) != field.default)
+
+
+def keep_bars_to_terminals() -> None:
+    """Let `datasets` draw no progress bars into a log file."""
+    if not sys.stderr.isatty():
+        from datasets import disable_progress_bars
+
+        disable_progress_bars()

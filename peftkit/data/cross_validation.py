@@ -1,0 +1,94 @@
+"""Folding: all labelled rows dealt into folds, one of which is scored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from peftkit.data.reading import Found
+from peftkit.data.sampling import stream_of
+from peftkit.data.splits import classes_of
+from peftkit.errors import DataError, Fault
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+GROUP = "group"
+"""The role of the column whose rows of one value stay together; no task reads it."""
+
+
+class Fold(NamedTuple):
+    """One fold of a cross-validation."""
+
+    take: int
+    """Its number, from 0 on."""
+    of: int
+
+
+def fold_of(found: Found, fold: Fold, seed: int) -> Found:
+    """The rows of one fold as the test split and all others as train, which validation is carved
+    from; whatever splits the files hold are put together first.
+
+    Labels keep their proportions in every fold, and rows of a group share one. Raises `DataError`
+    where there are fewer rows or groups of a class than folds.
+    """
+    from datasets import concatenate_datasets
+
+    rows = concatenate_datasets(list(found.splits.values()))
+    classes = classes_of(rows)
+    learned, scored = parts(rows, classes, fold, seed)
+    kept = rows.remove_columns(GROUP) if GROUP in rows.column_names else rows
+    told = [f"fold {fold.take} of {fold.of}: {len(scored)} of {rows.num_rows} rows are scored"]
+    if len(found.splits) > 1:
+        told.append(f"cross-validation deals the rows of {', '.join(found.splits)} anew")
+    if left := set(classes.tolist()) - set(classes[scored].tolist()):
+        names = sorted(str(rows["label"][classes.tolist().index(each)]) for each in left)
+        told.append(f"fold {fold.take} has no row labelled {', '.join(names)}")
+    splits = {"train": kept.select(learned), "test": kept.select(scored)}
+    return replace(found, splits=splits, notes=(*found.notes, *told))
+
+
+def parts(
+    rows: datasets.Dataset, classes: np.ndarray, fold: Fold, seed: int
+) -> tuple[list[int], list[int]]:
+    """The rows that are learned from and those that are scored, in the order of the files."""
+    import numpy as np
+
+    groups = np.asarray(rows[GROUP], dtype=str) if GROUP in rows.column_names else None
+    check(rows, classes, groups, fold.of)
+    splitter = dealer(fold.of, len(set(classes.tolist())) > 1, groups is not None, seed)
+    dealt = list(splitter.split(np.zeros(rows.num_rows), classes, groups))
+    learned, scored = dealt[fold.take]
+    return sorted(learned.tolist()), sorted(scored.tolist())
+
+
+def dealer(folds: int, stratified: bool, grouped: bool, seed: int) -> Any:
+    """scikit-learn's way to deal such rows."""
+    from sklearn import model_selection as ways
+
+    chosen = {
+        (False, False): ways.KFold,
+        (True, False): ways.StratifiedKFold,
+        (False, True): ways.GroupKFold,
+        (True, True): ways.StratifiedGroupKFold,
+    }[stratified, grouped]
+    return chosen(folds, shuffle=True, random_state=stream_of(seed, "folds") % 2**32)
+
+
+def check(rows: datasets.Dataset, classes: np.ndarray, groups: Any, folds: int) -> None:
+    """Refuse more folds than the smallest class has rows, or groups."""
+    units = range(rows.num_rows) if groups is None else groups.tolist()
+    of_class: dict[int, dict[Any, int]] = {}  # the groups of each class, each with a row of it
+    for row, (each, unit) in enumerate(zip(classes.tolist(), units, strict=True)):
+        of_class.setdefault(each, {}).setdefault(unit, row)
+    smallest = min(of_class.values(), key=len)
+    count = len(smallest)
+    if count >= folds:
+        return
+    label = rows["label"][next(iter(smallest.values()))] if len(of_class) > 1 else None
+    whose = "there are" if label is None else f"label {label!r} has"
+    things = ("row" if groups is None else "group") + ("" if count == 1 else "s")
+    fix = f"use data.folds={count}" if count > 1 else "give more rows, or leave that label out"
+    what = f"is {folds}, but {whose} only {count} {things} - {fix}"
+    raise DataError("the data is too small:", [Fault("data.folds", what)])

@@ -1,0 +1,60 @@
+"""Balance: how many rows of each class are learned from, some or as many of each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from peftkit.errors import DataError, Fault
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+
+def few_rows(rows: datasets.Dataset, count: int, seed: int) -> datasets.Dataset:
+    """`count` rows of each class, drawn by the seed, in the order of the file; a larger draw
+    contains a smaller one.
+
+    Raises `DataError` that names every class which has fewer.
+    """
+    classes = members(rows, seed, "few-shot")
+    short = [f"{name!r} has {len(own)}" for name, own in classes.items() if len(own) < count]
+    if short:
+        most = min(map(len, classes.values()))
+        what = f"is {count}, but of the training rows label {', '.join(short)} - use {most} or less"
+        raise DataError("the data is too small:", [Fault("data.few_shot", what)])
+    return rows.select(sorted(index for own in classes.values() for index in own[:count]))
+
+
+def oversampled(rows: datasets.Dataset, seed: int) -> datasets.Dataset:
+    """All rows, then rows of the rarer classes again until each class has as many as the largest:
+    each row equally often, but for one time that is drawn by the seed."""
+    classes = members(rows, seed, "oversample")
+    most = max(map(len, classes.values()))
+    again = [own[i % len(own)] for own in classes.values() for i in range(most - len(own))]
+    return rows.select([*range(rows.num_rows), *sorted(again)])
+
+
+def members(rows: datasets.Dataset, seed: int, purpose: str) -> dict[str, list[int]]:
+    """The rows of each class in an order that the seed draws, the classes by name."""
+    import numpy as np
+
+    order: np.ndarray = np.random.default_rng(stream_of(seed, purpose)).permutation(rows.num_rows)
+    labels: Sequence[str] = rows["label"][:]
+    found: dict[str, list[int]] = {name: [] for name in sorted(set(labels))}
+    for index in order.tolist():
+        found[labels[index]].append(index)
+    return found
+
+
+def stream_of(seed: int, purpose: str) -> int:
+    """A number to seed a draw with: another for each purpose."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8], "big")

@@ -1,0 +1,251 @@
+"""Preflight: what is wrong with the data, all of it at once, before anything is trained."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peftkit.data.cells import CELLS, LISTED, Cell, listed, read_cell
+from peftkit.data.readers.formats import Flaw, columns_of, records
+from peftkit.data.readers.parquet_files import class_names
+from peftkit.data.readers.values import Unreadable, has_fraction, is_number, written
+from peftkit.errors import Fault, nearest
+
+_MOST_LABELS = 1000
+_TEXT_ROLES = ("text", "text_pair")
+_SEVERAL = re.compile(r"[;|,]")
+
+
+class Role(NamedTuple):
+    """What a task wants of a role."""
+
+    needed: bool
+    cell: Cell = "text"
+    blank: bool = False
+    """Whether its cells may be empty, but not missing."""
+
+    def __bool__(self) -> bool:
+        return self.needed
+
+
+Need = bool | Role
+"""Whether a task must have a role, whose cells are what its name says (`CELLS`) or `Role` does."""
+
+
+def role_of(name: str, need: Need) -> Role:
+    """What a task wants of the role `name`."""
+    return need if isinstance(need, Role) else Role(need, CELLS.get(name, "text"))
+
+
+class Wanted(NamedTuple):
+    """A column that is to be read: for which role of the task, and whether it must be there."""
+
+    role: str
+    column: str
+    needed: bool
+    blank: bool = False
+    """Whether an empty cell says something: that a text has none of the labels."""
+    cell: Cell = "text"
+    """What its cells are read as."""
+
+    @property
+    def setting(self) -> str:
+        """The setting that names the column."""
+        own = self.role in {*_TEXT_ROLES, "label", "group"}
+        return f"data.{self.role}" if own else f"data.columns.{self.role}"
+
+    def lacks(self, value: Any) -> bool:
+        """Whether a cell of the column says nothing."""
+        return is_missing(value) if self.blank else is_empty(value)
+
+    @property
+    def must_say(self) -> bool:
+        """Whether a row whose cell says nothing is of no use."""
+        return self.needed or self.role in _TEXT_ROLES
+
+
+@dataclass
+class Places:
+    """How often something was met, and where first."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, place: str) -> None:
+        """Count one more, at `place`."""
+        self.count += 1
+        if len(self.first) < 3:
+            self.first.append(place)
+
+    def __str__(self) -> str:
+        more = f" and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
+        return ", ".join(self.first) + more
+
+
+def rows_at(places: Places) -> str:
+    """How many rows, and which first."""
+    return f"{places.count} {'row' if places.count == 1 else 'rows'} ({places})"
+
+
+@dataclass
+class Seen:
+    """What one file holds of a role."""
+
+    empty: Places = field(default_factory=Places)
+    unreadable: dict[tuple[str, str], Places] = field(default_factory=dict)
+    """By what is wrong with a cell, and how to mend it."""
+    alone: Places = field(default_factory=Places)
+    """Lists of one item in the place of the item."""
+    lists: int = 0
+    """Lists and objects, also without anything in them."""
+    lists_as_text: int = 0
+    texts: int = 0
+    """Cells that say something and are text, of no list."""
+    several: Places = field(default_factory=Places)
+    """Texts that may be several labels."""
+    labels: set[str] = field(default_factory=set)
+    floats: bool = False
+    """Whether any cell is a number with a fraction's type."""
+    fractions: bool = False
+    """Whether any label is a number that is not whole."""
+    worded: bool = False
+    """Whether any label is no number."""
+
+    def note(self, want: Wanted, value: Any, place: str) -> None:
+        """Take one more cell into account."""
+        try:
+            cell = read_cell(value, want.cell)
+        except Unreadable as error:
+            places = self.unreadable.setdefault((error.what, error.fix), Places())
+            places.add(f"{place}, {error.part}" if error.part else place)
+            return
+        self.lists += isinstance(cell, (list, dict))
+        if want.lacks(cell):
+            self.empty.add(place)
+        elif want.cell in ("label", "number"):
+            self._note_label(cell, value, place)
+        elif isinstance(cell, (list, dict)):
+            self.fractions |= want.cell in LISTED and any(map(has_fraction, cell))
+        elif want.cell in LISTED and listed(cell) is not None:
+            self.lists_as_text += 1
+        else:
+            self.texts += 1
+            if want.cell == "labels" and _SEVERAL.search(cell):
+                self.several.add(place)
+
+    def _note_label(self, cell: Any, value: Any, place: str) -> None:
+        if isinstance(value, (list, tuple)):
+            self.alone.add(place)
+        self.floats |= isinstance(cell, float)
+        self.fractions |= has_fraction(cell)
+        self.worded |= not is_number(cell)
+        if len(self.labels) < _MOST_LABELS:
+            self.labels.add(written(cell))
+
+
+@dataclass
+class Survey:
+    """What one pass over one file found."""
+
+    name: str
+    num_rows: int = 0
+    columns: set[str] = field(default_factory=set)
+    class_names: dict[str, list[str]] = field(default_factory=dict)
+    flaws: dict[str, Places] = field(default_factory=dict)
+    roles: dict[str, Seen] = field(default_factory=dict)
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether the file could be read, but no row of it has a label."""
+        if not self.num_rows or self.flaws:
+            return False
+        return self.roles["label"].empty.count == self.num_rows
+
+
+def survey(path: Path, name: str, wanted: list[Wanted]) -> Survey:
+    """Read `path` once, and say what is there and what is missing."""
+    found = Survey(name, columns=set(columns_of(path)), class_names=class_names(path))
+    found.roles = {want.role: Seen() for want in wanted}
+    for record in records(path, [want.column for want in wanted]):
+        if isinstance(record, Flaw):
+            found.flaws.setdefault(record.what, Places()).add(record.place)
+            continue
+        found.num_rows += 1
+        if not record.values.keys() <= found.columns:
+            found.columns |= record.values.keys()
+        for want in wanted:
+            found.roles[want.role].note(want, record.values.get(want.column), record.place)
+    return found
+
+
+def faults_of(found: Survey, wanted: list[Wanted], without_empty: bool = False) -> Iterator[Fault]:
+    """Everything that is wrong with one file; rows that lack something are not, where those are
+    left out."""
+    yield from flaws_of(found)
+    if not found.num_rows:
+        if not found.flaws:
+            yield Fault(found.name, "is empty - give it rows, or remove it")
+        return
+    for want in wanted:
+        if want.column in found.columns:
+            yield from cell_faults(found, want, without_empty)
+        elif want.needed:
+            yield Fault(found.name, _no_column(want, found.columns))
+
+
+def flaws_of(found: Survey) -> Iterator[Fault]:
+    """The places of a file that cannot be read."""
+    for what, places in found.flaws.items():
+        yield Fault(f"{found.name}, {places}", what)
+
+
+def unreadable_cells(found: Survey, want: Wanted) -> Iterator[Fault]:
+    """The cells of a role that cannot be read as what it wants."""
+    for (what, fix), places in found.roles[want.role].unreadable.items():
+        where = f"{found.name}, column {want.column!r}"
+        yield Fault(where, f"{what} in {rows_at(places)} - {fix}")
+
+
+def cell_faults(found: Survey, want: Wanted, without_empty: bool = False) -> Iterator[Fault]:
+    """Everything that is wrong with one role's cells in one file."""
+    yield from unreadable_cells(found, want)
+    seen = found.roles[want.role]
+    if seen.empty.count and want.must_say:
+        if without_empty and seen.empty.count < found.num_rows:
+            return
+        what = f"is empty in {rows_at(seen.empty)} - fill or remove them"
+        what += "" if without_empty else ", or leave them out with data.empty=drop"
+        yield Fault(f"{found.name}, column {want.column!r}", what)
+
+
+def left_out_of(found: Survey, wanted: list[Wanted]) -> Iterator[str]:
+    """What to say of the rows of one file that lack something and are left out."""
+    for want in wanted:
+        places = found.roles[want.role].empty
+        if want.must_say and places.count:
+            said = f"{rows_at(places)} with an empty {want.column!r}"
+            yield f"{found.name}: left out {said}, as data.empty=drop says"
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing: null, not a number, blank text or no items."""
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, (list, Mapping)):
+        return not value
+    return is_missing(value)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether there is no cell: null, or not a number."""
+    return value is None or value != value
+
+
+def _no_column(want: Wanted, columns: set[str]) -> str:
+    there = ", ".join(sorted(columns))
+    hint = nearest(want.column, columns)
+    todo = hint if hint.startswith("did") else f"set {want.setting}=<column>"
+    if len(columns) == 1 and any(mark in there for mark in ";\t|"):
+        todo = "its columns seem to be split by another character: save it as csv or tsv"
+    return f"has no column {want.column!r} ({want.setting}), it has {there} - {todo}"

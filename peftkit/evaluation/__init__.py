@@ -1,0 +1,1 @@
+"""Evaluate a model: predictions, generated texts, scores, and the baselines beside them."""

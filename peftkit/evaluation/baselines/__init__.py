@@ -1,0 +1,1 @@
+"""Baselines of the untrained base model: zero-shot, few-shot and nearest centroid."""

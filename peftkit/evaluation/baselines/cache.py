@@ -1,0 +1,151 @@
+"""Untrained: what the base says of the test rows before it is trained, asked once and kept."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoConfig
+
+from peftkit.config.recipe import Recipe
+from peftkit.evaluation.baselines.base_models import base_for, placed
+from peftkit.evaluation.baselines.few_shot import by_shots
+from peftkit.evaluation.baselines.nearest_centroid import by_embeddings
+from peftkit.evaluation.baselines.zero_shot import Likelihoods, by_likelihood, is_causal, shots_for
+from peftkit.evaluation.generation import generated_rows
+from peftkit.evaluation.prediction import predict
+from peftkit.hub.source import Source, cache_folder
+from peftkit.loading.loading import assemble
+from peftkit.models.architectures import first_position
+from peftkit.progress import forget_peak
+from peftkit.runtime.distributed import World, on_main, say, surroundings
+from peftkit.storage.atomic_files import write_json
+from peftkit.tasks.base import Given, Predictions
+from peftkit.tasks.embedding_baseline import Embedded
+from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.zero_shot import Prompting, Prompts
+
+UNTUNED = "untuned"
+"""What the base's answers are called that is given no examples."""
+ZERO_SHOT = "zero-shot"
+"""What the classes are called that it says without answered rows before the question."""
+VERSION = 3
+"""Part of the cache's key: count it up when the base is asked otherwise."""
+Said = Iterator[tuple[str, dict[str, Any]]]
+"""What the base said, by how it was asked: `outputs`, `loss`, `texts` and `notes`."""
+
+
+def untrained_predictions(
+    recipe: Recipe, model: Source, tokenizer: Any, given: Given, content: str, world: World
+) -> dict[str, Predictions]:
+    """The bare base's word on the test rows by how it was asked, the same on every rank; nothing
+    where the task does not compare with it or there are no rows.
+
+    It is loaded and gone before the model that is trained: two are never in memory. Its answers are
+    kept in peftkit's cache for all runs on the same rows (`content`), whatever their strategy.
+    """
+    if not recipe.task.compares_untuned or not len(given.examples):
+        return {}
+    parts = {
+        "version": VERSION,
+        "content": content,
+        "quantize": recipe.quantize.model_dump(mode="json"),
+        "world": surroundings(world),
+    }
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    path = cache_folder() / "untrained" / f"{key}.json"
+    known = on_main(world, lambda: remembered(path, world))
+    if known is None:
+        say(world, "asking the untuned base about the test rows, to compare with")
+        known = dict(asked(recipe, model, tokenizer, given, world))
+        forget_peak()  # a run's is that of what it trains
+        on_main(world, lambda: kept(path, known))
+    return {name: predictions_of(said, given) for name, said in known.items()}
+
+
+def remembered(path: Path, world: World) -> Any:
+    """What the base said before, or None."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        say(world, f"note: {path} is damaged and is written anew")
+        return None
+
+
+def kept(path: Path, known: Mapping[str, Any]) -> None:
+    """Write what the base said."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, known)
+
+
+def predictions_of(said: Mapping[str, Any], given: Given) -> Predictions:
+    """What was kept of one way to ask, as predictions."""
+    outputs = [np.asarray(output, dtype=np.float32) for output in said["outputs"]]
+    labels = list(given.examples["labels"])
+    rest = {name: said[name] for name in ("texts", "notes", "samples")}
+    return Predictions(labels, outputs, said["loss"], **rest)
+
+
+def asked(recipe: Recipe, model: Source, tokenizer: Any, given: Given, world: World) -> Said:
+    """What the bare base says, in all ways that suit the task and the model."""
+    task: Any = recipe.task
+    if isinstance(task, Embedded):
+        config = AutoConfig.from_pretrained(model.location)
+        if not config.is_encoder_decoder:  # whose states are of two kinds
+            found = by_embeddings(recipe, task, model, tokenizer, given, world)
+            if found is not None:
+                yield task.untuned_by, plain(Predictions([], found, None))
+        how = task.asked_in_words()
+        if how is not None and is_causal(config) and tokenizer.is_fast:
+            yield from prompted(recipe, how, model, tokenizer, given, world)
+    else:
+        yield from answered(recipe, model, tokenizer, given, world)
+
+
+def plain(said: Predictions) -> dict[str, Any]:
+    """What was said, as JSON holds it."""
+    outputs = [np.asarray(output).tolist() for output in said.outputs]
+    rest = {name: list(getattr(said, name)) for name in ("texts", "notes", "samples")}
+    return {"outputs": outputs, "loss": said.loss, **rest}
+
+
+def answered(recipe: Recipe, model: Source, tokenizer: Any, given: Given, world: World) -> Said:
+    """What the base says of the rows as they are: outputs and loss, and texts where they are
+    compared too; and behind answered rows, where those are asked for."""
+    task = recipe.task
+    base = assemble(recipe, model, tokenizer, given.names, world.precision, bare=True)
+    found = predict(placed(base, recipe), task, given.examples, world)
+    if isinstance(task, LanguageModelling) and task.generate and task.generate.untuned:
+        found = replace(found, **generated_rows(recipe, base, given.rows, world)._asdict())
+    yield UNTUNED, plain(found)
+    if (behind := by_shots(recipe, base, given, world)) is not None:
+        yield behind[0], plain(behind[1])
+
+
+def prompted(
+    recipe: Recipe, how: Prompting, model: Source, tokenizer: Any, given: Given, world: World
+) -> Said:
+    """The classes that a causal language model says in words, shown no answered rows and some."""
+    is_pair = "text_pair" in given.rows.column_names
+    ways: dict[str, Prompts] = {}
+    for shots in ([], shots_for(how, given)):
+        limits = recipe.data.max_length, positions_of(model)
+        prompts = Prompts(how, given.names, tokenizer, shots, is_pair, *limits)
+        ways[f"{len(prompts.shots)}-shot" if prompts.shots else ZERO_SHOT] = prompts
+    likelihoods = Likelihoods(kind="likelihoods", answers_ids=ways[ZERO_SHOT].answers())
+    base = base_for(likelihoods, recipe, model, tokenizer, (), world)
+    for name, prompts in ways.items():
+        found = by_likelihood(base, likelihoods, prompts, how.calibrate, given, world)
+        yield name, plain(Predictions([], found, None))
+
+
+def positions_of(model: Source) -> int | None:
+    """How many tokens the model reads at most; None where it does not say."""
+    config = AutoConfig.from_pretrained(model.location)
+    found = getattr(config, "max_position_embeddings", None)
+    return None if found is None else int(found) - first_position(config)

@@ -1,0 +1,198 @@
+"""Shots: a base without training reads a few answered rows of train before each question."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from pydantic import SerializeAsAny
+
+from peftkit.config.recipe import Recipe
+from peftkit.evaluation.generation import generated_rows, room_for_prompts
+from peftkit.evaluation.prediction import predict
+from peftkit.loading.loading import Assembled
+from peftkit.runtime.distributed import World
+from peftkit.tasks.base import IGNORED, Given, Predictions, Task
+from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.language_modeling.counts import columns_in
+from peftkit.tasks.language_modeling.generation_settings import Generation
+from peftkit.text.chat_templates import Rendered, Template
+from peftkit.text.chat_tokens import tokens_of
+from peftkit.text.conversations import Conversation
+from peftkit.text.messages import is_answer, is_learned
+from peftkit.text.special_tokens import encode_rendered
+
+Columns = dict[str, list[Any]]
+
+
+class Shown(LanguageModelling, Task):
+    """A task whose questions stand behind answered ones: `shots`, each a conversation."""
+
+    asks: SerializeAsAny[LanguageModelling]
+    """The task whose questions they are."""
+    shots: list[Conversation]
+    length: int
+    """Tokens that a question may have for itself, as in training."""
+
+    def prompts(
+        self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int
+    ) -> list[list[int]]:
+        """Each question behind as many of the shots as fit, the last ones."""
+        template, found = Template(tokenizer, self._template), []
+        for talk in self.asks.conversations(rows, tokenizer, self.length):
+            asked = talk.upto(-1) if is_answer(talk.messages[-1]) else talk
+            kept = self.fitting(asked, template, tokenizer, max_length)
+            text = template.render(behind(kept, asked), asks=True)
+            found.append(ids_of(text, tokenizer)[-max_length:])
+        return found
+
+    def stop_ids(self, tokenizer: Any) -> list[int]:
+        """The tokens that end an answer."""
+        return self.asks.stop_ids(tokenizer)
+
+    def fitting(
+        self, talk: Conversation, template: Template, tokenizer: Any, room: int
+    ) -> list[Conversation]:
+        """The shots without the first ones, such that they and a conversation have room."""
+        asks = not is_answer(talk.messages[-1])
+        for first in range(len(self.shots)):
+            text = template.render(behind(self.shots[first:], talk), asks=asks)
+            if len(ids_of(text, tokenizer)) <= room:
+                return self.shots[first:]
+        return []
+
+    def examples(self, given: Given, tokenizer: Any, room: int) -> tuple[Columns, list[int]]:
+        """The rows behind shots as examples, whose labels are the tokens that are labelled without
+        shots; and how many shots each row has."""
+        template, texts, of, counts = Template(tokenizer, self._template), [], [], []
+        rows = {name: given.rows[name][:] for name in given.rows.column_names}
+        for row, talk in enumerate(self.asks.conversations(rows, tokenizer, self.length)):
+            kept = self.fitting(talk, template, tokenizer, room)
+            counts.append(len(kept))
+            earlier = sum(is_learned(message) for shot in kept for message in shot.messages)
+            for text in without_first(template.rendered(behind(kept, talk)), earlier):
+                texts.append(text)
+                of.append(row)
+        left, found = labelled(given), tokens_of(texts, template, room)
+        labels = [first_of(each.labels, left, row) for each, row in zip(found, of, strict=True)]
+        ids = [each.input_ids for each in found]
+        sizes = [len(each) for each in ids]
+        return {"input_ids": ids, "labels": labels, "length": sizes, "of": of}, counts
+
+    @property
+    def _template(self) -> str | None:
+        """The chat template that the task is given."""
+        return getattr(self.asks, "template", None)
+
+
+def by_shots(
+    recipe: Recipe, base: Assembled, given: Given, world: World
+) -> tuple[str, Predictions] | None:
+    """What the base says behind answered rows, and by what name; none where none are asked for."""
+    task = recipe.task
+    if not isinstance(task, LanguageModelling) or not task.generate or not task.generate.shots:
+        return None
+    shown = shown_task(task, task.generate, given, base.tokenizer, recipe.data.max_length)
+    count = len(shown.shots)
+    data = recipe.data.model_copy(update={"max_length": (count + 1) * shown.length})
+    asking = recipe.model_copy(update={"task": shown, "data": data})
+    # as many tokens as the model reads, an answer's included
+    room = room_for_prompts(asking, base, task.generate) + task.generate.max_new_tokens
+    examples, counts = shown.examples(given, base.tokenizer, room)
+    said = predict(base, shown, Dataset.from_dict(examples), world).outputs
+    made = generated_rows(asking, base, given.rows, world)
+    outputs, loss = for_rows(said, examples["of"], given)
+    name = f"{count}-shot"
+    notes = notes_on(name, counts, count)
+    return name, Predictions([], outputs, loss, **made._asdict(), notes=notes)
+
+
+def shown_task(
+    task: LanguageModelling, how: Generation, given: Given, tokenizer: Any, length: int
+) -> Shown:
+    """The task behind rows of train that are drawn by seed."""
+    count = min(how.shots or 0, len(given.train))
+    rows = given.train.select(random.Random(how.seed).sample(range(len(given.train)), count))
+    columns = {name: rows[name][:] for name in rows.column_names}
+    shots = task.conversations(columns, tokenizer, length)
+    return Shown(kind="shown", generate=how, asks=task, shots=shots, length=length)
+
+
+def notes_on(name: str, counts: Sequence[int], wanted: int) -> tuple[str, ...]:
+    """How many of the rows have fewer shots than asked for."""
+    fewer = [count for count in counts if count < wanted]
+    if not fewer:
+        return ()
+    mean = sum(fewer) / len(fewer)
+    said = f"{len(fewer)} of {len(counts)} rows leave room for fewer ({mean:.1f} on average)"
+    return (f"{name}: {said}; the first ones are dropped",)
+
+
+def behind(shots: Sequence[Conversation], talk: Conversation) -> Conversation:
+    """A conversation behind others, as one with the tools of all; it begins with its own system
+    prompt, if any."""
+    messages = talk.messages
+    system = [message for message in messages[:1] if message["role"] == "system"]
+    before = [m for shot in shots for m in shot.messages if m["role"] != "system"]
+    tools = list(talk.tools or [])
+    for shot in shots:
+        tools += [tool for tool in shot.tools or [] if tool not in tools]
+    return Conversation([*system, *before, *messages[len(system) :]], tools or None)
+
+
+def without_first(texts: Iterator[Rendered], count: int) -> Iterator[Rendered]:
+    """The texts of a conversation of which the first `count` answers are not to be said."""
+    for text in texts:
+        spans = text.spans[count:]
+        count = max(0, count - len(text.spans))
+        if spans:
+            yield Rendered(text.text, spans)
+
+
+def ids_of(text: str, tokenizer: Any) -> list[int]:
+    """A text's tokens."""
+    found = encode_rendered(tokenizer, [text], add_special_tokens=False, verbose=False)
+    return list(found["input_ids"][0])
+
+
+def rows_of(examples: Any) -> Sequence[int]:
+    """The row that each of the examples is of."""
+    known = "of" in columns_in(examples)
+    return list(examples["of"]) if known else range(len(examples["labels"]))
+
+
+def labelled(given: Given) -> dict[int, int]:
+    """How many tokens are to be said of each row."""
+    found: dict[int, int] = {}
+    for row, labels in zip(rows_of(given.examples), given.examples["labels"], strict=True):
+        known = sum(label != IGNORED for label in labels[1:])  # nothing comes before the first
+        found[row] = found.get(row, 0) + known
+    return found
+
+
+def first_of(labels: Sequence[int], left: dict[int, int], row: int) -> list[int]:
+    """The labels that are `left` to a row, counted down: of an answer that the length limit cuts
+    where there are no shots, bytes are counted to there."""
+    found = []
+    for label in labels:
+        known = label != IGNORED and left.get(row, 0) > 0
+        left[row] = left.get(row, 0) - known
+        found.append(label if known else IGNORED)
+    return found
+
+
+def for_rows(
+    said: Sequence[np.ndarray], of: Sequence[int], given: Given
+) -> tuple[list[np.ndarray], float | None]:
+    """What was said of each row in the place of its first example among those without shots, and
+    the mean over all tokens."""
+    sums: dict[int, np.ndarray] = {}
+    for (mean, count), row in zip(said, of, strict=True):
+        sums[row] = sums.get(row, np.zeros(2)) + np.asarray([float(mean) * count, count])
+    nats, tokens = sum(sums.values(), np.zeros(2))
+    outputs = []
+    for row in rows_of(given.examples):
+        own, count = sums.pop(row, np.zeros(2))
+        outputs.append(np.asarray([own / count if count else 0.0, count]))
+    return outputs, float(nats / tokens) if tokens else None

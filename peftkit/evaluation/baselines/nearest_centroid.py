@@ -1,0 +1,90 @@
+"""Centroids: what a base's embeddings say of rows by their nearness to rows of train."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from peftkit.config.recipe import Recipe
+from peftkit.evaluation.baselines.base_models import base_for
+from peftkit.evaluation.prediction import predict
+from peftkit.hub.source import Source
+from peftkit.runtime.distributed import World
+from peftkit.tasks.base import IGNORED, Given, Reading, Task
+from peftkit.tasks.embedding_baseline import Embedded
+
+
+class Embeddings(Task):
+    """What a base makes of texts: of each token that has a label its last hidden state."""
+
+    reading: ClassVar[Reading] = "tokens"
+    trains_head: ClassVar[bool] = False
+    peft_type: ClassVar[str] = "FEATURE_EXTRACTION"
+    pipeline_tag: ClassVar[str] = "feature-extraction"
+
+    def configuration(self, names: Sequence[str]) -> dict[str, Any]:
+        """Nothing: there is no head."""
+        return {}
+
+    def auto_class(self, config: Any = None) -> Any:
+        """The models without a head."""
+        from transformers import AutoModel
+
+        return AutoModel
+
+    def logits(self, output: Any) -> Tensor:
+        """The last hidden state of every token: (tokens, hidden)."""
+        states: Tensor = output.last_hidden_state
+        return states
+
+    def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        """None: nothing is right or wrong here."""
+        return torch.zeros(())
+
+    def known(self, labels: Tensor) -> int:
+        """Nothing."""
+        return 0
+
+    def outputs(self, logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> list[np.ndarray]:
+        """Each part's mean over its tokens, of length 1: (parts, hidden) each."""
+        pairs = zip(logits.float().split(list(sizes)), labels.split(list(sizes)), strict=True)
+        return [means(states, parts) for states, parts in pairs]
+
+
+def means(states: Tensor, parts: Tensor) -> np.ndarray:
+    """The mean state of each part's tokens, of length 1: (tokens, hidden) to (parts, hidden)."""
+    known = parts != IGNORED
+    places, counts = parts[known], torch.bincount(parts[known])
+    sums = states.new_zeros(len(counts), states.shape[1]).index_add_(0, places, states[known])
+    found: np.ndarray = normalize(sums / counts[:, None], dim=1).cpu().numpy()
+    return found
+
+
+def by_embeddings(
+    recipe: Recipe, task: Embedded, model: Source, tokenizer: Any, given: Given, world: World
+) -> list[np.ndarray] | None:
+    """What the base's embeddings say of the rows, as the task's outputs; None where nothing."""
+
+    def embedded(rows: Any) -> dict[str, list[Any]] | None:
+        columns = {name: rows[name][:] for name in rows.column_names}
+        return task.embedded(columns, tokenizer, given.names, recipe.data.max_length)
+
+    known, unknown = embedded(given.train.select(task.shown(given.train))), embedded(given.rows)
+    if known is None or unknown is None:
+        return None
+    asking = Embeddings(kind="embeddings")
+    base = base_for(asking, recipe, model, tokenizer, given.names, world)
+    shown, asked = (
+        predict(base, asking, examples_of(found), world).outputs for found in (known, unknown)
+    )
+    return task.by_nearness(shown, known["right"], asked, given.names)
+
+
+def examples_of(columns: Mapping[str, Sequence[Any]]) -> Dataset:
+    """The tokens and their parts as examples."""
+    kept = {name: column for name, column in columns.items() if name != "right"}
+    return Dataset.from_dict({**kept, "length": [len(ids) for ids in columns["input_ids"]]})

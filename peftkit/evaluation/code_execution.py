@@ -1,0 +1,172 @@
+"""Verdicts: whether generated texts pass the user's own command, run on each with limits."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO, Any, NamedTuple
+
+from peftkit.errors import Fault, RecipeError
+from peftkit.runtime.distributed import World, gathered
+from peftkit.tasks.base import Predictions, Task
+from peftkit.tasks.language_modeling.base import LanguageModelling
+
+MEMORY_BYTES = 4 << 30
+"""Of address space that the command and each process it starts may have."""
+FILE_BYTES = 256 << 20
+"""That a file it writes may have."""
+PASSED, FAILED = 0, 1
+"""The exit codes that are verdicts."""
+# not `preexec_fn`, which is not safe beside torch's threads; 126 is no verdict
+LIMITED = """
+import os, resource, sys
+try:
+    for name, most in zip(("RLIMIT_CPU", "RLIMIT_AS", "RLIMIT_FSIZE"), map(int, sys.argv[1:4])):
+        what = getattr(resource, name)
+        hard = resource.getrlimit(what)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (most, most))
+    os.execv(sys.argv[4], sys.argv[4:])
+except (OSError, ValueError) as error:
+    print(error, file=sys.stderr)
+    sys.exit(126)
+"""
+
+
+class Verdict(NamedTuple):
+    """What the command said of one text."""
+
+    passed: bool
+    trouble: str = ""
+    """Why it is no verdict of the command's own, where it is none."""
+
+
+def check_judge(task: Task) -> None:
+    """Raise `RecipeError` where the judge's command is not there."""
+    how = task.generate if isinstance(task, LanguageModelling) else None
+    if how is not None and how.judge is not None and shutil.which(how.judge[0]) is None:
+        what = f"no command is called {how.judge[0]!r} here - install it, or give its path"
+        raise RecipeError("nothing would judge:", [Fault("task.generate.judge", what)])
+
+
+def with_verdicts(
+    task: Task, said: Predictions, rows: Any, world: World, whose: str
+) -> Predictions:
+    """The predictions with how many of each row's samples pass, on every rank; as they are where
+    nothing judges or nothing was generated. `whose` texts they are is for the note."""
+    how = task.generate if isinstance(task, LanguageModelling) else None
+    if how is None or how.judge is None or not any(said.samples):
+        return said
+    mine = [i for i, texts in enumerate(said.samples) if texts][world.rank :: world.size]
+    asked = questions(task, rows, mine)
+    jobs = [
+        (place, json.dumps({**question, "text": text}))
+        for place, question in zip(mine, asked, strict=True)
+        for text in said.samples[place] or ()
+    ]
+    command, seconds = found_from_here(how.judge), how.judge_timeout
+    with ThreadPoolExecutor(max(1, world.threads)) as pool:
+        found = list(pool.map(lambda job: verdict(command, job[1], seconds), jobs))
+    known = gathered(world, [(job[0], each) for job, each in zip(jobs, found, strict=True)])
+    passed = Counter(place for place, each in known if each.passed)
+    counts = [passed[i] if texts else None for i, texts in enumerate(said.samples)]
+    notes = (*said.notes, *notes_on([each for _, each in known], whose))
+    return replace(said, passed=counts, notes=notes)
+
+
+def questions(task: Task, rows: Any, places: Sequence[int]) -> list[dict[str, Any]]:
+    """What the command is told of each of the rows beside the text: the row's name, what the model
+    was given, and what should be said."""
+    assert isinstance(task, LanguageModelling)
+    columns = {name: [rows[i][name] for i in places] for name in rows.column_names}
+    given = task.openings(columns)
+    there = [name for name in task.inputs if name in given]
+    return [
+        {
+            "row": columns["row"][i] if "row" in columns else None,
+            "inputs": {name: given[name][i] for name in there if given[name][i] is not None},
+            "reference": reference,
+        }
+        for i, reference in enumerate(task.references(columns))
+    ]
+
+
+def found_from_here(command: Sequence[str]) -> list[str]:
+    """The command as it can be run from another folder: its files by their whole paths."""
+    program = shutil.which(command[0]) or command[0]
+    # not resolved: a link to python is a virtual environment's
+    rest = [str(Path(part).absolute()) if Path(part).is_file() else part for part in command[1:]]
+    return [str(Path(program).absolute()), *rest]
+
+
+def verdict(command: Sequence[str], question: str, seconds: float) -> Verdict:
+    """Whether the command passes what it is asked on standard input, in a folder of its own.
+
+    It has `seconds`, on the clock and of each processor, and neither this process's environment nor
+    its terminal. Whatever it started in its own session is gone afterwards.
+    """
+    limits = [str(number) for number in (ceil(seconds) + 1, MEMORY_BYTES, FILE_BYTES)]
+    with (
+        TemporaryDirectory(prefix="peftkit-judge-", ignore_cleanup_errors=True) as folder,
+        TemporaryFile() as asked,
+        TemporaryFile() as complaints,
+    ):
+        asked.write(question.encode())
+        asked.seek(0)
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", LIMITED, *limits, *command],
+            stdin=asked,
+            stdout=subprocess.DEVNULL,
+            stderr=complaints,
+            cwd=folder,
+            env=environment(folder),
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return Verdict(False, f"ran longer than {seconds:g} s")
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return verdict_of(code, complaints)
+
+
+def environment(folder: str) -> Mapping[str, str]:
+    """What the command knows of its surroundings: no tokens and keys of this process's."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
+    return {**kept, "HOME": folder, "TMPDIR": folder}
+
+
+def verdict_of(code: int, complaints: IO[bytes]) -> Verdict:
+    """What an exit code says."""
+    if code in (PASSED, FAILED):
+        return Verdict(code == PASSED)
+    complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - 200))
+    lines = complaints.read().decode(errors="replace").strip().splitlines()
+    how = f"ended with {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
+    # in quotes: a generated text may have written what a terminal would obey
+    return Verdict(False, f"{how}, saying {lines[-1]!r}" if lines else how)
+
+
+def notes_on(found: Sequence[Verdict], whose: str) -> Iterator[str]:
+    """How many texts the command had no verdict on, and why most of them."""
+    troubles = Counter(each.trouble for each in found if each.trouble)
+    if not troubles:
+        return
+    ((why, count),) = troubles.most_common(1)
+    yield (
+        f"the judge had no verdict on {troubles.total()} of {len(found)} texts of the {whose}, "
+        f"which count as failed: in {count} it {why}"
+    )

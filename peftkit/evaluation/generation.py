@@ -1,0 +1,289 @@
+"""Generation: texts from prompts, batched by length, with stops and seeds; no logits are kept."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from peftkit.config.recipe import Recipe
+from peftkit.errors import Fault, RecipeError
+from peftkit.evaluation.streaming import Show, Words, cut_at
+from peftkit.loading.loading import Assembled, quiet_transformers
+from peftkit.models.architectures import unwrapped
+from peftkit.models.packed_attention import PACKED, PACKED_SDPA
+from peftkit.preprocessing.batching import longest_first
+from peftkit.runtime.distributed import World, gathered, say
+from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.language_modeling.generation_settings import Generation
+
+MAX_TOKENS = 8192
+"""Padded tokens of prompts and answers together that are in the cache at once."""
+KEPT = (
+    "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids",
+    "suppress_tokens", "begin_suppress_tokens", "bos_token_id",
+)  # fmt: skip
+"""What a model says of its own generation that is no choice: all else is the recipe's."""
+
+
+def generate(
+    assembled: Assembled,
+    prompts: Sequence[Sequence[int]],
+    how: Generation,
+    stop_ids: Sequence[int],
+    first_id: int | None = None,
+    show: Show | None = None,
+) -> list[str]:
+    """The text that the model puts behind each prompt (or for each source, if it has an encoder),
+    without special tokens, with the white space around it, which code may need; `show` is told the
+    words of a single prompt's as they come."""
+    found = generate_tokens(assembled, prompts, how, stop_ids, first_id, show)
+    ends = all_ends(assembled, stop_ids)
+    return [text_of(ids, assembled.tokenizer, ends, how.stop) for ids in found]
+
+
+def text_of(ids: Sequence[int], tokenizer: Any, ends: Sequence[int], stops: Sequence[str]) -> str:
+    """An answer's tokens as text, up to the first of the texts that end one."""
+    # an end that is no special token of the tokenizer would be decoded as text
+    said = [token for token in ids if token not in ends]
+    return cut_at(tokenizer.decode(said, skip_special_tokens=True), stops)
+
+
+def all_ends(assembled: Assembled, stop_ids: Sequence[int]) -> list[int]:
+    """The tokens that end an answer, those that the model itself names included."""
+    return sorted({*stop_ids, *own_ends(unwrapped(assembled.module))})
+
+
+def generate_tokens(
+    assembled: Assembled,
+    prompts: Sequence[Sequence[int]],
+    how: Generation,
+    stop_ids: Sequence[int],
+    first_id: int | None = None,
+    show: Show | None = None,
+) -> list[list[int]]:
+    """The tokens of each answer, the one that ends it included, where one does."""
+    ends = all_ends(assembled, stop_ids)
+    found: dict[int, list[int]] = {}
+    for indices in batches_of(assembled, prompts, how):
+        batch = [prompts[i] for i in indices]
+        said = generated_batch(assembled, batch, how, ends, first_id, show)
+        found |= zip(indices, (upto_end(ids, ends) for ids in said), strict=True)
+    return [found[index] for index in range(len(prompts))]
+
+
+def batches_of(
+    assembled: Assembled, prompts: Sequence[Sequence[int]], how: Generation
+) -> Iterator[list[int]]:
+    """Prompts that are continued together, longest first; only those of one length behind virtual
+    tokens: PEFT 0.21 drops the positions that padding before a prompt would need."""
+    lengths = [len(prompt) + how.max_new_tokens for prompt in prompts]
+    known = getattr(assembled.module, "active_peft_config", None)
+    # hypotheses of a beam search each take a row of the batch
+    for indices in longest_first(lengths, MAX_TOKENS // how.beams):
+        if known is not None and known.is_prompt_learning:
+            yield from (list(same) for _, same in groupby(indices, lambda i: lengths[i]))
+        else:
+            yield indices
+
+
+def upto_end(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """The tokens up to the first that ends an answer, without what fills the row behind it."""
+    last = next((place for place, token in enumerate(ids) if token in ends), len(ids) - 1)
+    return list(ids[: last + 1])
+
+
+@torch.no_grad()
+def generated_batch(
+    assembled: Assembled,
+    prompts: Sequence[Sequence[int]],
+    how: Generation,
+    ends: Sequence[int],
+    first_id: int | None = None,
+    show: Show | None = None,
+) -> list[list[int]]:
+    """The new tokens of one batch, its rows padded on the left, where a decoder does not begin."""
+    module: Any = assembled.module
+    base, tokenizer, pad = unwrapped(module), assembled.tokenizer, assembled.batcher.pad_id
+    apart, device = base.config.is_encoder_decoder, next(module.parameters()).device
+    width = max(map(len, prompts))
+    ids = torch.tensor([padded(prompt, width, pad, left=not apart) for prompt in prompts])
+    ones = [padded([1] * len(prompt), width, 0, left=not apart) for prompt in prompts]
+    config = generation_config(base.generation_config, how, ends, pad, first_id)
+    # hypotheses of a beam search are not known word by word
+    added = tokenizer.added_tokens_decoder
+    written = [*how.stop, *(added[i].content for i in ends if i in added)]
+    words = Words(tokenizer, show, written) if show and how.beams == 1 else None
+    stops = StoppingCriteriaList([Stops(how.stop, tokenizer, 0 if apart else width)])
+    with ready(module, base), seeded(how), quiet_transformers():
+        found = module.generate(
+            input_ids=ids.to(device),
+            attention_mask=torch.tensor(ones).to(device),
+            generation_config=config,
+            streamer=words,
+            stopping_criteria=stops if how.stop else None,
+        )
+    said: list[list[int]] = found[:, 1 if apart else width :].tolist()  # a decoder's start is none
+    return said
+
+
+class Stops(StoppingCriteria):
+    """Ends a row once its answer holds one of the texts: transformers 5.23 has the like, but not
+    for tokenizers that split words as BERT's."""
+
+    def __init__(self, stops: Sequence[str], tokenizer: Any, start: int) -> None:
+        self.stops, self.tokenizer, self.start = stops, tokenizer, start
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
+        """Whether each row is done."""
+        texts = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=True)
+        done = [any(stop in text for stop in self.stops) for text in texts]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def padded(values: Sequence[int], width: int, filler: int, left: bool) -> list[int]:
+    """The values with fillers on one side."""
+    more = [filler] * (width - len(values))
+    return [*more, *values] if left else [*values, *more]
+
+
+def generation_config(
+    own: Any, how: Generation, ends: Sequence[int], pad: int | None, first_id: int | None = None
+) -> GenerationConfig:
+    """The recipe's way to generate, and what the model by its `own` configuration cannot do
+    without; `first_id` is what a decoder must begin with."""
+    kept = {name: getattr(own, name, None) for name in KEPT}
+    if first_id is not None:
+        kept["forced_bos_token_id"] = first_id
+    drawing = {"temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
+    return GenerationConfig(
+        **{name: value for name, value in kept.items() if value is not None},
+        **(drawing if how.temperature else {}),
+        do_sample=how.temperature > 0,
+        num_beams=how.beams,
+        max_new_tokens=how.max_new_tokens,
+        min_new_tokens=how.min_new_tokens or None,
+        eos_token_id=list(ends) or None,
+        pad_token_id=pad,
+        use_cache=True,
+    )
+
+
+def own_ends(base: PreTrainedModel) -> list[int]:
+    """The tokens that end a text, by the model's own configuration."""
+    return ends_named_by(base.generation_config, base.config)
+
+
+def ends_named_by(*configurations: Any) -> list[int]:
+    """The tokens that end a text, by the first of these configurations that names any."""
+    named = (getattr(each, "eos_token_id", None) for each in configurations)
+    said: Any = next((each for each in named if each is not None), [])
+    return [said] if isinstance(said, int) else list(said)
+
+
+@contextmanager
+def ready(module: Any, base: PreTrainedModel) -> Iterator[None]:
+    """The model as it must be to generate, and as it was afterwards.
+
+    Packed attention knows no cache, and what the model's own configuration says of sampling would
+    fill in what the recipe leaves out.
+    """
+    attention = base.config._attn_implementation
+    packed = attention in (PACKED, PACKED_SDPA)
+    was_training, own = module.training, base.generation_config
+    module.eval()
+    base.generation_config = GenerationConfig()
+    if packed:
+        base.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if packed:
+            base.set_attn_implementation(attention)
+        base.generation_config = own
+        module.train(was_training)
+
+
+@contextmanager
+def seeded(how: Generation) -> Iterator[None]:
+    """Draws of tokens are the recipe's seed's; torch's own state is left as it was."""
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        torch.manual_seed(how.seed)
+        yield
+
+
+def drawn(count: int, how: Generation) -> list[int]:
+    """The rows that are generated, in order: a larger draw contains a smaller one."""
+    generator = torch.Generator().manual_seed(how.seed)
+    return sorted(torch.randperm(count, generator=generator)[: how.rows].tolist())
+
+
+class Generated(NamedTuple):
+    """What was generated for the rows of a split, as `Predictions` has it."""
+
+    texts: list[str | None]
+    samples: list[list[str] | None]
+
+
+def generated_rows(recipe: Recipe, assembled: Assembled, rows: Any, world: World) -> Generated:
+    """A text for each of the rows that are drawn, on every rank, and all samples where a command
+    judges them; None for the other rows, and nothing where the task asks for no texts."""
+    task = recipe.task
+    if not isinstance(task, LanguageModelling) or task.generate is None or not len(rows):
+        return Generated([], [])
+    if world.sharding in ("fsdp", "deepspeed"):
+        say(world, f"nothing is generated under {world.sharding}: predict from the artefact")
+        return Generated([], [])
+    how = task.generate
+    chosen = drawn(len(rows), how)
+    mine = chosen[world.rank :: world.size]
+    columns = {name: [rows[i][name] for i in mine] for name in rows.column_names}
+    asked = task.openings(columns)
+    # a seed each: one prompt's samples may else be the same draws in several batches
+    ways = [how.model_copy(update={"seed": how.seed + n}) for n in range(how.samples)]
+    said = [answers_to(recipe, assembled, asked, task, way) for way in ways] if mine else []
+    known = dict(gathered(world, list(zip(mine, map(list, zip(*said, strict=True)), strict=True))))
+    samples = [known.get(index) for index in range(len(rows))]
+    texts = [None if each is None else each[0].strip() for each in samples]
+    return Generated(texts, samples if how.judge else [])
+
+
+def answers_to(
+    recipe: Recipe,
+    assembled: Assembled,
+    columns: Mapping[str, Sequence[Any]],
+    task: LanguageModelling,
+    how: Generation,
+    show: Show | None = None,
+) -> list[str]:
+    """The text generated for each of the rows, with the white space around it."""
+    longest = room_for_prompts(recipe, assembled, how)
+    tokenizer = assembled.tokenizer
+    prompts = task.prompts(columns, tokenizer, longest)
+    ends, first = task.stop_ids(tokenizer), task.first_id(tokenizer)
+    return generate(assembled, prompts, how, ends, first, show)
+
+
+def room_for_prompts(recipe: Recipe, assembled: Assembled, how: Generation) -> int:
+    """The tokens that a prompt may have, such that an answer fits behind it.
+
+    Raises `RecipeError` where none do.
+    """
+    config = unwrapped(assembled.module).config
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if config.is_encoder_decoder or not positions:
+        return recipe.data.max_length
+    room = positions - how.max_new_tokens - recipe.strategy.ahead - assembled.batcher.first_position
+    if room < 1:
+        what = f"leaves no room for a question: the model has {positions} positions"
+        fault = Fault("task.generate.max_new_tokens", f"{what} (got {how.max_new_tokens})")
+        raise RecipeError("the texts do not fit:", [fault])
+    return min(recipe.data.max_length, room)

@@ -1,0 +1,109 @@
+"""Evaluation: a model's word on examples, longest first, without gradients, on one rank or many."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from peftkit.config.recipe import Recipe
+from peftkit.loading.loading import Assembled
+from peftkit.preprocessing.batching import longest_first
+from peftkit.runtime.distributed import World, gathered
+from peftkit.tasks.base import Given, Predictions, Task
+
+MAX_TOKENS = 4096
+"""Padded tokens a forward pass in prediction."""
+PREPARING_BATCH = 16
+"""Examples a batch of those that a strategy initialises itself from."""
+
+
+def predict(
+    assembled: Assembled, task: Task, examples: Any, world: World, max_tokens: int = MAX_TOKENS
+) -> Predictions:
+    """What the model says of encoded `examples` (a data set), in their order, on every rank."""
+    batches = list(longest_first(list(examples["length"]), max_tokens))
+    mine = batches[world.rank :: world.size]
+    # sharded weights are gathered by all ranks together: those with a batch less do one again
+    rounds = -(-len(batches) // world.size) if world.sharding in ("fsdp", "deepspeed") else 0
+    filled = mine + batches[:1] * (rounds - len(mine))
+    found = gathered(world, list(forward(assembled, task, examples, filled))[: len(mine)])
+    return collected(found, list(examples["labels"]))
+
+
+class Answered(NamedTuple):
+    """What a model said of one batch."""
+
+    indices: Sequence[int]
+    outputs: list[np.ndarray]
+    """What the task keeps of each example."""
+    loss: float
+    """Summed over all that has a label."""
+    known: int
+    """How much that is."""
+
+
+def collected(found: Iterable[Answered], labels: Sequence[Any]) -> Predictions:
+    """What was said of all batches, in the order of the examples."""
+    batches = list(found)
+    said = {
+        index: output
+        for batch in batches
+        for index, output in zip(batch.indices, batch.outputs, strict=True)
+    }
+    known = sum(batch.known for batch in batches)
+    loss = sum(batch.loss for batch in batches) / known if known else None
+    return Predictions(labels, [said[index] for index in range(len(said))], loss)
+
+
+def forward(
+    assembled: Assembled, task: Task, examples: Any, batches: Iterable[Sequence[int]]
+) -> Iterator[Answered]:
+    """What the model says of each batch of `examples`."""
+    module, batcher = assembled.module, assembled.batcher
+    device = next(module.parameters()).device
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            for indices in batches:
+                chosen = [examples[index] for index in indices]
+                batch = batcher(chosen)
+                labels = batch.pop("labels").to(device)
+                logits = task.logits(module(**on_device(batch, device)))
+                yield Answered(
+                    indices,
+                    task.outputs(logits, labels, batcher.sizes(chosen)),
+                    float(task.loss(logits, labels, smoothing=0.0)),
+                    task.known(labels),
+                )
+    finally:
+        module.train(was_training)
+
+
+def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch's tensors on `device`."""
+    return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
+
+
+def first_batches(recipe: Recipe, assembled: Assembled, examples: Any) -> Iterator[dict[str, Any]]:
+    """The train split once, in a seeded order, as inputs without labels: on any rank the same."""
+    train, device = examples["train"], next(assembled.module.parameters()).device
+    generator = torch.Generator().manual_seed(recipe.training.seed)
+    order = torch.randperm(len(train), generator=generator).tolist()
+    for start in range(0, len(order), PREPARING_BATCH):
+        chosen = [train[index] for index in order[start : start + PREPARING_BATCH]]
+        batch = on_device(assembled.batcher(chosen), device)
+        batch.pop("labels")
+        yield batch
+
+
+def prediction_rows(task: Task, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
+    """Lines of `predictions.jsonl`: which row, by name and by hash, and what was said of it."""
+    there = [role for role in task.inputs if role in given.rows.column_names]
+    texts = [given.rows[role] for role in there]
+    lines = task.prediction_lines(predictions, given)
+    for index, (row, line) in enumerate(zip(given.rows["row"], lines, strict=True)):
+        said = "\x1f".join(str(column[index]) for column in texts)
+        yield {"row": row, "hash": hashlib.sha256(said.encode()).hexdigest()[:16], **line}

@@ -1,0 +1,104 @@
+"""Judging: the test rows predicted, texts generated, all scored beside the base's word on them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from peftkit.config.recipe import Recipe
+from peftkit.evaluation.baselines.cache import UNTUNED
+from peftkit.evaluation.code_execution import with_verdicts
+from peftkit.evaluation.generation import generated_rows
+from peftkit.evaluation.prediction import predict
+from peftkit.loading.loading import Assembled
+from peftkit.metrics.counts import resampled_sums
+from peftkit.metrics.registry import Score, gain, score_of
+from peftkit.runtime.distributed import World
+from peftkit.tasks.base import Given, Predictions, Scored, Task
+
+
+def judged(
+    recipe: Recipe,
+    assembled: Assembled,
+    given: Given,
+    untrained: Mapping[str, Predictions],
+    world: World,
+) -> tuple[Predictions, Scored] | tuple[None, None]:
+    """What the trained model says of the test rows, and what that is worth; none without rows."""
+    task = recipe.task
+    if not len(given.examples):
+        return None, None
+    said = predict(assembled, task, given.examples, world)
+    said = replace(said, **generated_rows(recipe, assembled, given.rows, world)._asdict())
+    said = with_verdicts(task, said, given.rows, world, "trained model")
+    known = {
+        name: with_verdicts(task, found, given.rows, world, f"{name} base")
+        for name, found in untrained.items()
+    }
+    return said, compared(task, task.score(said, given), said, known, given)
+
+
+def compared(
+    task: Task,
+    scored: Scored,
+    said: Predictions,
+    untrained: Mapping[str, Predictions],
+    given: Given,
+) -> Scored:
+    """The scores with those of what the base said without training beside them, and how far apart
+    the trained model and the untuned one are."""
+    # what was chosen for the trained model's outputs means nothing for the base's
+    learned = {name: value for name, value in given.tuned.items() if name not in task.tunes}
+    plain, details = replace(given, train=None, tuned=learned), dict(scored.details)
+    theirs = {name: task.score(found, plain).scores for name, found in untrained.items()}
+    if UNTUNED in untrained:
+        pair = (said, untrained[UNTUNED])
+        ours, base = (task.counts(task.answers(each, plain), plain) for each in pair)
+        details["better_than_untuned"] = gains(task, ours, base, given)
+    simplest = scored.baseline or next(iter(theirs.values()), {})
+    baselines = {**scored.baselines, **theirs}
+    told = [scored.notes, said.notes, *(each.notes for each in untrained.values())]
+    notes = tuple(note for each in told for note in each)
+    notes += unbeaten(task.headline, scored.scores, baselines)
+    return Scored(scored.scores, simplest, details, baselines, notes)
+
+
+def unbeaten(
+    headline: str, scores: Mapping[str, Score], baselines: Mapping[str, Mapping[str, Score]]
+) -> tuple[str, ...]:
+    """That the best answer without training is no worse, where it is not."""
+    known = {name: found[headline].value for name, found in baselines.items() if headline in found}
+    values = {name: value for name, value in known.items() if value is not None}
+    ours = scores[headline].value if headline in scores else None
+    if ours is None or not values:
+        return ()
+    best = max(values, key=lambda name: gain(headline, values[name]))
+    if gain(headline, values[best]) < gain(headline, ours):
+        return ()
+    told = f"{headline} {values[best]:.4f} on the same rows, this run {ours:.4f}"
+    return (f"no better than no training: {best!r} has {told}",)
+
+
+def gains(task: Task, ours: Any, theirs: Any, given: Given) -> dict[str, Any]:
+    """By how much each score is better than the base's, with its interval over the rows that both
+    have; positive is better, also of scores of which less is."""
+    found = {}
+    pairs = zip(task.parts(ours, given.names), task.parts(theirs, given.names), strict=False)
+    for (mine, totals), (base, _) in pairs:
+        known = ~np.isnan(mine).any(axis=1) & ~np.isnan(base).any(axis=1)
+        if not known.any():
+            continue
+        both = mine[known], base[known]
+        points = [totals(counts.sum(axis=0, keepdims=True)) for counts in both]
+        # by one seed, so that both are drawn over the same rows
+        draws = [totals(resampled_sums(counts, max(1, given.resamples), 0)) for counts in both]
+        for name in points[0]:
+            value, drawn = (gain_of(name, each) for each in (points, draws))
+            found[name] = score_of(float(value[0]), drawn, int(known.sum())).model_dump()
+    return found
+
+
+def gain_of(name: str, pair: Sequence[Any]) -> Any:
+    """How much more of a score the first has than the second, or less where less is better."""
+    return gain(name, 1.0) * (pair[0][name] - pair[1][name])

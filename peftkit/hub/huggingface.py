@@ -1,0 +1,239 @@
+"""The hub and its cache: the cache needs no network, and an absent hub is noticed at once."""
+
+import json
+import os
+import ssl
+import sys
+import threading
+import urllib.error
+import urllib.request
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from peftkit.errors import DataError
+from peftkit.hub.source import (
+    DATA_SUFFIXES,
+    MODEL_PATTERNS,
+    VOCABULARY_PATTERNS,
+    data_files,
+    model_files,
+)
+
+_PROBE_SECONDS = 3.0
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+_TRUE = {"1", "ON", "YES", "TRUE"}
+
+
+class Absent(DataError):
+    """No place at hand has the thing: another name, a network or a stand-in may help."""
+
+
+class Request(NamedTuple):
+    """What is wanted from the hub."""
+
+    kind: str  # "model" or "dataset"
+    name: str
+    revision: str | None = None
+    subset: str | None = None
+
+    @property
+    def patterns(self) -> list[str]:
+        """The files to fetch: never a pickle, never code."""
+        if self.kind == "model":
+            return [*MODEL_PATTERNS, *VOCABULARY_PATTERNS]
+        folder = f"*{self.subset}/*" if self.subset else "*"
+        return ["README.md", *(f"{folder}{suffix}" for suffix in DATA_SUFFIXES)]
+
+    @property
+    def ignored(self) -> list[str]:
+        """Copies of the weights for other runtimes lie in subfolders of a model."""
+        return ["*/*"] if self.kind == "model" else []
+
+    @property
+    def wider(self) -> "Request | None":
+        """The same without its subset, for repositories whose folders are not called like it."""
+        return self._replace(subset=None) if self.subset else None
+
+    def __str__(self) -> str:
+        pinned = f" at revision {self.revision!r}" if self.revision else ""
+        return f"{self.kind} {self.name!r}{pinned}"
+
+
+def cached(request: Request) -> Path | None:
+    """The folder in the hub's cache that holds all of `request`; touches no network."""
+    try:
+        folder = _snapshot(request, local_files_only=True)
+    except FileNotFoundError:  # huggingface_hub's LocalEntryNotFoundError is one
+        return None
+    if _is_whole(request, folder):
+        return folder
+    return cached(request.wider) if request.wider else None
+
+
+def fetched(request: Request) -> Path:
+    """The folder with `request`, fetched from the hub.
+
+    Raises `Absent` where the hub cannot be reached or has no such name, else `DataError`.
+    """
+    if not hub_reachable():
+        away = f"the hub ({endpoint()}) cannot be reached, or HF_HUB_OFFLINE is set"
+        raise Absent(f"{request} is neither a local path nor in the hub's cache, and {away}")
+    try:
+        folder = _snapshot(request, local_files_only=False)
+    except Exception as error:  # the client's own errors change their base between its versions
+        raise _explained(error, request) from error
+    if request.kind == "model":
+        require_safetensors(request.name, folder)
+    elif not data_files(folder):
+        if request.wider:
+            return fetched(request.wider)
+        raise DataError(
+            f"{request}: its repository holds no {', '.join(DATA_SUFFIXES)} files - "
+            "try data.revision=refs/convert/parquet, where the hub keeps converted copies"
+        )
+    return folder
+
+
+@cache
+def hub_reachable() -> bool:
+    """Whether the hub answers: asked once, for 3 seconds at most.
+
+    Where it does not, the process goes offline: each later call of the hub's client would
+    otherwise try for 26 seconds (huggingface_hub 2.4).
+    """
+    if _asked_to_be_offline() or not _answers(endpoint()):
+        go_offline()
+        return False
+    return True
+
+
+def endpoint() -> str:
+    """The address of the hub, or of the mirror that `HF_ENDPOINT` names."""
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:
+        return str(constants.ENDPOINT)
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def go_offline() -> None:
+    """Let neither huggingface_hub nor datasets ask the network again in this process."""
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    for module in ("huggingface_hub.constants", "datasets.config"):
+        if module in sys.modules:  # both read the environment only when they are imported
+            sys.modules[module].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    if "datasets.config" in sys.modules:
+        sys.modules["datasets.config"].HF_DATASETS_OFFLINE = True  # type: ignore[attr-defined]
+
+
+def require_safetensors(name: str, folder: Path) -> None:
+    """Raise `DataError` unless `folder` holds whole weights as safetensors."""
+    missing = [shard for shard in _shards(folder) if not (folder / shard).is_file()]
+    if missing:
+        lost = ", ".join(missing)
+        raise DataError(f"model {name!r}: weights are missing ({lost}) - fetch it again")
+    if _has_weights(folder):
+        return
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    held = (
+        f"holds pickled weights only ({', '.join(pickled)})" if pickled else "holds no safetensors"
+    )
+    raise DataError(
+        f"model {name!r}: {held} - peftkit loads safetensors alone, since unpickling runs code; "
+        "convert it with save_pretrained, or name a revision that has model.safetensors"
+    )
+
+
+def _snapshot(request: Request, local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(
+            snapshot_download(
+                request.name,
+                repo_type=request.kind,
+                revision=request.revision,
+                allow_patterns=request.patterns,
+                ignore_patterns=request.ignored,
+                local_files_only=local_files_only,
+            )
+        )
+    except HFValidationError as error:
+        what = "is neither a local path nor a name on the hub ('owner/name')"
+        raise DataError(f"{request}: {what} - mend it") from error
+
+
+def _is_whole(request: Request, folder: Path) -> bool:
+    if request.kind == "dataset":
+        return bool(data_files(folder))
+    has_tokenizer = any(folder.glob("tokenizer*")) or any(folder.glob("vocab*"))
+    shards_here = all((folder / shard).is_file() for shard in _shards(folder))
+    return (
+        (folder / "config.json").is_file()
+        and _has_weights(folder)
+        and has_tokenizer
+        and shards_here
+    )
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(path.suffix == ".safetensors" for path in model_files(folder))
+
+
+def _shards(folder: Path) -> list[str]:
+    """The weight files that the index in `folder` names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+
+
+def _explained(error: Exception, request: Request) -> DataError:
+    """The hub client's `error` in our words: where, what, what to do."""
+    from huggingface_hub import errors
+
+    kind = "datasets/" if request.kind == "dataset" else ""
+    page = f"{endpoint()}/{kind}{request.name}"
+    if isinstance(error, DataError):
+        return error
+    if isinstance(error, errors.GatedRepoError):
+        todo = f"accept its terms at {page}, then log in (hf auth login) or set HF_TOKEN"
+        return DataError(f"{request} is gated - {todo}")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return DataError(f"{request}: the hub has no such revision - see {page}/commits")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        what = f"the hub ({endpoint()}) has none of that name, or hides it until you log in"
+        return Absent(f"{request} is neither a local path nor in the hub's cache, and {what}")
+    why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return DataError(f"{request}: fetching it from {endpoint()} failed ({why}) - try again")
+
+
+def _asked_to_be_offline() -> bool:
+    constants = sys.modules.get("huggingface_hub.constants")
+    asked = os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
+    return asked or bool(getattr(constants, "HF_HUB_OFFLINE", False))
+
+
+def _answers(address: str) -> bool:
+    """Whether `address` answers in time, through the proxy where one is set."""
+    found: list[bool] = []
+    # in a thread, because looking up a name heeds no time limit
+    thread = threading.Thread(target=lambda: found.append(_asks(address)), daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS + 0.5)
+    return bool(found) and found[0]
+
+
+def _asks(address: str) -> bool:
+    try:
+        request = urllib.request.Request(address, method="HEAD")
+        with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500 and error.code not in {403, 407}  # else a proxy answers for it
+    except urllib.error.URLError as error:
+        # it is there, and the hub's client may know its certificate
+        return isinstance(error.reason, ssl.SSLError)
+    except OSError:
+        return False

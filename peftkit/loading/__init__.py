@@ -1,0 +1,1 @@
+"""Load the base model, quantize it, and attach the task head and the strategy."""

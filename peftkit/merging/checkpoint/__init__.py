@@ -1,0 +1,1 @@
+"""Checkpoint files: their tensors, and how those are named."""

@@ -1,0 +1,1 @@
+"""Prove a merge: compare the merged checkpoint with base model plus adapter."""

@@ -1,0 +1,30 @@
+"""Questions: what a run and its merged folder are both asked, by the run's task."""
+
+from pathlib import Path
+
+from peftkit.loading.loading import load_tokenizer
+from peftkit.merging.verification.answers import Columns, Labels, Question, Run
+from peftkit.merging.verification.tag_answers import Tags
+from peftkit.merging.verification.text_answers import Texts
+from peftkit.records.run_dir import RunFolder
+from peftkit.tasks.language_modeling.base import LanguageModelling
+
+ROWS = 8
+"""Held-out rows that are answered."""
+
+
+def question_of(run: RunFolder, base: Path, columns: Columns) -> Question | None:
+    """What the run on the `base` can be asked of the first rows in `columns`.
+
+    None where its answers are spans of a text: transformers 5.23 has no pipeline that finds them.
+    """
+    said = run.description()
+    recipe = run.recipe.carrying(said.get("tuned", {}))
+    task = recipe.task
+    some = {name: list(column[:ROWS]) for name, column in columns.items()}
+    side = Run(recipe, load_tokenizer(str(base), task), some, said["names"])
+    if isinstance(task, LanguageModelling):
+        return Texts(side, task)
+    if task.peft_type == "TOKEN_CLS":
+        return Tags(side)
+    return Labels(side) if task.peft_type == "SEQ_CLS" else None

@@ -1,0 +1,88 @@
+"""Answering in tags: what a run and its merged folder say of each word."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import pipeline
+
+from peftkit.evaluation.prediction import collected, forward
+from peftkit.merging.verification.answers import Run, plain_tokenizer
+from peftkit.tasks.base import IGNORED
+from peftkit.tasks.token_classification.rows import sentences_in
+from peftkit.text.subword_tokens import unknown_id
+
+
+class Tags:
+    """Rows whose words have tags, which a pipeline of transformers gives at each token; those that
+    are read at once, and not in several windows."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.places: list[list[int]] = []
+        """Of each row the tokens that its words begin with."""
+        self.ids: list[list[int]] = []
+        self.said: list[np.ndarray] = []
+        """Of each row the tags' probabilities, (words, tags)."""
+
+    def ask(self, module: nn.Module) -> None:
+        """Have the run's model say each tag's probability."""
+        recipe, tokenizer, columns, names = self.run
+        found = recipe.task.encode(columns, tokenizer, names, recipe.data.max_length)
+        alone = [row for row in range(len(sentences_in(columns))) if found["of"].count(row) == 1]
+        kept = [found["of"].index(row) for row in alone]
+        self.run = self.run.of_rows(alone)
+        examples = [{key: column[i] for key, column in found.items()} for i in kept]
+        self.ids = [example["input_ids"] for example in examples]
+        labels = [example["labels"] for example in examples]
+        self.places = [[p for p, label in enumerate(row) if label != IGNORED] for row in labels]
+        batches = [range(len(examples))] if examples else []
+        answered = forward(self.run.fed(module), recipe.task, examples, batches)
+        self.said = list(collected(answered, labels).outputs)
+
+    def compared(self, model: Any, folder: Path, tolerance: float) -> dict[str, Any]:
+        """What a pipeline says of the same texts."""
+        tokenizer = plain_tokenizer(folder)
+        tag = pipeline("token-classification", model, tokenizer=tokenizer, device=model.device)
+        texts = [" ".join(each.words) for each in sentences_in(self.run.columns)]
+        ids = [tokenizer(text)["input_ids"] for text in texts]
+        skipped = self.run.read_otherwise(tokenizer, self.ids, ids)
+        skipped = [skip or self.dropped(row, ids[row]) for row, skip in enumerate(skipped)]
+        equal, ties, different = 0, 0, []
+        for row, text in enumerate(texts):
+            if skipped[row]:
+                continue
+            told: Any = tag(text, ignore_labels=[])
+            said = {each["index"]: each for each in told}
+            apart = self.apart(row, said)
+            flips = [place for place, _, same in apart if not same]
+            if not all(how_far <= tolerance for _, how_far, _ in apart):
+                different.append(row + 1)
+            elif flips:
+                ties += 1
+            else:
+                equal += 1
+        found = {"compared": len(texts) - sum(skipped), "equal": equal, "near_ties": ties}
+        return {"answers": {**found, "read_otherwise": sum(skipped), "different": different}}
+
+    def dropped(self, row: int, theirs: Sequence[int]) -> bool:
+        """Whether a row has words that the tokenizer drops: a run reads the unknown token there."""
+        unknown, ours = unknown_id(self.run.tokenizer), self.ids[row]
+        return list(theirs) != ours and list(theirs) == [i for i in ours if i != unknown]
+
+    def apart(self, row: int, said: dict[int, Any]) -> list[tuple[int, float, bool]]:
+        """For each word of a row: its token, how far the probability of what the pipeline says is
+        from the run's, and whether that is what the run says."""
+        names, found = list(self.run.names), []
+        for place, sure in zip(self.places[row], self.said[row], strict=True):
+            other = said.get(place, {"entity": None})
+            if other["entity"] not in names:
+                found.append((place, np.inf, False))
+                continue
+            index = names.index(other["entity"])
+            behind = float(sure.max() - sure[index]) / 2  # what both must move for it to be first
+            how_far = max(behind, abs(float(sure[index]) - float(other["score"])))
+            found.append((place, how_far, index == int(sure.argmax())))
+        return found

@@ -1,0 +1,182 @@
+"""Quantisation: how the resting weights of the base are held, and the guards bitsandbytes needs."""
+
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+from peftkit.registry import Component
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Quantization(Component):
+    """How the base's weights rest in memory while an adapter trains."""
+
+    family = "quantization"
+    package = "peftkit.models.quantization"
+
+    bits: ClassVar[int | None] = None
+    """Bits a weight, or None for the recipe's own precision."""
+
+    @property
+    def held(self) -> str | None:
+        """What a quantised base is called in messages ('4bit'), None for one that is not."""
+        return self.kind if self.bits else None
+
+    def loading(self, compute: "torch.dtype", whole: list[str]) -> dict[str, Any]:
+        """Arguments for `from_pretrained`; the modules named in `whole` stay in `compute`."""
+        return {}
+
+
+class Unquantized(Quantization):
+    """The base rests in the recipe's precision."""
+
+    kind: Literal["none"] = "none"
+
+
+class EightBit(Quantization):
+    """LLM.int8(): vector-wise 8-bit weights, outliers apart (Dettmers 2022, arXiv:2208.07339)."""
+
+    kind: Literal["8bit"] = "8bit"
+    threshold: float = 6.0
+    """Activations above it are computed in 16 bits."""
+
+    bits: ClassVar[int | None] = 8
+
+    def loading(self, compute: "torch.dtype", whole: list[str]) -> dict[str, Any]:
+        """bitsandbytes' 8-bit configuration."""
+        from transformers import BitsAndBytesConfig
+
+        config = BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_threshold=self.threshold, llm_int8_skip_modules=whole
+        )
+        return {"quantization_config": config, **placement()}
+
+
+class FourBit(Quantization):
+    """QLoRA's 4 bits: NF4 with double quantisation (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+    kind: Literal["4bit"] = "4bit"
+    type: Literal["nf4", "fp4"] = "nf4"
+    """The 16 values a weight can take."""
+    double: bool = True
+    """Whether the scales are quantised too (0.37 bits a weight less)."""
+    storage: Literal["uint8", "compute"] = "uint8"
+    """How the packed bits are stored; FSDP can shard only `compute`, the computing type."""
+
+    bits: ClassVar[int | None] = 4
+
+    def loading(self, compute: "torch.dtype", whole: list[str]) -> dict[str, Any]:
+        """bitsandbytes' 4-bit configuration; `compute` is the type of the products."""
+        import torch
+        from transformers import BitsAndBytesConfig
+
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.type,
+            bnb_4bit_use_double_quant=self.double,
+            bnb_4bit_compute_dtype=compute,
+            bnb_4bit_quant_storage=compute if self.storage == "compute" else torch.uint8,
+            llm_int8_skip_modules=whole,
+        )
+        return {"quantization_config": config, **placement()}
+
+
+def placement() -> dict[str, Any]:
+    """Each rank's own device: bitsandbytes quantises on arrival, DDP needs a whole copy a rank."""
+    import os
+
+    import torch
+
+    if not torch.cuda.is_available():
+        return {"device_map": {"": "cpu"}}
+    return {"device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
+
+
+def guard(model: "nn.Module") -> None:
+    """Keep quantised weights as they were trained against.
+
+    bitsandbytes 0.50.2 re-packs 4-bit weights in place at the first evaluation on a CPU with
+    AVX512-BF16: afterwards gradients are lost and `dequantize_4bit` returns noise. And transformers
+    5.23 lets its Trainer have a quantised model with PEFT's adapters only: ours, and linear probes,
+    leave its weights alone just as well.
+    """
+    model.is_quantized = False  # type: ignore[assignment]
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+        if type(module).__name__ == "Linear8bitLt":
+            module.register_forward_pre_hook(keep_scales)
+            # it warns of float16 at every call; the run's notes say it once
+            logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+
+def keep_scales(layer: Any, _: Any) -> None:
+    """Give an 8-bit weight its scales back.
+
+    To read one on a CPU (DoRA does, for its norm), peft 0.21 moves it to the CPU again; in
+    bitsandbytes 0.50.2 it then looks like a new one, whose missing scales replace the layer's.
+    """
+    if layer.weight.CB is not None and layer.weight.SCB is None:
+        layer.weight.SCB = layer.state.SCB
+
+
+def dequantized(module: "nn.Module") -> "torch.Tensor":
+    """The weight that a quantised linear layer stands for, in fp32, shape (out, in)."""
+    import bitsandbytes.functional as functional
+
+    layer: Any = module
+    weight = layer.weight
+    if type(module).__name__ == "Linear4bit":
+        packed = functional.dequantize_4bit(weight.data, weight.quant_state)
+        return packed.float()
+    # the first forward pass moves the scales from the weight to the layer
+    scales = weight.SCB if weight.SCB is not None else layer.state.SCB
+    dense: torch.Tensor = weight.data.float() * (scales.float() / 127).unsqueeze(1)
+    return dense
+
+
+def unquantize(model: "nn.Module") -> None:
+    """Put an ordinary linear layer, dequantised, in the place of every quantised one.
+
+    The model is then like one that was never quantised, and is saved like one.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__ in ("Linear4bit", "Linear8bitLt"):
+                setattr(parent, name, ordinary(child))
+    forget_quantization(model)
+
+
+def ordinary(layer: "nn.Module") -> "nn.Module":
+    """The layer that a quantised one was made of, frozen, in fp32."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    weight = dequantized(layer)
+    wide, narrow = weight.shape
+    made: Any
+    if issubclass(getattr(layer, "source_cls", nn.Linear), Conv1D):  # GPT-2's: (in, out)
+        made, weight = Conv1D(wide, narrow), weight.T.contiguous()
+    else:
+        made = nn.Linear(narrow, wide, bias=layer.bias is not None)
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    if layer.bias is not None:
+        bias: Any = layer.bias
+        made.bias = nn.Parameter(bias.data.float(), requires_grad=False)
+    return cast("nn.Module", made.train(layer.training))
+
+
+def forget_quantization(model: Any) -> None:
+    """Take away what makes transformers 5.23 treat (and save) the model as a quantised one."""
+    for name in (
+        "hf_quantizer",
+        "quantization_method",
+        "is_quantized",
+        "is_loaded_in_4bit",
+        "is_loaded_in_8bit",
+    ):
+        vars(model).pop(name, None)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config

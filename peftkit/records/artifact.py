@@ -1,0 +1,126 @@
+"""The artefact: what was trained, sealed with its files' hashes and the base that it belongs to."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peftkit.config.recipe import Recipe
+from peftkit.errors import RunError
+from peftkit.hub.fingerprint import base_fingerprint
+from peftkit.hub.source import Source, sha256_of
+from peftkit.models.architectures import unwrapped
+from peftkit.storage.atomic_files import write_json
+
+SEAL = "artefact.json"
+"""Written last into an artefact."""
+FORMAT = 1
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def write_config(folder: Path, module: Any, tuned: Mapping[str, Any] | None = None) -> None:
+    """Write the adapted model's configuration, which names the model's class, to `folder`; with
+    what was `tuned` beside the weights, for those who load it without peftkit."""
+    model = unwrapped(module)
+    model.config.architectures = [type(model).__name__]
+    if tuned:
+        model.config.peftkit_tuned = dict(tuned)
+    model.config.save_pretrained(folder)
+
+
+def seal(folder: Path, recipe: Recipe, base: Source, names: tuple[str, ...]) -> None:
+    """Write what belongs to the artefact in `folder`: its files, its base, how it is attached."""
+    name_base(folder, base)
+    files = [path for path in sorted(folder.iterdir()) if path.name != SEAL]
+    write_json(
+        folder / SEAL,
+        {
+            "format": FORMAT,
+            "strategy": recipe.strategy.plain(),
+            "task": recipe.task.plain(),
+            "quantize": recipe.quantize.plain(),
+            "labels": names,
+            "tuned": dict(recipe.task.carried),
+            "base": {
+                **base.model_dump(include={"asked", "used", "identity", "note"}),
+                "fingerprint": base_fingerprint(Path(base.location)),
+            },
+            "files": {
+                path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+                for path in files
+            },
+        },
+    )
+
+
+def name_base(folder: Path, base: Source) -> None:
+    """Have PEFT's configuration name the base as others know it, not a folder of this machine."""
+    path = folder / "adapter_config.json"
+    if path.is_file() and base.origin in ("hub", "cache", "wheel"):
+        said = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, {**said, "base_model_name_or_path": base.used})
+
+
+def check(folder: Path, base: Source) -> dict[str, Any]:
+    """What the seal of the artefact in `folder` says, once files and `base` are found to be right.
+
+    Raises `RunError` for a pickle, a file that is missing, cut short or changed, another base.
+    """
+    said = read_seal(folder)
+    if wrong := [w for name, known in said["files"].items() if (w := fault(folder / name, known))]:
+        raise RunError(
+            f"{folder}: the artefact is not what was saved: {'; '.join(wrong)} - take it from a "
+            "copy, or train again"
+        )
+    was = said["base"]
+    if base_fingerprint(Path(base.location)) != was["fingerprint"]:
+        raise RunError(
+            f"{folder}: was trained on {was['used']}, whose configuration or tensors' shapes are "
+            f"not those of {base.used} - load it on {was['used']}"
+        )
+    return said
+
+
+def read_seal(folder: Path) -> dict[str, Any]:
+    """The seal of the artefact in `folder`."""
+    refuse_pickles(folder)
+    path = folder / SEAL
+    if not path.is_file():
+        there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        hint = f"there are {', '.join(sorted(there))}" if there else "the folder is empty or absent"
+        raise RunError(
+            f"{folder}: is no artefact of peftkit: {SEAL} is missing ({hint}) - "
+            "name a run whose artefact is whole, or train again"
+        )
+    try:
+        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path}: cannot be read ({error}) - take it from a copy") from None
+    if said.get("format") != FORMAT:
+        raise RunError(
+            f"{path}: has format {said.get('format')}, this peftkit reads {FORMAT} - use the "
+            "peftkit that wrote it"
+        )
+    return said
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Refuse weights that only a pickle holds: reading one can run anybody's code."""
+    pickles = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
+    if pickles and not list(folder.glob("*.safetensors")):
+        raise RunError(
+            f"{folder}: holds its weights as a pickle ({', '.join(pickles)}), which can run code - "
+            "convert it where you trust it: safetensors.torch.save_file("
+            f"torch.load('{pickles[0]}', weights_only=True), "
+            f"'{Path(pickles[0]).stem}.safetensors')"
+        )
+
+
+def fault(path: Path, known: Mapping[str, Any]) -> str | None:
+    """What is wrong with one file of an artefact, if anything is."""
+    if not path.is_file():
+        return f"{path.name} is missing"
+    size = path.stat().st_size
+    if size != known["bytes"]:
+        return f"{path.name} has {size} bytes, not {known['bytes']}"
+    return None if sha256_of(path) == known["sha256"] else f"{path.name} was changed"

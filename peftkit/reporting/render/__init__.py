@@ -1,0 +1,1 @@
+"""A report as Markdown, CSV, charts and an HTML page."""

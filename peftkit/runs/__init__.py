@@ -1,0 +1,1 @@
+"""Run a recipe from start to record."""

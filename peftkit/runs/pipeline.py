@@ -1,0 +1,297 @@
+"""One attempt at a run: data, model, training, evaluation, record."""
+
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from peftkit.config.recipe import Recipe
+from peftkit.data.splits import Splits
+from peftkit.errors import DiskError, PeftkitError, RunError, RunStopped
+from peftkit.evaluation.baselines.cache import untrained_predictions
+from peftkit.evaluation.prediction import predict, prediction_rows
+from peftkit.evaluation.scoring import judged
+from peftkit.hub.source import Source
+from peftkit.loading.loading import Assembled, assemble, blueprint, load_tokenizer
+from peftkit.planning.plan import estimate
+from peftkit.preprocessing.tokenization import checked, content_key, encode, noted
+from peftkit.progress import forget_peak, peak_bytes
+from peftkit.records.artifact import seal, write_config
+from peftkit.records.record import Cost, Proof, RunRecord, Tuning
+from peftkit.records.run_dir import RunFolder
+from peftkit.runs.learning_curves import draw_curves
+from peftkit.runs.model_card import model_card
+from peftkit.runs.reload_check import LARGEST_RELOAD_DIFFERENCE, reload_difference
+from peftkit.runtime.distributed import (
+    World,
+    on_main,
+    on_main_first,
+    say,
+    surroundings,
+    versions,
+    world_record,
+)
+from peftkit.storage.atomic_files import check_space, folder_bytes, write_text, writing
+from peftkit.tasks.base import Given, Predictions, Scored
+from peftkit.training.batch_size import is_out_of_memory, out_of_memory
+from peftkit.training.callbacks import Hopeless
+from peftkit.training.checkpoints import is_whole, numbered
+from peftkit.training.integrity import reason_of
+from peftkit.training.trainer import Outcome, fit
+
+Peaks = tuple[int, int | None, int | None]
+"""Largest memory until the test split is scored, the allocator's own, and while it is scored."""
+BYTES_A_TRAINED_WEIGHT = 16
+"""In a checkpoint: weight, fp32 master and two moments, rounded up."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run is made of."""
+
+    splits: Splits
+    names: tuple[str, ...]
+    examples: dict[str, Any]
+    assembled: Assembled
+    untrained: dict[str, Predictions]
+    """What the base says of the test rows without training, where that is compared with."""
+
+
+class Attempt:
+    """One process's try at a run, whose folder it holds: from the start, or a checkpoint."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Source,
+        data: Source,
+        folder: RunFolder,
+        world: World,
+        inexact: bool = False,
+        tuning: Tuning | None = None,
+    ) -> None:
+        self.recipe, self.model, self.data = recipe, model, data
+        self.folder, self.world, self.inexact = folder, world, inexact
+        self.tuning = tuning
+        self.hopeless: Hopeless | None = None
+
+    def make(self) -> RunRecord:
+        """Load, train, evaluate, prove, record; a failure is recorded too."""
+        # what misfits is refused before data are read; the estimate of the peak needs it again
+        self.outline = blueprint(self.recipe, self.model.location, self.recipe.task.assumed_names)
+        material = self._load()
+        with writing(self.folder.path):
+            on_main(self.world, lambda: self._begin(material))
+        try:
+            with writing(self.folder.path):
+                outcome = fit(
+                    self.recipe,
+                    material.assembled,
+                    material.examples,
+                    self.folder,
+                    self.world,
+                    self._given(material, "validation", resamples=0),
+                    self.hopeless,
+                )
+                material = replace(material, assembled=outcome.assembled)
+                record = self._conclude(material, outcome)
+        except (RunStopped, DiskError):
+            raise
+        except Exception as error:
+            told = out_of_memory(error) if is_out_of_memory(error) else error
+            if isinstance(told, PeftkitError):
+                self._fail(material, str(told))
+                raise told from error
+            raise
+        if record.status == "failed":
+            raise RunError(f"{self.folder.path}: {record.reason}")
+        return record
+
+    def _load(self) -> Material:
+        """The data, encoded, and the model with the strategy attached."""
+        recipe, world = self.recipe, self.world
+        tokenizer = load_tokenizer(self.model.location, recipe.task)
+        splits = on_main_first(world, lambda: recipe.splits(self.data))
+        names = recipe.task.label_names(splits)
+        self.recipe = recipe = recipe.carrying(recipe.task.learned(splits))
+        splits = checked(recipe, splits, tokenizer)
+        examples = on_main_first(
+            world, lambda: encode(recipe, splits, tokenizer, self.model, names)
+        )
+        splits = noted(recipe, splits, examples, tokenizer, names)
+        for note in splits.notes:
+            say(world, f"note: {note}")
+        given = Given(splits.test, examples["test"], names, splits.train, tuned=recipe.task.carried)
+        key = content_key(recipe, splits, self.model, names)
+        untrained = untrained_predictions(recipe, self.model, tokenizer, given, key, world)
+        assembled = assemble(recipe, self.model, tokenizer, names, world.precision)
+        for note in assembled.notes:
+            say(world, f"note: {note}")
+        return Material(splits, names, examples, assembled, untrained)
+
+    def _given(self, material: Material, split: str, **more: Any) -> Given:
+        """What predictions for a split are scored against."""
+        rows, examples = getattr(material.splits, split), material.examples[split]
+        return Given(rows, examples, material.names, tuned=self.recipe.task.carried, **more)
+
+    def _tune(self, material: Material) -> None:
+        """Choose on the validation split, on all ranks alike, what the task leaves until then."""
+        task, examples = self.recipe.task, material.examples["validation"]
+        if task.tunes and len(examples):
+            said = predict(material.assembled, task, examples, self.world)
+            found = task.tuned(said, self._given(material, "validation"))
+            self.recipe = self.recipe.carrying({**task.carried, **found})
+
+    def _begin(self, material: Material) -> None:
+        """Describe the run, unless it began in another world or the disk is too small."""
+        folder, now = self.folder, surroundings(self.world)
+        folder.begin(self.recipe, self.model, self.data)
+        trained = material.assembled.parameters.trainable
+        check_space(folder.path, 3 * BYTES_A_TRAINED_WEIGHT * trained)
+        known = folder.description()
+        began = known.get("world", now)
+        if not any(map(is_whole, numbered(folder.checkpoints))):
+            # nothing is trained yet: it simply begins anew, the memory probe too
+            read = [r for r in self.recipe.task.inputs if r in material.splits.train.column_names]
+            facts: dict[str, Any] = {"names": material.names, "inputs": read}
+            folder.describe(world=now, **facts, exact=True, micro_batch_size=None, engine=None)
+            return
+        if began != now and not self.inexact:
+            was = ", ".join(f"{k} {began.get(k)}" for k in now if began.get(k) != now[k])
+            has = ", ".join(f"{k} {now[k]}" for k in now if began.get(k) != now[k])
+            raise RunError(
+                f"{folder.path}: the run began with {was} and cannot go on bit for bit with {has} "
+                "- start it as before, or say --inexact (the record will say so too)"
+            )
+        folder.describe(world=now, exact=began == now and known["exact"])
+
+    def _conclude(self, material: Material, outcome: Outcome) -> RunRecord:
+        """Score the test split on all ranks; the rest is rank 0's."""
+        peak, apart, began = peak_bytes(), forget_peak(), time.monotonic()
+        self._tune(material)
+        given = self._given(material, "test", train=material.splits.train)
+        predictions, scored = judged(
+            self.recipe, material.assembled, given, material.untrained, self.world
+        )
+        evaluating = peak_bytes()[0] if apart and scored else None
+        seconds = time.monotonic() - began
+
+        def settle() -> RunRecord:
+            self.folder.describe(tuned=dict(self.recipe.task.carried))
+            self._save_artefact(material)
+            proof = self._reloaded(material, outcome.proof)
+            cost = self._cost(material, outcome, seconds, (*peak, evaluating))
+            if predictions is not None:
+                task = self.recipe.task
+                self.folder.write_predictions(prediction_rows(task, predictions, given))
+            shown, unit = self.recipe.task.chosen_by, self.recipe.task.loss_unit
+            folder = self.folder.path
+            draw_curves(self.folder.logged(), folder, shown, folder.name, unit)
+            record = self._record(material, scored, predictions, outcome, cost, proof)
+            if record.status == "finished":
+                write_text(self.folder.artefact / "README.md", model_card(record))
+            return self.folder.finish(record)
+
+        return on_main(self.world, settle)
+
+    def _save_artefact(self, material: Material) -> None:
+        """What was trained, written beside and put in place at once."""
+        beside = self.folder.path / "artefact.partial"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        module = material.assembled.module
+        self.recipe.strategy.save(module, beside)
+        write_config(beside, module, self.recipe.task.carried)
+        seal(beside, self.recipe, self.model, material.names)
+        shutil.rmtree(self.folder.artefact, ignore_errors=True)
+        beside.replace(self.folder.artefact)
+
+    def _reloaded(self, material: Material, proof: Proof) -> Proof:
+        """The proof, completed by loading the artefact in a fresh process."""
+        if self.recipe.training.proof != "full":
+            return proof
+        split = material.examples["test" if len(material.examples["test"]) else "train"]
+        difference = reload_difference(self.recipe, material.assembled, split, self.folder.path)
+        status = proof.status if difference <= LARGEST_RELOAD_DIFFERENCE else "failed"
+        return proof.model_copy(update={"reload_difference": difference, "status": status})
+
+    def _cost(self, material: Material, outcome: Outcome, seconds: float, peaks: Peaks) -> Cost:
+        """What the run took."""
+        longest = max(material.examples["train"]["length"])
+        micro, held = outcome.micro_batch_size, self.world.precision
+        return Cost(
+            train_seconds=outcome.seconds,
+            evaluate_seconds=seconds,
+            validate_seconds=outcome.validating_seconds,
+            total_seconds=outcome.earlier_seconds + time.monotonic() - self.folder.opened,
+            tokens=outcome.tokens,
+            tokens_per_second=outcome.tokens / outcome.seconds,
+            samples_per_second=outcome.samples / outcome.seconds,
+            padding_share=1 - outcome.tokens / outcome.positions,
+            peak_bytes=peaks[0],
+            peak_reserved_bytes=peaks[1],
+            peak_evaluate_bytes=peaks[2],
+            predicted_peak_bytes=estimate(self.recipe, *self.outline, micro, longest, held).total,
+            artefact_bytes=folder_bytes(self.folder.artefact),
+        )
+
+    def _record(
+        self,
+        material: Material,
+        scored: Scored | None,
+        predictions: Predictions | None,
+        outcome: Outcome,
+        cost: Cost,
+        proof: Proof,
+    ) -> RunRecord:
+        """Everything that is known of the run."""
+        reason = reason_of(proof)
+        known: dict[str, Any] = self._known(material)
+        known["notes"] += outcome.notes
+        if scored is not None and predictions is not None:
+            known |= {part: getattr(scored, part) for part in ("scores", "baseline", "baselines")}
+            known["notes"] += scored.notes
+            known["details"] = {**scored.details, "test_loss": predictions.loss}
+        return RunRecord(
+            **known,
+            status="failed" if reason else "finished",
+            reason=reason,
+            validation=outcome.best,
+            steps=outcome.steps,
+            cost=cost,
+            proof=proof,
+            world=world_record(self.world, self.recipe.training, outcome.micro_batch_size),
+            engine=outcome.engine,
+            exact=self.folder.description()["exact"],
+        )
+
+    def _fail(self, material: Material, reason: str) -> None:
+        """Record that the run failed; the same command tries it again.
+
+        Without a word to other ranks: they may wait elsewhere for one that has failed alone.
+        """
+        if self.world.is_main:
+            with suppress(OSError):  # a full disk is why it failed, and is told anyway
+                known = self._known(material)
+                self.folder.finish(RunRecord(**known, status="failed", reason=reason))
+
+    def _known(self, material: Material) -> dict[str, Any]:
+        """What is known of the run whether it succeeds or not."""
+        remarks = self.recipe.task.remarks(self.recipe.task.carried)
+        return {
+            "name": self.recipe.name,
+            "digest": self.recipe.digest(self.model, self.data),
+            "recipe": self.recipe.settings(),
+            "model": self.model,
+            "data": self.data,
+            "rows": dict(material.splits.facts),
+            "notes": [*material.splits.notes, *material.assembled.notes, *remarks],
+            "parameters": material.assembled.parameters,
+            "tuning": self.tuning,
+            "headline": self.recipe.task.headline,
+            "labels": list(material.names),
+            "versions": versions(),
+            "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }

@@ -1,0 +1,60 @@
+"""The story of a run: found finished, or claimed, made and recorded."""
+
+from pathlib import Path
+
+from peftkit.config.recipe import Recipe
+from peftkit.hub.resolve import find_model
+from peftkit.hub.source import Source
+from peftkit.records.record import RunRecord, Tuning
+from peftkit.records.run_dir import RunFolder
+from peftkit.runtime.distributed import World, launched_ranks, on_main, say
+
+
+def train(
+    recipe: Recipe,
+    root: Path = Path("runs"),
+    again: bool = False,
+    inexact: bool = False,
+    tuning: Tuning | None = None,
+) -> RunRecord:
+    """Train, evaluate and record `recipe`; resume what was interrupted, return what is done.
+
+    `again` runs a finished recipe once more, beside the first; `inexact` lets a run be resumed in
+    another world than it began in; `tuning` says how a comparison chose the learning rate, and goes
+    into the record. Every rank returns the same record. Raises `PeftkitError`.
+    """
+    # alone, a finished run is found and a taken folder refused before torch is imported
+    world = World.enter(recipe.training) if launched_ranks() > 1 else None
+    path, model, data = on_main(world, lambda: place_of(recipe, Path(root), again))
+    folder = RunFolder(path)
+    try:
+        record = on_main(world, lambda: finished_or_claimed(folder, recipe, model, data))
+        if record is None:
+            from peftkit.evaluation.code_execution import check_judge
+            from peftkit.runs.pipeline import Attempt
+
+            check_judge(recipe.task)
+            world = world or World.enter(recipe.training)
+            return Attempt(recipe, model, data, folder, world, inexact, tuning).make()
+        say(world, f"{folder.path} is finished: nothing to do (--again runs it once more)")
+        return record
+    finally:
+        folder.release()
+
+
+def place_of(recipe: Recipe, root: Path, again: bool) -> tuple[Path, Source, Source]:
+    """The run's folder, and the model and the data that name it."""
+    model, data = find_model(recipe.model), recipe.data.resolve()
+    return RunFolder.of(root, recipe, model, data, again).path, model, data
+
+
+def finished_or_claimed(
+    folder: RunFolder, recipe: Recipe, model: Source, data: Source
+) -> RunRecord | None:
+    """The run's record if it is finished; else None, and `folder` is this process's."""
+    digest = recipe.digest(model, data)
+    folder.check(digest)
+    if not folder.finished:
+        folder.claim(digest)
+    # another process may have finished it between the two
+    return folder.record if folder.finished else None

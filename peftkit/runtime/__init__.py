@@ -1,0 +1,1 @@
+"""The process a run is in: ranks, threads, precision, and measurements of the machine."""

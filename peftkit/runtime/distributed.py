@@ -1,0 +1,287 @@
+"""The world a run stands in: ranks, threads, precision, and what the launcher says of them."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from peftkit.errors import Fault, PeftkitError, RecipeError, RunError
+from peftkit.records.record import WorldRecord
+from peftkit.runtime.matmul_speed import product_speeds
+from peftkit.runtime.measurements import device_name
+
+if TYPE_CHECKING:
+    from peftkit.config.recipe import Training
+
+Result = TypeVar("Result")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "scikit-learn",
+)
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+"""glibc's numbers for `mallopt`; 32 MiB is the most it takes for the first."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one run and what each of them has."""
+
+    rank: int
+    size: int
+    threads: int
+    precision: str
+    """Type in which weights rest and products are computed: 'bf16' or 'fp32'."""
+    device: str
+    sharding: str
+    """'none', 'ddp', 'fsdp' or 'deepspeed'."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.rank == 0
+
+    @classmethod
+    def enter(cls, training: "Training") -> "World":
+        """Join the other ranks, take this rank's share of the cores, settle the precision."""
+        import torch
+        from accelerate import PartialState
+
+        settle_memory()
+        precision = resting_precision(training.precision)
+        check_launcher_precision(precision)
+        # the Trainer would read it and compute under autocast
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+        state = PartialState(**({} if torch.cuda.is_available() else {"cpu": True}))
+        threads = threads_of_rank(training.threads)
+        torch.set_num_threads(threads)
+        world = cls(
+            state.process_index,
+            state.num_processes,
+            threads,
+            precision,
+            device_name(),
+            sharding(state.num_processes),
+        )
+        if warning := slow_precision(training.precision):
+            say(world, f"note: {warning}")
+        return world
+
+
+def launched_ranks() -> int:
+    """The number of ranks as the launcher's environment says it, before torch is imported."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def settle_memory() -> None:
+    """Keep memory from growing with the number of different batch sizes, and reuse it (Linux).
+
+    oneDNN keeps 1,024 compiled products with their scratch memory, several for each length of a
+    packed row; 64 are enough for the lengths at hand (benchmarks/LOG.md).
+    glibc gives blocks above 128 KiB back at once and faults them in again at the next step.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    # torch's layer above oneDNN keeps as many again: 1.0 GiB on a tiny model, so 0.6 GiB
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "128")
+    if sys.platform == "linux":
+        import ctypes
+
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):  # not in musl
+            libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def threads_of_rank(wanted: "int | str") -> int:
+    """Threads for this rank; auto: its share of the cores that this process may use."""
+    if wanted != "auto":
+        return int(wanted)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def resting_precision(wanted: str) -> str:
+    """'bf16' or 'fp32'; auto: bf16 where products of matrices were measured faster in it."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    speeds = product_speeds()
+    return "bf16" if speeds["bf16"] > speeds["fp32"] else "fp32"
+
+
+def slow_precision(wanted: str) -> str | None:
+    """A warning where bf16 is asked for and a CPU multiplies matrices more slowly in it."""
+    import torch
+
+    if wanted != "bf16" or torch.cuda.is_available():
+        return None
+    speeds = product_speeds()
+    if speeds["bf16"] >= speeds["fp32"]:
+        return None
+    own, other = (f"{speeds[kind] / 1e9:,.1f}" for kind in ("bf16", "fp32"))
+    return (
+        f"training.precision=bf16: this processor does {own} GFLOP/s in bf16 and {other} in fp32, "
+        f"{speeds['fp32'] / speeds['bf16']:,.1f} times as many - use training.precision=fp32"
+    )
+
+
+def check_launcher_precision(precision: str) -> None:
+    """Refuse a launcher that asks for another precision than the recipe's; 'no' is no opinion."""
+    said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if said in ("bf16", "fp16", "fp8") and said != precision:
+        what = (
+            f"the launcher asks for {said}, the recipe for {precision} - say mixed_precision: 'no' "
+            f"in accelerate's file"
+        ) + (f" or training.precision={said}" if said == "bf16" else "")
+        raise RecipeError("launcher and recipe disagree:", [Fault("training.precision", what)])
+
+
+def sharding(size: int) -> str:
+    """How the model is spread over the ranks, as the launcher's environment says it."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1"):
+        return "fsdp"
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
+        return "deepspeed"
+    return "ddp" if size > 1 else "none"
+
+
+def on_main(world: World | None, work: Callable[[], Result]) -> Result:
+    """The result of `work`, done by rank 0 alone; its error is every rank's error."""
+    if world is None or world.size == 1:
+        return work()
+    from accelerate.utils import broadcast_object_list
+
+    said: list[Any] = [None, None]
+    if world.is_main:
+        try:
+            said[0] = work()
+        except PeftkitError as error:
+            said[1] = error
+    broadcast_object_list(said, from_process=0)
+    if said[1] is not None:
+        raise said[1]
+    return said[0]  # type: ignore[no-any-return]
+
+
+def on_main_first(world: World, work: Callable[[], Result]) -> Result:
+    """The result of `work` on every rank; rank 0 goes first and fills the caches."""
+    if world.size > 1:
+        on_main(world, lambda: bool(work()))
+    return work()
+
+
+def gathered(world: World, values: list[Any]) -> list[Any]:
+    """The lists of all ranks, one behind the other, on every rank."""
+    if world.size == 1:
+        return values
+    from accelerate.utils import gather_object
+
+    return list(gather_object(values))
+
+
+def any_rank(world: World, flag: bool) -> bool:
+    """Whether any rank raises `flag`; all ranks must call it together."""
+    return bool(highest(world, int(flag)))
+
+
+def highest(world: World, value: int) -> int:
+    """The largest of the ranks' values; all ranks must call it together."""
+    return value if world.size == 1 else _reduced(value, "MAX")
+
+
+def summed(world: World, value: int) -> int:
+    """The sum of the ranks' values; all ranks must call it together."""
+    return value if world.size == 1 else _reduced(value, "SUM")
+
+
+def _reduced(value: int, how: str) -> int:
+    import torch
+    import torch.distributed as distributed
+
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    shared = torch.tensor([value], device=device)
+    distributed.all_reduce(shared, op=getattr(distributed.ReduceOp, how))
+    return int(shared.item())
+
+
+def say(world: World | None, message: str) -> None:
+    """Tell the user, once, whatever the number of ranks (None: there is but one)."""
+    if world is None or world.is_main:
+        print(message, file=sys.stderr, flush=True)
+
+
+def share_of_batch(batch_size: int, size: int) -> int:
+    """Examples a rank takes of each optimizer step.
+
+    Raises `RunError` with the nearest workable numbers when the ranks do not divide the batch.
+    """
+    if batch_size % size:
+        below, above = batch_size // size * size, -(-batch_size // size) * size
+        near = " or ".join(str(n) for n in (below, above) if n)
+        raise RunError(
+            f"training.batch_size={batch_size} cannot be shared by {size} ranks "
+            f"- use training.batch_size={near}"
+        )
+    return batch_size // size
+
+
+def without_launcher() -> dict[str, str]:
+    """The environment of a process that is no rank: without what a launcher put there."""
+    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    others = ("TORCHELASTIC", "ACCELERATE_", "FSDP_", "GROUP_", "ROLE_")
+    return {k: v for k, v in os.environ.items() if k not in ranks and not k.startswith(others)}
+
+
+def finding_modules() -> dict[str, str]:
+    """The environment of a Python process that is no rank and finds its modules where this one
+    did, plug-ins too."""
+    places = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
+    return {**without_launcher(), "PYTHONPATH": places}
+
+
+def surroundings(world: World) -> dict[str, Any]:
+    """What must be the same for a run to go on bit for bit."""
+    return {
+        "ranks": world.size,
+        "threads": world.threads,
+        "precision": world.precision,
+        "sharding": world.sharding,
+        "device": "cpu" if world.device.startswith("cpu") else world.device,
+        "torch": importlib.metadata.version("torch"),
+    }
+
+
+def world_record(world: World, training: "Training", micro: int) -> WorldRecord:
+    """Where a run ran, and the speeds by which its precision was chosen."""
+    measured = training.precision == "auto" and world.device.startswith("cpu")
+    return WorldRecord(
+        ranks=world.size,
+        threads=world.threads,
+        precision=world.precision,
+        sharding=world.sharding,
+        device=world.device,
+        micro_batch_size=micro,
+        operations_per_second=product_speeds() if measured else {},
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, peftkit and the libraries that can change a result."""
+    found = {"python": platform.python_version()}
+    for name in ("peftkit", *LIBRARIES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+            found[name] = "not installed"
+    return found

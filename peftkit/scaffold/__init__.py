@@ -1,0 +1,1 @@
+"""Write a first recipe for data that nobody has described yet (`peftkit new`)."""

@@ -1,0 +1,172 @@
+"""A first recipe for one's own data: what its columns seem to be, and how long its texts are."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from peftkit.data.layout import Layout, layout_of
+from peftkit.data.readers.formats import Flaw, records
+from peftkit.data.validation import Places
+from peftkit.errors import DataError, Fault, RecipeError
+from peftkit.hub.resolve import find_dataset
+from peftkit.scaffold.column_profile import MOST_CLASSES, Column, told
+from peftkit.scaffold.task_inference import Guess, guess, texts_in
+
+_MOST_ROWS = 100_000  # read to guess from; label columns are often sorted, so a few rows mislead
+WINDOWED = ("tagging", "question_answering")
+"""Tasks that read a text that is too long piece by piece."""
+_SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class NewRecipe:
+    """A recipe that was written, and what it rests on."""
+
+    path: Path
+    text: str
+    lines: tuple[str, ...]
+    """What was guessed, a line each."""
+
+
+def new(path: Path, to: Path | None = None) -> NewRecipe:
+    """Write a recipe for the data at `path` (to `recipes/<its name>.yaml`, unless `to` is given).
+
+    Raises `DataError` where the columns cannot be told, `RecipeError` where another recipe of
+    that name stands.
+    """
+    layout = layout_of(Path(find_dataset(_as_path(path)).location), None)
+    columns = _columns(layout)
+    found = guess(columns)
+    if found is None:
+        raise DataError(f"no recipe can be guessed for {path}:", _why_not(columns))
+    recipe = _recipe(path, layout, found)
+    target = to or Path("recipes") / f"{_plain(path.resolve().stem)}.yaml"
+    _write(target, recipe.text)
+    return NewRecipe(target, recipe.text, recipe.lines)
+
+
+def _as_path(path: Path) -> str:
+    """`path` written so that it cannot be taken for a name on the hub."""
+    return str(path) if path.is_absolute() else f"./{path}"
+
+
+def _columns(layout: Layout) -> dict[str, Column]:
+    """What the training files' first rows hold, a column each."""
+    columns: dict[str, Column] = {}
+    flaws: dict[str, Places] = {}
+    for name, record in islice(_training_records(layout), _MOST_ROWS):
+        if isinstance(record, Flaw):
+            flaws.setdefault(record.what, Places()).add(f"{name}, {record.place}")
+            continue
+        for key, value in record.values.items():
+            columns.setdefault(key, Column(key)).note(value)
+    if flaws or not columns:
+        faults = [Fault(str(places), what) for what, places in flaws.items()]
+        empty = [Fault(str(layout.base), "its training files have no rows - give them some")]
+        raise DataError("the data cannot be read:", faults or empty)
+    return columns
+
+
+def _training_records(layout: Layout) -> Iterator[tuple[str, Any]]:
+    for path in layout.files["train"]:
+        for record in records(path):
+            yield layout.name(path), record
+
+
+def _why_not(columns: dict[str, Column]) -> list[Fault]:
+    texts = texts_in(columns)
+    if not texts:
+        what = "no column holds texts of several words - write a recipe by hand, naming data.text"
+        return [Fault(told(columns), what)]
+    rest = {name: column for name, column in columns.items() if column not in texts}
+    what = f"none holds 2 to {MOST_CLASSES} values, many times each - add a column with the label"
+    return [Fault(told(rest or columns), what)]
+
+
+def _recipe(path: Path, layout: Layout, found: Guess) -> NewRecipe:
+    length, length_line = _length(found)
+    kind = found.task["kind"]
+    lines = [
+        f"task: {kind}, since {found.why}",
+        *(_column_line(role, column, found) for role, column in found.read.items()),
+        length_line,
+        _splits_line(layout),
+        *(f"note: {note}" for note in (*layout.notes, *found.notes)),
+        *(f"mind: column {c.name!r} is empty in {c.num_empty} rows, which training refuses"
+          for role, c in found.read.items() if c.num_empty and role != "input"),
+    ]  # fmt: skip
+    data = {"kind": "files", "path": path.as_posix(), **found.data, "max_length": length}
+    body = [f"  {key}: {_scalar(value)}" for key, value in data.items() if value != {}]
+    written = [f"# Written by peftkit new, which guessed from {path.name}:"]
+    written += [f"#   {line}" for line in lines]
+    task = kind if found.task == {"kind": kind} else _scalar(found.task)
+    written += [f"model: {found.model}", "data:", *body, f"task: {task}"]
+    num_rows = max(column.num_rows for column in found.read.values())
+    written += ["strategy: {kind: lora, r: 8}", _training(num_rows, found.epochs), ""]
+    return NewRecipe(path, "\n".join(written), tuple(lines))
+
+
+def _column_line(role: str, column: Column, found: Guess) -> str:
+    if role == "label":
+        return f"label: column {column.name!r} ({found.facts[role]})"
+    about = found.facts.get(role, f"{column.mean_words:.0f} words on average")
+    return f"{role}: column {column.name!r}, {about}"
+
+
+def _training(num_rows: int, least: int | None) -> str:
+    """Enough steps to learn something: small data is read more often, in smaller batches."""
+    epochs, batch_size = (5, 8) if num_rows < 500 else (3, 32) if num_rows < 5000 else (1, 32)
+    epochs = max(epochs, least or 1)
+    return f"training: {{epochs: {epochs}, batch_size: {batch_size}}}"
+
+
+def _length(found: Guess) -> tuple[int, str]:
+    """Tokens that hold all but one in twenty texts, in steps of 32, and the line that says so."""
+    texts = found.texts
+    lengths = sorted(sum(words) for words in zip(*(column.words for column in texts), strict=False))
+    # a word is about 1.3 tokens
+    tokens = [int(1.3 * words) + 1 + len(texts) + found.extra_tokens for words in lengths]
+    wanted = tokens[int(0.95 * (len(tokens) - 1))]
+    length = min(found.longest, max(32, -(-wanted // 32) * 32))
+    cut = sum(count > length for count in tokens) / len(tokens)
+    done = "read in windows" if found.task["kind"] in WINDOWED else "cut"
+    return length, f"max_length: {length} tokens, by which about {cut:.0%} of the texts are {done}"
+
+
+def _splits_line(layout: Layout) -> str:
+    files = {split: layout.files[split] for split in _SPLITS if split in layout.files}
+    parts = [
+        f"{split} = {', '.join(map(layout.name, paths[:3]))}{' ...' if paths[3:] else ''}"
+        for split, paths in files.items()
+    ]
+    told = f"splits: {', '.join(parts)}"
+    if len(files) == 3:
+        return told
+    if "validation" in files:
+        return f"{told}; validation is scored, since there is no test"
+    carved = "validation rows are" if "test" in files else "test and validation rows are"
+    return f"{told}; {carved} carved out of train"
+
+
+def _scalar(value: object) -> str:
+    """`value` as YAML: quoted (as JSON is) where a plain word could mean something else."""
+    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_./][\w./-]*", value)
+    words = {"true", "false", "null", "yes", "no", "on", "off", "y", "n", ".nan", ".inf"}
+    return str(value) if plain and str(value).lower() not in words else json.dumps(value)
+
+
+def _plain(name: str) -> str:
+    """`name` as a recipe's: words and dashes; an underscore first would make it a base."""
+    return re.sub(r"[^\w-]+", "_", name).strip("_") or "mine"
+
+
+def _write(path: Path, text: str) -> None:
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        todo = "remove it, or give another name with --to"
+        raise RecipeError(f"{path} stands there already and says something else - {todo}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

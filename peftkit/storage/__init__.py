@@ -1,0 +1,1 @@
+"""Files: written atomically, and read strictly as JSON or YAML."""

@@ -1,0 +1,289 @@
+"""Strategies: which weights move. Declaring a class here makes `strategy=<kind>` work."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from typing_extensions import Self
+
+from peftkit.errors import Fault
+from peftkit.models.architectures import constants_of, depths_of, head_names
+from peftkit.registry import Component
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import Tensor, nn
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from peftkit.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast one parameter learns."""
+
+    factor: float = 1.0
+    """Its share of the learning rate."""
+    start: float = 0.0
+    """The share of the steps that pass before it moves."""
+
+
+class Companion(Protocol):
+    """What a strategy does beside the optimizer's steps."""
+
+    def penalty(self) -> "Tensor":
+        """Added to the loss, once an optimizer step: a scalar in fp32."""
+
+    def after_step(self) -> None:
+        """Called after the optimizer has moved the weights, with their gradients still there."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: tensors and plain values."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+
+
+class Strategy(Component):
+    """Which weights of a model are trained, how they are attached, saved and folded back.
+
+    What is a class variable here may be a property where it depends on the settings.
+    """
+
+    family = "strategy"
+    package = "peftkit.strategies"
+
+    default_lr: ClassVar[float]
+    """The learning rate that `training.lr: auto` takes."""
+    source: ClassVar[str]
+    """The paper the strategy comes from."""
+    trains_base: ClassVar[bool] = False
+    """Whether all of the base moves (then it cannot be quantised, and keeps its dropout)."""
+    foldable: ClassVar[bool] = True
+    """Whether the result is an ordinary checkpoint after `merge`."""
+    packs: ClassVar[bool] = True
+    """Whether several sequences may share a row: each token is treated alike, and none is added."""
+    ahead: ClassVar[int] = 0
+    """Virtual tokens before each sequence, which take positions as its own tokens do."""
+    starts_as: ClassVar[str | None] = None
+    """Why training does not start from the base's function; None where it does, exactly."""
+    loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peftkit"
+    """What can load the artefact."""
+    saves_start: ClassVar[bool] = False
+    """Whether the artefact holds, beside an adapter, what it started as."""
+    trained_file: ClassVar[str] = "trained.safetensors"
+    """What the artefact's file of tensors is called."""
+
+    @classmethod
+    def parse(cls, value: object, path: str) -> Self:
+        """A strategy from its name or mapping; a list of them is a combination."""
+        if isinstance(value, list):
+            return super().parse({"kind": "combination", "parts": value}, path)
+        return super().parse(value, path)
+
+    def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
+        """`model` with this strategy attached: exactly what should train has `requires_grad`.
+
+        Raises `RecipeError` where the strategy's settings do not fit the model.
+        """
+        raise NotImplementedError
+
+    def refuses(self, quantized: str | None) -> str | None:
+        """Why the strategy cannot run on a base held in `quantized` ('4bit'); None if it can."""
+        if quantized and self.trains_base:
+            return (
+                f"'strategy: {self.kind}' trains weights of the base, but 'quantize: {quantized}' "
+                "freezes them - use strategy=lora or quantize=none"
+            )
+        return None
+
+    def misfits(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
+        """Why the strategy cannot run on a model of such a `config`, before any is loaded."""
+        return []
+
+    def prepare(self, model: "nn.Module", batches: Callable[[], Iterator[dict[str, Any]]]) -> None:
+        """Initialise the adapted `model` from batches of the train split (inputs, no labels).
+
+        Called once, before the first step, also when a run resumes.
+        """
+
+    def paces(self, model: "nn.Module") -> dict[str, Pace]:
+        """The trainable parameters, by name, that do not learn at the common rate."""
+        return {}
+
+    def companion(self, model: "nn.Module", steps: int) -> Companion | None:
+        """What goes along with the optimizer in a training of `steps` steps, if anything does."""
+        return None
+
+    def merge(self, model: "nn.Module") -> "PreTrainedModel":
+        """`model` as an ordinary model of its class, what was trained folded into its weights.
+
+        Raises `RunError` where the strategy's result is no model of that class.
+        """
+        from peftkit.errors import RunError
+
+        if not self.foldable:
+            raise RunError(
+                f"'strategy: {self.kind}' cannot be merged: it adds layers that the model's class "
+                "does not have - predict from the artefact as it is, or train strategy=lora"
+            )
+        return model  # type: ignore[return-value]
+
+    def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
+        """What the strategy put around and into the adapted `model`, for code that has no peftkit:
+        the kinds that `exporting/load.py` attaches. What can be folded is no piece.
+
+        Raises `RunError` where the strategy cannot say it.
+        """
+        from peftkit.errors import RunError
+
+        if not self.foldable:
+            raise RunError(
+                f"'strategy: {self.kind}' does not say how it is attached without peftkit (it has "
+                "no method `pieces`) - predict from the run with peftkit predict"
+            )
+        return []
+
+    def save(self, model: "nn.Module", folder: Path) -> None:
+        """Write what was trained, and nothing else, to `folder` as safetensors."""
+        from safetensors.torch import save_file
+
+        trained = {n: p.detach().contiguous() for n, p in trainable(model).items()}
+        save_file(trained, folder / self.trained_file, metadata={"format": "pt"})
+
+    def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
+        """A fresh base `model` with the artefact in `folder` in place, ready to predict."""
+        from safetensors.torch import load_file
+
+        adapted = self.adapt(model, task)
+        restore(adapted, load_file(folder / self.trained_file))
+        return adapted
+
+
+class PeftStrategy(Strategy):
+    """A strategy that PEFT implements; a subclass says with which configuration."""
+
+    loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peft"
+    rests_in_fp32: ClassVar[bool] = False
+    """Whether what is trained rests in fp32, also on a base in bf16.
+
+    Otherwise it rests in the base's type, and the optimizer holds fp32 master copies.
+    """
+
+    def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
+        """PEFT's configuration of the method for this model.
+
+        Raises `RecipeError` where the strategy's settings do not fit the model.
+        """
+        raise NotImplementedError
+
+    def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
+        """A `PeftModel` around `model`; the head is trained beside the adapter."""
+        from peft import get_peft_model
+
+        with quiet_peft():
+            return get_peft_model(
+                model,
+                self.configuration(model, task),
+                autocast_adapter_dtype=self.rests_in_fp32,
+            )
+
+    def merge(self, model: "nn.Module") -> "PreTrainedModel":
+        """The base with the adapter folded into it (base weights must not be quantised)."""
+        if not self.foldable:
+            return super().merge(model)
+        unwrap_heads(model)
+        return model.merge_and_unload()  # type: ignore[operator,no-any-return]
+
+    def save(self, model: "nn.Module", folder: Path) -> None:
+        """A plain PEFT folder: `peft.PeftModel.from_pretrained` loads it."""
+        # no strategy trains embeddings, and those of a task's markers are made again
+        model.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
+
+    def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
+        """The PEFT folder on a fresh base."""
+        from peft import PeftModel
+
+        with quiet_peft():
+            return PeftModel.from_pretrained(
+                model, str(folder), autocast_adapter_dtype=self.rests_in_fp32
+            )
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without one warning: peft 0.21 reads a property that transformers 5.23 has renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
+
+
+def unwrap_heads(model: Any) -> None:
+    """Put the trained copy of each head in its place: most of PEFT 0.21's methods can do so only
+    where a head is one layer, which RoBERTa's and T5's are not."""
+    base = model.get_base_model()
+    for name in head_names(base):
+        copies = getattr(base.get_submodule(name), "modules_to_save", None)
+        if copies is not None:
+            setattr(base, name, copies["default"])
+
+
+def saved_heads(model: "PreTrainedModel", task: "Task") -> list[str] | None:
+    """What PEFT is to train and save beside an adapter: the head, where the task has a new one."""
+    return head_names(model) if task.trains_head else None
+
+
+def train_all(model: "PreTrainedModel") -> "nn.Module":
+    """`model` with every weight trainable, but for the constants that some keep among them."""
+    model.requires_grad_(True)
+    for name in constants_of(model):
+        model.get_parameter(name).requires_grad_(False)
+    return model
+
+
+def train_head(model: "PreTrainedModel", task: "Task") -> None:
+    """Make the head trainable, where the task has a new one; of one that PEFT holds, its copy."""
+    for head in head_names(model) if task.trains_head else []:
+        for name, parameter in model.get_submodule(head).named_parameters():
+            parameter.requires_grad_("original_module." not in name)
+
+
+def trainable(model: "nn.Module") -> dict[str, "nn.Parameter"]:
+    """The parameters that train, by name, each once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def slower_below(model: "nn.Module", decay: float) -> dict[str, Pace]:
+    """Paces by which a block learns at `decay` times the rate of the block above it.
+
+    The head has the common one, the embeddings the slowest (ULMFiT, section 3.2; ELECTRA's too).
+    """
+    if decay == 1:
+        return {}
+    depths = depths_of(model)
+    return {name: Pace(decay ** depths[name]) for name in trainable(model) if depths[name]}
+
+
+def restore(model: "nn.Module", tensors: Mapping[str, "Tensor"]) -> None:
+    """Put saved `tensors` in the place of the trainable parameters of the same names.
+
+    Raises `RunError` if the names are not the same.
+    """
+    import torch
+
+    from peftkit.errors import RunError
+
+    parameters = trainable(model)
+    if parameters.keys() != tensors.keys():
+        different = sorted(parameters.keys() ^ tensors.keys())
+        raise RunError(
+            f"the saved tensors are not those that train: {', '.join(different[:5])}"
+            f"{' ...' if len(different) > 5 else ''} - they belong to another recipe or version"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])

@@ -1,0 +1,300 @@
+"""Tasks: what a model is asked. One task a file; declaring the class makes `task=<kind>` work."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import PrivateAttr
+from typing_extensions import Self
+
+from peftkit.registry import Component
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from peftkit.data.splits import Splits
+    from peftkit.data.validation import Need
+    from peftkit.metrics.counts import Totals
+    from peftkit.metrics.registry import Score
+
+    Floats = NDArray[np.float64]
+
+Reading = Literal["example", "tokens", "labels"]
+IGNORED = -100
+"""The label of a token that nothing is learned from."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of encoded examples, in the order of the examples."""
+
+    labels: Sequence[Any]
+    """The right answers as they are encoded."""
+    outputs: "Sequence[np.ndarray]"
+    """What `Task.outputs` kept of each example."""
+    loss: float | None
+    """Mean loss over what has a label."""
+    texts: Sequence[str | None] = ()
+    """What was generated for each row of the split; None where nothing was asked for."""
+    samples: Sequence[Sequence[str] | None] = ()
+    """Where a command judges texts: all that were generated for each row, the one above first."""
+    passed: Sequence[int | None] = ()
+    """How many of them it passed."""
+    notes: Sequence[str] = ()
+    """What a reader of the scores must know of how it was asked or judged."""
+
+    @property
+    def label_ids(self) -> "np.ndarray":
+        """Of examples with one label each: their ids, (n,), -1 where unknown."""
+        import numpy as np
+
+        return np.asarray(self.labels, dtype=np.int64)
+
+    @property
+    def probabilities(self) -> "np.ndarray":
+        """Of examples with one output a class: (n, classes)."""
+        import numpy as np
+
+        return np.asarray(self.outputs) if len(self.outputs) else np.zeros((0, 0))
+
+
+@dataclass(frozen=True)
+class Given:
+    """What predictions are made for and scored against: one split."""
+
+    rows: Any
+    """The split's rows (`datasets.Dataset`), a column a role."""
+    examples: Any
+    """The rows encoded: one example a row, or several that say whose they are in `of`."""
+    names: Sequence[str]
+    """The labels' names in id order."""
+    train: Any = None
+    """The train split's rows, for what a baseline knows of them; None where none is wanted."""
+    resamples: int = 1000
+    """Bootstrap samples that draw the intervals; 0 leaves them out."""
+    tuned: Mapping[str, Any] = field(default_factory=dict)
+    """What the run learned beside the weights: `Task.learned`, and once trained `Task.tuned`."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores by name, the headline first; beside them baselines and what else is known."""
+
+    scores: "dict[str, Score]"
+    baseline: "dict[str, Score]"
+    """Of the simplest answer there is: the constant, the majority, ..."""
+    details: dict[str, Any] = field(default_factory=dict)
+    baselines: "dict[str, dict[str, Score]]" = field(default_factory=dict)
+    """Of further answers without training, by what they are called."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the scores must know of how they came to be."""
+
+
+class Task(Component):
+    """What is asked of the model: which columns it needs, how they are encoded, what is scored."""
+
+    family = "task"
+    package = "peftkit.tasks"
+
+    roles: ClassVar["Mapping[str, Need]"]
+    """The columns the task reads, and whether each must be there."""
+    inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    """Those of the roles that a prediction is made from, in the order in which they are given."""
+    peft_type: ClassVar[str]
+    """PEFT's name for tasks of this kind."""
+    pipeline_tag: ClassVar[str]
+    """The hub's name for tasks of this kind."""
+    problem_type: ClassVar[str | None] = None
+    """What a classifier's outputs are to transformers; None: its heads for the task do not ask."""
+    trains_head: ClassVar[bool]
+    """Whether the task puts a new head on the model, which every strategy then trains."""
+    reading: ClassVar[Reading] = "example"
+    """What the loss reads: a head's word on each example, on each of its tokens, or a language
+    model's on the tokens whose label is known."""
+    reads_marked: ClassVar[bool] = False
+    """Whether examples say in `read` which tokens a head that reads the first one reads instead, on
+    average."""
+    assumed_names: ClassVar[tuple[str, ...]] = ("0", "1")
+    """Labels that a plan assumes where the data are not at hand."""
+    lines: ClassVar[tuple[str, ...]] = ("counts",)
+    """Keys of `predictions.jsonl` beside `row` and `hash`, from which `row_values` are computed."""
+    tunes: ClassVar[tuple[str, ...]] = ()
+    """What is chosen on the validation split once the model is trained: the keys of `tuned`."""
+    _carried: dict[str, Any] = PrivateAttr(default_factory=dict)
+    has_classes: ClassVar[bool] = False
+    """Whether `label` says one class a row, of which rows can be drawn."""
+    changes_words: ClassVar[bool] = False
+    """Whether the labels stay right where words of the texts are dropped, swapped or replaced."""
+    smooths: ClassVar[bool] = True
+    """Whether `training.label_smoothing` means something."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Settings (`name`, or `name.name`) that came after the task's first records: no part of a
+    run's name if not set."""
+    names_rows: ClassVar[bool] = False
+    """Whether rows have one label's name, `label` and `predicted`: the report then scores them."""
+    loss_unit: ClassVar[str] = "cross-entropy (nats)"
+    """What the loss is, for pictures of it."""
+
+    @property
+    def headline(self) -> str:
+        """The score that runs are compared by."""
+        raise NotImplementedError
+
+    @property
+    def chosen_by(self) -> str:
+        """The score on the validation split that training goes by."""
+        return self.headline
+
+    @property
+    def compares_untuned(self) -> bool:
+        """Whether the base without training answers the test rows too, to be compared with."""
+        return False
+
+    @property
+    def carried(self) -> Mapping[str, Any]:
+        """What the run learned beside the weights, as `Given.tuned` has it; no setting of a recipe,
+        but part of the artefact. `loss` and `encode` find it here."""
+        return self._carried
+
+    def carrying(self, tuned: Mapping[str, Any]) -> Self:
+        """The same task with what a run learned beside the weights."""
+        other = self.model_copy()
+        other._carried = dict(tuned)
+        return other
+
+    def learned(self, splits: "Splits") -> dict[str, Any]:
+        """What is taken from the train split before training, as JSON holds it: a target's scale,
+        the weights of classes."""
+        return {}
+
+    def tuned(self, predictions: Predictions, given: Given) -> dict[str, Any]:
+        """What is chosen on the validation split once the model is trained, as JSON holds it:
+        thresholds. Asked where `tunes` names any and the split has rows."""
+        return {}
+
+    def remarks(self, tuned: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a reader of the scores must know of what was learned beside the weights."""
+        return ()
+
+    def told(self, splits: "Splits", examples: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a reader of the scores must know of how the splits' rows became examples."""
+        return ()
+
+    def used_roles(self, there: Collection[str]) -> Collection[str]:
+        """Of the roles that the data have, those that something is made of."""
+        return there
+
+    def peft_type_of(self, model: "PreTrainedModel") -> str:
+        """PEFT's name for the task on this model."""
+        return self.peft_type
+
+    def markers(self) -> tuple[str, ...]:
+        """Tokens that the task adds to the vocabulary."""
+        return ()
+
+    def label_names(self, splits: "Splits") -> tuple[str, ...]:
+        """The names of the labels in id order; none where labels have no names.
+
+        Raises `DataError` where the labels cannot be learned or scored, with all faults at once.
+        """
+        raise NotImplementedError
+
+    def auto_class(self, config: "PretrainedConfig | None" = None) -> Any:
+        """The `AutoModelFor...` class that loads a model of this `config` with the task's head."""
+        raise NotImplementedError
+
+    def configuration(self, names: Sequence[str]) -> dict[str, Any]:
+        """What the task says in the model's configuration, whatever the base's says."""
+        ids = {name: index for index, name in enumerate(names)}
+        known = {"id2label": dict(enumerate(names)), "label2id": ids}
+        return {"num_labels": len(names), "problem_type": self.problem_type, **known}
+
+    def encode(
+        self,
+        rows: Mapping[str, Sequence[Any]],
+        tokenizer: "PreTrainedTokenizerBase",
+        names: Sequence[str],
+        max_length: int,
+    ) -> dict[str, list[Any]]:
+        """A batch of rows as columns `input_ids`, `labels`, `truncated` and what else is read; if a
+        row becomes several examples, `of` says for each which row of the batch it is from."""
+        raise NotImplementedError
+
+    def logits(self, output: Any) -> "torch.Tensor":
+        """What the model's output says: (examples or tokens that are read, classes)."""
+        logits: torch.Tensor = output.logits
+        return logits
+
+    def loss(
+        self, logits: "torch.Tensor", labels: "torch.Tensor", smoothing: float
+    ) -> "torch.Tensor":
+        """The sum of the losses over all that has a label, a scalar in fp32."""
+        raise NotImplementedError
+
+    def known(self, labels: "torch.Tensor") -> int:
+        """How many losses `loss` sums."""
+        return int((labels != IGNORED).sum())
+
+    def outputs(
+        self, logits: "torch.Tensor", labels: "torch.Tensor", sizes: Sequence[int]
+    ) -> "list[np.ndarray]":
+        """What is kept of each example, in fp32; `sizes` are the examples' shares of `logits`."""
+        raise NotImplementedError
+
+    def score(self, predictions: Predictions, given: Given) -> Scored:
+        """Scores of the predictions; by default those that `totals` computes from row `counts`."""
+        from peftkit.metrics.counts import tally_scores
+
+        def tallied(counts: "Floats") -> "dict[str, Score]":
+            return tally_scores(
+                counts, lambda sums: self.totals(sums, given.names), self.headline, given.resamples
+            )
+
+        scores = tallied(self.counts(self.answers(predictions, given), given))
+        if given.train is None:
+            return Scored(scores, {})
+        simple = {n: tallied(self.counts(a, given)) for n, a in self.simple_answers(given).items()}
+        return Scored(scores, next(iter(simple.values()), {}), baselines=simple)
+
+    def answers(self, predictions: Predictions, given: Given) -> list[dict[str, Any]]:
+        """What is said of each row, as `predict` gives it and `counts` judges it."""
+        raise NotImplementedError
+
+    def simple_answers(self, given: Given) -> dict[str, list[dict[str, Any]]]:
+        """Answers that need no training, by what they are called; the simplest first."""
+        return {}
+
+    def counts(self, answers: Sequence[Mapping[str, Any]], given: Given) -> "Floats":
+        """What each row gives to the sums that the scores are made of: (rows, kinds)."""
+        raise NotImplementedError
+
+    def totals(self, sums: "Floats", names: Sequence[str]) -> "dict[str, Floats]":
+        """Every score by name from sums of counts: (many, kinds) to (many), NaN where undefined."""
+        raise NotImplementedError
+
+    def parts(self, counts: "Floats", names: Sequence[str]) -> "list[tuple[Floats, Totals]]":
+        """The counts in groups that are known of the same rows, each with its scores' totals."""
+        return [(counts, lambda sums: self.totals(sums, names))]
+
+    def prediction_lines(self, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
+        """What `predictions.jsonl` says of each row; never its source text."""
+        answers = self.answers(predictions, given)
+        for answer, counts in zip(answers, self.counts(answers, given), strict=True):
+            yield {**answer, "counts": [round(float(count), 6) for count in counts]}
+
+    def row_values(
+        self, metric: str, columns: "Mapping[str, Any]", names: Sequence[str]
+    ) -> "Floats | None":
+        """What each row gives to `metric`, as numbers whose mean is the score; None: undefined.
+
+        `columns` are the `lines` of `predictions.jsonl`: lists, numbers of one length as an array.
+        """
+        import numpy as np
+
+        from peftkit.metrics.counts import pseudo_values
+
+        counts = np.asarray(columns["counts"], dtype=float)
+        return pseudo_values(counts, lambda sums: self.totals(sums, names), metric)

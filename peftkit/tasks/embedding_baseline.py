@@ -1,0 +1,172 @@
+"""Embedded: tasks whose rows a base without training can tell apart by its hidden states.
+
+A task of this kind says which tokens' states stand for a row, and what nearness says of it.
+"""
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import field_validator
+
+from peftkit.registry import Settings
+from peftkit.tasks.zero_shot import Prompting, in_turn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedTokenizerBase
+
+TRAIN_ROWS = 1000
+"""Rows of train, at most, that the base's embeddings are compared with."""
+
+
+class Embedded(Settings):
+    """What the base's embeddings say of the test rows, to be compared with what training bought."""
+
+    untuned: bool | None = None
+    """Whether the base without training answers the test rows too, to be compared with: by its
+    embeddings, a causal model of classes also in words (`prompting`); null: yes."""
+
+    untuned_by: ClassVar[str] = "nearest centroid"
+    """What its answers are called."""
+    has_classes: ClassVar[bool] = False
+    later: ClassVar[tuple[str, ...]] = ("untuned",)
+
+    @field_validator("untuned")
+    @classmethod
+    def _yes_is_unset(cls, said: bool | None) -> bool | None:
+        return None if said else said
+
+    @property
+    def compares_untuned(self) -> bool:
+        """Whether the base without training answers the test rows too."""
+        return self.untuned is not False
+
+    def asked_in_words(self) -> Prompting | None:
+        """How a causal language model is asked for a row's label; None where it is not."""
+        return None
+
+    def shown(self, train: Any) -> list[int]:
+        """The rows of train that the others are compared with; classes take turns."""
+        if self.has_classes:
+            return in_turn(train["label"][:], TRAIN_ROWS, seed=0)
+        count = min(TRAIN_ROWS, len(train))
+        return sorted(random.Random(0).sample(range(len(train)), count))
+
+    def embedded(
+        self,
+        rows: Mapping[str, Sequence[Any]],
+        tokenizer: "PreTrainedTokenizerBase",
+        names: Sequence[str],
+        max_length: int,
+    ) -> dict[str, list[Any]] | None:
+        """Token ids, in `labels` which embedding each token is averaged into (0, 1, ...; -100:
+        none), and in `right` the right answers as encoded; None where embeddings say nothing."""
+        encoded = self.encode(rows, tokenizer, names, max_length)  # type: ignore[attr-defined]
+        columns = {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
+        parts = [[0] * len(ids) for ids in columns["input_ids"]]
+        return {**columns, "labels": parts, "right": encoded["labels"]}
+
+    def by_nearness(
+        self,
+        shown: "Sequence[np.ndarray]",
+        right: Sequence[Any],
+        asked: "Sequence[np.ndarray]",
+        names: Sequence[str],
+    ) -> "list[np.ndarray]":
+        """Outputs for what is `asked` about from embeddings, (parts, hidden) each, and those of
+        rows of train whose answers are known; by default the class of the nearest centroid."""
+        import numpy as np
+
+        known, unknown = (np.stack([each.ravel() for each in rows]) for rows in (shown, asked))
+        return list(nearest_centroid(known, np.asarray(right), unknown, len(names)))
+
+
+class EmbeddedWords(Embedded):
+    """Tasks whose examples label words at their first pieces: each word is told by its own."""
+
+    def embedded(
+        self,
+        rows: Mapping[str, Sequence[Any]],
+        tokenizer: "PreTrainedTokenizerBase",
+        names: Sequence[str],
+        max_length: int,
+    ) -> dict[str, list[Any]]:
+        """Each word that an example answers by its first piece."""
+        from peftkit.tasks.base import IGNORED
+
+        encoded = self.encode(rows, tokenizer, names, max_length)  # type: ignore[attr-defined]
+        words = [[label for label in own if label != IGNORED] for own in encoded["labels"]]
+        parts = []
+        for own in encoded["labels"]:
+            number = itertools.count()
+            parts.append([IGNORED if label == IGNORED else next(number) for label in own])
+        return {"input_ids": encoded["input_ids"], "labels": parts, "right": words}
+
+    def by_nearness(
+        self,
+        shown: "Sequence[np.ndarray]",
+        right: Sequence[Any],
+        asked: "Sequence[np.ndarray]",
+        names: Sequence[str],
+    ) -> "list[np.ndarray]":
+        """The tag of the nearest centroid for each word."""
+        import numpy as np
+
+        # -1: the word's tag is not known
+        known = np.asarray([label for words in right for label in words])
+        found = nearest_centroid(
+            np.concatenate(shown)[known >= 0], known[known >= 0], np.concatenate(asked), len(names)
+        )
+        return np.split(found, np.cumsum([len(words) for words in asked])[:-1])
+
+
+class EmbeddedParts(Embedded):
+    """Tasks of two marked parts of a text: a row is told by the states of both."""
+
+    def embedded(
+        self,
+        rows: Mapping[str, Sequence[Any]],
+        tokenizer: "PreTrainedTokenizerBase",
+        names: Sequence[str],
+        max_length: int,
+    ) -> dict[str, list[Any]]:
+        """The texts without markers, which the base does not know; the tokens of both parts."""
+        from peftkit.tasks.base import IGNORED
+
+        encoded = self.encode(rows, tokenizer, names, max_length)  # type: ignore[attr-defined]
+        markers: Any = tokenizer.convert_tokens_to_ids(list(self.markers()))  # type: ignore[attr-defined]
+        columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "right": encoded["labels"]}
+        for ids, read in zip(encoded["input_ids"], encoded["read"], strict=True):
+            part, parts = IGNORED, []
+            for place, token in enumerate(ids):
+                if token in markers:
+                    part = read.index(place) if place in read else IGNORED
+                parts.append(part)
+            kept = [place for place, token in enumerate(ids) if token not in markers]
+            columns["input_ids"].append([ids[place] for place in kept])
+            columns["labels"].append([parts[place] for place in kept])
+        return columns
+
+
+def nearest_centroid(
+    shown: "np.ndarray", right: "np.ndarray", asked: "np.ndarray", classes: int
+) -> "np.ndarray":
+    """The probability of each class: a softmax over the negative squared distances to the classes'
+    mean embeddings (Snell et al. 2017, eq. 2, on embeddings that nothing was trained for); 0 of a
+    class that none is shown of. (shown, hidden), (shown,), (asked, hidden) to (asked, classes)."""
+    import numpy as np
+    from sklearn.metrics.pairwise import euclidean_distances
+
+    there = np.unique(right)
+    # not scikit-learn's `NearestCentroid` (1.9): it wants variance in all rows, which one row a
+    # class lacks, and its probabilities are of other distances than its predictions
+    #
+    # distances in fp32, as the embeddings are: there is one for every word of a split
+    centroids = np.stack([shown[right == n].mean(axis=0, dtype=np.float64) for n in there])
+    distances = euclidean_distances(asked, centroids.astype(asked.dtype), squared=True)
+    likely = np.exp(distances.min(axis=1, keepdims=True) - distances)
+    found = np.zeros((len(asked), classes))
+    found[:, there] = likely / likely.sum(axis=1, keepdims=True)
+    return found

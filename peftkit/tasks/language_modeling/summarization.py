@@ -1,0 +1,54 @@
+"""Summarisation: a long text in a few words, by an encoder-decoder or a causal model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from peftkit.metrics.text import Counted, rouges
+from peftkit.tasks.base import Given, Task
+from peftkit.tasks.language_modeling.seq2seq import SOURCE, Rewriting, said_by_all, usual_target
+from peftkit.text.words import SENTENCE_ENDS, words_of
+
+
+class Summarisation(Rewriting, Task):
+    """What a text comes to."""
+
+    kind: Literal["summarisation"] = "summarisation"
+    metric: Literal["rougeL", "rouge1", "rouge2", "bits_per_byte"] = "rougeL"
+    """The headline score."""
+    score_tokenizer: Literal["english", "unicode"] | None = None
+    """How texts are split for ROUGE: english, words of a to z and 0 to 9, stemmed; unicode, those
+    of any script, each character alone where no space divides words. null: english, but unicode
+    for references of other letters than a to z."""
+
+    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"summarization": {}}
+    request: ClassVar[str] = f"Summarize this text:\n\n{SOURCE}"
+
+    @property
+    def headline(self) -> str:
+        """The chosen metric."""
+        return self.metric
+
+    def judged_by(self, references: Sequence[str] = ()) -> tuple[Counted, ...]:
+        """ROUGE."""
+        return (rouges(self.score_tokenizer),)
+
+    def simple_answers(self, given: Given) -> dict[str, list[dict[str, Any]]]:
+        """The first three turns or sentences, the longest three, always the same target."""
+        parts = [parts_of(source) for source in given.rows["source"]]
+        return {
+            "first_three": said_by_all([" ".join(each[:3]) for each in parts]),
+            "longest_three": said_by_all([" ".join(longest(each, 3)) for each in parts]),
+            "constant": said_by_all([usual_target(given)] * len(parts)),
+        }
+
+
+def parts_of(text: str) -> list[str]:
+    """The lines of a text (the turns of a dialogue); its sentences where it is one line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines if len(lines) > 1 else SENTENCE_ENDS.split(text.strip())
+
+
+def longest(parts: Sequence[str], count: int) -> list[str]:
+    """The longest parts, in the order in which they stand."""
+    chosen = sorted(range(len(parts)), key=lambda i: (-len(words_of(parts[i])), i))[:count]
+    return [parts[i] for i in sorted(chosen)]

@@ -1,0 +1,1 @@
+"""Text and tokens: words, special tokens, conversations and chat templates."""

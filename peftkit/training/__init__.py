@@ -1,0 +1,1 @@
+"""Train: the loop, its optimizer, checkpoints and integrity checks."""

@@ -1,0 +1,54 @@
+"""The Trainer's arguments: a recipe in the words of `transformers.TrainingArguments`."""
+
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from peftkit.config.recipe import Recipe
+from peftkit.errors import RecipeError
+from peftkit.records.run_dir import RunFolder
+from peftkit.runtime.distributed import World
+
+
+def trainer_arguments(
+    recipe: Recipe, folder: RunFolder, world: World, micro: int, accumulation: int
+) -> TrainingArguments:
+    """The recipe in the Trainer's words.
+
+    Raises `RecipeError` where `training.trainer` misspells an argument, or sets one of these.
+    """
+    training = recipe.training
+    ours: dict[str, Any] = {
+        "output_dir": str(folder.checkpoints),
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": accumulation,
+        # gradients are collected in fp32 after each micro-batch, so each must be whole
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
+        "num_train_epochs": training.epochs,
+        "max_steps": training.steps or -1,
+        "max_grad_norm": 0.0,  # MasterAdamW clips
+        "seed": training.seed,
+        "eval_strategy": "no",  # the recorder asks for evaluations and checkpoints
+        "save_strategy": "no",
+        "save_total_limit": 2,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": not torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,
+        "report_to": [],
+        "disable_tqdm": True,
+        "log_level": "error",
+    }
+    taken = sorted(ours.keys() & training.trainer.keys())
+    if taken:
+        raise RecipeError(
+            f"training.trainer: {', '.join(taken)} is peftkit's to set - leave it out"
+        )
+    try:
+        return TrainingArguments(**ours, **training.trainer)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"training.trainer: TrainingArguments refuses this ({error})") from None

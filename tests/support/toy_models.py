@@ -1,0 +1,112 @@
+"""Toys: tiny models, made-up texts and a few optimizer steps, for tests."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from peftkit.config.recipe import Recipe
+from peftkit.evaluation.prediction import first_batches, on_device, predict
+from peftkit.hub.resolve import find_model
+from peftkit.hub.source import Source
+from peftkit.loading.loading import Assembled, assemble, load_tokenizer
+from peftkit.preprocessing.tokenization import encode
+from peftkit.runtime.distributed import World
+from peftkit.strategies.base import trainable
+from peftkit.training.optimizer import MasterAdamW, rate_factors
+
+torch.set_num_threads(1)  # toys are too small to share
+ALONE = World(0, 1, 1, "fp32", "cpu", "none")
+NAMES = ("sport", "food")
+
+
+def toy(model: str = "tiny-bert", *overrides: str) -> Recipe:
+    """The recipe `lora_tiny` with a tiny model and overrides; dropout off, so that runs compare."""
+    quiet = ("training.dropout=0", "data.rows=80")
+    return Recipe.load("lora_tiny", f"model={model}", *quiet, *overrides)
+
+
+@cache
+def rows(model: str, max_length: int = 32) -> dict[str, Any]:
+    """The encoded splits of the made-up data, by the tokenizer of `model`."""
+    recipe = toy(model, f"data.max_length={max_length}")
+    splits = recipe.data.load(recipe.data.resolve(), recipe.task.roles)
+    source = find_model(model)
+    return encode(recipe, splits, load_tokenizer(source.location), source, NAMES)
+
+
+def assembled(recipe: Recipe, precision: str = "fp32", artefact: Path | None = None) -> Assembled:
+    """The recipe's model, freshly adapted or with `artefact` in place."""
+    source: Source = find_model(recipe.model)
+    tokenizer = load_tokenizer(source.location)
+    return assemble(recipe, source, tokenizer, NAMES, precision, artefact)
+
+
+@torch.no_grad()
+def logits(made: Assembled, examples: Any) -> Tensor:
+    """The logits of all examples, as one batch."""
+    return call(made, examples).float()
+
+
+def call(made: Assembled, examples: Any) -> Tensor:
+    """A forward pass over `examples`, in the mode the model is in."""
+    batch = made.batcher([examples[i] for i in range(len(examples))])
+    batch.pop("labels")
+    return made.module(**batch).logits
+
+
+@dataclass
+class Trained:
+    """What `train` saw: each trainable tensor's largest gradient, and its value before."""
+
+    gradients: dict[str, float]
+    before: dict[str, Tensor]
+    masters: Mapping[str, Tensor]
+    losses: list[float]
+
+
+def train(recipe: Recipe, made: Assembled, steps: int = 5, lr: float = 1e-2) -> Trained:
+    """Plain training with one evaluation after the second step."""
+    examples, module, strategy = rows(recipe.model), made.module, recipe.strategy
+    strategy.prepare(module, lambda: first_batches(recipe, made, examples))
+    optimizer = MasterAdamW(trainable(module).items(), lr, 0.0, 1.0, strategy.paces(module))
+    optimizer.companion = strategy.companion(module, steps)
+    rates = LambdaLR(optimizer, rate_factors(optimizer, "constant", 0, steps))
+    before = {name: m.detach().clone() for name, m in optimizer.masters.items()}
+    seen = Trained({name: 0.0 for name in before}, before, optimizer.masters, [])
+    for step, batch in enumerate(batches(made, examples["train"], steps)):
+        module.train()
+        labels = batch.pop("labels")
+        loss = recipe.task.loss(module(**batch).logits, labels, 0.0) / len(labels)
+        if optimizer.companion is not None:
+            loss = loss + optimizer.companion.penalty()
+        loss.backward()
+        seen.losses.append(loss.item())
+        for name, parameter in trainable(module).items():
+            if parameter.grad is not None:
+                largest = float(parameter.grad.abs().max())
+                seen.gradients[name] = max(seen.gradients[name], largest)
+        optimizer.step()
+        rates.step()
+        if step == 1:
+            predict(made, recipe.task, examples["validation"], ALONE)
+    module.eval()
+    return seen
+
+
+def batches(made: Assembled, examples: Any, steps: int) -> Iterator[dict[str, Any]]:
+    """`steps` batches of eight examples each."""
+    for step in range(steps):
+        chosen = [examples[(8 * step + i) % len(examples)] for i in range(8)]
+        yield on_device(made.batcher(chosen), torch.device("cpu"))
+
+
+def probabilities(recipe: Recipe, made: Assembled) -> np.ndarray:
+    """What `evaluation.predict` says of the test split."""
+    return predict(made, recipe.task, rows(recipe.model)["test"], ALONE).probabilities

@@ -1,0 +1,26 @@
+"""The display: what it says of memory."""
+
+from pathlib import Path
+
+from support.commands import python
+from support.run_processes import Zygote, record
+
+MIB = 2**20
+
+
+def test_the_peak_is_the_process_own_and_not_that_of_the_one_that_started_it(
+    tmp_path: Path,
+) -> None:
+    held = b"x" * 400_000_000  # resident here when the other process starts
+    code = "from peftkit.progress import peak_resident_bytes; print(peak_resident_bytes())"
+    peak = int(python("-c", code, cwd=tmp_path).stdout)
+    assert 5_000_000 < peak < len(held)
+
+
+def test_a_run_tells_the_peak_of_its_evaluation_from_that_of_its_training(
+    zygote: Zygote, tmp_path: Path
+) -> None:
+    ended = zygote.run(tmp_path, "training.epochs=1", before="len(b'x' * (400 * 2**20))")
+    assert ended.code == 0, ended.said
+    cost = record(tmp_path)["cost"]
+    assert 20 * MIB < cost["peak_evaluate_bytes"] < cost["peak_bytes"] - 200 * MIB
