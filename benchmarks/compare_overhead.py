@@ -38,7 +38,7 @@ def main() -> None:
         path = Path(folder) / "overhead.yaml"
         path.write_text(FILE.format(seeds=given.seeds))
         command = ["compare", str(path), f"data.path={given.data.resolve()}", "--runs", folder]
-        environment = {**os.environ, "PEFTKIT_CACHE": str(untokenised(Path(folder)))}
+        environment = {**os.environ, "PEFTKIT_CACHE": str(untokenized(Path(folder)))}
         begun = time.perf_counter()
         subprocess.run([sys.executable, "-m", "peftkit.cli", *command], check=True, env=environment)
         whole = time.perf_counter() - begun
@@ -59,12 +59,12 @@ def main() -> None:
     print(json.dumps(measured, indent=1))
 
 
-def untokenised(folder: Path) -> Path:
+def untokenized(folder: Path) -> Path:
     """A cache that has the model and no data, as on a machine that never saw them."""
     cache = folder / "cache"
     cache.mkdir()
     for path in cache_folder().iterdir():
-        if path.name != "tokenised":
+        if path.name != "tokenized":
             (cache / path.name).symlink_to(path)
     return cache
 

@@ -34,7 +34,7 @@ TEMPLATE = (
     "{% for message in messages %}<|turn|>{{ message.role }}\n{{ message.content }}<|over|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
 )
-"""Given by the recipe: the tokenizer has none."""
+"""EvalSplit by the recipe: the tokenizer has none."""
 PLAIN = """
 import json, logging, sys, warnings
 sys.modules["peftkit"] = sys.modules["peft"] = None  # from here on neither can be imported
@@ -217,11 +217,11 @@ def compare_texts(
     from peftkit.merging.verification.greedy import Answer, compare
     from peftkit.merging.verification.proof import MARGIN
     from peftkit.merging.verification.verify import difference
-    from peftkit.records.run_dir import RunFolder
+    from peftkit.records.run_dir import RunDir
 
     peftkit.merge(run, merged)
     recipe, assembled, names = load_run(run)
-    ours = Answers(RunFolder(run), recipe, None, size.prompts, size.most)
+    ours = Answers(RunDir(run), recipe, None, size.prompts, size.most)
     ours.ask(recipe, assembled, names)
     asked = [last_text(each) for each in ours.inputs()]
     found = plainly(merged, recipe.task.auto_class(assembled.module.config), asked, ours, size)

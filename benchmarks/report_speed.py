@@ -63,7 +63,7 @@ def cost(strategy: int, seed: int) -> Cost:
         peak_bytes=(500 + strategy) * 2**20,
         peak_reserved_bytes=None,
         predicted_peak_bytes=400 * 2**20,
-        artefact_bytes=10_000 * (1 + strategy),
+        artifact_bytes=10_000 * (1 + strategy),
     )
 
 

@@ -68,7 +68,7 @@ def kinds() -> str:
         about = (cls.__doc__ or "").partition("\n")[0].replace("|", "/")
         lines.append(f"| `{kind}` | {about} | {rate(kind)} | {cls.source} |")
         for alias, meant in cls.aliases.items():
-            said = Strategy.nicknames()[alias]
+            said = Strategy.all_aliases()[alias]
             short = json.dumps({"kind": kind, **meant}).replace('"', "")
             same = f"`{short}`" if len(short) < 60 else f"a {said['kind']}"
             lines.append(f"| `{alias}` | {same} | {rate(alias)} | |")
@@ -267,7 +267,7 @@ def row(name: str, records: list[Any]) -> str:
         intervals,
         f"{median('peak_bytes') / 2**20:,.0f}",
         f"{median('train_seconds'):.0f}",
-        f"{median('artefact_bytes') / 2**20:.1f}",
+        f"{median('artifact_bytes') / 2**20:.1f}",
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -19,12 +19,12 @@ from typing import Any
 from peftkit.config.recipe import Recipe
 from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source
-from peftkit.loading.loading import assemble, load_tokenizer
+from peftkit.loading.model import load_model, load_tokenizer
 from peftkit.preprocessing.tokenization import encode
 from peftkit.progress import peak_resident_bytes
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World
-from peftkit.tasks.base import Given
+from peftkit.tasks.base import EvalSplit
 from peftkit.training.trainer import fit
 
 BATCH = 16
@@ -37,17 +37,17 @@ class Ours:
     def __init__(self, recipe: Recipe, world: World, model: Source, examples: Any, names: Any):
         self.recipe, self.world, self.model = recipe, world, model
         tokenizer = load_tokenizer(model.location)
-        self.assembled = assemble(recipe, model, tokenizer, names, world.precision)
+        self.assembled = load_model(recipe, model, tokenizer, names, world.precision)
         self.examples, self.names = examples, names
         self.scratch = Path(tempfile.mkdtemp())
 
     def train(self, rows: Any, turn: int) -> float:
         """Train on `rows`; samples a second of the training loop."""
-        folder = RunFolder(self.scratch / str(turn))
+        folder = RunDir(self.scratch / str(turn))
         folder.claim("0")
         folder.begin(self.recipe, self.model, self.model)
         examples = {"train": rows, "validation": self.examples["validation"].select([])}
-        nothing = Given([], examples["validation"], self.names)
+        nothing = EvalSplit([], examples["validation"], self.names)
         outcome = fit(self.recipe, self.assembled, examples, folder, self.world, nothing)
         return outcome.samples / outcome.seconds
 

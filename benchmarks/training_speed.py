@@ -25,7 +25,7 @@ from typing import Any
 from peftkit.comparison.forecast import operations_a_token
 from peftkit.config.recipe import Recipe
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import blueprint
+from peftkit.loading.model import meta_model
 from peftkit.runtime.matmul_speed import KINDS, operations_a_second
 
 TO = Path(__file__).parent / "measurements" / "training_speed.json"
@@ -155,7 +155,7 @@ def choose(model: str, length: int, options: Any) -> None:
 def operations_of(model: str) -> int:
     """Operations of matrix products a token of training takes, attention's apart."""
     recipe = Recipe.load(MODELS[model][0], *MODELS[model][2])
-    module, _ = blueprint(recipe, find_model(recipe.model).location, recipe.task.assumed_names)
+    module, _ = meta_model(recipe, find_model(recipe.model).location, recipe.task.assumed_names)
     return operations_a_token(module)
 
 

@@ -74,7 +74,7 @@ class Component(Settings):
         return dict(sorted(found.items()))
 
     @classmethod
-    def nicknames(cls) -> dict[str, dict[str, Any]]:
+    def all_aliases(cls) -> dict[str, dict[str, Any]]:
         """Every alias in this family, with the settings that it stands for, its kind among them.
 
         Raises `RecipeError` where an alias is another's name.
@@ -100,15 +100,15 @@ class Component(Settings):
         if not isinstance(settings, dict):
             what = f"should be a {cls.family}'s name or a mapping with its 'kind'{got(value)}"
             raise RecipeError("", [Fault(path, what)])
-        kind, kinds, nicknames = settings.get("kind"), cls.kinds(), cls.nicknames()
-        names = sorted({*kinds, *nicknames})
+        kind, kinds, all_aliases = settings.get("kind"), cls.kinds(), cls.all_aliases()
+        names = sorted({*kinds, *all_aliases})
         if kind is None:
             raise RecipeError("", [Fault(path, f"names no kind - choose from {', '.join(names)}")])
         if not isinstance(kind, str) or kind not in names:
             what = f"no {cls.family} is called {kind!r} - {nearest(str(kind), names)}"
             raise RecipeError("", [Fault(path, what)])
-        if kind in nicknames:
-            settings = spelled_out(settings, nicknames[kind], path)
+        if kind in all_aliases:
+            settings = spelled_out(settings, all_aliases[kind], path)
         return kinds[settings["kind"]].from_settings(settings, path)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What tests share: the zygote that runs are forked from, and a record of the behaviour matrix."""
+"""What tests share: the zygote that runs are forked from, and a record of the behavior matrix."""
 
 import gc
 import json
@@ -40,7 +40,7 @@ def proof_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--matrix-to FILE`: what became of every cell of the behaviour matrix, as JSON."""
+    """`--matrix-to FILE`: what became of every cell of the behavior matrix, as JSON."""
     parser.addoption("--matrix-to", type=Path, default=None, help="write the matrix's outcome here")
 
 

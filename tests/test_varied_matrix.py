@@ -156,13 +156,13 @@ def assert_same(case: Case, said: Sequence[Any], found: Sequence[Any], far: floa
 def test_any_two_values_that_go_together_meet_and_no_others_do() -> None:
     values = {
         "size": (1, 2, 3),
-        "colour": ("red", "blue"),
+        "color": ("red", "blue"),
         "shape": ("round", "flat", "long", "odd"),
     }
     rules: dict[str, Rule] = {
         "flat is large": lambda size, shape: shape != "flat" or size > 1,
-        "odd and blue is small": lambda size, colour, shape: (
-            (colour, shape) != ("blue", "odd") or size == 1
+        "odd and blue is small": lambda size, color, shape: (
+            (color, shape) != ("blue", "odd") or size == 1
         ),
     }
     whole = [dict(zip(values, found, strict=True)) for found in product(*values.values())]

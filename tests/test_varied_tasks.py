@@ -10,7 +10,7 @@ from test_varied_models import Varied
 import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.merging.verification import proof, verify
-from support.task_rows import Made, labelled, scored, task_recipe
+from support.task_rows import Made, labeled, scored, task_recipe
 from support.varied_rows import WORDS, Row, Script, written
 
 
@@ -70,7 +70,7 @@ def test_who_answers_questions_is_merged_whatever_its_base_was(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "make"), [("multilabel", labelled), ("regression", scored)])
+@pytest.mark.parametrize(("kind", "make"), [("multilabel", labeled), ("regression", scored)])
 def test_runs_whose_labels_are_lists_are_exported_with_their_score(
     kind: str, make: Made, tmp_path: Path
 ) -> None:

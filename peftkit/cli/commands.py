@@ -134,9 +134,9 @@ def predict_verb(options: Any) -> None:
     from peftkit.evaluation.streaming import Live
     from peftkit.inference.files import predict_file
     from peftkit.inference.predictor import inputs_of, predictions, rows_given, told
-    from peftkit.records.run_dir import RunFolder
+    from peftkit.records.run_dir import RunDir
 
-    folder = RunFolder.open(options.run).path
+    folder = RunDir.open(options.run).path
     if options.source is not None:
         count = predict_file(folder, options.source, options.out, options.json)
         print(f"{count} rows scored", file=sys.stderr)

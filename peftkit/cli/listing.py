@@ -33,7 +33,7 @@ def listing(family: str) -> list[dict[str, str]]:
         {"name": kind, "about": (cls.__doc__ or "").split("\n")[0], "settings": settings_of(cls)}
         for kind, cls in root.kinds().items()
     ]
-    for alias, meant in root.nicknames().items():
+    for alias, meant in root.all_aliases().items():
         rows.append({"name": alias, "about": f"short for {told(meant)}", "settings": ""})
     return sorted(rows, key=lambda row: row["name"])
 

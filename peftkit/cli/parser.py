@@ -145,7 +145,7 @@ def add_chat(options: argparse.ArgumentParser) -> None:
 def add_merge(options: argparse.ArgumentParser) -> None:
     """What `merge` takes: what to fold, into what, and how to prove it."""
     options.add_argument(
-        "run", type=Path, nargs="+", help="runs, artefacts or PEFT adapters' folders, of one base"
+        "run", type=Path, nargs="+", help="runs, artifacts or PEFT adapters' folders, of one base"
     )
     options.add_argument("--to", type=Path, required=True, help="the folder to make")
     options.add_argument("--base", help="the base (default: the one the adapter was trained on)")
@@ -153,7 +153,7 @@ def add_merge(options: argparse.ArgumentParser) -> None:
         "--onto",
         choices=("trained", "original"),
         default="trained",
-        help="after quantised training: the base as it was then, or the original one",
+        help="after quantized training: the base as it was then, or the original one",
     )
     options.add_argument("--verify", metavar="off|FILE", help="texts to compare on, one a line")
     options.add_argument(

@@ -33,7 +33,7 @@ def record_rows(record: "RunRecord") -> list[dict[str, str]]:
             )
         )
         rows.append(("peak memory", f"{cost.peak_bytes / 2**20:,.0f} MiB"))
-        rows.append(("artefact", f"{cost.artefact_bytes / 2**20:.2f} MiB"))
+        rows.append(("artifact", f"{cost.artifact_bytes / 2**20:.2f} MiB"))
     if record.proof is not None:
         rows.append(("proof", proof_of(record)))
     return [{"what": what, "value": value} for what, value in rows]
@@ -63,6 +63,6 @@ def proof_of(record: "RunRecord") -> str:
     reload = (
         "reload not tried"
         if proof.reload_difference is None
-        else f"reloaded artefact differs by {proof.reload_difference:.1g}"
+        else f"reloaded artifact differs by {proof.reload_difference:.1g}"
     )
     return f"{proof.status}: {proof.moved} tensors moved, {frozen}, {reload}"

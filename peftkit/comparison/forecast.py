@@ -73,7 +73,7 @@ class Ground:
 
 def looked(ways: Sequence[Way], budget: Budget, model: Source, data: Source) -> Outlook:
     """The outlook, from the data and the model's configuration."""
-    from peftkit.loading.loading import load_tokenizer
+    from peftkit.loading.model import load_tokenizer
     from peftkit.preprocessing.tokenization import encode
     from peftkit.runtime.distributed import World
 
@@ -112,14 +112,14 @@ def check_rows(rows: dict[str, int], budget: Budget) -> None:
 
 def prospect(way: Way, budget: Budget, ground: Ground) -> Prospect:
     """What one strategy takes, or why it cannot be run."""
-    from peftkit.loading.loading import blueprint
+    from peftkit.loading.model import meta_model
     from peftkit.planning.plan import estimate, planned_micro_batch
 
     if way.refused is not None:
         return Prospect(refused=way.refused)
     recipe, longest = way.recipe, max(ground.lengths)
     try:
-        module, parameters = blueprint(recipe, ground.model.location, ground.names)
+        module, parameters = meta_model(recipe, ground.model.location, ground.names)
         micro = planned_micro_batch(recipe)
         memory = estimate(recipe, module, parameters, micro, longest, ground.precision)
     except PeftkitError as error:

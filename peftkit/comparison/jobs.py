@@ -17,7 +17,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import DiskError, PeftkitError, RunBusy, RunStopped
 from peftkit.hub.source import Source
 from peftkit.records.record import RunRecord, Tuning
-from peftkit.records.run_dir import RunFolder, is_held
+from peftkit.records.run_dir import RunDir, is_held
 from peftkit.runtime.distributed import versions
 from peftkit.storage.atomic_files import write_text, writing
 
@@ -124,7 +124,7 @@ class RunJob:
     place: Place
     fold: int | None = None
     reloads: bool = True
-    """Whether its artefact may be loaded in a fresh process for the proof: that takes seconds, and
+    """Whether its artifact may be loaded in a fresh process for the proof: that takes seconds, and
     one run a strategy shows it."""
 
     @property
@@ -133,10 +133,10 @@ class RunJob:
         return f"{self.way.name}, seed {self.seed}" + told_fold(self.fold)
 
     @property
-    def folder(self) -> RunFolder:
+    def folder(self) -> RunDir:
         """Its folder, once the rate is known."""
         place = self.place
-        return RunFolder.of(place.root / "runs", self.recipe, place.model, place.data)
+        return RunDir.of(place.root / "runs", self.recipe, place.model, place.data)
 
     @property
     def recipe(self) -> Recipe:

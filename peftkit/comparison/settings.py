@@ -170,12 +170,12 @@ def forbid_stand_in(shared: Composition, source: str) -> None:
 
 
 def check_rate(shared: Composition) -> None:
-    """Refuse one learning rate for all: it favours the strategy that it was chosen for."""
+    """Refuse one learning rate for all: it favors the strategy that it was chosen for."""
     training = shared.settings.get("training")
     rate = training.get("lr", "auto") if isinstance(training, dict) else "auto"
     if rate != "auto":
         what = (
-            f"one learning rate ({rate}) for all strategies favours some - leave it out: each "
+            f"one learning rate ({rate}) for all strategies favors some - leave it out: each "
             "has a default of its own, and budget.trials searches around it"
         )
         raise RecipeError("the comparison would not be fair:", [Fault("training.lr", what)])

@@ -13,8 +13,8 @@ from peftkit.hub.source import Source
 from peftkit.metrics.registry import PERCENT, SMOOTH, gain, plain_name
 from peftkit.planning.plan import planned_steps
 from peftkit.records.record import RunRecord, Trial, Tuning
-from peftkit.records.run_dir import RunFolder
-from peftkit.runs.pipeline import Attempt, Material
+from peftkit.records.run_dir import RunDir
+from peftkit.runs.pipeline import Attempt, RunInputs
 from peftkit.runtime.distributed import World, say
 from peftkit.training.trainer import Outcome
 
@@ -32,7 +32,7 @@ correlation) no such error is known beforehand, and every trial is finished."""
 class RateTrial(Attempt):
     """A run that only the validation split scores: what it trained is thrown away."""
 
-    def _conclude(self, material: Material, outcome: Outcome) -> RunRecord:
+    def _conclude(self, material: RunInputs, outcome: Outcome) -> RunRecord:
         return RunRecord(
             **self._known(material),
             status="finished",
@@ -117,7 +117,7 @@ class Search:
         import optuna
 
         recipe = self.trial_recipe(rate)
-        folder = RunFolder.of(self.root / "trials", recipe, model, data)
+        folder = RunDir.of(self.root / "trials", recipe, model, data)
         folder.claim(recipe.digest(model, data))
         trial = study.ask({"lr": optuna.distributions.FloatDistribution(rate, rate)})
 

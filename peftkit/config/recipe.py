@@ -84,7 +84,7 @@ class Training(Settings):
     threads: PositiveInt | Literal["auto"] = "auto"
     """CPU threads of a rank; auto: its share of the cores (a launcher's one thread is undone)."""
     proof: Literal["full", "run"] = "full"
-    """full: the artefact is also loaded in a fresh process and must give the same logits."""
+    """full: the artifact is also loaded in a fresh process and must give the same logits."""
     track: list[str] = Field(default_factory=list)
     """Trackers to log to: tensorboard, wandb, mlflow, trackio."""
     trainer: dict[str, Any] = Field(default_factory=dict)
@@ -254,7 +254,7 @@ def part(kind: type[Settings], value: Any, path: str) -> Settings:
 def conflicts(recipe: Recipe) -> list[Fault]:
     """What the parts of a recipe, each right by itself, forbid together."""
     faults: list[Fault] = []
-    if reason := recipe.strategy.refuses(recipe.quantize.held):
+    if reason := recipe.strategy.check_quantization(recipe.quantize.held):
         faults.append(Fault("recipe", reason))
     training = recipe.training
     if recipe.quantize.bits and training.trainer.get("torch_compile"):

@@ -30,7 +30,7 @@ def recipe_schema() -> dict[str, Any]:
     for key, found in kinds.items():
         references = [names[cls, "validation"] for cls in found.values()]
         about = schema["properties"][key].get("description", "")
-        choices = [{"enum": sorted({*found, *families[key].nicknames()})}, *references]
+        choices = [{"enum": sorted({*found, *families[key].all_aliases()})}, *references]
         if key == "strategy":
             choices.append({"type": "array", "minItems": 2})
         schema["properties"][key] = {"anyOf": choices, "description": about}

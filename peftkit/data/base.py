@@ -82,7 +82,7 @@ class Data(Component):
     fold: NonNegativeInt | None = None
     """Which fold is scored, from 0 on, where `folds` are asked for."""
     folds: Annotated[int, Field(ge=2)] | None = Field(default=None, validate_default=True)
-    """Cross-validation: all labelled rows are dealt into so many folds, by label and by `seed`."""
+    """Cross-validation: all labeled rows are dealt into so many folds, by label and by `seed`."""
     group: str | None = None
     """Column whose rows of one value share a fold (an author, a document)."""
     splits: dict[SplitName, SplitName] | None = None

@@ -1,4 +1,4 @@
-"""Folding: all labelled rows dealt into folds, one of which is scored."""
+"""Folding: all labeled rows dealt into folds, one of which is scored."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def fold_of(found: Found, fold: Fold, seed: int) -> Found:
         told.append(f"cross-validation deals the rows of {', '.join(found.splits)} anew")
     if left := set(classes.tolist()) - set(classes[scored].tolist()):
         names = sorted(str(rows["label"][classes.tolist().index(each)]) for each in left)
-        told.append(f"fold {fold.take} has no row labelled {', '.join(names)}")
+        told.append(f"fold {fold.take} has no row labeled {', '.join(names)}")
     splits = {"train": kept.select(learned), "test": kept.select(scored)}
     return replace(found, splits=splits, notes=(*found.notes, *told))
 

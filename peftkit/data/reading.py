@@ -147,12 +147,12 @@ def _surveyed(layout: Layout, wanted: list[Wanted]) -> dict[str, list[Survey]]:
 
 
 def _without_labels(surveys: dict[str, list[Survey]], wanted: list[Wanted]) -> list[str]:
-    """Take out scored splits that nobody labelled (as GLUE's test), and say so."""
+    """Take out scored splits that nobody labeled (as GLUE's test), and say so."""
     needs_labels = any(want.role == "label" and want.needed for want in wanted)
     notes = []
     for split in ("validation", "test"):
         found = surveys.get(split, [])
-        if needs_labels and found and all(s.unlabelled for s in found):
+        if needs_labels and found and all(s.unlabeled for s in found):
             notes.append(f"the {split} split has no labels and is left out")
             del surveys[split]
     return notes

@@ -130,14 +130,14 @@ def classes_of(rows: datasets.Dataset) -> np.ndarray:
 
 
 def _promoted(work: _Work) -> _Work:
-    """Without a labelled test split, the official validation split is the one that is scored."""
+    """Without a labeled test split, the official validation split is the one that is scored."""
     if "test" in work.splits or "validation" not in work.splits:
         return work
     splits: dict[Split, datasets.Dataset] = {
         "train": work.splits["train"],
         "test": work.splits["validation"],
     }
-    note = "there is no labelled test split: the official validation split is scored in its place"
+    note = "there is no labeled test split: the official validation split is scored in its place"
     return _Work(splits, (*work.notes, note))
 
 

@@ -156,7 +156,7 @@ class Survey:
     roles: dict[str, Seen] = field(default_factory=dict)
 
     @property
-    def unlabelled(self) -> bool:
+    def unlabeled(self) -> bool:
         """Whether the file could be read, but no row of it has a label."""
         if not self.num_rows or self.flaws:
             return False

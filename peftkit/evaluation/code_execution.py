@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 from peftkit.errors import Fault, RecipeError
 from peftkit.runtime.distributed import World, gathered
 from peftkit.tasks.base import Predictions, Task
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.language_modeling.base import LanguageModeling
 
 MEMORY_BYTES = 4 << 30
 """Of address space that the command and each process it starts may have."""
@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
 
 def check_judge(task: Task) -> None:
     """Raise `RecipeError` where the judge's command is not there."""
-    how = task.generate if isinstance(task, LanguageModelling) else None
+    how = task.generate if isinstance(task, LanguageModeling) else None
     if how is not None and how.judge is not None and shutil.which(how.judge[0]) is None:
         what = f"no command is called {how.judge[0]!r} here - install it, or give its path"
         raise RecipeError("nothing would judge:", [Fault("task.generate.judge", what)])
@@ -64,7 +64,7 @@ def with_verdicts(
 ) -> Predictions:
     """The predictions with how many of each row's samples pass, on every rank; as they are where
     nothing judges or nothing was generated. `whose` texts they are is for the note."""
-    how = task.generate if isinstance(task, LanguageModelling) else None
+    how = task.generate if isinstance(task, LanguageModeling) else None
     if how is None or how.judge is None or not any(said.samples):
         return said
     mine = [i for i, texts in enumerate(said.samples) if texts][world.rank :: world.size]
@@ -87,7 +87,7 @@ def with_verdicts(
 def questions(task: Task, rows: Any, places: Sequence[int]) -> list[dict[str, Any]]:
     """What the command is told of each of the rows beside the text: the row's name, what the model
     was given, and what should be said."""
-    assert isinstance(task, LanguageModelling)
+    assert isinstance(task, LanguageModeling)
     columns = {name: [rows[i][name] for i in places] for name in rows.column_names}
     given = task.openings(columns)
     there = [name for name in task.inputs if name in given]

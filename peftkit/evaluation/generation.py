@@ -17,12 +17,12 @@ from transformers import (
 from peftkit.config.recipe import Recipe
 from peftkit.errors import Fault, RecipeError
 from peftkit.evaluation.streaming import Show, Words, cut_at
-from peftkit.loading.loading import Assembled, quiet_transformers
+from peftkit.loading.model import LoadedModel, quiet_transformers
 from peftkit.models.architectures import unwrapped
 from peftkit.models.packed_attention import PACKED, PACKED_SDPA
 from peftkit.preprocessing.batching import longest_first
 from peftkit.runtime.distributed import World, gathered, say
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 
 MAX_TOKENS = 8192
@@ -35,7 +35,7 @@ KEPT = (
 
 
 def generate(
-    assembled: Assembled,
+    assembled: LoadedModel,
     prompts: Sequence[Sequence[int]],
     how: Generation,
     stop_ids: Sequence[int],
@@ -57,13 +57,13 @@ def text_of(ids: Sequence[int], tokenizer: Any, ends: Sequence[int], stops: Sequ
     return cut_at(tokenizer.decode(said, skip_special_tokens=True), stops)
 
 
-def all_ends(assembled: Assembled, stop_ids: Sequence[int]) -> list[int]:
+def all_ends(assembled: LoadedModel, stop_ids: Sequence[int]) -> list[int]:
     """The tokens that end an answer, those that the model itself names included."""
     return sorted({*stop_ids, *own_ends(unwrapped(assembled.module))})
 
 
 def generate_tokens(
-    assembled: Assembled,
+    assembled: LoadedModel,
     prompts: Sequence[Sequence[int]],
     how: Generation,
     stop_ids: Sequence[int],
@@ -81,7 +81,7 @@ def generate_tokens(
 
 
 def batches_of(
-    assembled: Assembled, prompts: Sequence[Sequence[int]], how: Generation
+    assembled: LoadedModel, prompts: Sequence[Sequence[int]], how: Generation
 ) -> Iterator[list[int]]:
     """Prompts that are continued together, longest first; only those of one length behind virtual
     tokens: PEFT 0.21 drops the positions that padding before a prompt would need."""
@@ -103,7 +103,7 @@ def upto_end(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
 
 @torch.no_grad()
 def generated_batch(
-    assembled: Assembled,
+    assembled: LoadedModel,
     prompts: Sequence[Sequence[int]],
     how: Generation,
     ends: Sequence[int],
@@ -233,14 +233,14 @@ class Generated(NamedTuple):
     samples: list[list[str] | None]
 
 
-def generated_rows(recipe: Recipe, assembled: Assembled, rows: Any, world: World) -> Generated:
+def generated_rows(recipe: Recipe, assembled: LoadedModel, rows: Any, world: World) -> Generated:
     """A text for each of the rows that are drawn, on every rank, and all samples where a command
     judges them; None for the other rows, and nothing where the task asks for no texts."""
     task = recipe.task
-    if not isinstance(task, LanguageModelling) or task.generate is None or not len(rows):
+    if not isinstance(task, LanguageModeling) or task.generate is None or not len(rows):
         return Generated([], [])
     if world.sharding in ("fsdp", "deepspeed"):
-        say(world, f"nothing is generated under {world.sharding}: predict from the artefact")
+        say(world, f"nothing is generated under {world.sharding}: predict from the artifact")
         return Generated([], [])
     how = task.generate
     chosen = drawn(len(rows), how)
@@ -258,9 +258,9 @@ def generated_rows(recipe: Recipe, assembled: Assembled, rows: Any, world: World
 
 def answers_to(
     recipe: Recipe,
-    assembled: Assembled,
+    assembled: LoadedModel,
     columns: Mapping[str, Sequence[Any]],
-    task: LanguageModelling,
+    task: LanguageModeling,
     how: Generation,
     show: Show | None = None,
 ) -> list[str]:
@@ -272,7 +272,7 @@ def answers_to(
     return generate(assembled, prompts, how, ends, first, show)
 
 
-def room_for_prompts(recipe: Recipe, assembled: Assembled, how: Generation) -> int:
+def room_for_prompts(recipe: Recipe, assembled: LoadedModel, how: Generation) -> int:
     """The tokens that a prompt may have, such that an answer fits behind it.
 
     Raises `RecipeError` where none do.

@@ -8,19 +8,19 @@ import numpy as np
 import torch
 
 from peftkit.config.recipe import Recipe
-from peftkit.loading.loading import Assembled
+from peftkit.loading.model import LoadedModel
 from peftkit.preprocessing.batching import longest_first
 from peftkit.runtime.distributed import World, gathered
-from peftkit.tasks.base import Given, Predictions, Task
+from peftkit.tasks.base import EvalSplit, Predictions, Task
 
 MAX_TOKENS = 4096
 """Padded tokens a forward pass in prediction."""
 PREPARING_BATCH = 16
-"""Examples a batch of those that a strategy initialises itself from."""
+"""Examples a batch of those that a strategy initializes itself from."""
 
 
 def predict(
-    assembled: Assembled, task: Task, examples: Any, world: World, max_tokens: int = MAX_TOKENS
+    assembled: LoadedModel, task: Task, examples: Any, world: World, max_tokens: int = MAX_TOKENS
 ) -> Predictions:
     """What the model says of encoded `examples` (a data set), in their order, on every rank."""
     batches = list(longest_first(list(examples["length"]), max_tokens))
@@ -58,7 +58,7 @@ def collected(found: Iterable[Answered], labels: Sequence[Any]) -> Predictions:
 
 
 def forward(
-    assembled: Assembled, task: Task, examples: Any, batches: Iterable[Sequence[int]]
+    assembled: LoadedModel, task: Task, examples: Any, batches: Iterable[Sequence[int]]
 ) -> Iterator[Answered]:
     """What the model says of each batch of `examples`."""
     module, batcher = assembled.module, assembled.batcher
@@ -87,7 +87,9 @@ def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
 
 
-def first_batches(recipe: Recipe, assembled: Assembled, examples: Any) -> Iterator[dict[str, Any]]:
+def first_batches(
+    recipe: Recipe, assembled: LoadedModel, examples: Any
+) -> Iterator[dict[str, Any]]:
     """The train split once, in a seeded order, as inputs without labels: on any rank the same."""
     train, device = examples["train"], next(assembled.module.parameters()).device
     generator = torch.Generator().manual_seed(recipe.training.seed)
@@ -99,7 +101,9 @@ def first_batches(recipe: Recipe, assembled: Assembled, examples: Any) -> Iterat
         yield batch
 
 
-def prediction_rows(task: Task, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
+def prediction_rows(
+    task: Task, predictions: Predictions, given: EvalSplit
+) -> Iterator[dict[str, Any]]:
     """Lines of `predictions.jsonl`: which row, by name and by hash, and what was said of it."""
     there = [role for role in task.inputs if role in given.rows.column_names]
     texts = [given.rows[role] for role in there]

@@ -11,17 +11,17 @@ from peftkit.evaluation.baselines.cache import UNTUNED
 from peftkit.evaluation.code_execution import with_verdicts
 from peftkit.evaluation.generation import generated_rows
 from peftkit.evaluation.prediction import predict
-from peftkit.loading.loading import Assembled
+from peftkit.loading.model import LoadedModel
 from peftkit.metrics.counts import resampled_sums
 from peftkit.metrics.registry import Score, gain, score_of
 from peftkit.runtime.distributed import World
-from peftkit.tasks.base import Given, Predictions, Scored, Task
+from peftkit.tasks.base import EvalSplit, Predictions, Scored, Task
 
 
 def judged(
     recipe: Recipe,
-    assembled: Assembled,
-    given: Given,
+    assembled: LoadedModel,
+    given: EvalSplit,
     untrained: Mapping[str, Predictions],
     world: World,
 ) -> tuple[Predictions, Scored] | tuple[None, None]:
@@ -44,7 +44,7 @@ def compared(
     scored: Scored,
     said: Predictions,
     untrained: Mapping[str, Predictions],
-    given: Given,
+    given: EvalSplit,
 ) -> Scored:
     """The scores with those of what the base said without training beside them, and how far apart
     the trained model and the untuned one are."""
@@ -80,7 +80,7 @@ def unbeaten(
     return (f"no better than no training: {best!r} has {told}",)
 
 
-def gains(task: Task, ours: Any, theirs: Any, given: Given) -> dict[str, Any]:
+def gains(task: Task, ours: Any, theirs: Any, given: EvalSplit) -> dict[str, Any]:
     """By how much each score is better than the base's, with its interval over the rows that both
     have; positive is better, also of scores of which less is."""
     found = {}

@@ -11,14 +11,14 @@ from peftkit.config.recipe import Recipe
 from peftkit.evaluation.generation import all_ends, generate_tokens, room_for_prompts, text_of
 from peftkit.evaluation.prediction import on_device
 from peftkit.exporting.proof import asked, columns_to_compare, source_of
-from peftkit.loading.loading import Assembled
+from peftkit.loading.model import LoadedModel
 from peftkit.merging.verification.greedy import Answer, compare
 from peftkit.merging.verification.proof import MARGIN
 from peftkit.merging.verification.verify import difference
 from peftkit.models.architectures import unwrapped
-from peftkit.records.run_dir import RunFolder
-from peftkit.tasks.base import IGNORED
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.records.run_dir import RunDir
+from peftkit.tasks.base import IGNORE_INDEX
+from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 
 ROWS = 16
@@ -56,14 +56,14 @@ class Answers:
 
     def __init__(
         self,
-        run: RunFolder,
+        run: RunDir,
         recipe: Recipe,
         texts: Sequence[str] | None,
         rows: int = ROWS,
         most: int = MOST_TOKENS,
     ) -> None:
-        assert isinstance(recipe.task, LanguageModelling), "others' answers are labels"
-        self.task: LanguageModelling = recipe.task
+        assert isinstance(recipe.task, LanguageModeling), "others' answers are labels"
+        self.task: LanguageModeling = recipe.task
         self.said_of: str = source_of(texts)
         columns = columns_to_compare(run, recipe, texts, rows)
         self.columns: Mapping[str, Sequence[Any]] = (
@@ -80,7 +80,7 @@ class Answers:
         """Their logits."""
 
     @torch.no_grad()
-    def ask(self, recipe: Recipe, assembled: Assembled, names: Sequence[str]) -> None:
+    def ask(self, recipe: Recipe, assembled: LoadedModel, names: Sequence[str]) -> None:
         """Have the run answer, as `peftkit predict` has it, and say how sure it was of each
         token."""
         tokenizer, task = assembled.tokenizer, self.task
@@ -138,12 +138,12 @@ class Answers:
         return is_tie
 
 
-def logits_along(assembled: Assembled, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
+def logits_along(assembled: LoadedModel, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
     """The logits that each of an answer's `tokens` was chosen by, (tokens, vocabulary), in fp32."""
     module: Any = assembled.module.eval()
     apart = unwrapped(module).config.is_encoder_decoder
     whole = list(prompt) if apart else [*prompt, *tokens]
-    labels = list(tokens) if apart else [*[IGNORED] * len(prompt), *tokens]
+    labels = list(tokens) if apart else [*[IGNORE_INDEX] * len(prompt), *tokens]
     batch = assembled.batcher([{"input_ids": whole, "labels": labels}])
     batch.pop("labels")
     logits: Tensor = module(**on_device(batch, next(module.parameters()).device)).logits

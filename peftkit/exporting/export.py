@@ -13,7 +13,7 @@ from peftkit.exporting.facts import Exported, export_rows
 from peftkit.merging.inputs import check_base, read_texts
 from peftkit.merging.merge import beside, run_folder
 from peftkit.records.record import RunRecord
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.storage.atomic_files import write_text
 from peftkit.text import special_token_text
 
@@ -39,7 +39,7 @@ def export(
     `load.py` that opens it by transformers and torch alone.
 
     `base`: the base's weights are copied, or named with their sha256 and checked when the folder is
-    loaded. After quantised training they are copied as they were then, dequantised. The folder,
+    loaded. After quantized training they are copied as they were then, dequantized. The folder,
     opened by its own code in a fresh process without peftkit, is held against the run on its
     held-out rows, or on texts: `verify` is a file or a list of them, or 'off'.
 
@@ -47,7 +47,7 @@ def export(
     something does not fit, is damaged, or where the folder does not say what the run says.
     """
     began = time.monotonic()
-    folder = RunFolder.open(run_folder(run))
+    folder = RunDir.open(run_folder(run))
     texts = read_texts(verify)
     check_task(folder)
     with beside(Path(to)) as partial:
@@ -68,7 +68,7 @@ def export(
     return made
 
 
-def check_task(run: RunFolder) -> None:
+def check_task(run: RunDir) -> None:
     """Refuse a task whose answers `load.py` cannot give."""
     task = run.recipe.task
     if task.peft_type not in ("SEQ_CLS", "CAUSAL_LM"):
@@ -79,7 +79,7 @@ def check_task(run: RunFolder) -> None:
 
 
 def looked_at(
-    run: RunFolder, texts: Sequence[str] | None, verify: bool
+    run: RunDir, texts: Sequence[str] | None, verify: bool
 ) -> "tuple[Source, Trained, Rows | Answers | None]":
     """The run's base, what was trained, and what the run's model says of the rows to compare."""
     from peftkit.exporting.answers import Answers
@@ -95,7 +95,7 @@ def looked_at(
     return base_of_run(run), Trained(recipe, assembled), rows
 
 
-def write_beside(run: RunFolder, trained: "Trained", weights: "Weights", to: Path) -> None:
+def write_beside(run: RunDir, trained: "Trained", weights: "Weights", to: Path) -> None:
     """Write all but the base's weights: configuration, tokenizer, what was trained, code, card."""
     from peftkit.merging.metadata_files import write_companions
 
@@ -121,7 +121,7 @@ def code_of(recipe: Recipe, trained: "Trained") -> list[Path]:
     return [*names, Path(special_token_text.__file__)]
 
 
-def summary(run: RunFolder, trained: "Trained", weights: "Weights", seen: "Written") -> Exported:
+def summary(run: RunDir, trained: "Trained", weights: "Weights", seen: "Written") -> Exported:
     """What the export came to, before it is proven."""
     strategy = run.recipe.strategy
     return Exported(
@@ -143,7 +143,7 @@ def summary(run: RunFolder, trained: "Trained", weights: "Weights", seen: "Writt
 
 
 def proven(
-    run: RunFolder, weights: "Weights", trained: "Trained", rows: "Rows | Answers", folder: Path
+    run: RunDir, weights: "Weights", trained: "Trained", rows: "Rows | Answers", folder: Path
 ) -> "MergeProof":
     """The proof that the folder says what the run says."""
     from peftkit.exporting.proof import prove

@@ -19,13 +19,13 @@ class Exported(Settings):
     held: Literal["embedded", "referred"]
     """Whether the base's weights lie in the folder, or are named there."""
     dequantized_from: str | None
-    """How training held the base, where the folder holds it dequantised as it was then."""
+    """How training held the base, where the folder holds it dequantized as it was then."""
     num_bytes: int
     """Of the base's tensors in the folder."""
     copied: int
     """The base's tensors that are in the folder bit for bit."""
     changed: int
-    """Those that training changed, or that were dequantised."""
+    """Those that training changed, or that were dequantized."""
     attached: int
     """Tensors that `load.py` attaches: what was trained, and the head."""
     mergeable: bool
@@ -56,5 +56,5 @@ def base_row(made: Exported) -> str:
     if made.held == "referred":
         return f"{made.base}, referred to by {made.base_identity[:24]}"
     if made.dequantized_from is not None:
-        return f"{made.base}, dequantised from the {made.dequantized_from} of the training"
+        return f"{made.base}, dequantized from the {made.dequantized_from} of the training"
     return made.base

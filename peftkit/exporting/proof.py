@@ -15,7 +15,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError, RunError
 from peftkit.evaluation.prediction import on_device
 from peftkit.inference.predictor import columns_of, inputs_of
-from peftkit.loading.loading import Assembled
+from peftkit.loading.model import LoadedModel
 from peftkit.merging.verification.proof import ARITHMETIC, MergeProof
 from peftkit.merging.verification.verify import (
     ROWS_A_BATCH,
@@ -24,7 +24,7 @@ from peftkit.merging.verification.verify import (
     headline,
     held_out_columns,
 )
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import without_launcher
 from peftkit.tasks.base import Task
 from peftkit.tasks.relation_extraction.task import Relations
@@ -52,7 +52,7 @@ print(json.dumps(said))
 """
 """What it asks of a classifier."""
 BITS = {None: 0.0, "4bit": 1e-2, "8bit": 1e-1}
-"""Of the largest logit: what a quantised layer may round otherwise than its dequantised weight. In
+"""Of the largest logit: what a quantized layer may round otherwise than its dequantized weight. In
 8 bits bitsandbytes rounds what enters the layer, too."""
 
 UNSCORED = {"metric": None, "before": None, "after": None, "scored_rows": 0}
@@ -62,16 +62,16 @@ UNSCORED = {"metric": None, "before": None, "after": None, "scored_rows": 0}
 class Rows:
     """Texts, and what the run says of them."""
 
-    def __init__(self, run: RunFolder, recipe: Recipe, texts: Sequence[str] | None) -> None:
+    def __init__(self, run: RunDir, recipe: Recipe, texts: Sequence[str] | None) -> None:
         self.task: Task = recipe.task
         self.said_of = source_of(texts)
         self.columns = columns_to_compare(run, recipe, texts, SCORED_ROWS)
         self.logits = torch.empty(0)
         self.labels: list[Any] = []
-        self.labelled = texts is None
+        self.labeled = texts is None
 
     @torch.no_grad()
-    def ask(self, recipe: Recipe, assembled: Assembled, names: Sequence[str]) -> None:
+    def ask(self, recipe: Recipe, assembled: LoadedModel, names: Sequence[str]) -> None:
         """Have the run's model say its logits, fed as `peftkit predict` feeds it."""
         encoded = self.task.encode(self.columns, assembled.tokenizer, names, recipe.data.max_length)
         count = len(encoded["input_ids"])
@@ -87,7 +87,7 @@ class Rows:
 
     def score(self, logits: Tensor, names: Sequence[str]) -> float | None:
         """The task's score, where the labels are known."""
-        if not self.labelled:
+        if not self.labeled:
             return None
         return headline(self.task, logits, self.labels, names, self.columns)
 
@@ -117,7 +117,7 @@ def source_of(texts: Sequence[str] | None) -> str:
 
 
 def columns_to_compare(
-    run: RunFolder, recipe: Recipe, texts: Sequence[str] | None, most: int
+    run: RunDir, recipe: Recipe, texts: Sequence[str] | None, most: int
 ) -> dict[str, list[Any]]:
     """At most so many of the run's held-out rows as columns, or the given texts, however many."""
     if texts is None:

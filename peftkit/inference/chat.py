@@ -11,8 +11,8 @@ from peftkit.errors import RecipeError, RunError
 from peftkit.evaluation.generation import generate, room_for_prompts
 from peftkit.evaluation.streaming import Live, Show
 from peftkit.inference.predictor import load_run
-from peftkit.loading.loading import Assembled
-from peftkit.records.run_dir import RunFolder
+from peftkit.loading.model import LoadedModel
+from peftkit.records.run_dir import RunDir
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from peftkit.tasks.language_modeling.instruction_tuning import Instructions
 from peftkit.text.conversations import assistant, user
@@ -46,7 +46,7 @@ class Chat:
 
     def __init__(self, folder: Path, system: str | None = None, **how: Any) -> None:
         """Raises `RunError` where the run is not finished, or was made for another task."""
-        recipe = RunFolder.open(folder).recipe
+        recipe = RunDir.open(folder).recipe
         if not isinstance(recipe.task, Instructions):
             raise RunError(
                 f"{folder}: was trained for 'task: {recipe.task.kind}', which is no conversation - "
@@ -91,7 +91,7 @@ class Chat:
         return [*said, *self.messages]
 
 
-def prompt_for(task: Instructions, assembled: Assembled, messages: list[Message]) -> list[int]:
+def prompt_for(task: Instructions, assembled: LoadedModel, messages: list[Message]) -> list[int]:
     """The tokens of a conversation up to where the next answer begins."""
     return task.prompts({"messages": [messages]}, assembled.tokenizer, WHOLE)[0]
 

@@ -16,7 +16,7 @@ from peftkit.data.validation import Wanted, flaws_of, survey, unreadable_cells
 from peftkit.errors import DataError, nearest
 from peftkit.hub.source import DATA_SUFFIXES
 from peftkit.inference.predictor import Inputs, inputs_of, predictions
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 
 ENDINGS = (".csv", ".jsonl")
 Values = Mapping[str, Any]
@@ -29,7 +29,7 @@ def predict_file(run: Path, source: Path, to: Path | None, as_json: bool = False
     Without `to` they are printed: as csv, or `as_json` a line each. Raises `DataError` for a file
     that cannot be read or lacks a column; what was written until then stays in `to`.partial.
     """
-    folder = RunFolder.open(run).path
+    folder = RunDir.open(run).path
     check_endings(source, to)
     rows = checked(source, inputs_of(folder))
     as_json = as_json if to is None else to.suffix.lower() == ".jsonl"

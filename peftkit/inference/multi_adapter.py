@@ -12,8 +12,8 @@ from typing_extensions import Self
 from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError, RunError, nearest
 from peftkit.inference.predictor import Inputs, Row, columns_of, inputs_of, load_run, predicted
-from peftkit.loading.loading import Assembled
-from peftkit.records.run_dir import RunFolder
+from peftkit.loading.model import LoadedModel
+from peftkit.records.run_dir import RunDir
 from peftkit.training.integrity import fingerprint
 
 
@@ -22,7 +22,7 @@ class Held:
     """One run that is held."""
 
     recipe: Recipe
-    assembled: Assembled
+    assembled: LoadedModel
     labels: list[str]
     inputs: Inputs
 
@@ -52,8 +52,8 @@ class SharedBase:
 
     def add(self, run: Path | str) -> None:
         """Hold one more run; its name is its folder's."""
-        folder = RunFolder.open(Path(run)).path
-        identity = RunFolder(folder).description()["model"]["identity"]
+        folder = RunDir.open(Path(run)).path
+        identity = RunDir(folder).description()["model"]["identity"]
         if self._base not in (None, identity):
             raise RunError(
                 f"{folder}: was trained on another base than {', '.join(self._held)} - load it on "

@@ -21,14 +21,14 @@ from peftkit.evaluation.prediction import MAX_TOKENS, collected, forward
 from peftkit.evaluation.streaming import Show
 from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source
-from peftkit.loading.loading import Assembled, assemble, load_tokenizer
+from peftkit.loading.model import LoadedModel, load_model, load_tokenizer
 from peftkit.preprocessing.batching import longest_first
 from peftkit.records.artifact import check
 from peftkit.records.record import RunRecord
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import resting_precision, threads_of_rank
-from peftkit.tasks.base import Given
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.base import EvalSplit
+from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from peftkit.training.packing import using
 
@@ -49,7 +49,7 @@ def predict(run: RunRecord | Path | str, rows: Iterable[Row]) -> list[dict[str, 
     if isinstance(rows, str):
         raise DataError(f"one text instead of several - give [{rows[:20]!r} ...], a list")
     folder = Path("runs") / run.folder_name if isinstance(run, RunRecord) else Path(run)
-    return list(predictions(RunFolder.open(folder).path, rows))
+    return list(predictions(RunDir.open(folder).path, rows))
 
 
 def predictions(
@@ -68,14 +68,14 @@ def predictions(
 
 def predicted(
     recipe: Recipe,
-    assembled: Assembled,
+    assembled: LoadedModel,
     names: Sequence[str],
     columns: Mapping[str, list[Any]],
     show: Show | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The predictions for one chunk of rows."""
     task = recipe.task
-    if isinstance(task, LanguageModelling):
+    if isinstance(task, LanguageModeling):
         how = task.generate or Generation()
         for text in answers_to(recipe, assembled, columns, task, how, show):
             yield {"generated": text.strip()}
@@ -86,7 +86,7 @@ def predicted(
     ]
     batches = longest_first([len(row["input_ids"]) for row in rows], MAX_TOKENS)
     found = collected(forward(assembled, task, rows, batches), encoded["labels"])
-    given = Given(columns, encoded, names, resamples=0, tuned=task.carried)
+    given = EvalSplit(columns, encoded, names, resamples=0, tuned=task.carried)
     yield from task.answers(found, given)
 
 
@@ -154,7 +154,7 @@ class Inputs:
 
 def inputs_of(folder: Path) -> Inputs:
     """What the run in `folder` reads."""
-    run = RunFolder(folder)
+    run = RunDir(folder)
     return inputs_asked(run.recipe, run.description().get("inputs"))
 
 
@@ -208,28 +208,28 @@ def inputs_in(row: Row, number: int, inputs: Inputs) -> dict[str, Any]:
     return values
 
 
-def load_run(path: Path) -> tuple[Recipe, Assembled, list[str]]:
-    """A run's recipe, its model with the artefact in place, and the labels' names.
+def load_run(path: Path) -> tuple[Recipe, LoadedModel, list[str]]:
+    """A run's recipe, its model with the artifact in place, and the labels' names.
 
     Raises `RunError` when the base model is no longer the one the run was made with.
     """
-    folder = RunFolder(path)
+    folder = RunDir(path)
     said = folder.description()
     recipe = folder.recipe.carrying(said.get("tuned", {}))
     torch.set_num_threads(threads_of_rank(recipe.training.threads))
     source = base_of_run(folder)
-    check(folder.artefact, source)
+    check(folder.artifact, source)
     precision = said.get("world", {}).get("precision") or resting_precision(
         recipe.training.precision
     )
     tokenizer = load_tokenizer(source.location, recipe.task)
-    assembled = assemble(recipe, source, tokenizer, said["names"], precision, folder.artefact)
+    assembled = load_model(recipe, source, tokenizer, said["names"], precision, folder.artifact)
     if assembled.batcher.packed and said.get("engine"):
         assembled = using(assembled, said["engine"]["used"])
     return recipe, assembled, said["names"]
 
 
-def base_of_run(folder: RunFolder) -> Source:
+def base_of_run(folder: RunDir) -> Source:
     """The base model of a run, where it lies now.
 
     Raises `RunError` when it is no longer the one the run was made with.

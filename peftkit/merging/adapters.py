@@ -1,4 +1,4 @@
-"""Adapters: what an artefact of ours, or a PEFT folder, holds, and what each tensor is for."""
+"""Adapters: what an artifact of ours, or a PEFT folder, holds, and what each tensor is for."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from peftkit.errors import RunError
 from peftkit.merging.checkpoint.tensors import Stored, read_header
 from peftkit.merging.mixing import Mix
 from peftkit.records.artifact import SEAL, read_seal, refuse_pickles
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.strategies.base import Strategy
 from peftkit.tasks.base import Task
 
@@ -50,9 +50,9 @@ UNFOLDABLE = {
 }
 """Settings of PEFT's LoRA whose outcome is no low-rank difference, and why."""
 STARTS = ("pissa", "olora")
-"""Initialisations that take something from the base, which can be found again."""
+"""Initializations that take something from the base, which can be found again."""
 LOST_STARTS = ("pissa_niter", "corda", "loftq", "lora_ga")
-"""Initialisations that change the base by chance, or by what the folder does not hold."""
+"""Initializations that change the base by chance, or by what the folder does not hold."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Adapter:
     """Parts that belong to no layer alone."""
     recipe: "Recipe | None" = None
     """The run's, where it is one of ours."""
-    run: RunFolder | None = None
+    run: RunDir | None = None
     sealed: Mapping[str, Any] = field(default_factory=dict)
-    """What the artefact's seal says."""
+    """What the artifact's seal says."""
     members: "tuple[Adapter, ...]" = ()
     """Where it stands for several: each; `modules` are then those of all, the rest is of the one
     whose head is taken."""
@@ -88,7 +88,7 @@ class Adapter:
 
     @property
     def task(self) -> Task | None:
-        """The task of one of our artefacts, with what the run learned beside the weights."""
+        """The task of one of our artifacts, with what the run learned beside the weights."""
         said = self.sealed.get("task")
         if said is None:
             return None
@@ -96,7 +96,7 @@ class Adapter:
 
     @property
     def trains_head(self) -> bool:
-        """Whether it brings a head that the base may not have: an artefact of ours does where its
+        """Whether it brings a head that the base may not have: an artifact of ours does where its
         task puts one on the model, which a language model's does not."""
         if (task := self.task) is not None:
             return task.trains_head
@@ -108,20 +108,20 @@ HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 
 
 def open_adapter(path: Path) -> Adapter:
-    """The adapter at `path`: a run, its artefact, or a plain PEFT folder.
+    """The adapter at `path`: a run, its artifact, or a plain PEFT folder.
 
     Raises `RunError` where it is none, is pickled, damaged or cannot be folded.
     """
     if (path / "run.json").is_file():
-        return open_artefact(RunFolder.open(path).artefact, RunFolder(path))
+        return open_artifact(RunDir.open(path).artifact, RunDir(path))
     if (path / SEAL).is_file():
-        run = RunFolder(path.parent) if (path.parent / "run.json").is_file() else None
-        return open_artefact(path, run)
+        run = RunDir(path.parent) if (path.parent / "run.json").is_file() else None
+        return open_artifact(path, run)
     return open_peft(path)
 
 
-def open_artefact(folder: Path, run: RunFolder | None) -> Adapter:
-    """An artefact of ours."""
+def open_artifact(folder: Path, run: RunDir | None) -> Adapter:
+    """An artifact of ours."""
     said = read_seal(folder)
     recipe = run.recipe if run is not None else None
     strategy = recipe.strategy if recipe else Strategy.parse(dict(said["strategy"]), "strategy")
@@ -139,11 +139,11 @@ def open_artefact(folder: Path, run: RunFolder | None) -> Adapter:
             "them, which no class of transformers does: a merged checkpoint would say something "
             f"else - make a folder that serves it as it is: peftkit export {where} --to DIR"
         )
-    return read_artefact(folder, run)
+    return read_artifact(folder, run)
 
 
-def read_artefact(folder: Path, run: RunFolder | None, native: bool = True) -> Adapter:
-    """An artefact of ours, also of what cannot be folded; `native`: PEFT's part of it can be."""
+def read_artifact(folder: Path, run: RunDir | None, native: bool = True) -> Adapter:
+    """An artifact of ours, also of what cannot be folded; `native`: PEFT's part of it can be."""
     said = read_seal(folder)
     recipe = run.recipe if run is not None else None
     strategy = recipe.strategy if recipe else Strategy.parse(dict(said["strategy"]), "strategy")
@@ -166,7 +166,7 @@ def open_peft(folder: Path) -> Adapter:
     if absent:
         there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
         raise RunError(
-            f"{folder}: is neither a run, an artefact nor a PEFT folder: {' and '.join(absent)} "
+            f"{folder}: is neither a run, an artifact nor a PEFT folder: {' and '.join(absent)} "
             f"missing (there are {', '.join(there[:10]) or 'no files'}) - name one that is"
         )
     config = read_config(folder)
@@ -208,7 +208,7 @@ def refuse_variants(folder: Path, config: Mapping[str, Any]) -> None:
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(LOST_STARTS):
         raise RunError(
-            f"{folder}: was initialised by {start!r}, which changed the base in a way that the "
+            f"{folder}: was initialized by {start!r}, which changed the base in a way that the "
             "folder does not tell - save it with PEFT's path_initial_model_for_weight_conversion, "
             "which makes it an ordinary LoRA"
         )

@@ -10,7 +10,7 @@ from peftkit.tasks.base import Task
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
-    from peftkit.tasks.language_modeling.base import LanguageModelling
+    from peftkit.tasks.language_modeling.base import LanguageModeling
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
@@ -26,7 +26,7 @@ def write_as_trained(task: Task, base: Path, folder: Path) -> None:
         change_settings(folder, split_special_tokens=True)
     if not generates and pads_itself(base, folder):
         return
-    from peftkit.loading.loading import load_tokenizer
+    from peftkit.loading.model import load_tokenizer
 
     tokenizer = load_tokenizer(str(base), task)
     if tokenizer.pad_token is not None:
@@ -35,7 +35,7 @@ def write_as_trained(task: Task, base: Path, folder: Path) -> None:
         write_generating(task, tokenizer, base, folder)  # type: ignore[arg-type]
 
 
-def write_generating(task: "LanguageModelling", tokenizer: Any, base: Path, folder: Path) -> None:
+def write_generating(task: "LanguageModeling", tokenizer: Any, base: Path, folder: Path) -> None:
     """Write what a language model's texts begin with and end in: generation configuration, chat
     template and languages."""
     generation_as_trained(task, tokenizer, base).save_pretrained(folder)
@@ -90,7 +90,7 @@ def write_template(template: str, folder: Path) -> None:
 
 
 def generation_as_trained(
-    task: "LanguageModelling", tokenizer: Any, base: Path
+    task: "LanguageModeling", tokenizer: Any, base: Path
 ) -> "GenerationConfig":
     """How `peftkit predict` has a run of `task` on `base` generate: its ends, its padding, what a
     decoder begins with, and the recipe's choices."""

@@ -1,4 +1,4 @@
-"""Bases: the weights that a quantised run was trained against, made from the original ones."""
+"""Bases: the weights that a quantized run was trained against, made from the original ones."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ class Dequantized(Fold):
 
     quantize: Quantization
     precision: str
-    """The type it was quantised from."""
+    """The type it was quantized from."""
     transposed: bool
     whole = True
 
@@ -38,7 +38,7 @@ class Dequantized(Fold):
         return len(shape) == 2
 
     def ready(self, shape: Shape, sign: float = 1.0) -> Rows:
-        """The weight, quantised and dequantised."""
+        """The weight, quantized and dequantized."""
 
         def again(_first: int, _last: int, rows: "Tensor") -> "Tensor":
             weight = rows.T.contiguous() if self.transposed else rows
@@ -53,7 +53,7 @@ class Dequantized(Fold):
 
 
 def held(weight: "Tensor", quantize: Quantization, precision: str) -> "Tensor":
-    """What the quantised `weight` stands for, as `quantization.dequantized` reads it."""
+    """What the quantized `weight` stands for, as `quantization.dequantized` reads it."""
     from importlib import import_module
 
     from peftkit.models.quantization import dequantized
@@ -73,7 +73,7 @@ def held(weight: "Tensor", quantize: Quantization, precision: str) -> "Tensor":
     else:
         layer = made.Linear8bitLt(narrow, wide, bias=False, has_fp16_weights=False)
         parameter = made.Int8Params(weight.to(dtype), requires_grad=False, has_fp16_weights=False)
-    layer.weight = parameter.to("cpu")  # quantises on arrival
+    layer.weight = parameter.to("cpu")  # quantizes on arrival
     return dequantized(layer)
 
 
@@ -93,7 +93,7 @@ def trained_precision(adapter: Adapter) -> str:
     """
     if adapter.run is None:
         raise RunError(
-            f"{adapter.folder}: was trained on a quantised base, and which type that was made from "
+            f"{adapter.folder}: was trained on a quantized base, and which type that was made from "
             "stands in its run - name the run's folder, or say --onto original"
         )
     said = adapter.run.description().get("world", {}).get("precision")
@@ -103,7 +103,7 @@ def trained_precision(adapter: Adapter) -> str:
 
 
 def dequantized_layers(adapter: Adapter, base: Path) -> dict[str, Fold]:
-    """For each layer that was quantised in training, by the model's names, what it was then."""
+    """For each layer that was quantized in training, by the model's names, what it was then."""
     quantize = quantization_of(adapter)
     if quantize is None:
         return {}

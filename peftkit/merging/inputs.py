@@ -48,7 +48,7 @@ def found_folder(name: str) -> Path:
 
 
 def check_base(adapter: Adapter, base: Path, subtract: bool) -> None:
-    """Refuse a base that an artefact of ours was not trained on, or that was changed since."""
+    """Refuse a base that an artifact of ours was not trained on, or that was changed since."""
     if not adapter.sealed or subtract:
         return
     said = adapter.sealed["base"]

@@ -50,11 +50,11 @@ def merge(
     seed: int | None = None,
     head_of: What | None = None,
 ) -> Merged:
-    """Fold the adapter of `run` (a record, a run's folder, an artefact or a plain PEFT folder), or
+    """Fold the adapter of `run` (a record, a run's folder, an artifact or a plain PEFT folder), or
     those of several, into their base, as an ordinary checkpoint in the new folder `to`.
 
-    `base` names another place of the base. `onto`: after quantised training, the base as it was
-    then, dequantised, or the original one. The result is held against base + adapter on the run's
+    `base` names another place of the base. `onto`: after quantized training, the base as it was
+    then, dequantized, or the original one. The result is held against base + adapter on the run's
     held-out rows, or on texts: `verify` is a file or a list of them, or 'off'. `compare_bases`
     measures both bases. `subtract` takes the adapter out of a merged `base` again.
     Of several, each one's difference is multiplied with its weight (1) and put together by `method`
@@ -103,7 +103,7 @@ def folders_of(run: What | Sequence[What]) -> list[Path]:
     if isinstance(run, (RunRecord, Path, str)):
         return [run_folder(run)]
     if not run:
-        raise RunError("nothing to merge - name a run, an artefact or a PEFT adapter's folder")
+        raise RunError("nothing to merge - name a run, an artifact or a PEFT adapter's folder")
     return [run_folder(one) for one in run]
 
 

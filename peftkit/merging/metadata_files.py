@@ -22,13 +22,13 @@ TOKENIZER = (*TOKENIZER_PATTERNS, *VOCABULARY_PATTERNS, "preprocessor_config.jso
 OF_HEAD = ("id2label", "label2id", "problem_type")
 """What a configuration says of a head, where that is not what transformers takes by default."""
 OF_TRAINED = (*OF_HEAD, "pad_token_id", "architectures", "peftkit_tuned")
-"""What an artefact's configuration knows better than the base's."""
+"""What an artifact's configuration knows better than the base's."""
 
 
 def base_config(folder: Path) -> dict[str, Any]:
     """The base's configuration.
 
-    Raises `RunError` where it has none, or its weights are quantised.
+    Raises `RunError` where it has none, or its weights are quantized.
     """
     path = folder / "config.json"
     try:
@@ -39,10 +39,10 @@ def base_config(folder: Path) -> dict[str, Any]:
         ) from None
     held = said.get("quantization_config")
     if held:
-        method = held.get("quant_method", "quantised")
+        method = held.get("quant_method", "quantized")
         raise RunError(
-            f"{folder}: holds its weights quantised ({method}), and merging into those would "
-            "quantise again - name the base as it was before, in 16 or 32 bits, with --base"
+            f"{folder}: holds its weights quantized ({method}), and merging into those would "
+            "quantize again - name the base as it was before, in 16 or 32 bits, with --base"
         )
     return said
 

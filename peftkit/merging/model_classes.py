@@ -54,7 +54,7 @@ def classes_of(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
     ending = endings.get(str(task), "ForQuestionAnswering")
     if task not in AUTO_NAMES or any(str(name).endswith(ending) for name in known):
         return known
-    # an artefact of ours names its class; of another, transformers knows it
+    # an artifact of ours names its class; of another, transformers knows it
     from transformers.models.auto import modeling_auto
 
     names: Any = getattr(modeling_auto, AUTO_NAMES[str(task)])

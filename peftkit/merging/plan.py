@@ -90,7 +90,7 @@ def replace_tensors(
 def may_be_new(adapter: Adapter, name: str) -> bool:
     """Whether a tensor may be one that the base does not have: a head's."""
     if not adapter.config:
-        return True  # an artefact of ours is sealed, and its base the right one
+        return True  # an artifact of ours is sealed, and its base the right one
     saved = adapter.config.get("modules_to_save") or ()
     return is_head(name) or any(f".{entry}." in f".{name}" for entry in saved)
 

@@ -43,7 +43,7 @@ def check_subtraction(adapter: Adapter, planned: Plan) -> None:
 def restored(adapter: Adapter, folder: Path) -> float | None:
     """The largest difference of a weight in `folder` from the original base.
 
-    None where the base is not at hand, or was quantised while the adapter was trained. Raises
+    None where the base is not at hand, or was quantized while the adapter was trained. Raises
     `RunError` where it is more than rounding leaves.
     """
     if adapter.sealed.get("quantize", {"kind": "none"})["kind"] != "none":

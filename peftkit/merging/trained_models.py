@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from peftkit.loading.loading import quiet_transformers
+from peftkit.loading.model import quiet_transformers
 from peftkit.merging.adapters import Adapter
 from peftkit.models.architectures import linear_layers
 
 
 def configuration(adapter: Adapter, base: Path) -> Any:
-    """The configuration of the model that an artefact of ours was trained as."""
+    """The configuration of the model that an artifact of ours was trained as."""
     task = adapter.task
     assert task is not None
     config = AutoConfig.from_pretrained(base, **task.configuration(adapter.sealed["labels"]))
@@ -23,12 +23,12 @@ def configuration(adapter: Adapter, base: Path) -> Any:
 
 
 def quantized_layers(adapter: Adapter, base: Path) -> dict[str, bool]:
-    """The layers that transformers quantised in training, and whether their weights are (in, out).
+    """The layers that transformers quantized in training, and whether their weights are (in, out).
 
     Those of the blocks, but for what an architecture keeps in fp32.
     """
     task = adapter.task
-    assert task is not None, "only artefacts of ours know that they were quantised"
+    assert task is not None, "only artifacts of ours know that they were quantized"
     config = configuration(adapter, base)
     with quiet_transformers(), torch.device("meta"):
         model = task.auto_class(config).from_config(config)

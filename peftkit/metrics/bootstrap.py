@@ -30,17 +30,17 @@ def name_metrics(confusions: Integers, areas: Floats, names: Sequence[str]) -> d
     """Every metric by name, each (resamples), NaN where undefined."""
     counts = confusions.astype(float)
     hits = counts.diagonal(axis1=1, axis2=2)
-    labelled, predicted = counts.sum(axis=2), counts.sum(axis=1)
-    precision, recall = ratio(hits, predicted), ratio(hits, labelled)
-    f1 = ratio(2 * hits, labelled + predicted)
+    labeled, predicted = counts.sum(axis=2), counts.sum(axis=1)
+    precision, recall = ratio(hits, predicted), ratio(hits, labeled)
+    f1 = ratio(2 * hits, labeled + predicted)
     macro_f1 = mean_of_defined(f1)
     values = {
-        "accuracy": hits.sum(axis=1) / labelled.sum(axis=1),
+        "accuracy": hits.sum(axis=1) / labeled.sum(axis=1),
         "f1": f1[:, 1] if len(names) == 2 else macro_f1,
         "macro_f1": macro_f1,
         "macro_precision": mean_of_defined(precision),
         "macro_recall": mean_of_defined(recall),
-        "mcc": matthews_correlation(hits, labelled, predicted),
+        "mcc": matthews_correlation(hits, labeled, predicted),
         "roc_auc": areas,
     }
     for i, name in enumerate(names):
@@ -67,13 +67,13 @@ def mean_of_defined(values: Floats) -> Floats:
     return ratio(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1).astype(float))
 
 
-def matthews_correlation(hits: Floats, labelled: Floats, predicted: Floats) -> Floats:
+def matthews_correlation(hits: Floats, labeled: Floats, predicted: Floats) -> Floats:
     """Gorodkin's R_K, which is Matthews' coefficient for two classes (scikit-learn's form)."""
     import numpy as np
 
-    rows = labelled.sum(axis=1)
-    covariance = hits.sum(axis=1) * rows - (labelled * predicted).sum(axis=1)
-    spread = (rows**2 - (labelled**2).sum(axis=1)) * (rows**2 - (predicted**2).sum(axis=1))
+    rows = labeled.sum(axis=1)
+    covariance = hits.sum(axis=1) * rows - (labeled * predicted).sum(axis=1)
+    spread = (rows**2 - (labeled**2).sum(axis=1)) * (rows**2 - (predicted**2).sum(axis=1))
     return ratio(covariance, np.sqrt(spread))
 
 

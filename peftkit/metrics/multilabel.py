@@ -155,7 +155,7 @@ def best_threshold(right: Sets, sure: Floats) -> float:
     places = sure[order][ends]
     below = np.r_[places[1:], 0.0]
     between = (places + below) / 2
-    between = np.where(between > below, between, places)  # neighbours have nothing between them
+    between = np.where(between > below, between, places)  # neighbors have nothing between them
     best = np.flatnonzero(f1 == f1.max())
     return float(between[best[np.abs(between[best] - 0.5).argmin()]])
 

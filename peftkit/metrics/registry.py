@@ -89,7 +89,7 @@ class Score(Settings):
 
 
 class ClassificationScores(Settings):
-    """What a classifier's probabilities are worth on labelled rows."""
+    """What a classifier's probabilities are worth on labeled rows."""
 
     scores: dict[str, Score]
     """By name, the headline first; per class as `recall[name]`."""

@@ -130,5 +130,5 @@ def attach_beside(
 
 
 def placed_like(layer: "nn.Module", model: "PreTrainedModel") -> dict[str, Any]:
-    """Device and type for new weights beside `layer`: a quantised one has no floating type."""
+    """Device and type for new weights beside `layer`: a quantized one has no floating type."""
     return {"device": next(layer.parameters()).device, "dtype": model.dtype}

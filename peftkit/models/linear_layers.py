@@ -26,7 +26,7 @@ def keeps_weights_transposed(model: "nn.Module", names: Sequence[str]) -> bool:
 def refuse_transposed(model: "nn.Module", names: Sequence[str], wanted_by: str) -> None:
     """Raise `RecipeError` where PEFT 0.21 cannot attach a method to one of the layers."""
     layers: list[Any] = [model.get_submodule(name) for name in names]
-    classes = [getattr(layer, "source_cls", type(layer)) for layer in layers]  # before quantising
+    classes = [getattr(layer, "source_cls", type(layer)) for layer in layers]  # before quantizing
     if any(each.__name__ == "Conv1D" for each in classes):
         what = (
             f"PEFT's {wanted_by} knows no Conv1D layers, which this model is made of - use "
@@ -76,11 +76,11 @@ def stored_weight(folder: Path, name: str) -> "Tensor":
 
 
 FARTHEST = 0.5
-"""Of a weight from what quantising made of it, as a share of its own size; 4 bits lose a tenth."""
+"""Of a weight from what quantizing made of it, as a share of its own size; 4 bits lose a tenth."""
 
 
 def lost_of(layer: "nn.Module", name: str, folder: Path) -> "Tensor":
-    """What quantising lost of the weight of `layer`, called `name` in the model of `folder`.
+    """What quantizing lost of the weight of `layer`, called `name` in the model of `folder`.
 
     In fp32, shape (out, in). Raises `RunError` where the files there hold another weight.
     """
@@ -95,7 +95,7 @@ def lost_of(layer: "nn.Module", name: str, folder: Path) -> "Tensor":
     whole = whole.to(held.device)
     if not same or (whole - held).norm() > FARTHEST * whole.norm():
         raise RunError(
-            f"{folder}: the weight of {name} there is not the one that was quantised - use "
+            f"{folder}: the weight of {name} there is not the one that was quantized - use "
             "strategy=lora"
         )
     return whole - held

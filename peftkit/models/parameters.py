@@ -57,7 +57,7 @@ def named_by(patterns: list[str], names: list[str], setting: str) -> set[str]:
 
 
 def is_norm(module: "nn.Module") -> bool:
-    """Whether a module is a normalisation (LayerNorm, RMSNorm, ...): their classes are many."""
+    """Whether a module is a normalization (LayerNorm, RMSNorm, ...): their classes are many."""
     return "norm" in type(module).__name__.lower()
 
 

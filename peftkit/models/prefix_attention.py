@@ -36,7 +36,7 @@ class Prefix(nn.Module):
 
 
 class Trunk(nn.Module):
-    """What the reparametrised prefixes of all attentions share."""
+    """What the reparametrized prefixes of all attentions share."""
 
     def __init__(self, tokens: int, width: int, hidden: int, placed: dict[str, Any]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Trunk(nn.Module):
         return torch.tanh(self.narrow(self.embedding))
 
 
-class ReparametrisedPrefix(nn.Module):
+class ReparametrizedPrefix(nn.Module):
     """One attention's prefix as the output of a network: its share of the last linear layer."""
 
     def __init__(self, trunk: Trunk, heads: int, size: int, placed: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ class ReparametrisedPrefix(nn.Module):
 
 
 def attach_prefixes(
-    model: PreTrainedModel, tokens: int, hidden: int | None, reparametrised: bool
+    model: PreTrainedModel, tokens: int, hidden: int | None, reparametrized: bool
 ) -> None:
     """Put a prefix before the keys and values of every attention of `model`, cross ones too."""
     AttentionInterface.register(PREFIXED, prefixed_attention)
@@ -75,16 +75,16 @@ def attach_prefixes(
     queries = set(query_layers(model, wanted_by))
     for name in key_layers(model, wanted_by):
         layer, attention = (model.get_submodule(n) for n in (name, name.rpartition(".")[0]))
-        # a quantised layer's weight has no floating type of its own: the model's is meant
+        # a quantized layer's weight has no floating type of its own: the model's is meant
         placed = {"device": next(layer.parameters()).device, "dtype": model.dtype}
         size = next(int(getattr(attention, n)) for n in HEAD_SIZES if hasattr(attention, n))
         heads = width_of(layer) // (3 if name in queries else 1) // size
-        if not reparametrised:
+        if not reparametrized:
             keep(attention, "prefix", Prefix(tokens, heads, size, placed))
             continue
         width = model.config.hidden_size
         trunk = trunk or Trunk(tokens, width, hidden or width, placed)
-        keep(attention, "prefix", ReparametrisedPrefix(trunk, heads, size, placed))
+        keep(attention, "prefix", ReparametrizedPrefix(trunk, heads, size, placed))
 
 
 def width_of(layer: nn.Module) -> int:
@@ -93,11 +93,11 @@ def width_of(layer: nn.Module) -> int:
 
 
 def states_of(model: nn.Module) -> dict[str, Tensor]:
-    """The keys and values of every prefix, under the names that unreparametrised ones have."""
+    """The keys and values of every prefix, under the names that unreparametrized ones have."""
     return {
         f"{name}.states": module().detach()
         for name, module in model.named_modules()
-        if isinstance(module, (Prefix, ReparametrisedPrefix))
+        if isinstance(module, (Prefix, ReparametrizedPrefix))
     }
 
 

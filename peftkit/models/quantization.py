@@ -1,4 +1,4 @@
-"""Quantisation: how the resting weights of the base are held, and the guards bitsandbytes needs."""
+"""Quantization: how the resting weights of the base are held, and the guards bitsandbytes needs."""
 
 import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -21,7 +21,7 @@ class Quantization(Component):
 
     @property
     def held(self) -> str | None:
-        """What a quantised base is called in messages ('4bit'), None for one that is not."""
+        """What a quantized base is called in messages ('4bit'), None for one that is not."""
         return self.kind if self.bits else None
 
     def loading(self, compute: "torch.dtype", whole: list[str]) -> dict[str, Any]:
@@ -55,13 +55,13 @@ class EightBit(Quantization):
 
 
 class FourBit(Quantization):
-    """QLoRA's 4 bits: NF4 with double quantisation (Dettmers et al. 2023, arXiv:2305.14314)."""
+    """QLoRA's 4 bits: NF4 with double quantization (Dettmers et al. 2023, arXiv:2305.14314)."""
 
     kind: Literal["4bit"] = "4bit"
     type: Literal["nf4", "fp4"] = "nf4"
     """The 16 values a weight can take."""
     double: bool = True
-    """Whether the scales are quantised too (0.37 bits a weight less)."""
+    """Whether the scales are quantized too (0.37 bits a weight less)."""
     storage: Literal["uint8", "compute"] = "uint8"
     """How the packed bits are stored; FSDP can shard only `compute`, the computing type."""
 
@@ -84,7 +84,7 @@ class FourBit(Quantization):
 
 
 def placement() -> dict[str, Any]:
-    """Each rank's own device: bitsandbytes quantises on arrival, DDP needs a whole copy a rank."""
+    """Each rank's own device: bitsandbytes quantizes on arrival, DDP needs a whole copy a rank."""
     import os
 
     import torch
@@ -95,11 +95,11 @@ def placement() -> dict[str, Any]:
 
 
 def guard(model: "nn.Module") -> None:
-    """Keep quantised weights as they were trained against.
+    """Keep quantized weights as they were trained against.
 
     bitsandbytes 0.50.2 re-packs 4-bit weights in place at the first evaluation on a CPU with
     AVX512-BF16: afterwards gradients are lost and `dequantize_4bit` returns noise. And transformers
-    5.23 lets its Trainer have a quantised model with PEFT's adapters only: ours, and linear probes,
+    5.23 lets its Trainer have a quantized model with PEFT's adapters only: ours, and linear probes,
     leave its weights alone just as well.
     """
     model.is_quantized = False  # type: ignore[assignment]
@@ -123,7 +123,7 @@ def keep_scales(layer: Any, _: Any) -> None:
 
 
 def dequantized(module: "nn.Module") -> "torch.Tensor":
-    """The weight that a quantised linear layer stands for, in fp32, shape (out, in)."""
+    """The weight that a quantized linear layer stands for, in fp32, shape (out, in)."""
     import bitsandbytes.functional as functional
 
     layer: Any = module
@@ -138,9 +138,9 @@ def dequantized(module: "nn.Module") -> "torch.Tensor":
 
 
 def unquantize(model: "nn.Module") -> None:
-    """Put an ordinary linear layer, dequantised, in the place of every quantised one.
+    """Put an ordinary linear layer, dequantized, in the place of every quantized one.
 
-    The model is then like one that was never quantised, and is saved like one.
+    The model is then like one that was never quantized, and is saved like one.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -150,7 +150,7 @@ def unquantize(model: "nn.Module") -> None:
 
 
 def ordinary(layer: "nn.Module") -> "nn.Module":
-    """The layer that a quantised one was made of, frozen, in fp32."""
+    """The layer that a quantized one was made of, frozen, in fp32."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -169,7 +169,7 @@ def ordinary(layer: "nn.Module") -> "nn.Module":
 
 
 def forget_quantization(model: Any) -> None:
-    """Take away what makes transformers 5.23 treat (and save) the model as a quantised one."""
+    """Take away what makes transformers 5.23 treat (and save) the model as a quantized one."""
     for name in (
         "hf_quantizer",
         "quantization_method",

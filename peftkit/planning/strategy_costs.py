@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 COUNTED = (
-    "with its default settings, and a new head for two labels where the task has one; artefact: "
+    "with its default settings, and a new head for two labels where the task has one; artifact: "
     "the bytes of the saved tensors as this machine holds weights at rest, the head's in fp32"
 )
 WRAPPED = "base_model.model."
@@ -37,7 +37,7 @@ class Offer:
     trainable: int | None = None
     share: float | None = None
     """Of all weights, those that the strategy adds among them."""
-    artefact_bytes: int | None = None
+    artifact_bytes: int | None = None
     lr: float | None = None
     """The learning rate that `training.lr: auto` takes."""
     reason: str | None = None
@@ -50,13 +50,13 @@ def offers(model: str) -> list[Offer]:
     """
     from transformers import AutoConfig
 
-    from peftkit.loading.loading import quiet_transformers
+    from peftkit.loading.model import quiet_transformers
 
     with quiet_transformers():
         config = AutoConfig.from_pretrained(config_folder(model), num_labels=2)
         task = task_for(config, model)
         base = meta_base(config, task)
-        names = sorted({*Strategy.kinds(), *Strategy.nicknames()})
+        names = sorted({*Strategy.kinds(), *Strategy.all_aliases()})
         return [offer(name, base, task) for name in names]
 
 
@@ -84,7 +84,7 @@ def meta_base(config: "PretrainedConfig", task: Task) -> "PreTrainedModel":
     """The model with a new head on the meta device, in the types that a run here would hold."""
     import torch
 
-    from peftkit.loading.loading import DTYPES, hold_head_in_fp32
+    from peftkit.loading.model import DTYPES, hold_head_in_fp32
     from peftkit.runtime.distributed import resting_precision
 
     dtype = DTYPES[resting_precision("auto")]
@@ -98,20 +98,20 @@ def offer(name: str, base: "PreTrainedModel", task: Task) -> Offer:
     """The strategy called `name` on a copy of `base`, or the reason why it does not fit."""
     import torch
 
-    from peftkit.loading.loading import count_base, count_parameters
+    from peftkit.loading.model import count_base, count_parameters
 
     try:
         strategy = Strategy.parse(name, "strategy")
-        if reason := strategy.refuses(None):
+        if reason := strategy.check_quantization(None):
             return Offer(name, reason=reason)
-        if faults := strategy.misfits(base.config, task):
+        if faults := strategy.incompatibilities(base.config, task):
             raise RecipeError("", faults)
         with torch.device("meta"):
             module = strategy.adapt(copy.deepcopy(base), task)
     except RecipeError as error:
         return Offer(name, reason=reason_of(error))
     counted = count_parameters(module, count_base(base))
-    size = artefact_bytes(strategy, module, head_names(base), base.dtype.itemsize)
+    size = artifact_bytes(strategy, module, head_names(base), base.dtype.itemsize)
     return Offer(name, counted.trainable, counted.share, size, strategy.default_lr)
 
 
@@ -121,7 +121,7 @@ def reason_of(error: PeftkitError) -> str:
     return "; ".join(faults) or error.message
 
 
-def artefact_bytes(
+def artifact_bytes(
     strategy: Strategy, module: "nn.Module", heads: Sequence[str], resting: int
 ) -> int:
     """The size of the file of tensors that the strategy would save of `module`.
@@ -165,7 +165,7 @@ def offer_rows(found: list[Offer]) -> list[dict[str, str]]:
             "strategy": each.strategy,
             "trainable": "-" if each.trainable is None else f"{each.trainable:,}",
             "share": "-" if each.share is None else f"{each.share:.3%}",
-            "artefact": "-" if each.artefact_bytes is None else f"{each.artefact_bytes:,} B",
+            "artifact": "-" if each.artifact_bytes is None else f"{each.artifact_bytes:,} B",
             "lr": "-" if each.lr is None else f"{each.lr:g}",
             "does not fit": each.reason or "",
         }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from peftkit.tasks.base import IGNORED, Reading
+from peftkit.tasks.base import IGNORE_INDEX, Reading
 
 Example = Mapping[str, Any]
 SORTED_TOGETHER = 50
@@ -66,9 +66,9 @@ class Batcher:
         if self.reading == "tokens":
             return list(range(len(example["input_ids"])))
         if self.decoder_start is not None:
-            return [step for step, label in enumerate(labels) if label != IGNORED]
+            return [step for step, label in enumerate(labels) if label != IGNORE_INDEX]
         # a language model's word on a token is its output at the one before
-        return [step - 1 for step, label in enumerate(labels) if step and label != IGNORED]
+        return [step - 1 for step, label in enumerate(labels) if step and label != IGNORE_INDEX]
 
     def _labels(self, example: Example) -> Tensor:
         labels = torch.tensor(example["labels"])
@@ -76,14 +76,14 @@ class Batcher:
             return labels
         first = 0 if self.decoder_start is not None else 1
         rest = labels[first:]
-        return rest[rest != IGNORED]
+        return rest[rest != IGNORE_INDEX]
 
     def _decoder_rows(self, examples: Sequence[Example], longest: int) -> Tensor:
         """The targets one step to the right, behind the token that begins them."""
         rows = []
         for example in examples:
             before = [self.decoder_start, *example["labels"][:-1]]
-            known = [self.pad_id if token == IGNORED else token for token in before]
+            known = [self.pad_id if token == IGNORE_INDEX else token for token in before]
             rows.append([*known, *[self.pad_id] * (longest - len(known))])
         return torch.tensor(rows)
 

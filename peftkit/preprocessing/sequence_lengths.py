@@ -5,7 +5,7 @@ from typing import Any
 from peftkit.config.recipe import Recipe
 from peftkit.errors import Fault
 from peftkit.models.architectures import first_position
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.language_modeling.base import LanguageModeling
 
 
 def too_long(recipe: Recipe, config: Any) -> list[Fault]:
@@ -29,7 +29,7 @@ def texts_too_long(recipe: Recipe, config: Any) -> list[Fault]:
 def answers_too_long(recipe: Recipe, config: Any) -> list[Fault]:
     """Targets and generated texts, with the question where one sequence holds both."""
     task = recipe.task
-    if not isinstance(task, LanguageModelling):
+    if not isinstance(task, LanguageModeling):
         return []
     asked = {
         "task.target_length": getattr(task, "target_length", None),

@@ -13,8 +13,8 @@ from peftkit.errors import DataError, Fault
 from peftkit.hub.source import Source, cache_folder
 from peftkit.preprocessing.label_checks import look_alikes
 from peftkit.preprocessing.tokenizers import refuse_ids
-from peftkit.tasks.base import IGNORED
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.base import IGNORE_INDEX
+from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.text.special_tokens import encode_text, note_on_texts
 
 VERSION = 4
@@ -76,7 +76,7 @@ def encode_split(recipe: Recipe, rows: Any, tokenizer: Any, names: Sequence[str]
 
         columns = ("input_ids", "labels", "truncated", "length")
         return Dataset.from_dict({column: [] for column in columns})
-    folder = cache_folder() / "tokenised"
+    folder = cache_folder() / "tokenized"
     folder.mkdir(parents=True, exist_ok=True)
     return rows.map(
         work,
@@ -94,7 +94,7 @@ def with_labels(train: Any, limit: int) -> Any:
 
     Raises `DataError` where there are none.
     """
-    kept = [i for i, labels in enumerate(train["labels"]) if any(x != IGNORED for x in labels)]
+    kept = [i for i, labels in enumerate(train["labels"]) if any(x != IGNORE_INDEX for x in labels)]
     if len(train) and not kept:
         what = (
             f"{limit} tokens cut away all that is to be said in every one of {len(train)} examples "
@@ -110,7 +110,7 @@ def checked(recipe: Recipe, splits: Splits, tokenizer: Any) -> Splits:
     Raises `DataError` where they do not.
     """
     task = recipe.task
-    notes = task.check_rows(splits, tokenizer) if isinstance(task, LanguageModelling) else ()
+    notes = task.check_rows(splits, tokenizer) if isinstance(task, LanguageModeling) else ()
     return replace(splits, notes=(*splits.notes, *notes))
 
 
@@ -129,7 +129,7 @@ def noted(
         cut = sum(found["truncated"])
         if cut:
             notes.append(f"{split}: {cut} of {len(found)} examples are cut at {limit} tokens")
-        mute = sum(all(x == IGNORED for x in labels) for labels in found["labels"])
+        mute = sum(all(x == IGNORE_INDEX for x in labels) for labels in found["labels"])
         if split == "train":
             of = found["of"] if "of" in found.column_names else range(len(found))
             mute = len(splits.train) - len(set(of))

@@ -1,4 +1,4 @@
-"""The artefact: what was trained, sealed with its files' hashes and the base that it belongs to."""
+"""The artifact: what was trained, sealed with its files' hashes and the base that it belongs to."""
 
 import json
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from peftkit.hub.source import Source, sha256_of
 from peftkit.models.architectures import unwrapped
 from peftkit.storage.atomic_files import write_json
 
-SEAL = "artefact.json"
-"""Written last into an artefact."""
+SEAL = "artifact.json"
+"""Written last into an artifact."""
 FORMAT = 1
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -29,7 +29,7 @@ def write_config(folder: Path, module: Any, tuned: Mapping[str, Any] | None = No
 
 
 def seal(folder: Path, recipe: Recipe, base: Source, names: tuple[str, ...]) -> None:
-    """Write what belongs to the artefact in `folder`: its files, its base, how it is attached."""
+    """Write what belongs to the artifact in `folder`: its files, its base, how it is attached."""
     name_base(folder, base)
     files = [path for path in sorted(folder.iterdir()) if path.name != SEAL]
     write_json(
@@ -62,14 +62,14 @@ def name_base(folder: Path, base: Source) -> None:
 
 
 def check(folder: Path, base: Source) -> dict[str, Any]:
-    """What the seal of the artefact in `folder` says, once files and `base` are found to be right.
+    """What the seal of the artifact in `folder` says, once files and `base` are found to be right.
 
     Raises `RunError` for a pickle, a file that is missing, cut short or changed, another base.
     """
     said = read_seal(folder)
     if wrong := [w for name, known in said["files"].items() if (w := fault(folder / name, known))]:
         raise RunError(
-            f"{folder}: the artefact is not what was saved: {'; '.join(wrong)} - take it from a "
+            f"{folder}: the artifact is not what was saved: {'; '.join(wrong)} - take it from a "
             "copy, or train again"
         )
     was = said["base"]
@@ -82,15 +82,15 @@ def check(folder: Path, base: Source) -> dict[str, Any]:
 
 
 def read_seal(folder: Path) -> dict[str, Any]:
-    """The seal of the artefact in `folder`."""
+    """The seal of the artifact in `folder`."""
     refuse_pickles(folder)
     path = folder / SEAL
     if not path.is_file():
         there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
         hint = f"there are {', '.join(sorted(there))}" if there else "the folder is empty or absent"
         raise RunError(
-            f"{folder}: is no artefact of peftkit: {SEAL} is missing ({hint}) - "
-            "name a run whose artefact is whole, or train again"
+            f"{folder}: is no artifact of peftkit: {SEAL} is missing ({hint}) - "
+            "name a run whose artifact is whole, or train again"
         )
     try:
         said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -117,7 +117,7 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def fault(path: Path, known: Mapping[str, Any]) -> str | None:
-    """What is wrong with one file of an artefact, if anything is."""
+    """What is wrong with one file of an artifact, if anything is."""
     if not path.is_file():
         return f"{path.name} is missing"
     size = path.stat().st_size

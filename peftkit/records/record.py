@@ -59,7 +59,7 @@ class Cost(Settings):
     """Largest memory that the GPU's allocator held."""
     predicted_peak_bytes: Count | None
     """What `peftkit plan` says for this run."""
-    artefact_bytes: Count
+    artifact_bytes: Count
     """Size of what was trained, on disk."""
 
 
@@ -103,7 +103,7 @@ class Proof(Settings):
     changed: list[str]
     """Frozen tensors that are not."""
     reload_difference: float | None
-    """Largest difference of a probability, the artefact loaded in a fresh process; null: not
+    """Largest difference of a probability, the artifact loaded in a fresh process; null: not
     tried."""
 
 

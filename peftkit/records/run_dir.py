@@ -16,7 +16,7 @@ from peftkit.storage.atomic_files import write_json, write_text, writing
 from peftkit.storage.yaml import dump_yaml
 
 
-class RunFolder:
+class RunDir:
     """One run on disk: claimed by one process, written by rank 0, finished by one rename."""
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +28,7 @@ class RunFolder:
     @classmethod
     def of(
         cls, root: Path, recipe: Recipe, model: Source, data: Source, again: bool = False
-    ) -> "RunFolder":
+    ) -> "RunDir":
         """The folder that the run belongs in; nothing is written yet."""
         digest = recipe.digest(model, data)
         return cls(root / name_of(root, recipe.name, digest, again, data.stand_in))
@@ -82,7 +82,7 @@ class RunFolder:
             write_json(self.path / "run.json", {**facts, **sources})
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, path: Path) -> "RunDir":
         """The folder of a finished run, to read."""
         folder = cls(Path(path))
         if not folder.finished:
@@ -112,9 +112,9 @@ class RunFolder:
         return Recipe.load(str(self.path / "recipe.yaml"))
 
     @property
-    def artefact(self) -> Path:
+    def artifact(self) -> Path:
         """Where what was trained lies."""
-        return self.path / "artefact"
+        return self.path / "artifact"
 
     @property
     def checkpoints(self) -> Path:
@@ -172,7 +172,7 @@ def name_of(root: Path, name: str, digest: str, again: bool, stand_in: bool) -> 
     """`name-digest`; `again`: with a counter, where that run is finished already."""
     stem = f"{name}-{'standin-' if stand_in else ''}{digest[:8]}"
     candidate, count = stem, 1
-    while again and RunFolder(root / candidate).finished:
+    while again and RunDir(root / candidate).finished:
         count += 1
         candidate = f"{stem}-{count}"
     return candidate

@@ -8,7 +8,7 @@ from pathlib import Path
 Point = dict[str, float | str]
 
 INK = {"training": "#0072B2", "validation": "#D55E00"}
-"""Blue and vermilion of Okabe and Ito: the colour-blind tell them apart, dashes do in grey."""
+"""Blue and vermilion of Okabe and Ito: the color-blind tell them apart, dashes do in gray."""
 DASH = {"training": [1, 0], "validation": [6, 3]}
 MOST_MARKED = 40  # points; more of them would hide the line
 WIDTH = 480  # pixels, of the plot and at most of its title

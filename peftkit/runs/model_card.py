@@ -1,4 +1,4 @@
-"""The model card: what an artefact is, what it scores and how to load it, written by the run."""
+"""The model card: what an artifact is, what it scores and how to load it, written by the run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +25,9 @@ WITH_PEFT = """With PEFT and transformers alone (padded batches{held}):
 from peft import PeftModel
 from transformers import {auto_class}, AutoConfig, AutoTokenizer
 
-config = AutoConfig.from_pretrained("ARTEFACT")
+config = AutoConfig.from_pretrained("ARTIFACT")
 base = {auto_class}.from_pretrained("{base}", config=config{sizes})
-model = PeftModel.from_pretrained(base, "ARTEFACT").eval()
+model = PeftModel.from_pretrained(base, "ARTIFACT").eval()
 tokenizer = AutoTokenizer.from_pretrained("{base}")
 ```
 """
@@ -36,7 +36,7 @@ WITH_TRANSFORMERS = """With transformers alone:
 ```python
 from transformers import {auto_class}, AutoTokenizer
 
-model = {auto_class}.from_pretrained("ARTEFACT")
+model = {auto_class}.from_pretrained("ARTIFACT")
 tokenizer = AutoTokenizer.from_pretrained("{base}")
 ```
 """
@@ -48,7 +48,7 @@ LOADING = {"peftkit": "", "peft": WITH_PEFT, "transformers": WITH_TRANSFORMERS}
 
 
 def model_card(record: RunRecord) -> str:
-    """The card of a finished run's artefact, in Markdown with the hub's metadata on top."""
+    """The card of a finished run's artifact, in Markdown with the hub's metadata on top."""
     recipe = recipe_of(record)
     described = description(record, recipe, recipe.strategy.loads_with)
     how_to = WITH_PEFTKIT.format(example=example(recipe.task)) + loading(record, recipe)
@@ -175,7 +175,7 @@ def table(lines: list[tuple[str, str]]) -> str:
 
 
 def loading(record: RunRecord, recipe: Recipe) -> str:
-    """How to load the artefact without peftkit, where that works."""
+    """How to load the artifact without peftkit, where that works."""
     from peftkit.loading.heads import has_new_head
 
     held = f"; the run held the base in {recipe.quantize.kind}" if recipe.quantize.bits else ""

@@ -14,13 +14,13 @@ from peftkit.evaluation.baselines.cache import untrained_predictions
 from peftkit.evaluation.prediction import predict, prediction_rows
 from peftkit.evaluation.scoring import judged
 from peftkit.hub.source import Source
-from peftkit.loading.loading import Assembled, assemble, blueprint, load_tokenizer
+from peftkit.loading.model import LoadedModel, load_model, load_tokenizer, meta_model
 from peftkit.planning.plan import estimate
 from peftkit.preprocessing.tokenization import checked, content_key, encode, noted
 from peftkit.progress import forget_peak, peak_bytes
 from peftkit.records.artifact import seal, write_config
 from peftkit.records.record import Cost, Proof, RunRecord, Tuning
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.runs.learning_curves import draw_curves
 from peftkit.runs.model_card import model_card
 from peftkit.runs.reload_check import LARGEST_RELOAD_DIFFERENCE, reload_difference
@@ -34,7 +34,7 @@ from peftkit.runtime.distributed import (
     world_record,
 )
 from peftkit.storage.atomic_files import check_space, folder_bytes, write_text, writing
-from peftkit.tasks.base import Given, Predictions, Scored
+from peftkit.tasks.base import EvalSplit, Predictions, Scored
 from peftkit.training.batch_size import is_out_of_memory, out_of_memory
 from peftkit.training.callbacks import Hopeless
 from peftkit.training.checkpoints import is_whole, numbered
@@ -48,13 +48,13 @@ BYTES_A_TRAINED_WEIGHT = 16
 
 
 @dataclass(frozen=True)
-class Material:
+class RunInputs:
     """What a run is made of."""
 
     splits: Splits
     names: tuple[str, ...]
     examples: dict[str, Any]
-    assembled: Assembled
+    assembled: LoadedModel
     untrained: dict[str, Predictions]
     """What the base says of the test rows without training, where that is compared with."""
 
@@ -67,7 +67,7 @@ class Attempt:
         recipe: Recipe,
         model: Source,
         data: Source,
-        folder: RunFolder,
+        folder: RunDir,
         world: World,
         inexact: bool = False,
         tuning: Tuning | None = None,
@@ -79,8 +79,8 @@ class Attempt:
 
     def make(self) -> RunRecord:
         """Load, train, evaluate, prove, record; a failure is recorded too."""
-        # what misfits is refused before data are read; the estimate of the peak needs it again
-        self.outline = blueprint(self.recipe, self.model.location, self.recipe.task.assumed_names)
+        # incompatibilities show before data are read; the estimate of the peak needs it again
+        self.outline = meta_model(self.recipe, self.model.location, self.recipe.task.assumed_names)
         material = self._load()
         with writing(self.folder.path):
             on_main(self.world, lambda: self._begin(material))
@@ -109,7 +109,7 @@ class Attempt:
             raise RunError(f"{self.folder.path}: {record.reason}")
         return record
 
-    def _load(self) -> Material:
+    def _load(self) -> RunInputs:
         """The data, encoded, and the model with the strategy attached."""
         recipe, world = self.recipe, self.world
         tokenizer = load_tokenizer(self.model.location, recipe.task)
@@ -123,20 +123,22 @@ class Attempt:
         splits = noted(recipe, splits, examples, tokenizer, names)
         for note in splits.notes:
             say(world, f"note: {note}")
-        given = Given(splits.test, examples["test"], names, splits.train, tuned=recipe.task.carried)
+        given = EvalSplit(
+            splits.test, examples["test"], names, splits.train, tuned=recipe.task.carried
+        )
         key = content_key(recipe, splits, self.model, names)
         untrained = untrained_predictions(recipe, self.model, tokenizer, given, key, world)
-        assembled = assemble(recipe, self.model, tokenizer, names, world.precision)
+        assembled = load_model(recipe, self.model, tokenizer, names, world.precision)
         for note in assembled.notes:
             say(world, f"note: {note}")
-        return Material(splits, names, examples, assembled, untrained)
+        return RunInputs(splits, names, examples, assembled, untrained)
 
-    def _given(self, material: Material, split: str, **more: Any) -> Given:
+    def _given(self, material: RunInputs, split: str, **more: Any) -> EvalSplit:
         """What predictions for a split are scored against."""
         rows, examples = getattr(material.splits, split), material.examples[split]
-        return Given(rows, examples, material.names, tuned=self.recipe.task.carried, **more)
+        return EvalSplit(rows, examples, material.names, tuned=self.recipe.task.carried, **more)
 
-    def _tune(self, material: Material) -> None:
+    def _tune(self, material: RunInputs) -> None:
         """Choose on the validation split, on all ranks alike, what the task leaves until then."""
         task, examples = self.recipe.task, material.examples["validation"]
         if task.tunes and len(examples):
@@ -144,7 +146,7 @@ class Attempt:
             found = task.tuned(said, self._given(material, "validation"))
             self.recipe = self.recipe.carrying({**task.carried, **found})
 
-    def _begin(self, material: Material) -> None:
+    def _begin(self, material: RunInputs) -> None:
         """Describe the run, unless it began in another world or the disk is too small."""
         folder, now = self.folder, surroundings(self.world)
         folder.begin(self.recipe, self.model, self.data)
@@ -167,7 +169,7 @@ class Attempt:
             )
         folder.describe(world=now, exact=began == now and known["exact"])
 
-    def _conclude(self, material: Material, outcome: Outcome) -> RunRecord:
+    def _conclude(self, material: RunInputs, outcome: Outcome) -> RunRecord:
         """Score the test split on all ranks; the rest is rank 0's."""
         peak, apart, began = peak_bytes(), forget_peak(), time.monotonic()
         self._tune(material)
@@ -180,7 +182,7 @@ class Attempt:
 
         def settle() -> RunRecord:
             self.folder.describe(tuned=dict(self.recipe.task.carried))
-            self._save_artefact(material)
+            self._save_artifact(material)
             proof = self._reloaded(material, outcome.proof)
             cost = self._cost(material, outcome, seconds, (*peak, evaluating))
             if predictions is not None:
@@ -191,25 +193,25 @@ class Attempt:
             draw_curves(self.folder.logged(), folder, shown, folder.name, unit)
             record = self._record(material, scored, predictions, outcome, cost, proof)
             if record.status == "finished":
-                write_text(self.folder.artefact / "README.md", model_card(record))
+                write_text(self.folder.artifact / "README.md", model_card(record))
             return self.folder.finish(record)
 
         return on_main(self.world, settle)
 
-    def _save_artefact(self, material: Material) -> None:
+    def _save_artifact(self, material: RunInputs) -> None:
         """What was trained, written beside and put in place at once."""
-        beside = self.folder.path / "artefact.partial"
+        beside = self.folder.path / "artifact.partial"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         module = material.assembled.module
         self.recipe.strategy.save(module, beside)
         write_config(beside, module, self.recipe.task.carried)
         seal(beside, self.recipe, self.model, material.names)
-        shutil.rmtree(self.folder.artefact, ignore_errors=True)
-        beside.replace(self.folder.artefact)
+        shutil.rmtree(self.folder.artifact, ignore_errors=True)
+        beside.replace(self.folder.artifact)
 
-    def _reloaded(self, material: Material, proof: Proof) -> Proof:
-        """The proof, completed by loading the artefact in a fresh process."""
+    def _reloaded(self, material: RunInputs, proof: Proof) -> Proof:
+        """The proof, completed by loading the artifact in a fresh process."""
         if self.recipe.training.proof != "full":
             return proof
         split = material.examples["test" if len(material.examples["test"]) else "train"]
@@ -217,7 +219,7 @@ class Attempt:
         status = proof.status if difference <= LARGEST_RELOAD_DIFFERENCE else "failed"
         return proof.model_copy(update={"reload_difference": difference, "status": status})
 
-    def _cost(self, material: Material, outcome: Outcome, seconds: float, peaks: Peaks) -> Cost:
+    def _cost(self, material: RunInputs, outcome: Outcome, seconds: float, peaks: Peaks) -> Cost:
         """What the run took."""
         longest = max(material.examples["train"]["length"])
         micro, held = outcome.micro_batch_size, self.world.precision
@@ -234,12 +236,12 @@ class Attempt:
             peak_reserved_bytes=peaks[1],
             peak_evaluate_bytes=peaks[2],
             predicted_peak_bytes=estimate(self.recipe, *self.outline, micro, longest, held).total,
-            artefact_bytes=folder_bytes(self.folder.artefact),
+            artifact_bytes=folder_bytes(self.folder.artifact),
         )
 
     def _record(
         self,
-        material: Material,
+        material: RunInputs,
         scored: Scored | None,
         predictions: Predictions | None,
         outcome: Outcome,
@@ -267,7 +269,7 @@ class Attempt:
             exact=self.folder.description()["exact"],
         )
 
-    def _fail(self, material: Material, reason: str) -> None:
+    def _fail(self, material: RunInputs, reason: str) -> None:
         """Record that the run failed; the same command tries it again.
 
         Without a word to other ranks: they may wait elsewhere for one that has failed alone.
@@ -277,7 +279,7 @@ class Attempt:
                 known = self._known(material)
                 self.folder.finish(RunRecord(**known, status="failed", reason=reason))
 
-    def _known(self, material: Material) -> dict[str, Any]:
+    def _known(self, material: RunInputs) -> dict[str, Any]:
         """What is known of the run whether it succeeds or not."""
         remarks = self.recipe.task.remarks(self.recipe.task.carried)
         return {

@@ -16,18 +16,18 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import RunError
 from peftkit.evaluation.prediction import forward
 from peftkit.inference.predictor import load_run
-from peftkit.loading.loading import Assembled
+from peftkit.loading.model import LoadedModel
 from peftkit.runtime.distributed import finding_modules
 
 LARGEST_RELOAD_DIFFERENCE = 1e-5
-"""Of outputs (probabilities, ...): the trained model and its artefact loaded elsewhere here."""
+"""Of outputs (probabilities, ...): the trained model and its artifact loaded elsewhere here."""
 PROBED_ROWS = 8
 
 
-def reload_difference(recipe: Recipe, assembled: Assembled, examples: Any, folder: Path) -> float:
-    """Largest difference between the trained model and its artefact in a fresh process.
+def reload_difference(recipe: Recipe, assembled: LoadedModel, examples: Any, folder: Path) -> float:
+    """Largest difference between the trained model and its artifact in a fresh process.
 
-    Raises `RunError` where the artefact cannot be loaded.
+    Raises `RunError` where the artifact cannot be loaded.
     """
     rows = [dict(examples[index]) for index in range(min(PROBED_ROWS, len(examples)))]
     outputs = probed(recipe, assembled, rows)
@@ -41,12 +41,12 @@ def reload_difference(recipe: Recipe, assembled: Assembled, examples: Any, folde
     )
     probe.unlink()
     if done.returncode:
-        raise RunError(f"the artefact cannot be loaded again: {done.stderr.strip()[-2000:]}")
+        raise RunError(f"the artifact cannot be loaded again: {done.stderr.strip()[-2000:]}")
     return float(done.stdout.strip().splitlines()[-1])
 
 
 def main(path: Path) -> float:
-    """Largest difference between the run's own outputs and the reloaded artefact's."""
+    """Largest difference between the run's own outputs and the reloaded artifact's."""
     probe = json.loads((path / "reload.json").read_text())
     recipe, assembled, _ = load_run(path)
     rows = probe["rows"]
@@ -54,7 +54,7 @@ def main(path: Path) -> float:
     return float(np.abs(outputs - np.asarray(probe["outputs"])).max(initial=0.0))
 
 
-def probed(recipe: Recipe, assembled: Assembled, rows: Sequence[Any]) -> np.ndarray:
+def probed(recipe: Recipe, assembled: LoadedModel, rows: Sequence[Any]) -> np.ndarray:
     """What the task keeps of the model's word on the rows, one behind the other."""
     (said,) = forward(assembled, recipe.task, rows, [range(len(rows))])
     return np.concatenate([np.ravel(output) for output in said.outputs])

@@ -6,7 +6,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source
 from peftkit.records.record import RunRecord, Tuning
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World, launched_ranks, on_main, say
 
 
@@ -26,7 +26,7 @@ def train(
     # alone, a finished run is found and a taken folder refused before torch is imported
     world = World.enter(recipe.training) if launched_ranks() > 1 else None
     path, model, data = on_main(world, lambda: place_of(recipe, Path(root), again))
-    folder = RunFolder(path)
+    folder = RunDir(path)
     try:
         record = on_main(world, lambda: finished_or_claimed(folder, recipe, model, data))
         if record is None:
@@ -45,11 +45,11 @@ def train(
 def place_of(recipe: Recipe, root: Path, again: bool) -> tuple[Path, Source, Source]:
     """The run's folder, and the model and the data that name it."""
     model, data = find_model(recipe.model), recipe.data.resolve()
-    return RunFolder.of(root, recipe, model, data, again).path, model, data
+    return RunDir.of(root, recipe, model, data, again).path, model, data
 
 
 def finished_or_claimed(
-    folder: RunFolder, recipe: Recipe, model: Source, data: Source
+    folder: RunDir, recipe: Recipe, model: Source, data: Source
 ) -> RunRecord | None:
     """The run's record if it is finished; else None, and `folder` is this process's."""
     digest = recipe.digest(model, data)

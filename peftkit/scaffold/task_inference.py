@@ -12,7 +12,7 @@ LANGUAGE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PAIRS = [("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
          ("text1", "text2"), ("question", "sentence"), ("text", "text_pair")]  # fmt: skip
 REWRITTEN = {
-    "summarisation": [("dialogue", "summary"), ("document", "summary"), ("article", "highlights"),
+    "summarization": [("dialogue", "summary"), ("document", "summary"), ("article", "highlights"),
                       ("article", "summary"), ("text", "summary")],
     "translation": [("source", "target")],
 }  # fmt: skip
@@ -52,8 +52,8 @@ class Guess:
 
 def guess(columns: Columns) -> Guess | None:
     """The task that the columns fit, of the most telling names first; None where none does."""
-    for recognise in RECOGNISERS:
-        found = recognise(columns)
+    for recognize in RECOGNISERS:
+        found = recognize(columns)
         if found is not None:
             return found
     return None
@@ -140,7 +140,7 @@ def _rewritten(kind: str, source: Column, target: Column, into: str | None) -> G
     )  # fmt: skip
 
 
-def labelled(columns: Columns) -> Guess | None:
+def labeled(columns: Columns) -> Guess | None:
     """One or two texts with labels of classes, several labels, a relation's or a number."""
     texts = texts_in(columns)
     if not texts:
@@ -259,6 +259,6 @@ RECOGNISERS: tuple[Callable[[Columns], Guess | None], ...] = (
     conversation,
     tagging,
     rewriting,
-    labelled,
+    labeled,
 )
 """The most telling names first."""

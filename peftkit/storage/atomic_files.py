@@ -73,7 +73,7 @@ def check_space(folder: Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise DiskError(
             f"{folder}: {free / 1e9:.1f} GB free, the run may need {needed_bytes / 1e9:.1f} GB for "
-            "checkpoints and the artefact - free some, or run with --runs elsewhere"
+            "checkpoints and the artifact - free some, or run with --runs elsewhere"
         )
 
 

@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from peftkit.models.architectures import targets_in
 from peftkit.models.linear_layers import keeps_weights_transposed, refuse_larger_rank
-from peftkit.strategies.base import Companion, PeftStrategy, saved_heads
+from peftkit.strategies.base import PeftStrategy, TrainingHook, saved_heads
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +96,7 @@ class AdaLora(PeftStrategy):
         """The PEFT folder on a fresh base."""
         return with_scales_of_type(super().load(model, folder, task), model.dtype)
 
-    def companion(self, model: "nn.Module", steps: int) -> Companion:
+    def training_hook(self, model: "nn.Module", steps: int) -> TrainingHook:
         """The budget of ranks, over a training of `steps` steps."""
         first, last = round(self.tinit * steps), round(self.tfinal * steps)
         # PEFT refuses a schedule without a step to prune in
@@ -114,7 +114,7 @@ class AdaLora(PeftStrategy):
 def with_scales_of_type(model: "nn.Module", dtype: "torch.dtype") -> "nn.Module":
     """`model` with the ranks that PEFT divides by in the base's type, and not trained.
 
-    On a quantised layer PEFT 0.21 multiplies with them last: fp32 ones would turn what a bf16
+    On a quantized layer PEFT 0.21 multiplies with them last: fp32 ones would turn what a bf16
     layer gives into fp32. And where it casts what is trained, it has them trained, too.
     """
     for name, parameter in model.named_parameters():

@@ -160,7 +160,7 @@ class AnyPeft(PeftStrategy):
         except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
             raise RunError(
                 f"PEFT's {self.method} cannot be merged ({said_by(error)}) - predict from the "
-                "artefact as it is, or train strategy=lora"
+                "artifact as it is, or train strategy=lora"
             ) from error
 
     def save(self, model: "nn.Module", folder: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pace:
+class LRMultiplier:
     """How fast one parameter learns."""
 
     factor: float = 1.0
@@ -31,7 +31,7 @@ class Pace:
     """The share of the steps that pass before it moves."""
 
 
-class Companion(Protocol):
+class TrainingHook(Protocol):
     """What a strategy does beside the optimizer's steps."""
 
     def penalty(self) -> "Tensor":
@@ -61,7 +61,7 @@ class Strategy(Component):
     source: ClassVar[str]
     """The paper the strategy comes from."""
     trains_base: ClassVar[bool] = False
-    """Whether all of the base moves (then it cannot be quantised, and keeps its dropout)."""
+    """Whether all of the base moves (then it cannot be quantized, and keeps its dropout)."""
     foldable: ClassVar[bool] = True
     """Whether the result is an ordinary checkpoint after `merge`."""
     packs: ClassVar[bool] = True
@@ -71,11 +71,11 @@ class Strategy(Component):
     starts_as: ClassVar[str | None] = None
     """Why training does not start from the base's function; None where it does, exactly."""
     loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peftkit"
-    """What can load the artefact."""
+    """What can load the artifact."""
     saves_start: ClassVar[bool] = False
-    """Whether the artefact holds, beside an adapter, what it started as."""
+    """Whether the artifact holds, beside an adapter, what it started as."""
     trained_file: ClassVar[str] = "trained.safetensors"
-    """What the artefact's file of tensors is called."""
+    """What the artifact's file of tensors is called."""
 
     @classmethod
     def parse(cls, value: object, path: str) -> Self:
@@ -91,7 +91,7 @@ class Strategy(Component):
         """
         raise NotImplementedError
 
-    def refuses(self, quantized: str | None) -> str | None:
+    def check_quantization(self, quantized: str | None) -> str | None:
         """Why the strategy cannot run on a base held in `quantized` ('4bit'); None if it can."""
         if quantized and self.trains_base:
             return (
@@ -100,21 +100,21 @@ class Strategy(Component):
             )
         return None
 
-    def misfits(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
+    def incompatibilities(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
         """Why the strategy cannot run on a model of such a `config`, before any is loaded."""
         return []
 
     def prepare(self, model: "nn.Module", batches: Callable[[], Iterator[dict[str, Any]]]) -> None:
-        """Initialise the adapted `model` from batches of the train split (inputs, no labels).
+        """Initialize the adapted `model` from batches of the train split (inputs, no labels).
 
         Called once, before the first step, also when a run resumes.
         """
 
-    def paces(self, model: "nn.Module") -> dict[str, Pace]:
+    def lr_multipliers(self, model: "nn.Module") -> dict[str, LRMultiplier]:
         """The trainable parameters, by name, that do not learn at the common rate."""
         return {}
 
-    def companion(self, model: "nn.Module", steps: int) -> Companion | None:
+    def training_hook(self, model: "nn.Module", steps: int) -> TrainingHook | None:
         """What goes along with the optimizer in a training of `steps` steps, if anything does."""
         return None
 
@@ -128,7 +128,7 @@ class Strategy(Component):
         if not self.foldable:
             raise RunError(
                 f"'strategy: {self.kind}' cannot be merged: it adds layers that the model's class "
-                "does not have - predict from the artefact as it is, or train strategy=lora"
+                "does not have - predict from the artifact as it is, or train strategy=lora"
             )
         return model  # type: ignore[return-value]
 
@@ -155,7 +155,7 @@ class Strategy(Component):
         save_file(trained, folder / self.trained_file, metadata={"format": "pt"})
 
     def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
-        """A fresh base `model` with the artefact in `folder` in place, ready to predict."""
+        """A fresh base `model` with the artifact in `folder` in place, ready to predict."""
         from safetensors.torch import load_file
 
         adapted = self.adapt(model, task)
@@ -192,7 +192,7 @@ class PeftStrategy(Strategy):
             )
 
     def merge(self, model: "nn.Module") -> "PreTrainedModel":
-        """The base with the adapter folded into it (base weights must not be quantised)."""
+        """The base with the adapter folded into it (base weights must not be quantized)."""
         if not self.foldable:
             return super().merge(model)
         unwrap_heads(model)
@@ -257,7 +257,7 @@ def trainable(model: "nn.Module") -> dict[str, "nn.Parameter"]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def slower_below(model: "nn.Module", decay: float) -> dict[str, Pace]:
+def slower_below(model: "nn.Module", decay: float) -> dict[str, LRMultiplier]:
     """Paces by which a block learns at `decay` times the rate of the block above it.
 
     The head has the common one, the embeddings the slowest (ULMFiT, section 3.2; ELECTRA's too).
@@ -265,7 +265,7 @@ def slower_below(model: "nn.Module", decay: float) -> dict[str, Pace]:
     if decay == 1:
         return {}
     depths = depths_of(model)
-    return {name: Pace(decay ** depths[name]) for name in trainable(model) if depths[name]}
+    return {name: LRMultiplier(decay ** depths[name]) for name in trainable(model) if depths[name]}
 
 
 def restore(model: "nn.Module", tensors: Mapping[str, "Tensor"]) -> None:

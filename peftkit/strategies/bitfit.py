@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class BitFit(Strategy):
     """All biases, or those of some layers, are trained (Ben Zaken et al. 2022); it needs biases.
 
-    They stay whole in a quantised model, and bitsandbytes gives them exact gradients.
+    They stay whole in a quantized model, and bitsandbytes gives them exact gradients.
     """
 
     kind: Literal["bitfit"] = "bitfit"

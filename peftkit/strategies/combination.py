@@ -1,4 +1,4 @@
-"""Combinations: several strategies on one model, trained together and saved as one artefact."""
+"""Combinations: several strategies on one model, trained together and saved as one artifact."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from peftkit.errors import Fault, RecipeError
 from peftkit.registry import got, refusal
-from peftkit.strategies.base import Companion, Pace, PeftStrategy, Strategy
+from peftkit.strategies.base import LRMultiplier, PeftStrategy, Strategy, TrainingHook
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 MAM = [
-    {"kind": "prefix", "tokens": 16, "reparametrised": True},
+    {"kind": "prefix", "tokens": 16, "reparametrized": True},
     {"kind": "adapter", "variant": "parallel", "reduction": 16, "scale": 2.0},
 ]
 """The mix-and-match adapter as its authors ran it on GLUE, but for two widths, which go by the
@@ -101,13 +101,13 @@ class Combination(Strategy):
         except ValidationError as error:
             raise refusal(error, cls, path) from None
 
-    def refuses(self, quantized: str | None) -> str | None:
+    def check_quantization(self, quantized: str | None) -> str | None:
         """The first reason that a part has."""
-        return next(filter(None, (part.refuses(quantized) for part in self.parts)), None)
+        return next(filter(None, (part.check_quantization(quantized) for part in self.parts)), None)
 
-    def misfits(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
+    def incompatibilities(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
         """Those of all parts."""
-        return [fault for part in self.parts for fault in part.misfits(config, task)]
+        return [fault for part in self.parts for fault in part.incompatibilities(config, task)]
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
         """The model with every part attached, and all that any of them trains trainable."""
@@ -126,13 +126,15 @@ class Combination(Strategy):
         for part in self.in_order:
             part.prepare(model, batches)
 
-    def paces(self, model: "nn.Module") -> dict[str, Pace]:
+    def lr_multipliers(self, model: "nn.Module") -> dict[str, LRMultiplier]:
         """All the parts'."""
-        return {name: pace for part in self.parts for name, pace in part.paces(model).items()}
+        return {
+            name: pace for part in self.parts for name, pace in part.lr_multipliers(model).items()
+        }
 
-    def companion(self, model: "nn.Module", steps: int) -> Companion | None:
+    def training_hook(self, model: "nn.Module", steps: int) -> TrainingHook | None:
         """That of PEFT's part; no other strategy has one."""
-        return self.in_order[0].companion(model, steps)
+        return self.in_order[0].training_hook(model, steps)
 
     def save(self, model: "nn.Module", folder: Path) -> None:
         """What was trained, with PEFT's configuration of its part beside it: merging reads that."""

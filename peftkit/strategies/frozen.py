@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt
 from peftkit.errors import Fault, RecipeError
 from peftkit.models.architectures import blocks_of, constants_of, depths_of, head_names, unwrapped
 from peftkit.models.parameters import named_by, own_parameters
-from peftkit.strategies.base import Pace, Strategy, slower_below, train_head
+from peftkit.strategies.base import LRMultiplier, Strategy, slower_below, train_head
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,8 +45,8 @@ class Frozen(Strategy):
         """Whether anything but the head is trained."""
         return bool(self.last or self.first or self.embeddings or self.patterns)
 
-    def refuses(self, quantized: str | None) -> str | None:
-        """A quantised base can carry a linear probe and no more."""
+    def check_quantization(self, quantized: str | None) -> str | None:
+        """A quantized base can carry a linear probe and no more."""
         if quantized and self.trains_layers:
             return (
                 f"'strategy: frozen' would train layers of the base, but 'quantize: {quantized}' "
@@ -55,7 +55,7 @@ class Frozen(Strategy):
             )
         return None
 
-    def misfits(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
+    def incompatibilities(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
         """A task that reads the base's own output layer leaves a linear probe nothing to train."""
         if self.trains_layers or task.trains_head:
             return []
@@ -73,7 +73,7 @@ class Frozen(Strategy):
         self._check_rest(model)
         return model
 
-    def paces(self, model: "nn.Module") -> dict[str, Pace]:
+    def lr_multipliers(self, model: "nn.Module") -> dict[str, LRMultiplier]:
         """Slower the further from the head, of what is named here."""
         if self.layer_decay == 1:
             return {}

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from peftkit.strategies.base import Pace, Strategy, slower_below, train_all
+from peftkit.strategies.base import LRMultiplier, Strategy, slower_below, train_all
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,13 +24,13 @@ class Full(Strategy):
     source: ClassVar[str] = "arXiv:1810.04805"
     trains_base: ClassVar[bool] = True
     loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "transformers"
-    # the name that makes the artefact an ordinary checkpoint
+    # the name that makes the artifact an ordinary checkpoint
     trained_file: ClassVar[str] = "model.safetensors"
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
         """The model with every weight trainable."""
         return train_all(model)
 
-    def paces(self, model: "nn.Module") -> dict[str, Pace]:
+    def lr_multipliers(self, model: "nn.Module") -> dict[str, LRMultiplier]:
         """Slower the further from the head."""
         return slower_below(model, self.layer_decay)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from peftkit.models.architectures import depths_of
-from peftkit.strategies.base import Pace, Strategy, train_all
+from peftkit.strategies.base import LRMultiplier, Strategy, train_all
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,12 +36,12 @@ class Gradual(Strategy):
         """The model with every weight trainable."""
         return train_all(model)
 
-    def paces(self, model: "nn.Module") -> dict[str, Pace]:
+    def lr_multipliers(self, model: "nn.Module") -> dict[str, LRMultiplier]:
         """Later, and slower, the further from the head."""
         depths = depths_of(model)
         deepest = max(depths.values())
         return {
-            name: Pace(self.layer_decay**depth, self.until * depth / deepest)
+            name: LRMultiplier(self.layer_decay**depth, self.until * depth / deepest)
             for name, depth in depths.items()
             if depth
         }

@@ -62,7 +62,7 @@ class Ia3(PeftStrategy):
 
 
 def in_the_inputs_type(model: "nn.Module") -> "nn.Module":
-    """`model` whose rescaled layers give the type that they take: on a quantised layer PEFT 0.21
+    """`model` whose rescaled layers give the type that they take: on a quantized layer PEFT 0.21
     turns bf16 into fp32, and attention takes no mixture of them."""
     for layer in model.modules():
         if hasattr(layer, "ia3_l"):

@@ -1,4 +1,4 @@
-"""LN-tuning: the normalisations' weights and biases are trained, and nothing else but the head."""
+"""LN-tuning: the normalizations' weights and biases are trained, and nothing else but the head."""
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class LayerNorm(Strategy):
-    """All normalisations, RMSNorm too, or some of them are trained (Zhao et al. 2023)."""
+    """All normalizations, RMSNorm too, or some of them are trained (Zhao et al. 2023)."""
 
     kind: Literal["layernorm"] = "layernorm"
     targets: list[str] | Literal["auto"] = "auto"
-    """Normalisations to train, by the ends of their names; auto: all."""
+    """Normalizations to train, by the ends of their names; auto: all."""
     biases: bool = True
     """Whether their biases train, where they have any."""
 
@@ -27,7 +27,7 @@ class LayerNorm(Strategy):
     source: ClassVar[str] = "arXiv:2312.11420"
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
-        """The frozen model with its normalisations and its head trainable."""
+        """The frozen model with its normalizations and its head trainable."""
         norms = {
             name: parameters
             for name, module in own_modules(model)
@@ -35,7 +35,7 @@ class LayerNorm(Strategy):
         }
         if not norms:
             what = (
-                f"a model of the architecture {model.config.model_type!r} has no normalisation "
+                f"a model of the architecture {model.config.model_type!r} has no normalization "
                 "with weights - use strategy=bitfit, strategy=lora or strategy=adapter"
             )
             raise RecipeError("the strategy does not fit the model:", [Fault("strategy", what)])

@@ -33,14 +33,14 @@ class Loha(PeftStrategy):
     default_lr: ClassVar[float] = 3e-3
     source: ClassVar[str] = "arXiv:2108.06098"
 
-    def refuses(self, quantized: str | None) -> str | None:
+    def check_quantization(self, quantized: str | None) -> str | None:
         """PEFT 0.21 reads the difference's shape off the weight, and packed weights have none."""
         if quantized == "4bit":
             return (
                 "'strategy: loha' takes its shape from the weights, and 'quantize: 4bit' packs "
                 "them - use strategy=lora, quantize=8bit or quantize=none"
             )
-        return super().refuses(quantized)
+        return super().check_quantization(quantized)
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
         """LoHa on the targets."""

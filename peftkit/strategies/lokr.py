@@ -37,14 +37,14 @@ class Lokr(PeftStrategy):
     default_lr: ClassVar[float] = 1e-2
     source: ClassVar[str] = "arXiv:2309.14859"
 
-    def refuses(self, quantized: str | None) -> str | None:
+    def check_quantization(self, quantized: str | None) -> str | None:
         """PEFT 0.21 reads the difference's shape off the weight, and packed weights have none."""
         if quantized == "4bit":
             return (
                 "'strategy: lokr' takes its shape from the weights, and 'quantize: 4bit' packs "
                 "them - use strategy=lora, quantize=8bit or quantize=none"
             )
-        return super().refuses(quantized)
+        return super().check_quantization(quantized)
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
         """LoKr on the targets."""

@@ -23,7 +23,7 @@ from peftkit.models.linear_layers import (
     refuse_larger_rank,
     refuse_transposed,
 )
-from peftkit.strategies.base import Pace, PeftStrategy, saved_heads, trainable
+from peftkit.strategies.base import LRMultiplier, PeftStrategy, saved_heads, trainable
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -99,15 +99,15 @@ class Lora(PeftStrategy):
             "dora": "DoRA divides by a norm that it also multiplies by: equal but for rounding",
             "pissa": "what PiSSA takes from the weights it adds again: equal but for rounding",
             "olora": "what OLoRA takes from the weights it adds again: equal but for rounding",
-            "loftq": "LoftQ starts nearer to the base that is not quantised",
+            "loftq": "LoftQ starts nearer to the base that is not quantized",
         }.get(self.variant)
 
     @property
     def saves_start(self) -> bool:  # type: ignore[override]
-        """Whether the start was taken from the base's weights: it is subtracted in the artefact."""
+        """Whether the start was taken from the base's weights: it is subtracted in the artifact."""
         return self.variant in MOVES_WEIGHTS
 
-    def refuses(self, quantized: str | None) -> str | None:
+    def check_quantization(self, quantized: str | None) -> str | None:
         """Two variants need whole weights, one needs 4-bit ones."""
         if self.variant == "loftq" and quantized != "4bit":
             return (
@@ -161,12 +161,14 @@ class Lora(PeftStrategy):
         if self.variant == "eva":
             start_at_directions(model, self.r, list(islice(batches(), self.batches)))
 
-    def paces(self, model: "nn.Module") -> dict[str, Pace]:
+    def lr_multipliers(self, model: "nn.Module") -> dict[str, LRMultiplier]:
         """lora_plus: B, also an embedding's, learns `b_factor` times as fast."""
         if self.variant != "lora_plus":
             return {}
         halves = (".lora_B.", ".lora_embedding_B.")
-        return {n: Pace(self.b_factor) for n in trainable(model) if any(h in n for h in halves)}
+        return {
+            n: LRMultiplier(self.b_factor) for n in trainable(model) if any(h in n for h in halves)
+        }
 
     def save(self, model: "nn.Module", folder: Path) -> None:
         """A plain PEFT folder of an ordinary LoRA, that fits the base as it was before."""

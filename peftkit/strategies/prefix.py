@@ -26,8 +26,8 @@ class Prefix(Strategy):
     kind: Literal["prefix"] = "prefix"
     tokens: PositiveInt = 20
     """Keys and values before those of each attention."""
-    reparametrised: bool = False
-    """Train a network that gives the prefix, not the prefix; the artefact holds what it gave."""
+    reparametrized: bool = False
+    """Train a network that gives the prefix, not the prefix; the artifact holds what it gave."""
     hidden: PositiveInt | None = None
     """The network's width, where there is one; null: as wide as the model."""
 
@@ -38,19 +38,19 @@ class Prefix(Strategy):
 
     @model_validator(mode="after")
     def _a_width_needs_a_network(self) -> Self:
-        if self.hidden is not None and not self.reparametrised:
+        if self.hidden is not None and not self.reparametrized:
             raise ValueError(
                 f"hidden={self.hidden} is the width of a network that is not there - "
-                "set reparametrised: true, or leave hidden out"
+                "set reparametrized: true, or leave hidden out"
             )
         return self
 
     @property
     def default_lr(self) -> float:  # type: ignore[override]
         """A network learns at a network's rate, keys and values need a larger one."""
-        return 1e-3 if self.reparametrised else 1e-2
+        return 1e-3 if self.reparametrized else 1e-2
 
-    def misfits(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
+    def incompatibilities(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
         """A model whose attention is unknown, or not open to a function of ours."""
         model_type = config.model_type
         if model_type not in ARCHITECTURES:
@@ -66,7 +66,7 @@ class Prefix(Strategy):
         from peftkit.models.prefix_attention import attach_prefixes
 
         model.requires_grad_(False)
-        attach_prefixes(model, self.tokens, self.hidden, self.reparametrised)
+        attach_prefixes(model, self.tokens, self.hidden, self.reparametrized)
         train_head(model, task)
         return model
 

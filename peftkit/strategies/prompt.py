@@ -31,7 +31,7 @@ class VirtualTokens(PeftStrategy):
     packs: ClassVar[bool] = False
     foldable: ClassVar[bool] = False
     starts_as: ClassVar[str | None] = "every token of the text sees the virtual ones at once"
-    # PEFT loads the artefact too, but reads other tokens than the head was trained on
+    # PEFT loads the artifact too, but reads other tokens than the head was trained on
     loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peftkit"
 
     @property
@@ -52,7 +52,7 @@ class VirtualTokens(PeftStrategy):
             "num_attention_heads": model.config.num_attention_heads,
         }
 
-    def misfits(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
+    def incompatibilities(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
         """A model that must see token ids, or whose head reads nobody knows what."""
         model_type, known = config.model_type, ARCHITECTURES.get(config.model_type)
         if task.peft_type == "SEQ_CLS" and getattr(config, "is_encoder_decoder", False):
@@ -85,9 +85,9 @@ class Prompt(VirtualTokens):
     default_lr: ClassVar[float] = 3e-2
     source: ClassVar[str] = "arXiv:2104.08691"
 
-    def misfits(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
+    def incompatibilities(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
         """Also a text that is longer than the prompt, where there is a tokenizer to tell."""
-        faults = super().misfits(config, task)
+        faults = super().incompatibilities(config, task)
         folder = str(config.name_or_path)
         if self.text is None or not (Path(folder) / "tokenizer_config.json").is_file():
             return faults
@@ -128,7 +128,7 @@ class Prompt(VirtualTokens):
 class PTuning(VirtualTokens):
     """The embeddings come out of a small trained network (Liu et al. 2021, section 3), by PEFT.
 
-    The network is gone after training: the artefact holds what it gave.
+    The network is gone after training: the artifact holds what it gave.
     """
 
     kind: Literal["p_tuning"] = "p_tuning"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 Reading = Literal["example", "tokens", "labels"]
-IGNORED = -100
+IGNORE_INDEX = -100
 """The label of a token that nothing is learned from."""
 
 
@@ -62,7 +62,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Given:
+class EvalSplit:
     """What predictions are made for and scored against: one split."""
 
     rows: Any
@@ -155,8 +155,8 @@ class Task(Component):
 
     @property
     def carried(self) -> Mapping[str, Any]:
-        """What the run learned beside the weights, as `Given.tuned` has it; no setting of a recipe,
-        but part of the artefact. `loss` and `encode` find it here."""
+        """What the run fitted beside the weights, as in `EvalSplit.tuned`: part of the artifact, not of
+        the recipe. `loss` and `encode` find it here."""
         return self._carried
 
     def carrying(self, tuned: Mapping[str, Any]) -> Self:
@@ -170,7 +170,7 @@ class Task(Component):
         the weights of classes."""
         return {}
 
-    def tuned(self, predictions: Predictions, given: Given) -> dict[str, Any]:
+    def tuned(self, predictions: Predictions, given: EvalSplit) -> dict[str, Any]:
         """What is chosen on the validation split once the model is trained, as JSON holds it:
         thresholds. Asked where `tunes` names any and the split has rows."""
         return {}
@@ -236,7 +236,7 @@ class Task(Component):
 
     def known(self, labels: "torch.Tensor") -> int:
         """How many losses `loss` sums."""
-        return int((labels != IGNORED).sum())
+        return int((labels != IGNORE_INDEX).sum())
 
     def outputs(
         self, logits: "torch.Tensor", labels: "torch.Tensor", sizes: Sequence[int]
@@ -244,7 +244,7 @@ class Task(Component):
         """What is kept of each example, in fp32; `sizes` are the examples' shares of `logits`."""
         raise NotImplementedError
 
-    def score(self, predictions: Predictions, given: Given) -> Scored:
+    def score(self, predictions: Predictions, given: EvalSplit) -> Scored:
         """Scores of the predictions; by default those that `totals` computes from row `counts`."""
         from peftkit.metrics.counts import tally_scores
 
@@ -259,15 +259,15 @@ class Task(Component):
         simple = {n: tallied(self.counts(a, given)) for n, a in self.simple_answers(given).items()}
         return Scored(scores, next(iter(simple.values()), {}), baselines=simple)
 
-    def answers(self, predictions: Predictions, given: Given) -> list[dict[str, Any]]:
+    def answers(self, predictions: Predictions, given: EvalSplit) -> list[dict[str, Any]]:
         """What is said of each row, as `predict` gives it and `counts` judges it."""
         raise NotImplementedError
 
-    def simple_answers(self, given: Given) -> dict[str, list[dict[str, Any]]]:
+    def simple_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
         """Answers that need no training, by what they are called; the simplest first."""
         return {}
 
-    def counts(self, answers: Sequence[Mapping[str, Any]], given: Given) -> "Floats":
+    def counts(self, answers: Sequence[Mapping[str, Any]], given: EvalSplit) -> "Floats":
         """What each row gives to the sums that the scores are made of: (rows, kinds)."""
         raise NotImplementedError
 
@@ -279,7 +279,9 @@ class Task(Component):
         """The counts in groups that are known of the same rows, each with its scores' totals."""
         return [(counts, lambda sums: self.totals(sums, names))]
 
-    def prediction_lines(self, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
+    def prediction_lines(
+        self, predictions: Predictions, given: EvalSplit
+    ) -> Iterator[dict[str, Any]]:
         """What `predictions.jsonl` says of each row; never its source text."""
         answers = self.answers(predictions, given)
         for answer, counts in zip(answers, self.counts(answers, given), strict=True):

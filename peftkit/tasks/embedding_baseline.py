@@ -94,14 +94,14 @@ class EmbeddedWords(Embedded):
         max_length: int,
     ) -> dict[str, list[Any]]:
         """Each word that an example answers by its first piece."""
-        from peftkit.tasks.base import IGNORED
+        from peftkit.tasks.base import IGNORE_INDEX
 
         encoded = self.encode(rows, tokenizer, names, max_length)  # type: ignore[attr-defined]
-        words = [[label for label in own if label != IGNORED] for own in encoded["labels"]]
+        words = [[label for label in own if label != IGNORE_INDEX] for own in encoded["labels"]]
         parts = []
         for own in encoded["labels"]:
             number = itertools.count()
-            parts.append([IGNORED if label == IGNORED else next(number) for label in own])
+            parts.append([IGNORE_INDEX if label == IGNORE_INDEX else next(number) for label in own])
         return {"input_ids": encoded["input_ids"], "labels": parts, "right": words}
 
     def by_nearness(
@@ -133,16 +133,16 @@ class EmbeddedParts(Embedded):
         max_length: int,
     ) -> dict[str, list[Any]]:
         """The texts without markers, which the base does not know; the tokens of both parts."""
-        from peftkit.tasks.base import IGNORED
+        from peftkit.tasks.base import IGNORE_INDEX
 
         encoded = self.encode(rows, tokenizer, names, max_length)  # type: ignore[attr-defined]
         markers: Any = tokenizer.convert_tokens_to_ids(list(self.markers()))  # type: ignore[attr-defined]
         columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "right": encoded["labels"]}
         for ids, read in zip(encoded["input_ids"], encoded["read"], strict=True):
-            part, parts = IGNORED, []
+            part, parts = IGNORE_INDEX, []
             for place, token in enumerate(ids):
                 if token in markers:
-                    part = read.index(place) if place in read else IGNORED
+                    part = read.index(place) if place in read else IGNORE_INDEX
                 parts.append(part)
             kept = [place for place, token in enumerate(ids) if token not in markers]
             columns["input_ids"].append([ids[place] for place in kept])

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from peftkit.data.validation import Role
 from peftkit.errors import DataError, Fault
-from peftkit.tasks.base import IGNORED, Given, Predictions, Scored, Task
+from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Scored, Task
 from peftkit.tasks.embedding_baseline import Embedded, nearest_centroid
 from peftkit.text.pairs import encode_texts, natural_order
 
@@ -175,7 +175,7 @@ class Multilabel(Embedded, Task):
         encoded = encode_texts(rows, tokenizer, max_length)
         needed = self.columns or ["label"]
         if not all(role in rows for role in needed):
-            return {**encoded, "labels": [[IGNORED] * len(names)] * len(encoded["input_ids"])}
+            return {**encoded, "labels": [[IGNORE_INDEX] * len(names)] * len(encoded["input_ids"])}
         return {**encoded, "labels": [self._members(cell, names) for cell in self._cells(rows)]}
 
     def loss(
@@ -184,7 +184,7 @@ class Multilabel(Embedded, Task):
         """The sum of binary cross-entropies over every label of every row."""
         from torch.nn.functional import binary_cross_entropy_with_logits
 
-        known = labels != IGNORED
+        known = labels != IGNORE_INDEX
         right = labels[known].float() * (1 - smoothing) + smoothing / 2
         return binary_cross_entropy_with_logits(logits[known].float(), right, reduction="sum")
 
@@ -208,7 +208,7 @@ class Multilabel(Embedded, Task):
         found = [nearest_centroid(known, has, unknown, 2)[:, 1] for has in np.asarray(right).T]
         return list(np.stack(found, axis=1))
 
-    def tuned(self, predictions: Predictions, given: Given) -> dict[str, Any]:
+    def tuned(self, predictions: Predictions, given: EvalSplit) -> dict[str, Any]:
         """Each label's threshold with the best F1."""
         import numpy as np
 
@@ -219,7 +219,7 @@ class Multilabel(Embedded, Task):
         right = np.array(predictions.labels, dtype=bool)
         return {"thresholds": best_thresholds(right, predictions.probabilities.astype(float))}
 
-    def answers(self, predictions: Predictions, given: Given) -> list[dict[str, Any]]:
+    def answers(self, predictions: Predictions, given: EvalSplit) -> list[dict[str, Any]]:
         """The labels whose probability reaches their threshold, and every label's probability."""
         limits, found = self._limits(given), []
         for row in predictions.outputs:
@@ -228,12 +228,12 @@ class Multilabel(Embedded, Task):
             found.append({"labels": said, "probabilities": sure})
         return found
 
-    def _limits(self, given: Given) -> list[float]:
+    def _limits(self, given: EvalSplit) -> list[float]:
         """Each label's threshold."""
         fixed = 0.5 if self.threshold == "tuned" else self.threshold
         return list(given.tuned.get("thresholds", [fixed] * len(given.names)))
 
-    def score(self, predictions: Predictions, given: Given) -> Scored:
+    def score(self, predictions: Predictions, given: EvalSplit) -> Scored:
         """F1 over all labels and of each, ranking scores and exact matches; beside them those of no
         label at all, and of every label by its share in train."""
         import numpy as np
@@ -255,7 +255,9 @@ class Multilabel(Embedded, Task):
         simple = {"no label": none, "shares in train": scored(shares, [0.5] * len(given.names))}
         return Scored(scores, none, baselines=simple)
 
-    def prediction_lines(self, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
+    def prediction_lines(
+        self, predictions: Predictions, given: EvalSplit
+    ) -> Iterator[dict[str, Any]]:
         """The right labels' names, those said, and every label's probability in id order."""
         answers = self.answers(predictions, given)
         for label, said in zip(predictions.labels, answers, strict=True):

@@ -8,7 +8,7 @@ from pydantic import field_validator
 
 from peftkit.data.validation import Role
 from peftkit.errors import DataError, Fault
-from peftkit.tasks.base import Given, Predictions, Scored, Task
+from peftkit.tasks.base import EvalSplit, Predictions, Scored, Task
 from peftkit.tasks.embedding_baseline import Embedded
 from peftkit.text.pairs import encode_texts
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 DIGITS = 12
-"""Significant ones of a number that was standardised and back: 3.8 is 3.8 again."""
+"""Significant ones of a number that was standardized and back: 3.8 is 3.8 again."""
 
 
 class Regression(Embedded, Task):
@@ -175,15 +175,15 @@ class Regression(Embedded, Task):
     def outputs(
         self, logits: "torch.Tensor", labels: "torch.Tensor", sizes: Sequence[int]
     ) -> "list[np.ndarray]":
-        """The standardised predictions, (targets,) each."""
+        """The standardized predictions, (targets,) each."""
         return list(logits.float().cpu().numpy())
 
-    def answers(self, predictions: Predictions, given: Given) -> list[dict[str, Any]]:
+    def answers(self, predictions: Predictions, given: EvalSplit) -> list[dict[str, Any]]:
         """Each target's number in its own units."""
         said = in_units(predictions.outputs, given)
         return [dict(zip(given.names, row, strict=True)) for row in said]
 
-    def score(self, predictions: Predictions, given: Given) -> Scored:
+    def score(self, predictions: Predictions, given: EvalSplit) -> Scored:
         """Correlations, errors and R2 with intervals; beside them those of train's mean."""
         import numpy as np
 
@@ -205,7 +205,9 @@ class Regression(Embedded, Task):
         mean = scored(np.tile(given.tuned["mean"], (len(right), 1)))
         return Scored(scored(said), mean, baselines={"train's mean": mean})
 
-    def prediction_lines(self, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
+    def prediction_lines(
+        self, predictions: Predictions, given: EvalSplit
+    ) -> Iterator[dict[str, Any]]:
         """The right numbers and the predicted ones, in the targets' order."""
         pairs = (in_units(each, given) for each in (predictions.labels, predictions.outputs))
         for right, said in zip(*pairs, strict=True):
@@ -285,7 +287,7 @@ def scale_of(tuned: Mapping[str, Any], targets: int) -> tuple[list[float], list[
     return tuned.get("mean", [0.0] * targets), tuned.get("deviation", [1.0] * targets)
 
 
-def in_units(standardised: Sequence[Any], given: Given) -> list[list[float]]:
+def in_units(standardized: Sequence[Any], given: EvalSplit) -> list[list[float]]:
     """Deviations from train's mean as numbers in the targets' own units: a list a row."""
     pairs = list(zip(*scale_of(given.tuned, len(given.names)), strict=True))
     return [
@@ -293,5 +295,5 @@ def in_units(standardised: Sequence[Any], given: Given) -> list[list[float]]:
             float(f"{mean + apart * float(z):.{DIGITS}g}")
             for z, (mean, apart) in zip(row, pairs, strict=True)
         ]
-        for row in standardised
+        for row in standardized
     ]

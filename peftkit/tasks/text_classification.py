@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import PositiveFloat, field_validator
 
 from peftkit.errors import DataError, Fault
-from peftkit.tasks.base import Given, Predictions, Scored, Task
+from peftkit.tasks.base import EvalSplit, Predictions, Scored, Task
 from peftkit.tasks.embedding_baseline import Embedded
 from peftkit.tasks.zero_shot import Prompting
 from peftkit.text.pairs import encode_texts, natural_order
@@ -154,14 +154,14 @@ class Classification(Embedded, Task):
         """Softmax over the labels, (classes,) each."""
         return list(logits.float().softmax(dim=-1).cpu().numpy())
 
-    def answers(self, predictions: Predictions, given: Given) -> list[dict[str, Any]]:
+    def answers(self, predictions: Predictions, given: EvalSplit) -> list[dict[str, Any]]:
         """The most probable label, and every label's probability."""
         said = [
             dict(zip(given.names, row.tolist(), strict=True)) for row in predictions.probabilities
         ]
         return [{"label": max(row, key=row.__getitem__), "probabilities": row} for row in said]
 
-    def score(self, predictions: Predictions, given: Given) -> Scored:
+    def score(self, predictions: Predictions, given: EvalSplit) -> Scored:
         """Accuracy, F1, MCC, ROC-AUC, macro and per class, and the majority class's."""
         from peftkit.metrics.registry import classification_scores
 
@@ -177,7 +177,9 @@ class Classification(Embedded, Task):
         details = {"confusion": found.confusion}
         return Scored(found.scores, found.majority, details, simple)
 
-    def prediction_lines(self, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
+    def prediction_lines(
+        self, predictions: Predictions, given: EvalSplit
+    ) -> Iterator[dict[str, Any]]:
         """The label's name, the predicted one's, and the probabilities in id order."""
         names = given.names
         for label, said in zip(predictions.label_ids, predictions.probabilities, strict=True):
@@ -188,7 +190,7 @@ class Classification(Embedded, Task):
             }
 
 
-def majority(given: Given) -> int:
+def majority(given: EvalSplit) -> int:
     """The id of the most frequent label of the train split; the lowest of several."""
     counts = Counter(given.train["label"])
     return max(range(len(given.names)), key=lambda index: counts[given.names[index]])

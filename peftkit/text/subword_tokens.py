@@ -97,7 +97,7 @@ def pieces_of_words(
 
 
 def windows(length: int, room: int, stride: int) -> Iterator[Span]:
-    """Windows of at most `room` pieces over `length` of them, neighbours of which share `stride`;
+    """Windows of at most `room` pieces over `length` of them, neighbors of which share `stride`;
     the last two may share more, so that each is full."""
     start = 0
     while start + room < length:

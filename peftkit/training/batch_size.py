@@ -10,8 +10,8 @@ from torch import Tensor
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RunError
 from peftkit.evaluation.prediction import on_device
-from peftkit.loading.loading import Assembled
-from peftkit.records.run_dir import RunFolder
+from peftkit.loading.model import LoadedModel
+from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World, any_rank, on_main, say
 from peftkit.strategies.base import trainable
 
@@ -24,7 +24,7 @@ SMALLER = (
 
 
 def fitting_micro_batch(
-    recipe: Recipe, assembled: Assembled, examples: Any, share: int, folder: RunFolder, world: World
+    recipe: Recipe, assembled: LoadedModel, examples: Any, share: int, folder: RunDir, world: World
 ) -> int:
     """Examples a forward pass, such that the longest fit; kept from then on, also on resume.
 
@@ -81,13 +81,13 @@ def largest_divisor(whole: int, most: int) -> int:
 
 
 def every_rank_fits(
-    recipe: Recipe, assembled: Assembled, rows: Sequence[Any], world: World
+    recipe: Recipe, assembled: LoadedModel, rows: Sequence[Any], world: World
 ) -> bool:
     """Whether a forward and a backward pass over `rows` fit in memory on every rank."""
     return not any_rank(world, not fits(recipe, assembled, rows))
 
 
-def fits(recipe: Recipe, assembled: Assembled, rows: Sequence[Any]) -> bool:
+def fits(recipe: Recipe, assembled: LoadedModel, rows: Sequence[Any]) -> bool:
     """Whether a forward and a backward pass fit beside the optimizer's state."""
     try:
         held = trainable(assembled.module).values()
@@ -100,7 +100,7 @@ def fits(recipe: Recipe, assembled: Assembled, rows: Sequence[Any]) -> bool:
         return False
 
 
-def try_pass(recipe: Recipe, assembled: Assembled, rows: Sequence[Any]) -> None:
+def try_pass(recipe: Recipe, assembled: LoadedModel, rows: Sequence[Any]) -> None:
     """A forward and a backward pass that leave nothing behind: gradients are dropped and random
     states restored."""
     module = assembled.module

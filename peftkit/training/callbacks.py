@@ -14,11 +14,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RunError
-from peftkit.loading.loading import Assembled
+from peftkit.loading.model import LoadedModel
 from peftkit.metrics.registry import gain
 from peftkit.preprocessing.batching import Order
 from peftkit.progress import Display
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World, any_rank, highest, summed
 from peftkit.training.checkpoints import (
     best_weights,
@@ -45,13 +45,13 @@ class TrainingLoop(Protocol):
     eval_dataset: Any
     last_loss: float
     masters: MasterAdamW
-    assembled: Assembled
+    assembled: LoadedModel
 
 
 class Recorder(TrainerCallback):
     """Counts, logs and shows; asks for evaluations, checkpoints and the end of training."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, world: World) -> None:
+    def __init__(self, recipe: Recipe, folder: RunDir, world: World) -> None:
         self.recipe, self.folder, self.world = recipe, folder, world
         self.loop: TrainingLoop
         self.hopeless: Hopeless | None = None
@@ -271,7 +271,7 @@ def due(every: int | str, state: TrainerState, epoch_ends: bool) -> bool:
     return every == "epoch" and epoch_ends
 
 
-def start_trackers(recipe: Recipe, folder: RunFolder) -> list[Any]:
+def start_trackers(recipe: Recipe, folder: RunDir) -> list[Any]:
     """accelerate's trackers of the recipe, started with its settings."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 

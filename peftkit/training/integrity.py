@@ -24,10 +24,10 @@ ZERO_GRADIENT = {
 }
 """Parameters that may end as they began, most as their gradient is zero: by pattern, and why."""
 STEPS_TO_MOVE = 3
-"""Updates after the warm-up: an adapter's zero-initialised half blocks the other half at first."""
+"""Updates after the warm-up: an adapter's zero-initialized half blocks the other half at first."""
 
 
-class Witness:
+class IntegrityCheck:
     """Knows what every tensor was before training."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -35,7 +35,7 @@ class Witness:
         self.trained = {name: fingerprint(p.float()) for name, p in trainable(model).items()}
         self.frozen = {name: fingerprint(t) for name, t in frozen(model).items()}
 
-    def testify(self, masters: Mapping[str, Tensor], warmup: int, state: Any) -> Proof:
+    def verify(self, masters: Mapping[str, Tensor], warmup: int, state: Any) -> Proof:
         """What moved, judged on the fp32 masters (a right bf16 step can be below one ulp)."""
         still = [n for n, p in masters.items() if fingerprint(p.float()) == self.trained[n]]
         excused = {name: reason for name in still if (reason := excuse(name))}
@@ -80,5 +80,5 @@ def reason_of(proof: Proof) -> str | None:
     if proof.status == "failed" and proof.unmoved:
         return f"trained tensors never moved: {', '.join(proof.unmoved[:5])}"
     if proof.status == "failed":
-        return f"the reloaded artefact's outputs differ by {proof.reload_difference:.3g}"
+        return f"the reloaded artifact's outputs differ by {proof.reload_difference:.3g}"
     return None

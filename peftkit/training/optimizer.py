@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftkit.strategies.base import Companion, Pace
+from peftkit.strategies.base import LRMultiplier, TrainingHook
 
-COMMON = Pace()
+COMMON = LRMultiplier()
 NO_DECAY = ("bias", "norm")
 
 
@@ -28,7 +28,7 @@ class MasterAdamW(torch.optim.AdamW):
         lr: float,
         decay: float,
         clip: float | None,
-        paces: Mapping[str, Pace] | None = None,
+        lr_multipliers: Mapping[str, LRMultiplier] | None = None,
     ) -> None:
         parameters = dict(named)
         self.masters = {name: master_of(parameter) for name, parameter in parameters.items()}
@@ -38,11 +38,11 @@ class MasterAdamW(torch.optim.AdamW):
         self.clip = clip
         self.gradient_norm = 0.0
         """Norm of the last step's gradient before clipping."""
-        self.companion: Companion | None = None
+        self.training_hook: TrainingHook | None = None
         """What the strategy does after each step."""
-        grouped: dict[tuple[Pace, bool], list[nn.Parameter]] = {}
+        grouped: dict[tuple[LRMultiplier, bool], list[nn.Parameter]] = {}
         for name, master in self.masters.items():
-            pace = (paces or {}).get(name, COMMON)
+            pace = (lr_multipliers or {}).get(name, COMMON)
             kind = (pace, is_undecayed(name, parameters[name]))
             grouped.setdefault(kind, []).append(master)
         # the common pace first: its rate is the one that is logged
@@ -83,25 +83,27 @@ class MasterAdamW(torch.optim.AdamW):
         super().step(closure)
         for parameter, master in self.pairs:
             parameter.copy_(master)
-        if self.companion is not None:
-            self.companion.after_step()
+        if self.training_hook is not None:
+            self.training_hook.after_step()
         for master in masters:
             master.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """AdamW's state, the master copies and the companion's state."""
         state = {**super().state_dict(), "masters": {n: m.detach() for n, m in self._copies()}}
-        if self.companion is not None:
-            state["companion"] = self.companion.state_dict()
+        if self.training_hook is not None:
+            state["training_hook"] = self.training_hook.state_dict()
         return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Put a saved state, and the masters' values, in place."""
         saved = dict(state_dict)
-        copies, beside = saved.pop("masters"), saved.pop("companion", None)
-        if self.companion is not None:
-            self.companion.load_state_dict(beside)
+        copies = saved.pop("masters")
+        # checkpoints of peftkit 0.1.0 call it "companion"
+        hook_state = saved.pop("training_hook", saved.pop("companion", None))
+        if self.training_hook is not None:
+            self.training_hook.load_state_dict(hook_state)
         super().load_state_dict(saved)
         for name, master in self._copies():
             master.copy_(copies[name])

@@ -11,11 +11,11 @@ import torch
 from transformers import PreTrainedModel
 
 from peftkit.config.recipe import Recipe
-from peftkit.loading.loading import Assembled
+from peftkit.loading.model import LoadedModel
 from peftkit.models.packed_attention import PACKED, PACKED_SDPA
 from peftkit.preprocessing.batching import Order
 from peftkit.records.record import Engine, Used
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.runtime import measurements
 from peftkit.runtime.distributed import World, on_main, say
 from peftkit.training.batch_size import try_pass
@@ -33,7 +33,7 @@ MARGIN = 1.05
 """How much faster another engine must be than the default: less may be noise."""
 
 
-def using(assembled: Assembled, engine: Used) -> Assembled:
+def using(assembled: LoadedModel, engine: Used) -> LoadedModel:
     """`assembled` on another engine; its model is switched in place.
 
     Only between engines of a model that was assembled to be packed: it reads by positions.
@@ -44,7 +44,7 @@ def using(assembled: Assembled, engine: Used) -> Assembled:
 
 
 def engine_of_run(
-    recipe: Recipe, assembled: Assembled, train: Any, micro: int, folder: RunFolder, world: World
+    recipe: Recipe, assembled: LoadedModel, train: Any, micro: int, folder: RunDir, world: World
 ) -> Engine:
     """The engine that the run began with, or else the one for it, kept in its folder: the same on
     all ranks."""
@@ -66,7 +66,7 @@ def engine_of_run(
 
 
 def choose(
-    recipe: Recipe, assembled: Assembled, train: Any, micro: int, folder: RunFolder, world: World
+    recipe: Recipe, assembled: LoadedModel, train: Any, micro: int, folder: RunDir, world: World
 ) -> Engine:
     """The fastest engine for runs like this one, as once measured on this machine.
 
@@ -93,7 +93,7 @@ def choose(
     return Engine.model_validate(measurements.keep("engine", found.model_dump(), **parts))
 
 
-def operations(assembled: Assembled, train: Any, micro: int) -> float:
+def operations(assembled: LoadedModel, train: Any, micro: int) -> float:
     """Roughly those of a forward and a backward pass: six a weight and token."""
     tokens = statistics.fmean(train["length"]) * micro
     return 6 * assembled.parameters.total * tokens
@@ -106,7 +106,7 @@ def passes(recipe: Recipe, rows: int, micro: int, world: World) -> int:
     return steps * training.batch_size // world.size // micro
 
 
-def likeness(recipe: Recipe, folder: RunFolder, micro: int, world: World) -> dict[str, Any]:
+def likeness(recipe: Recipe, folder: RunDir, micro: int, world: World) -> dict[str, Any]:
     """What runs share that are as fast on the same engine: all but seeds, rates and lengths of
     training."""
     said, training = folder.description(), recipe.training
@@ -125,7 +125,7 @@ def likeness(recipe: Recipe, folder: RunFolder, micro: int, world: World) -> dic
     }
 
 
-def measure(recipe: Recipe, assembled: Assembled, train: Any, micro: int) -> dict[Used, float]:
+def measure(recipe: Recipe, assembled: LoadedModel, train: Any, micro: int) -> dict[Used, float]:
     """Tokens a second of each engine, from the batches whose speed is in the middle.
 
     Engines take turns on batches that none has seen, as in training, where a packed row's length
@@ -154,7 +154,7 @@ def sample(recipe: Recipe, train: Any, micro: int) -> Iterator[Sequence[Mapping[
         yield [train[index] for index in order[start : start + micro]]
 
 
-def seconds_of(recipe: Recipe, assembled: Assembled, rows: Sequence[Any]) -> float:
+def seconds_of(recipe: Recipe, assembled: LoadedModel, rows: Sequence[Any]) -> float:
     """A forward and a backward pass, timed."""
     begun = time.perf_counter()
     try_pass(recipe, assembled, rows)

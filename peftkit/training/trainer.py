@@ -16,13 +16,13 @@ from transformers import PrinterCallback, Trainer, TrainerState
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RunError, RunStopped
 from peftkit.evaluation.prediction import first_batches, predict
-from peftkit.loading.loading import Assembled
+from peftkit.loading.model import LoadedModel
 from peftkit.preprocessing.batching import Order
 from peftkit.records.record import Engine, Proof
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World, say, share_of_batch
-from peftkit.strategies.base import Companion, trainable
-from peftkit.tasks.base import Given
+from peftkit.strategies.base import TrainingHook, trainable
+from peftkit.tasks.base import EvalSplit
 from peftkit.training.batch_size import fitting_micro_batch
 from peftkit.training.callbacks import Hopeless, Recorder
 from peftkit.training.checkpoints import (
@@ -36,7 +36,7 @@ from peftkit.training.checkpoints import (
     step_of,
     unreadable,
 )
-from peftkit.training.integrity import Witness
+from peftkit.training.integrity import IntegrityCheck
 from peftkit.training.optimizer import MasterAdamW, rate_factors, warmup_steps
 from peftkit.training.packing import engine_of_run, using
 from peftkit.training.trainer_arguments import trainer_arguments
@@ -46,7 +46,7 @@ from peftkit.training.trainer_arguments import trainer_arguments
 class Outcome:
     """What training left behind; the model itself is trained in place."""
 
-    assembled: Assembled
+    assembled: LoadedModel
     """What was trained, on the engine that was chosen."""
     engine: Engine
     steps: int
@@ -67,11 +67,11 @@ class Outcome:
 
 def fit(
     recipe: Recipe,
-    assembled: Assembled,
+    assembled: LoadedModel,
     examples: Any,
-    folder: RunFolder,
+    folder: RunDir,
     world: World,
-    validation: Given,
+    validation: EvalSplit,
     hopeless: Hopeless | None = None,
 ) -> Outcome:
     """Train `assembled` by the recipe, from the last whole checkpoint in `folder` if there is one,
@@ -84,7 +84,7 @@ def fit(
     check_rows(recipe, examples)
     share = share_of_batch(training.batch_size, world.size)
     recipe.strategy.prepare(assembled.module, lambda: first_batches(recipe, assembled, examples))
-    witness = Witness(assembled.module)
+    witness = IntegrityCheck(assembled.module)
     micro = fitting_micro_batch(recipe, assembled, examples["train"], share, folder, world)
     engine = engine_of_run(recipe, assembled, examples["train"], micro, folder, world)
     if assembled.batcher.packed:
@@ -95,7 +95,7 @@ def fit(
     recorder, state = loop.recorder, loop.state
     best = recorder.best(state.log_history)
     rising = warmup_steps(training.warmup, state.max_steps)
-    proof = witness.testify(loop.masters.masters, rising, state)
+    proof = witness.verify(loop.masters.masters, rising, state)
     if training.keep == "best" and best and best["step"] < state.global_step:
         load_trained(assembled.module, best_weights(folder.checkpoints, int(best["step"])))
     return Outcome(
@@ -138,13 +138,13 @@ class Loop(Trainer):
     def __init__(
         self,
         recipe: Recipe,
-        assembled: Assembled,
+        assembled: LoadedModel,
         examples: Any,
-        folder: RunFolder,
+        folder: RunDir,
         world: World,
         micro: int,
         accumulation: int,
-        validation: Given,
+        validation: EvalSplit,
     ) -> None:
         training, train = recipe.training, examples["train"]
         self.recipe, self.assembled, self.folder, self.world = recipe, assembled, folder, world
@@ -156,7 +156,7 @@ class Loop(Trainer):
         )
         self.validation = validation
         self.masters: MasterAdamW
-        self.companion: Companion | None = None
+        self.training_hook: TrainingHook | None = None
         self.last_loss = 0.0
         """Of this rank's last micro-batch; one that is no number stays."""
         self.recorder = Recorder(recipe, folder, world)
@@ -207,11 +207,11 @@ class Loop(Trainer):
         task = self.recipe.task
         total = task.loss(task.logits(outputs), labels, smoothing)
         mean: torch.Tensor = total / num_items_in_batch
-        if self.companion is None:
+        if self.training_hook is None:
             return mean
         # the gradients of all micro-batches and ranks are added up
         passes = self.args.gradient_accumulation_steps * self.world.size
-        return mean + self.companion.penalty() / passes
+        return mean + self.training_hook.penalty() / passes
 
     def get_train_dataloader(self) -> DataLoader:  # type: ignore[type-arg]
         """The order must be a function of (seed, epoch) alone: transformers 5.23 loses a
@@ -231,7 +231,7 @@ class Loop(Trainer):
                 self.recipe.lr(),
                 training.weight_decay,
                 training.clip,
-                self.recipe.strategy.paces(module),
+                self.recipe.strategy.lr_multipliers(module),
             )
             self.optimizer = self.masters
         return self.optimizer
@@ -242,10 +242,10 @@ class Loop(Trainer):
         """All five schedules from one function of the step; with them the strategy's companion."""
         if self.lr_scheduler is None:
             training = self.recipe.training
-            self.companion = self.recipe.strategy.companion(
+            self.training_hook = self.recipe.strategy.training_hook(
                 self.assembled.module, num_training_steps
             )
-            self.masters.companion = self.companion
+            self.masters.training_hook = self.training_hook
             rising = warmup_steps(training.warmup, num_training_steps)
             factors = rate_factors(self.masters, training.schedule, rising, num_training_steps)
             self.lr_scheduler = LambdaLR(optimizer or self.masters, factors)
@@ -279,7 +279,7 @@ class Loop(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What trains and nothing else, for every strategy alike (the Trainer would save whole
-        models for all but PEFT's, and cannot restore a quantised one)."""
+        models for all but PEFT's, and cannot restore a quantized one)."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super().save_model(output_dir, _internal_call)
         elif self.world.is_main:

@@ -7,12 +7,12 @@ from transformers import TrainingArguments
 
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World
 
 
 def trainer_arguments(
-    recipe: Recipe, folder: RunFolder, world: World, micro: int, accumulation: int
+    recipe: Recipe, folder: RunDir, world: World, micro: int, accumulation: int
 ) -> TrainingArguments:
     """The recipe in the Trainer's words.
 

@@ -25,7 +25,7 @@ from peftkit.comparison.tuning import Search, hopeless_pruner, pruner_of
 from peftkit.comparison.workers import ATTEMPTS, Crew
 from peftkit.hub.resolve import find_model
 from peftkit.records.record import RunRecord, read_record
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.reporting.report import Report
 from support.commands import peftkit
 from support.run_processes import ENVIRONMENT
@@ -389,6 +389,6 @@ def test_a_failed_run_has_a_record_with_its_reason(tmp_path: Path) -> None:
     job = RunJob(way, 0, None, Place(tmp_path, model, data, {"test": 24}))
     job.record_failure("out of memory: the system killed the process")
     assert job.done
-    record = RunFolder(job.folder.path).record
+    record = RunDir(job.folder.path).record
     assert record.status == "failed" and "out of memory" in str(record.reason)
     assert json.loads((job.folder.path / "record.json").read_text())["rows"] == {"test": 24}

@@ -95,7 +95,7 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
         ({"quantize": ["5bit"]}, "no quantization is called '5bit'"),
         ({"recipe": "lora_tinny"}, "did you mean 'lora_tiny'?"),
         ({"budget": {"factor": 1.0}}, "budget.factor"),
-        ({"settings": {"training": {"lr": 1e-3}}}, "favours some"),
+        ({"settings": {"training": {"lr": 1e-3}}}, "favors some"),
         ({"settings": {"data": {"max_lenght": 3}}}, "max_length"),
     ],
 )
@@ -130,7 +130,7 @@ def test_seeds_are_counted_from_zero() -> None:
     assert Comparison(recipe="x", strategies=["lora"], seeds=3).seed_list == [0, 1, 2]
 
 
-def test_one_run_a_strategy_proves_that_its_artefact_loads(tmp_path: Path) -> None:
+def test_one_run_a_strategy_proves_that_its_artifact_loads(tmp_path: Path) -> None:
     found = load_comparison(written(tmp_path, seeds=3), ["budget.trials=0"])
     recipe = found.ways[0].recipe
     place = Place(tmp_path, find_model(recipe.model), recipe.data.resolve(), {})

@@ -84,14 +84,14 @@ def test_a_kind_nobody_knows_is_told_the_nearest() -> None:
     ]
 
 
-def test_a_quantised_base_and_full_tuning_exclude_each_other() -> None:
+def test_a_quantized_base_and_full_tuning_exclude_each_other() -> None:
     (said,) = faults("full_imdb", "quantize=4bit")
     assert said.startswith("recipe: 'strategy: full' trains") and "'quantize: 4bit' freezes" in said
     assert said.endswith("use strategy=lora or quantize=none")
     assert load("lora_imdb", "quantize=4bit").quantize.kind == "4bit"
 
 
-def test_layers_of_a_quantised_base_cannot_be_trained_but_a_probe_on_it_can() -> None:
+def test_layers_of_a_quantized_base_cannot_be_trained_but_a_probe_on_it_can() -> None:
     (said,) = faults("frozen_imdb", "quantize=8bit")
     assert "strategy.last=0" in said
     assert load("frozen_imdb", "quantize=8bit", "strategy.last=0").quantize.kind == "8bit"

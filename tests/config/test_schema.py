@@ -75,4 +75,4 @@ def test_every_setting_and_every_kind_carries_its_documentation() -> None:
     assert set(training) == set(Training.model_fields)
     assert all(setting["description"] for setting in training.values())
     named = set(schema["properties"]["strategy"]["anyOf"][0]["enum"])
-    assert named == {*Strategy.kinds(), *Strategy.nicknames()}
+    assert named == {*Strategy.kinds(), *Strategy.all_aliases()}

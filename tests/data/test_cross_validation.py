@@ -77,10 +77,10 @@ def test_folds_are_dealt_by_the_datas_seed_alone(tmp_path: Path) -> None:
     assert len({one.key, other.key, fold(path, 2).key}) == 3
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_rows_of_a_group_are_never_learned_from_and_scored(labelled: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("labeled", [True, False])
+def test_rows_of_a_group_are_never_learned_from_and_scored(labeled: bool, tmp_path: Path) -> None:
     rows = some_rows(120)
-    if not labelled:  # fractions are no classes
+    if not labeled:  # fractions are no classes
         rows = [{**row, "label": i / 7} for i, row in enumerate(rows)]
     path = write(tmp_path / "a.jsonl", rows)
     author = {f"a.jsonl:{i}": row["author"] for i, row in enumerate(rows)}
@@ -125,7 +125,7 @@ def test_a_class_of_one_row_and_a_fold_without_a_class_are_told(tmp_path: Path) 
     found = [fold(path, take, 3, group="author") for take in range(3)]
     for each in found:
         lacking = "rare" not in each.test["label"][:]
-        assert any("has no row labelled rare" in note for note in each.notes) == lacking
+        assert any("has no row labeled rare" in note for note in each.notes) == lacking
     assert all(each.test.num_rows for each in found)
 
 

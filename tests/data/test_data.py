@@ -225,7 +225,7 @@ def test_carving_keeps_the_labels_proportions_and_no_row_stands_twice(tmp_path: 
     assert len({row for part in parts for row in part["row"]}) == 300
 
 
-def test_an_official_validation_split_is_scored_where_no_labelled_test_split_is(
+def test_an_official_validation_split_is_scored_where_no_labeled_test_split_is(
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "train.jsonl", some_rows(30))

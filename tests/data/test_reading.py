@@ -14,7 +14,7 @@ from peftkit.errors import DataError
 from peftkit.tasks.base import Task
 
 TAGGED: Mapping[str, Need] = {"tokens": True, "tags": True}
-LABELLED: Mapping[str, Need] = {"text": True, "label": True}
+LABELED: Mapping[str, Need] = {"text": True, "label": True}
 CHAT: Mapping[str, Need] = {"messages": True}
 
 
@@ -25,14 +25,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
-def read(path: Path, roles: Mapping[str, Need] = LABELLED, **settings: Any) -> Splits:
+def read(path: Path, roles: Mapping[str, Need] = LABELED, **settings: Any) -> Splits:
     """All rows of a file as the train split."""
     data = Data.parse({"kind": "files", "path": str(path), "validation": 0, "test": 0}, "data")
     data = data.model_copy(update=settings)
     return data.load(data.resolve(), roles)
 
 
-def refused(path: Path, roles: Mapping[str, Need] = LABELLED, **settings: Any) -> str:
+def refused(path: Path, roles: Mapping[str, Need] = LABELED, **settings: Any) -> str:
     with pytest.raises(DataError) as caught:
         read(path, roles, **settings)
     return str(caught.value)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas
 import pytest
-from test_reading import LABELLED, TAGGED, jsonl, parquet, read, refused
+from test_reading import LABELED, TAGGED, jsonl, parquet, read, refused
 
 from peftkit.data.base import Data
 from peftkit.data.splits import Splits
@@ -25,7 +25,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
-def labelled(path: Path, labels: list[Any]) -> Path:
+def labeled(path: Path, labels: list[Any]) -> Path:
     """Texts with these labels in turn, in the format that the path's ending says."""
     rows = [{"text": t, "label": labels[i % len(labels)]} for i, t in enumerate(TEXTS)]
     if path.suffix == ".parquet":
@@ -68,32 +68,32 @@ def names_of(path: Path, task: Any = "classification", **settings: Any) -> tuple
 def test_labels_are_named_as_their_file_spells_them(
     suffix: str, labels: list[Any], names: tuple[str, ...], tmp_path: Path
 ) -> None:
-    assert names_of(labelled(tmp_path / f"a.{suffix}", labels)) == names
+    assert names_of(labeled(tmp_path / f"a.{suffix}", labels)) == names
 
 
 def test_labels_with_and_without_a_point_are_one_class_over_all_files(tmp_path: Path) -> None:
-    labelled(tmp_path / "train.jsonl", [0, 1])
-    labelled(tmp_path / "test.jsonl", [0.0, 1.0])
+    labeled(tmp_path / "train.jsonl", [0, 1])
+    labeled(tmp_path / "test.jsonl", [0.0, 1.0])
     assert names_of(tmp_path) == ("0", "1")
-    labelled(tmp_path / "test.jsonl", [0.0, 1.5])
+    labeled(tmp_path / "test.jsonl", [0.0, 1.5])
     with pytest.raises(DataError, match=r"the label '0\.0', which is not among 0, 1"):
         names_of(tmp_path)
 
 
 def test_numbers_and_truths_find_their_names_among_those_given(tmp_path: Path) -> None:
-    floats = labelled(tmp_path / "a.jsonl", [0.0, 1.0])
+    floats = labeled(tmp_path / "a.jsonl", [0.0, 1.0])
     assert set(read(floats, labels=["neg", "pos"]).train["label"]) == {"neg", "pos"}
-    truths = labelled(tmp_path / "b.jsonl", [True, False])
+    truths = labeled(tmp_path / "b.jsonl", [True, False])
     assert set(read(truths, labels=["False", "True"]).train["label"]) == {"False", "True"}
 
 
 def test_one_item_lists_are_told_and_longer_ones_refused_with_their_rows(tmp_path: Path) -> None:
-    path = labelled(tmp_path / "a.jsonl", [["x"], "y"])
+    path = labeled(tmp_path / "a.jsonl", [["x"], "y"])
     found = read(path)
     assert set(found.train["label"]) == {"x", "y"}
     told = "a.jsonl: column 'label' holds lists of one value in 6 rows (line 1, line 3, line 5 and"
     assert any(note.startswith(told) for note in found.notes)
-    said = refused(labelled(path, [["x"], ["x", "y"], {"z": 1}]))
+    said = refused(labeled(path, [["x"], ["x", "y"], {"z": 1}]))
     assert "column 'label': holds 2 values in 4 rows (line 2, line 5, line 8 and 1 more)" in said
     assert "task=multilabel" in said and "is no label in 4 rows (line 3, line 6, line 9" in said
 
@@ -101,7 +101,7 @@ def test_one_item_lists_are_told_and_longer_ones_refused_with_their_rows(tmp_pat
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_sets_of_labels_may_be_written_as_numbers_and_truths(suffix: str, tmp_path: Path) -> None:
     for labels in ([[0.0, 1.0], [1.0, 1.0]], [[False, True], [True, True]], [[0, 1], [1, 1]]):
-        path = labelled(tmp_path / f"a.{suffix}", labels)
+        path = labeled(tmp_path / f"a.{suffix}", labels)
         assert names_of(path, "multilabel", labels=["rude", "kind"]) == ("rude", "kind")
     columns = {"text": TEXTS, "rude": [0.0, 1.0] * 6, "kind": [True, False] * 6}
     path = parquet(tmp_path / "b.parquet", columns)
@@ -115,13 +115,13 @@ def test_sets_of_labels_may_be_written_as_numbers_and_truths(suffix: str, tmp_pa
 
 def test_a_text_among_lists_of_labels_is_one_label_or_refused(tmp_path: Path) -> None:
     roles = Task.parse("multilabel", "task").roles
-    path = labelled(tmp_path / "a.jsonl", [["x", "y"], "z", '["x", "z"]', [], 3])
+    path = labeled(tmp_path / "a.jsonl", [["x", "y"], "z", '["x", "z"]', [], 3])
     found = list(read(path, roles).train["label"][:5])
     assert found == [["x", "y"], ["z"], ["x", "z"], [], ["3"]]
-    said = refused(labelled(path, [["x"], "y;z"]), roles)
+    said = refused(labeled(path, [["x"], "y;z"]), roles)
     assert "is text in 6 rows (line 2, line 4, line 6 and 3 more), and a list in others" in said
     assert "holds null" not in said and "is null in 6 rows (line 2, item 1" in refused(
-        labelled(path, [["x"], [None]]), roles
+        labeled(path, [["x"], [None]]), roles
     )
 
 
@@ -322,5 +322,5 @@ def test_dates_and_exact_numbers_of_parquet_are_text(tmp_path: Path) -> None:
 
 
 def test_row_names_and_order_of_plain_text_stay_what_they_were(tmp_path: Path) -> None:
-    found: Splits = read(labelled(tmp_path / "a.csv", ["x", "y"]), LABELLED)
+    found: Splits = read(labeled(tmp_path / "a.csv", ["x", "y"]), LABELED)
     assert list(found.train["row"]) == [f"a.csv:{i}" for i in range(12)]

@@ -124,7 +124,7 @@ def test_the_readme_lists_every_strategy_with_its_own_learning_rate() -> None:
 
     table = README[README.index("<!-- table: kinds -->") :].partition("\n\n#")[0]
     said = dict(re.findall(r"^\| `([\w+]+)` \|[^|]*\| (\S*) ?\|", table, flags=re.M))
-    names = {*Strategy.kinds(), *Strategy.nicknames()}
+    names = {*Strategy.kinds(), *Strategy.all_aliases()}
     assert said.keys() == names
     for name in names - {"combination", "peft"}:  # which need settings
         assert float(said[name]) == Strategy.parse(name, "strategy").default_lr, name

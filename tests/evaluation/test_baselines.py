@@ -19,10 +19,10 @@ from peftkit.evaluation.baselines.cache import untrained_predictions
 from peftkit.evaluation.baselines.nearest_centroid import by_embeddings
 from peftkit.evaluation.baselines.zero_shot import Likelihoods, log_likelihoods, shares
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.preprocessing.tokenization import encode
 from peftkit.runtime.distributed import World
-from peftkit.tasks.base import Given, Predictions
+from peftkit.tasks.base import EvalSplit, Predictions
 from peftkit.tasks.embedding_baseline import nearest_centroid
 from peftkit.tasks.zero_shot import Prompting, Prompts
 from support.run_processes import tensors
@@ -48,7 +48,7 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def material(model: str, *overrides: str) -> tuple[Recipe, Any, Any, Given]:
+def material(model: str, *overrides: str) -> tuple[Recipe, Any, Any, EvalSplit]:
     """A recipe, its model's source and tokenizer, and the made-up data's test rows."""
     recipe = Recipe.load("lora_tiny", f"model={model}", *QUIET, *overrides)
     splits = recipe.splits(recipe.data.resolve())
@@ -56,10 +56,10 @@ def material(model: str, *overrides: str) -> tuple[Recipe, Any, Any, Given]:
     source = find_model(recipe.model)
     tokenizer = load_tokenizer(source.location, recipe.task)
     examples = encode(recipe, splits, tokenizer, source, names)
-    return recipe, source, tokenizer, Given(splits.test, examples["test"], names, splits.train)
+    return recipe, source, tokenizer, EvalSplit(splits.test, examples["test"], names, splits.train)
 
 
-def said_by(model: str, *overrides: str) -> tuple[dict[str, Predictions], Given]:
+def said_by(model: str, *overrides: str) -> tuple[dict[str, Predictions], EvalSplit]:
     recipe, source, tokenizer, given = material(model, *overrides)
     content = recipe.task.model_dump_json()
     return untrained_predictions(recipe, source, tokenizer, given, content, ALONE), given
@@ -250,7 +250,7 @@ def test_what_the_base_says_stands_in_the_record_and_changes_nothing_else(
         recipe = Recipe.load("lora_tiny", *overrides, f"task.untuned={said}", *prompted)
         records[said] = record = peftkit.train(recipe, tmp_path)
         run = tmp_path / record.folder_name
-        trained[said] = (tensors(run / "artefact"), (run / "predictions.jsonl").read_text())
+        trained[said] = (tensors(run / "artifact"), (run / "predictions.jsonl").read_text())
     ways = ["majority class", "nearest centroid", "zero-shot", "4-shot"]
     assert list(records["true"].baselines) == ways
     assert list(records["false"].baselines) == ["majority class"]
@@ -288,7 +288,7 @@ def test_a_run_keeps_the_name_it_had_before_the_base_was_asked() -> None:
     assert len({each.digest(source, data) for each in (plain, unasked, prompted)}) == 3
 
 
-def test_a_quantised_base_is_asked_as_it_is_trained(speaker: str) -> None:
+def test_a_quantized_base_is_asked_as_it_is_trained(speaker: str) -> None:
     whole, _ = said_by(speaker)
     held, _ = said_by(speaker, "quantize=4bit")
     assert whole.keys() == held.keys()

@@ -22,7 +22,7 @@ from peftkit.evaluation.code_execution import found_from_here, notes_on, verdict
 from peftkit.evaluation.scoring import judged
 from peftkit.hub.resolve import find_model
 from peftkit.metrics.text import pass_at, pass_counts, pass_names
-from peftkit.tasks.base import Given, Predictions
+from peftkit.tasks.base import EvalSplit, Predictions
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from support.conversations import QUESTIONS, encoded, made, stirred, talk
 from support.run_processes import Zygote, record
@@ -231,7 +231,7 @@ def test_judged_texts_are_scored_beside_the_untuned_base(kind: str, tmp_path: Pa
     columns: dict[str, Any] = {key: [example[key] for example in examples] for key in examples[0]}
     columns["length"] = [len(ids) for ids in columns["input_ids"]]
     rows = Dataset.from_dict({**own, "row": [f"g:{i}" for i in range(4)]})
-    given = Given(rows, Dataset.from_dict(columns), (), rows, resamples=50)
+    given = EvalSplit(rows, Dataset.from_dict(columns), (), rows, resamples=50)
     base, _ = judged(recipe, made(recipe), given, {}, ALONE)
     assert base is not None
     said, scored = judged(recipe, model, given, {UNTUNED: base}, ALONE)

@@ -16,8 +16,8 @@ from peftkit.evaluation.baselines.few_shot import Shown, behind, by_shots, shown
 from peftkit.evaluation.prediction import predict
 from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source
-from peftkit.loading.loading import blueprint
-from peftkit.tasks.base import Given
+from peftkit.loading.model import meta_model
+from peftkit.tasks.base import EvalSplit
 from peftkit.text.conversations import Conversation
 from support.behavior_matrix import WAYS
 from support.conversations import QUESTIONS, made, talk
@@ -37,7 +37,7 @@ OF_OLD = "4e70faaf10ea93cf6f1b2a8a9dbffd404faf2a5a565d38de66db3bceda2592e6"
 
 def material(
     settings: str = "shots: 2", length: int = 64, train: Any = TRAIN, rows: Any = QUESTIONS
-) -> tuple[Recipe, Any, Given]:
+) -> tuple[Recipe, Any, EvalSplit]:
     """A recipe, its bare base, and rows to be asked behind rows of train."""
     task = f"{{kind: instructions, template: plain, generate: {{{settings}, max_new_tokens: 4}}}}"
     recipe = talk("tiny-llama", task, f"data.max_length={length}")
@@ -45,11 +45,11 @@ def material(
     found = recipe.task.encode(rows, base.tokenizer, (), length)
     sizes = {"length": [len(ids) for ids in found["input_ids"]]}
     examples = Dataset.from_dict({**found, **sizes})
-    given = Given(Dataset.from_dict(rows), examples, (), Dataset.from_dict(train), resamples=0)
+    given = EvalSplit(Dataset.from_dict(rows), examples, (), Dataset.from_dict(train), resamples=0)
     return recipe, base, given
 
 
-def shown(recipe: Recipe, base: Any, given: Given) -> Shown:
+def shown(recipe: Recipe, base: Any, given: EvalSplit) -> Shown:
     task: Any = recipe.task
     return shown_task(task, task.generate, given, base.tokenizer, recipe.data.max_length)
 
@@ -183,4 +183,4 @@ def test_tasks_without_questions_and_models_with_an_encoder_take_no_shots() -> N
         talk("tiny-llama", "{kind: generation, generate: {shots: 2}}")
     recipe = talk("tiny-t5", "{kind: translation, generate: {shots: 2}}")
     with pytest.raises(RecipeError, match=r"task.generate.shots: t5 has an encoder"):
-        blueprint(recipe, find_model("tiny-t5").location, ())
+        meta_model(recipe, find_model("tiny-t5").location, ())

@@ -11,24 +11,24 @@ from peftkit.evaluation.baselines import cache
 from peftkit.evaluation.baselines.cache import UNTUNED, untrained_predictions
 from peftkit.evaluation.scoring import judged, unbeaten
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.metrics.registry import Score
 from peftkit.runtime.distributed import World
-from peftkit.tasks.base import Given
+from peftkit.tasks.base import EvalSplit
 from support.conversations import QUESTIONS, made, stirred, talk
 
 ALONE = World(0, 1, 1, "fp32", "cpu", "none")
 TASK = "{kind: instructions, template: plain, generate: {rows: 3, max_new_tokens: 4}}"
 
 
-def material(*overrides: str) -> tuple[Any, Any, Given]:
+def material(*overrides: str) -> tuple[Any, Any, EvalSplit]:
     """A recipe, its model moved away from the base, and rows to judge them on."""
     recipe = talk("tiny-llama", TASK, *overrides)
     model = stirred(made(recipe))
     found = recipe.task.encode(QUESTIONS, model.tokenizer, (), 64)
     sizes = {"length": [len(ids) for ids in found["input_ids"]]}
     rows, examples = Dataset.from_dict(QUESTIONS), Dataset.from_dict({**found, **sizes})
-    return recipe, model, Given(rows, examples, (), rows, resamples=100)
+    return recipe, model, EvalSplit(rows, examples, (), rows, resamples=100)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path / "cache"))
 
 
-def asked(recipe: Any, given: Given, content: str = "rows") -> Any:
+def asked(recipe: Any, given: EvalSplit, content: str = "rows") -> Any:
     source = find_model(recipe.model)
     tokenizer = load_tokenizer(source.location, recipe.task)
     return untrained_predictions(recipe, source, tokenizer, given, content, ALONE)
@@ -51,7 +51,7 @@ def test_the_base_is_asked_once_for_all_runs_on_the_same_rows(
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("the base is loaded again")
 
-    monkeypatch.setattr(cache, "assemble", never)
+    monkeypatch.setattr(cache, "load_model", never)
     again = asked(recipe.but(strategy="full", **{"training.seed": 3}), given)[UNTUNED]
     assert again.texts == first.texts and again.loss == first.loss
     np.testing.assert_array_equal(np.stack(again.outputs), np.stack(first.outputs))

@@ -29,7 +29,7 @@ from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source, sha256_of
 from peftkit.inference.predictor import load_run
 from peftkit.records.artifact import seal
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.strategies.base import Strategy
 from peftkit.text import special_token_text
 from support.run_processes import ENVIRONMENT, tensors
@@ -143,7 +143,7 @@ CELLS = [
     ("tiny-bert", "{kind: prompt, tokens: 4}"),
     ("tiny-llama", "{kind: prompt, tokens: 4}"),
     ("tiny-bert", "{kind: prefix, tokens: 4}"),
-    ("tiny-llama", "{kind: prefix, tokens: 4, reparametrised: true}"),
+    ("tiny-llama", "{kind: prefix, tokens: 4, reparametrized: true}"),
     ("tiny-t5", "{kind: prefix, tokens: 4}"),
     ("tiny-bert", "mam"),
     ("tiny-llama", "[{kind: dora, r: 4}, {kind: prefix, tokens: 4}, layernorm]"),
@@ -175,7 +175,7 @@ def test_every_kind_that_cannot_be_folded_says_what_it_attaches() -> None:
 
 
 @pytest.mark.parametrize(("quantize", "near"), [("4bit", 1e-3), ("8bit", 2e-2)])
-def test_a_quantised_base_is_exported_as_it_was_trained_against(
+def test_a_quantized_base_is_exported_as_it_was_trained_against(
     quantize: str, near: float, tmp_path: Path
 ) -> None:
     run = trained(tmp_path / "runs", ADAPTER, f"quantize={quantize}")
@@ -254,13 +254,13 @@ def test_a_run_that_can_be_merged_is_exported_and_told_so(
 def test_a_folder_that_says_something_else_is_removed(folded: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(folded, run)
-    path = run / "artefact" / "adapter_config.json"
+    path = run / "artifact" / "adapter_config.json"
     said = json.loads(path.read_text())
     # PEFT then leaves out what the folder holds for the others, and the weights do not
     path.write_text(json.dumps({**said, "target_modules": said["target_modules"][:1]}))
-    folder = RunFolder(run)
+    folder = RunDir(run)
     source = Source.model_validate(folder.description()["model"])
-    seal(folder.artefact, folder.recipe, source, tuple(folder.description()["names"]))
+    seal(folder.artifact, folder.recipe, source, tuple(folder.description()["names"]))
     with pytest.raises(RunError, match=r"does not say what the run says: in 16 texts a logit"):
         peftkit.export(run, tmp_path / "to")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
@@ -281,7 +281,7 @@ def test_the_proof_sees_a_bottleneck_that_is_not_the_runs(
     said["trained"] = sha256_of(to / "adapter.safetensors")
     (to / "loading.json").write_text(json.dumps(said))
     recipe, assembled, names = load_run(run)
-    rows = Rows(RunFolder(run), recipe, TEXTS)
+    rows = Rows(RunDir(run), recipe, TEXTS)
     rows.ask(recipe, assembled, names)
     with pytest.raises(RunError, match=r"in 3 texts a logit differs by .* it was removed"):
         prove(to, None, rows, names, "float32", None)
@@ -336,7 +336,7 @@ def test_bad_input_is_refused_and_leaves_nothing(run: Path, tmp_path: Path) -> N
     (tmp_path / "file").touch()
     refused(run, tmp_path / "file" / "to", "cannot be written .*--to")
     shutil.copytree(run, tmp_path / "run")
-    trained_file = tmp_path / "run" / "artefact" / "trained.safetensors"
+    trained_file = tmp_path / "run" / "artifact" / "trained.safetensors"
     content = trained_file.read_bytes()
     trained_file.write_bytes(content[:-1] + b"x")
     refused(tmp_path / "run", tmp_path / "to", "is not what was saved: trained.safetensors was ch")

@@ -23,7 +23,7 @@ from peftkit.errors import RunError
 from peftkit.exporting.answers import Answers
 from peftkit.exporting.proof import prove
 from peftkit.inference.predictor import load_run
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from support.run_processes import ENVIRONMENT, tensors
 from support.varied_models import TEMPLATES, VariedModel, build
 from support.varied_rows import pairs, talks, texts, written
@@ -48,7 +48,7 @@ def openings(script: Any, count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 ROWS: dict[str, Any] = {
-    "instructions": talks, "generation": openings, "translation": pairs, "summarisation": pairs,
+    "instructions": talks, "generation": openings, "translation": pairs, "summarization": pairs,
 }  # fmt: skip
 
 
@@ -87,7 +87,7 @@ PREFIX, PROMPT = "{kind: prefix, tokens: 4}", "{kind: prompt, tokens: 4}"
 SLOWLY = ("training.lr=0.001",)
 CELLS = [
     Cell(TURNS),
-    Cell(TURNS, "{kind: prefix, tokens: 4, reparametrised: true}"),
+    Cell(TURNS, "{kind: prefix, tokens: 4, reparametrized: true}"),
     Cell(VariedModel("qwen2", tied=False, pad="absent", chat="turns"), PROMPT),
     Cell(VariedModel("gpt2", pad="eos"), "{kind: p_tuning, tokens: 3}", PLAIN),
     Cell(VariedModel("llama", pad="absent"), "[{kind: dora, r: 2}, layernorm, adapter]", PLAIN,
@@ -100,7 +100,7 @@ CELLS = [
          {**TRANSLATION, "prompt": "into other words: {source}"}, SLOWLY),
     Cell(VariedModel("t5"), PREFIX, TRANSLATION),
     Cell(VariedModel("bart", tied=False), "mam",
-         {**TRANSLATION, "kind": "summarisation", "generate": {**GENERATE, "min_new_tokens": 6}},
+         {**TRANSLATION, "kind": "summarization", "generate": {**GENERATE, "min_new_tokens": 6}},
          SLOWLY),
     Cell(VariedModel("marian", files="slow"), "{kind: adapter, variant: parallel}", TRANSLATION,
          SLOWLY),
@@ -187,7 +187,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def proven(run: Path, to: Path) -> Any:
     """The proof of a folder that may have been changed since."""
     recipe, assembled, names = load_run(run)
-    rows = Answers(RunFolder(run), recipe, None, rows=4)
+    rows = Answers(RunDir(run), recipe, None, rows=4)
     rows.ask(recipe, assembled, names)
     return prove(to, None, rows, names, "float32", None)
 
@@ -229,6 +229,6 @@ def test_the_proof_sees_texts_that_are_not_the_runs(
 def test_texts_of_a_file_are_asked_as_they_are(folder: tuple[Path, Path]) -> None:
     run, _ = folder
     said = texts("Latin", 3, 9)
-    rows = Answers(RunFolder(run), RunFolder(run).recipe, said)
+    rows = Answers(RunDir(run), RunDir(run).recipe, said)
     assert [each["messages"][-1]["content"] for each in rows.inputs()] == said
     assert rows.said_of == "the given texts"

@@ -16,7 +16,7 @@ from peftkit.cli.main import main
 from peftkit.errors import RunError
 from peftkit.exporting.marked import MarkedTokenizer
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.tasks.relation_extraction.entity_markers import marked
 from peftkit.tasks.relation_extraction.task import Relations
 from peftkit.text.special_tokens import encode_text

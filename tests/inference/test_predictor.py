@@ -19,7 +19,7 @@ from peftkit.inference.files import predict_file
 from peftkit.inference.predictor import columns_of, inputs_asked, predict, rows_given, told
 from peftkit.records.artifact import seal
 from peftkit.records.record import RunRecord
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.runs.reload_check import main as reload_difference
 from peftkit.runs.reload_check import probed
 from peftkit.storage.atomic_files import write_text
@@ -39,15 +39,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(root: Path, recipe: Recipe, made: Any) -> Path:
     """A run's folder as far as prediction reads it."""
     model, data = find_model(recipe.model), recipe.data.resolve()
-    folder = RunFolder.of(root, recipe, model, data)
+    folder = RunDir.of(root, recipe, model, data)
     folder.path.mkdir(parents=True)
     settings = {"name": recipe.name, **recipe.settings()}
     write_text(folder.path / "recipe.yaml", json.dumps(settings))
     facts = {"model": model.model_dump(), "names": list(NAMES), "world": {"precision": "fp32"}}
     write_text(folder.path / "run.json", json.dumps(facts))
-    folder.artefact.mkdir()
-    recipe.strategy.save(made.module, folder.artefact)
-    seal(folder.artefact, recipe, model, NAMES)
+    folder.artifact.mkdir()
+    recipe.strategy.save(made.module, folder.artifact)
+    seal(folder.artifact, recipe, model, NAMES)
     record = RunRecord(
         name=recipe.name,
         digest=recipe.digest(model, data),

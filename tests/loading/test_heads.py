@@ -21,10 +21,10 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError
 from peftkit.hub.resolve import find_model
 from peftkit.loading.heads import former_head
-from peftkit.loading.loading import (
-    Assembled,
-    assemble,
+from peftkit.loading.model import (
+    LoadedModel,
     configure,
+    load_model,
     load_tokenizer,
     quiet_transformers,
 )
@@ -47,17 +47,17 @@ def recipe_on(folder: Path, task: str = "classification", *settings: str) -> Rec
     return Recipe.load("lora_tiny", f"model={folder}", f"task={task}", "data.rows=80", *settings)
 
 
-def loaded(recipe: Recipe, names: Sequence[str], bare: bool = True) -> Assembled:
+def loaded(recipe: Recipe, names: Sequence[str], bare: bool = True) -> LoadedModel:
     source = find_model(recipe.model)
     tokenizer = load_tokenizer(source.location, recipe.task)
-    return assemble(recipe, source, tokenizer, names, "fp32", bare=bare)
+    return load_model(recipe, source, tokenizer, names, "fp32", bare=bare)
 
 
-def said(made: Assembled) -> list[str]:
+def said(made: LoadedModel) -> list[str]:
     return [note for note in made.notes if "head" in note]
 
 
-def outputs(made: Assembled, layer: str) -> dict[str, torch.Tensor]:
+def outputs(made: LoadedModel, layer: str) -> dict[str, torch.Tensor]:
     return {n: p for n, p in made.module.named_parameters() if n.startswith(f"{layer}.")}
 
 
@@ -237,8 +237,8 @@ def test_a_run_on_a_base_with_a_head_is_reloaded_merged_and_opened_as_it_was_tra
     record = peftkit.train(recipe, tmp_path / "runs")
     assert any("the head is new" in note for note in record.notes)
     (run,) = (path.parent for path in (tmp_path / "runs").glob("*/record.json"))
-    trained = json.loads((run / "artefact" / "config.json").read_text())
-    assert "ignore_mismatched_sizes=True" in (run / "artefact" / "README.md").read_text()
+    trained = json.loads((run / "artifact" / "config.json").read_text())
+    assert "ignore_mismatched_sizes=True" in (run / "artifact" / "README.md").read_text()
     peftkit.merge(run, tmp_path / "merged", verify="off")
     proving = adapted(open_adapter(run), base, tmp_path / "merged", "trained", torch.float32)
     merged = json.loads((tmp_path / "merged" / "config.json").read_text())

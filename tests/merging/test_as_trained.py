@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, GenerationConfig
 
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.merging.as_trained import write_as_trained
 from peftkit.merging.metadata_files import TOKENIZER
 from peftkit.tasks.base import Task
@@ -65,7 +65,7 @@ def test_how_the_recipe_generates_stands_in_the_folder(tmp_path: Path) -> None:
     path = base / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "no_repeat_ngram_size": 3}))
     how = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 11, "beams": 2}
-    written(tmp_path / "drawn", base, {"kind": "summarisation", "generate": how})
+    written(tmp_path / "drawn", base, {"kind": "summarization", "generate": how})
     found = GenerationConfig.from_pretrained(tmp_path / "drawn")
     assert (found.do_sample, found.temperature, found.top_p, found.num_beams) == (True, 0.7, 0.9, 2)
     assert found.max_new_tokens == 11 and found.top_k == 0 and not found.no_repeat_ngram_size

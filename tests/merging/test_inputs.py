@@ -137,7 +137,7 @@ def one_more(here: Path) -> None:
     save_file({**load_file(path), "base_model.model.model.surprise": torch.ones(3)}, path)
 
 
-def quantised_base(here: Path) -> None:
+def quantized_base(here: Path) -> None:
     configured("base/config.json", quantization_config={"quant_method": "bitsandbytes"})(here)
 
 
@@ -157,9 +157,9 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     "unlisted": (not_in_index, "model.norm.weight is not in the index"),
     "pickled base": (pickle_base, r"holds its weights as pickles \(pytorch_model.bin\)"),
     "pickled adapter": (pickle_adapter, r"as a pickle \(adapter_model.bin\).*safetensors.torch"),
-    "no adapter": (no_adapter, "is neither a run, an artefact nor a PEFT folder: adapter_config"),
+    "no adapter": (no_adapter, "is neither a run, an artifact nor a PEFT folder: adapter_config"),
     "no base": (no_base, "holds neither model.safetensors nor model.safetensors.index.json"),
-    "quantised base": (quantised_base, "holds its weights quantised .* - name the base as it was"),
+    "quantized base": (quantized_base, "holds its weights quantized .* - name the base as it was"),
     "other shapes": (
         retensored(lambda n, t: t[:, :-1] if "lora_A" in n else t),
         rf"is not an adapter of this base(.|\n)*{FIRST}.weight: the adapter fits \[64, 63\], the "
@@ -192,7 +192,7 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "pissa by chance": (
         configured("adapter/adapter_config.json", init_lora_weights="pissa_niter_4"),
-        "was initialised by 'pissa_niter_4', which changed the base",
+        "was initialized by 'pissa_niter_4', which changed the base",
     ),
     "arrow": (
         configured("adapter/adapter_config.json", arrow_config={"top_k": 1}),

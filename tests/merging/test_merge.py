@@ -72,7 +72,7 @@ def test_a_run_is_merged_proven_on_its_rows_and_undone(
     assert set(back["dropped"]) == {"classifier.weight", "classifier.bias"}
 
 
-def test_a_quantised_run_is_merged_onto_the_base_it_was_trained_against(tmp_path: Path) -> None:
+def test_a_quantized_run_is_merged_onto_the_base_it_was_trained_against(tmp_path: Path) -> None:
     run = trained(tmp_path / "runs", "quantize=4bit")
     made = peftkit.merge(run, tmp_path / "trained", compare_bases=True)
     assert made.onto == "trained" and made.proof is not None
@@ -81,8 +81,8 @@ def test_a_quantised_run_is_merged_onto_the_base_it_was_trained_against(tmp_path
     other = peftkit.merge(run, tmp_path / "original", onto="original", verify="off")
     assert other.proof is None and other.copied == made.copied
     with pytest.raises(RunError, match=r"which type that was made from stands in its run"):
-        shutil.copytree(run / "artefact", tmp_path / "artefact")
-        peftkit.merge(tmp_path / "artefact", tmp_path / "alone", verify="off")
+        shutil.copytree(run / "artifact", tmp_path / "artifact")
+        peftkit.merge(tmp_path / "artifact", tmp_path / "alone", verify="off")
 
 
 def test_a_merge_that_says_something_else_is_removed(

@@ -31,7 +31,7 @@ TRANSLATION: dict[str, Any] = {
     "target_length": 16,
     "generate": {"rows": 4, "max_new_tokens": 8},
 }
-SUMMARY: dict[str, Any] = {**TRANSLATION, "kind": "summarisation"}
+SUMMARY: dict[str, Any] = {**TRANSLATION, "kind": "summarization"}
 LORA = "{kind: lora, r: 4}"
 EMBEDDINGS = "{kind: frozen, last: 0, embeddings: true}"
 

@@ -187,7 +187,7 @@ def test_two_runs_are_merged_with_the_head_that_was_named(
     assert f"left out\tthe heads of {one}\n" in shown
     assert re.search(r"accuracy\t\S+ before, \S+ after \(n=16\)", shown)
     assert "2 adapters (LORA)" in (tmp_path / "merged" / "README.md").read_text()
-    head = tensors(two / "artefact")["base_model.model.classifier.weight"]
+    head = tensors(two / "artifact")["base_model.model.classifier.weight"]
     assert tensors(tmp_path / "merged")["classifier.weight"] == head
 
 

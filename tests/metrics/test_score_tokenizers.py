@@ -21,7 +21,7 @@ from peftkit.metrics.tokenizers import UnicodeWords, bleu_tokenizer, english
 from peftkit.records.record import read_record
 from peftkit.reporting.analysis.compatibility import facts_of
 from peftkit.runs.model_card import recipe_of
-from peftkit.tasks.base import Given, Predictions, Scored, Task
+from peftkit.tasks.base import EvalSplit, Predictions, Scored, Task
 from peftkit.tasks.question_answering.scoring import best_match, sentences_of
 
 RECORDS = Path(__file__).parents[2] / "benchmarks" / "records"
@@ -55,10 +55,10 @@ def scored(task: dict[str, Any], said: list[str], right: list[str]) -> Scored:
     predictions = Predictions([[]] * count, outputs, 1.0, said)
     examples = {"bytes": [9] * count, "labels": [[1]] * count}
     tuned = {"format": "question_answer"}
-    return made.carrying(tuned).score(predictions, Given(rows, examples, (), resamples=0))
+    return made.carrying(tuned).score(predictions, EvalSplit(rows, examples, (), resamples=0))
 
 
-SUMMARIES: dict[str, Any] = {"kind": "summarisation"}
+SUMMARIES: dict[str, Any] = {"kind": "summarization"}
 TRANSLATION: dict[str, Any] = {"kind": "translation"}
 CHAT: dict[str, Any] = {"kind": "instructions", "generate": {"rows": 9}}
 
@@ -200,7 +200,7 @@ def test_texts_in_many_scripts_add_up_as_texts_in_one() -> None:
 
 def test_how_texts_were_split_is_among_a_runs_notes() -> None:
     found = scored(SUMMARIES, [SENTENCES["Tamil"]], [SENTENCES["Tamil"]])
-    nothing = Predictions([], [], None), {}, Given({}, {}, ())
+    nothing = Predictions([], [], None), {}, EvalSplit({}, {}, ())
     notes = compared(Task.parse(SUMMARIES, "task"), found, *nothing).notes
     assert notes == found.notes and len(notes) == 1
 

@@ -17,7 +17,7 @@ from transformers import (
 from peftkit.errors import RecipeError
 from peftkit.hub.resolve import find_model
 from peftkit.hub.toy_models import TINY
-from peftkit.loading.loading import assemble, load_tokenizer
+from peftkit.loading.model import load_model, load_tokenizer
 from peftkit.models.architectures import (
     architecture_of,
     attention_modules,
@@ -235,9 +235,9 @@ def test_a_decoder_reads_the_last_token_even_where_padding_looks_like_an_end(
     recipe = toy(model, f"training.packing={packing}")
     source = find_model(model)
     tokenizer = load_tokenizer(source.location)
-    expected = call(assemble(recipe, source, tokenizer, NAMES, "fp32"), texts(model))
+    expected = call(load_model(recipe, source, tokenizer, NAMES, "fp32"), texts(model))
     tokenizer.pad_token = tokenizer.eos_token  # every text ends in it, too
-    made = assemble(recipe, source, tokenizer, NAMES, "fp32")
+    made = load_model(recipe, source, tokenizer, NAMES, "fp32")
     assert made.batcher.pad_id == texts(model)[0]["input_ids"][-1]
     together = call(made, texts(model))
     torch.testing.assert_close(together, expected, atol=1e-5, rtol=1e-5)
@@ -303,7 +303,7 @@ def test_every_strategy_trains_every_architecture_and_is_loaded_again(
     without = [n for n, largest in seen.gradients.items() if largest == 0 and excuse(n) is None]
     assert without == []
     recipe.strategy.save(made.module, tmp_path)
-    again = assembled(recipe, artefact=tmp_path)
+    again = assembled(recipe, artifact=tmp_path)
     assert torch.equal(logits(again, examples), logits(made, examples))
     assert not torch.equal(logits(again, examples), base)
 
@@ -327,7 +327,7 @@ def test_what_is_not_proven_to_pack_is_padded_and_says_so(model: str) -> None:
 @pytest.mark.parametrize("model", NEW)
 @pytest.mark.parametrize("quantize", ["8bit", "4bit"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_adapters_train_on_a_quantised_base_of_every_architecture(
+def test_adapters_train_on_a_quantized_base_of_every_architecture(
     model: str, quantize: str, precision: str
 ) -> None:
     for strategy in ("lora", "houlsby"):
@@ -340,7 +340,7 @@ def test_adapters_train_on_a_quantised_base_of_every_architecture(
 
 @pytest.mark.parametrize("model", CLASSIFIERS)
 @pytest.mark.parametrize(("quantize", "kind"), [("8bit", "Linear8bitLt"), ("4bit", "Linear4bit")])
-def test_the_linear_layers_of_the_blocks_are_quantised_and_nothing_else(
+def test_the_linear_layers_of_the_blocks_are_quantized_and_nothing_else(
     model: str, quantize: str, kind: str
 ) -> None:
     made = assembled(toy(model, "strategy=linear_probe", f"quantize={quantize}")).module

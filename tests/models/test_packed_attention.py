@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from peftkit.hub.toy_models import TINY
-from peftkit.loading.loading import Assembled
+from peftkit.loading.model import LoadedModel
 from peftkit.models import packed_attention
 from peftkit.models.layouts import ARCHITECTURES
 from support.toy_models import assembled, call, rows, toy
@@ -19,7 +19,7 @@ ALIKE = {"xlm-roberta": "roberta"}
 every_model = pytest.mark.parametrize("model", TESTED)
 
 
-def both(model: str, *overrides: str) -> tuple[Assembled, Assembled]:
+def both(model: str, *overrides: str) -> tuple[LoadedModel, LoadedModel]:
     """One model twice, with the same weights: packed and padded, every weight trainable."""
     settings = ("strategy=full", *overrides)
     packed = assembled(toy(model, *settings))
@@ -36,7 +36,7 @@ def texts(model: str) -> list[dict[str, Sequence[int]]]:
     return [*examples, examples[3]]
 
 
-def with_gradients(made: Assembled, model: str) -> tuple[Tensor, dict[str, Tensor]]:
+def with_gradients(made: LoadedModel, model: str) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits, and the gradient of every weight for an arbitrary loss."""
     found = call(made, texts(model))
     weights = torch.linspace(-1, 1, found.numel()).view_as(found)

@@ -1,4 +1,4 @@
-"""Quantisation: what is held in few bits, what is not, and guards that are seen to be needed."""
+"""Quantization: what is held in few bits, what is not, and guards that are seen to be needed."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ import torch
 from bitsandbytes.nn.modules import has_avx512bf16
 from torch import nn
 
-from peftkit.loading import loading as model_module
+from peftkit.loading import model as model_module
 from peftkit.models import quantization
 from peftkit.models.quantization import dequantized, unquantize
 from support.toy_models import assembled, call, rows, toy
@@ -153,7 +153,7 @@ def test_norms_embeddings_poolers_and_heads_stay_whole(model: str, quantize: str
 
 @pytest.mark.parametrize("quantize", [*QUANTIZE, "{kind: 4bit, type: fp4, double: false}"])
 @pytest.mark.parametrize("after_a_pass", [False, True])
-def test_dequantised_weights_are_what_the_layer_computes_with(
+def test_dequantized_weights_are_what_the_layer_computes_with(
     quantize: str, after_a_pass: bool
 ) -> None:
     original = assembled(toy("tiny-bert", "strategy=full")).module
@@ -175,7 +175,7 @@ def test_dequantised_weights_are_what_the_layer_computes_with(
 
 @pytest.mark.parametrize("model", ["tiny-gpt2", "tiny-llama"])
 @pytest.mark.parametrize("quantize", QUANTIZE)
-def test_an_unquantised_model_has_the_layers_it_once_had(model: str, quantize: str) -> None:
+def test_an_unquantized_model_has_the_layers_it_once_had(model: str, quantize: str) -> None:
     whole = assembled(toy(model, PROBE)).module
     module = assembled(toy(model, PROBE, f"quantize={quantize}")).module
     unquantize(module)
@@ -216,6 +216,6 @@ def test_storage_in_the_computing_type_is_as_small_and_says_the_same() -> None:
     assert made.parameters == usual.parameters
 
 
-def test_quantisation_is_declared_without_torch() -> None:
+def test_quantization_is_declared_without_torch() -> None:
     assert set(quantization.Quantization.kinds()) == {"none", "8bit", "4bit"}
     assert [k.bits for k in quantization.Quantization.kinds().values()] == [4, 8, None]

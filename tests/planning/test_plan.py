@@ -145,21 +145,21 @@ def test_the_launch_line_of_a_plan_runs_what_was_planned_from_any_folder(tmp_pat
 
 def test_what_is_planned_is_what_a_run_counts_with_many_classes() -> None:
     recipe: Recipe = toy("tiny-bert", "data.classes=5")
-    from peftkit.loading.loading import assemble, load_tokenizer
+    from peftkit.loading.model import load_model, load_tokenizer
 
     source = find_model("tiny-bert")
     names = [*NAMES, "c", "d", "e"]
-    made = assemble(recipe, source, load_tokenizer(source.location), names, "fp32")
+    made = load_model(recipe, source, load_tokenizer(source.location), names, "fp32")
     assert plan(recipe).parameters == made.parameters
 
 
 @pytest.mark.parametrize("strategy", ["lora", "full"])
 def test_what_is_planned_counts_the_markers_that_a_task_adds(strategy: str) -> None:
     recipe = task_recipe({"kind": "relations"}, related, "tiny-bert", strategy, "none")
-    from peftkit.loading.loading import assemble, load_tokenizer
+    from peftkit.loading.model import load_model, load_tokenizer
 
     source = find_model("tiny-bert")
     names = ["Is-A(e1,e2)", "Is-A(e2,e1)", "Other"]
     tokenizer = load_tokenizer(source.location, recipe.task)
-    made = assemble(recipe, source, tokenizer, names, "fp32")
+    made = load_model(recipe, source, tokenizer, names, "fp32")
     assert plan(recipe).parameters == made.parameters

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from peftkit.errors import RecipeError
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import blueprint
+from peftkit.loading.model import meta_model
 from peftkit.planning.strategy_costs import Offer, offer_rows, offers, task_for
 from peftkit.runtime.distributed import resting_precision
 from peftkit.strategies.base import Strategy
@@ -26,9 +26,9 @@ def offered(model: str = "tiny-bert") -> dict[str, Offer]:
 
 
 def test_every_strategy_and_alias_is_there_with_numbers_or_a_reason() -> None:
-    assert list(offered()) == sorted({*Strategy.kinds(), *Strategy.nicknames()})
+    assert list(offered()) == sorted({*Strategy.kinds(), *Strategy.all_aliases()})
     for offer in offered().values():
-        numbers = (offer.trainable, offer.share, offer.artefact_bytes, offer.lr)
+        numbers = (offer.trainable, offer.share, offer.artifact_bytes, offer.lr)
         assert (None in numbers) == (offer.reason is not None), offer
         assert set(numbers) == {None} or None not in numbers
 
@@ -36,7 +36,7 @@ def test_every_strategy_and_alias_is_there_with_numbers_or_a_reason() -> None:
 def test_the_counts_are_the_plans_and_the_rate_is_the_strategys_own() -> None:
     for name in ("full", "linear_probe", "lora", "dora", "adapter"):
         recipe = toy("tiny-bert", f"strategy={name}", *ORDINARY.get(name, ()))
-        counted = blueprint(recipe, find_model("tiny-bert").location, NAMES)[1]
+        counted = meta_model(recipe, find_model("tiny-bert").location, NAMES)[1]
         offer = offered()[name]
         assert (offer.trainable, offer.share) == (counted.trainable, counted.share)
         assert offer.lr == recipe.lr()
@@ -49,11 +49,11 @@ SAVED = ["full", "linear_probe", "lora", "pissa", "ia3", "vera", "prompt", "adap
 
 @pytest.mark.parametrize("name", SAVED)
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-gemma3"])
-def test_the_artefact_has_the_size_that_was_told(name: str, model: str, tmp_path: Path) -> None:
+def test_the_artifact_has_the_size_that_was_told(name: str, model: str, tmp_path: Path) -> None:
     recipe = toy(model, f"strategy={name}", *ORDINARY.get(name, ()))
     recipe.strategy.save(assembled(recipe, HERE).module, tmp_path)
     size = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
-    assert offered(model)[name].artefact_bytes == pytest.approx(size, rel=0.05)
+    assert offered(model)[name].artifact_bytes == pytest.approx(size, rel=0.05)
 
 
 def test_what_does_not_fit_says_why_and_what_to_do() -> None:
@@ -63,7 +63,7 @@ def test_what_does_not_fit_says_why_and_what_to_do() -> None:
     )
     assert "a list of two strategies or more" in str(found["combination"].reason)
     rows = {row["strategy"]: row for row in offer_rows(list(found.values()))}
-    assert rows["adapter_drop"]["trainable"] == rows["adapter_drop"]["artefact"] == "-"
+    assert rows["adapter_drop"]["trainable"] == rows["adapter_drop"]["artifact"] == "-"
     assert rows["full"]["share"] == "100.000%" and rows["full"]["does not fit"] == ""
 
 

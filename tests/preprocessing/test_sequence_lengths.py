@@ -43,7 +43,7 @@ def test_a_decoder_says_no_more_than_it_has_positions_for(
     assert said.count("- use 130 or less") == 2
     most = ("task.target_length=130", "task.generate={max_new_tokens: 130}")
     assert peftkit.plan(recipe(model, "translation", *most)).steps is None
-    assert peftkit.plan(recipe(model, "summarisation", "task.generate=null")).steps is None
+    assert peftkit.plan(recipe(model, "summarization", "task.generate=null")).steps is None
 
 
 def test_a_decoder_without_positions_says_any_number(varied: Varied, tmp_path: Path) -> None:

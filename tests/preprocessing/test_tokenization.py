@@ -9,7 +9,7 @@ import pytest
 from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.preprocessing.tokenization import encode
 from peftkit.tasks.text_classification import Classification
 from support.toy_models import NAMES, toy
@@ -36,7 +36,7 @@ def encoded(recipe: Recipe) -> dict[str, Any]:
     return encode(recipe, splits, load_tokenizer(source.location), source, NAMES)
 
 
-def test_a_second_run_tokenises_nothing(calls: list[int]) -> None:
+def test_a_second_run_tokenizes_nothing(calls: list[int]) -> None:
     recipe = toy("tiny-bert")
     first = encoded(recipe)
     assert sum(calls) == 80 == sum(map(len, first.values()))
@@ -50,7 +50,7 @@ def test_a_second_run_tokenises_nothing(calls: list[int]) -> None:
 @pytest.mark.parametrize(
     "change", ["data.max_length=24", "data.rows=88", "model=tiny-llama", "data.seed=1"]
 )
-def test_what_changes_the_tokens_is_tokenised_anew(calls: list[int], change: str) -> None:
+def test_what_changes_the_tokens_is_tokenized_anew(calls: list[int], change: str) -> None:
     encoded(toy("tiny-bert"))
     before = sum(calls)
     encoded(toy("tiny-bert", change))

@@ -14,7 +14,7 @@ import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError, PeftkitError, RecipeError
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import assemble, configure, load_tokenizer
+from peftkit.loading.model import configure, load_model, load_tokenizer
 from peftkit.preprocessing.tokenizers import refuse_ids
 from peftkit.tasks.language_modeling.instruction_tuning import Instructions
 from peftkit.tasks.language_modeling.text_generation import TextGeneration
@@ -104,7 +104,7 @@ def test_padding_without_a_row_is_done_by_another_token_and_said(
     recipe = Recipe.load("lora_tiny", f"model={folder}")
     tokenizer = load_tokenizer(str(folder), recipe.task)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id < rows
-    made = assemble(recipe, find_model(str(folder)), tokenizer, ("a", "b"), "fp32")
+    made = load_model(recipe, find_model(str(folder)), tokenizer, ("a", "b"), "fp32")
     (note,) = [note for note in made.notes if "padding token" in note]
     assert note == (
         f"the padding token '<|added_padding|>' (id {rows}) has no row in the model's {rows} "
@@ -168,7 +168,7 @@ def test_padding_that_the_configuration_names_without_a_row_is_forgotten(
     recipe = Recipe.load("lora_tiny", f"model={folder}")
     assert configure(recipe, str(folder), ("a", "b")).pad_token_id is None
     tokenizer = load_tokenizer(str(folder), recipe.task)
-    made = assemble(recipe, find_model(str(folder)), tokenizer, ("a", "b"), "fp32")
+    made = load_model(recipe, find_model(str(folder)), tokenizer, ("a", "b"), "fp32")
     assert made.module.config.pad_token_id == tokenizer.eos_token_id
 
 
@@ -185,8 +185,8 @@ def test_a_question_that_is_cut_to_leave_room_for_an_answer_is_told_of(varied: V
     folder, task = varied("gpt2"), "task={kind: generation, generate: {max_new_tokens: 100}}"
     recipe = Recipe.load("lora_tiny", f"model={folder}", task, "data.max_length=60")
     tokenizer = load_tokenizer(str(folder), recipe.task)
-    notes = assemble(recipe, find_model(str(folder)), tokenizer, (), "fp32").notes
+    notes = load_model(recipe, find_model(str(folder)), tokenizer, (), "fp32").notes
     assert "of questions that are answered at most 30 tokens are read" in notes
     short = recipe.but(data={"max_length": 30})
-    notes = assemble(short, find_model(str(folder)), tokenizer, (), "fp32").notes
+    notes = load_model(short, find_model(str(folder)), tokenizer, (), "fp32").notes
     assert not any("questions" in note for note in notes)

@@ -9,7 +9,7 @@ import pytest
 
 from peftkit.config.recipe import Recipe
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.preprocessing.tokenization import encode, noted
 from support.varied_rows import classified, pairs
 

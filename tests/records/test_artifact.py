@@ -1,4 +1,4 @@
-"""Artefacts: sealed when saved; refused when cut, changed, pickled or another base's."""
+"""Artifacts: sealed when saved; refused when cut, changed, pickled or another base's."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
     return shutil.copytree(run, tmp_path / run.name)
 
 
-def test_a_run_whose_artefact_is_whole_predicts(copy: Path) -> None:
+def test_a_run_whose_artifact_is_whole_predicts(copy: Path) -> None:
     assert peftkit.predict(copy, [TEXT])[0]["label"] in NAMES
 
 
@@ -73,35 +73,35 @@ def change(path: Path) -> None:
 def test_a_spoiled_file_is_refused_by_name(
     copy: Path, name: str, spoil: Callable[[Path], None], message: str
 ) -> None:
-    spoil(copy / "artefact" / name)
+    spoil(copy / "artifact" / name)
     with pytest.raises(RunError, match=message.format(name=re.escape(name))):
         peftkit.predict(copy, [TEXT])
 
 
-def test_an_artefact_without_its_seal_is_refused(copy: Path) -> None:
-    (copy / "artefact" / SEAL).unlink()
-    with pytest.raises(RunError, match=r"is no artefact of peftkit: artefact.json is missing"):
+def test_an_artifact_without_its_seal_is_refused(copy: Path) -> None:
+    (copy / "artifact" / SEAL).unlink()
+    with pytest.raises(RunError, match=r"is no artifact of peftkit: artifact.json is missing"):
         peftkit.predict(copy, [TEXT])
 
 
-def test_an_artefact_of_a_later_format_is_refused(copy: Path) -> None:
-    path = copy / "artefact" / SEAL
+def test_an_artifact_of_a_later_format_is_refused(copy: Path) -> None:
+    path = copy / "artifact" / SEAL
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
     with pytest.raises(RunError, match="has format 99, this peftkit reads 1"):
         peftkit.predict(copy, [TEXT])
 
 
 def test_a_pickle_is_refused_and_the_safetensors_way_named(copy: Path) -> None:
-    artefact = copy / "artefact"
-    (artefact / "adapter_model.safetensors").unlink()
-    torch.save({"weight": torch.zeros(2)}, artefact / "adapter_model.bin")
+    artifact = copy / "artifact"
+    (artifact / "adapter_model.safetensors").unlink()
+    torch.save({"weight": torch.zeros(2)}, artifact / "adapter_model.bin")
     with pytest.raises(
         RunError, match=r"as a pickle \(adapter_model.bin\).*safetensors.torch.save_"
     ):
         peftkit.predict(copy, [TEXT])
 
 
-def test_the_artefact_of_another_base_is_refused(tmp_path: Path) -> None:
+def test_the_artifact_of_another_base_is_refused(tmp_path: Path) -> None:
     recipe, bert = toy("tiny-bert"), find_model("tiny-bert")
     recipe.strategy.save(assembled(recipe).module, tmp_path)
     seal(tmp_path, recipe, bert, NAMES)
@@ -131,12 +131,12 @@ def test_a_fingerprint_is_of_shapes_and_configuration_not_of_training(tmp_path: 
 
 
 def test_the_seal_names_no_folder_of_this_machine(run: Path) -> None:
-    base = json.loads((run / "artefact" / SEAL).read_text())["base"]
+    base = json.loads((run / "artifact" / SEAL).read_text())["base"]
     assert set(base) == {"asked", "used", "identity", "note", "fingerprint"}
 
 
 def test_the_card_says_what_the_record_says(run: Path) -> None:
-    card = (run / "artefact" / "README.md").read_text()
+    card = (run / "artifact" / "README.md").read_text()
     record = peftkit.train(peftkit.Recipe.load(str(run / "recipe.yaml")), run.parent)
     counted, score = record.parameters, record.scores["accuracy"]
     assert counted is not None
@@ -149,12 +149,12 @@ def test_the_card_says_what_the_record_says(run: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["lora", "full"])
-def test_the_cards_code_loads_the_artefact_without_peftkit(strategy: str, tmp_path: Path) -> None:
+def test_the_cards_code_loads_the_artifact_without_peftkit(strategy: str, tmp_path: Path) -> None:
     folder = trained(tmp_path, strategy)
-    card = (folder / "artefact" / "README.md").read_text()
+    card = (folder / "artifact" / "README.md").read_text()
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[-1]
     assert "peftkit" not in code
-    code = code.replace('"ARTEFACT"', repr(str(folder / "artefact")))
+    code = code.replace('"ARTIFACT"', repr(str(folder / "artifact")))
     code += (
         "import torch\n"
         f"tokens = tokenizer([{TEXT!r}], return_tensors='pt')\n"
@@ -167,7 +167,7 @@ def test_the_cards_code_loads_the_artefact_without_peftkit(strategy: str, tmp_pa
 
 
 def test_the_card_of_what_peftkit_alone_loads_says_so(tmp_path: Path) -> None:
-    card = (trained(tmp_path, "adapter") / "artefact" / "README.md").read_text()
+    card = (trained(tmp_path, "adapter") / "artifact" / "README.md").read_text()
     assert "library_name: peftkit\n" in card
     assert "PeftModel" not in card
 

@@ -13,7 +13,7 @@ from peftkit.errors import RunError
 from peftkit.hub.source import Source
 from peftkit.metrics.registry import Score
 from peftkit.records.record import ParameterCount, RunRecord, read_record
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.storage.atomic_files import check_space, folder_bytes, write_json, writing
 
 
@@ -30,9 +30,9 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, recipe: Recipe) -> RunFolder:
+def folder(tmp_path: Path, recipe: Recipe) -> RunDir:
     """A claimed folder, begun."""
-    made = RunFolder.of(tmp_path / "runs", recipe, MODEL, DATA)
+    made = RunDir.of(tmp_path / "runs", recipe, MODEL, DATA)
     made.claim(recipe.digest(MODEL, DATA))
     made.begin(recipe, MODEL, DATA)
     return made
@@ -53,7 +53,7 @@ def record_of(recipe: Recipe, **more: Any) -> RunRecord:
     return RunRecord(**{**known, **more})
 
 
-def test_a_record_is_read_back_as_it_was_written(folder: RunFolder, recipe: Recipe) -> None:
+def test_a_record_is_read_back_as_it_was_written(folder: RunDir, recipe: Recipe) -> None:
     scores = {"accuracy": Score(value=0.5, low=0.4, high=0.6, n=10), "mcc": Score(value=None, n=10)}
     validation = {"step": 2, "score": None, "loss": 0.5}
     written = record_of(recipe, scores=scores, validation=validation)
@@ -61,10 +61,10 @@ def test_a_record_is_read_back_as_it_was_written(folder: RunFolder, recipe: Reci
     assert folder.record == written
     assert list(folder.record.scores) == ["accuracy", "mcc"]
     assert folder.finished
-    assert RunFolder.open(folder.path).record == written
+    assert RunDir.open(folder.path).record == written
 
 
-def test_missing_is_null_and_nothing_unknown_gets_in(folder: RunFolder, recipe: Recipe) -> None:
+def test_missing_is_null_and_nothing_unknown_gets_in(folder: RunDir, recipe: Recipe) -> None:
     folder.finish(record_of(recipe))
     said = json.loads((folder.path / "record.json").read_text())
     assert said["cost"] is None and said["proof"] is None and said["reason"] is None
@@ -91,20 +91,20 @@ def test_a_record_that_cannot_be_read_says_what_to_do(
 
 
 def test_a_folder_is_named_by_recipe_and_content(tmp_path: Path, recipe: Recipe) -> None:
-    name = RunFolder.of(tmp_path, recipe, MODEL, DATA).path.name
+    name = RunDir.of(tmp_path, recipe, MODEL, DATA).path.name
     assert name == f"lora_tiny-{recipe.digest(MODEL, DATA)[:8]}"
     other = recipe.but(training__seed=1)
-    assert RunFolder.of(tmp_path, other, MODEL, DATA).path.name != name
-    assert RunFolder.of(tmp_path, recipe, source("another"), DATA).path.name != name
+    assert RunDir.of(tmp_path, other, MODEL, DATA).path.name != name
+    assert RunDir.of(tmp_path, recipe, source("another"), DATA).path.name != name
     moved = MODEL.model_copy(update={"location": "/elsewhere", "origin": "hub"})
-    assert RunFolder.of(tmp_path, recipe, moved, DATA).path.name == name
+    assert RunDir.of(tmp_path, recipe, moved, DATA).path.name == name
     stand_in = DATA.model_copy(update={"stand_in": True})
-    assert RunFolder.of(tmp_path, recipe, MODEL, stand_in).path.name.startswith("lora_tiny-standin")
+    assert RunDir.of(tmp_path, recipe, MODEL, stand_in).path.name.startswith("lora_tiny-standin")
 
 
 def test_again_is_the_first_that_is_not_finished(tmp_path: Path, recipe: Recipe) -> None:
-    def named(again: bool) -> RunFolder:
-        return RunFolder.of(tmp_path, recipe, MODEL, DATA, again)
+    def named(again: bool) -> RunDir:
+        return RunDir.of(tmp_path, recipe, MODEL, DATA, again)
 
     first = named(True)
     assert first.path == named(False).path
@@ -120,9 +120,9 @@ def test_again_is_the_first_that_is_not_finished(tmp_path: Path, recipe: Recipe)
     assert named(False).path == first.path
 
 
-def test_a_claimed_folder_is_taken_until_it_is_released(folder: RunFolder, recipe: Recipe) -> None:
+def test_a_claimed_folder_is_taken_until_it_is_released(folder: RunDir, recipe: Recipe) -> None:
     digest = recipe.digest(MODEL, DATA)
-    other = RunFolder(folder.path)
+    other = RunDir(folder.path)
     with pytest.raises(RunError, match="another process is at work on this run"):
         other.claim(digest)
     folder.release()
@@ -130,16 +130,14 @@ def test_a_claimed_folder_is_taken_until_it_is_released(folder: RunFolder, recip
     other.release()
 
 
-def test_a_refused_claim_lets_the_folder_go(folder: RunFolder) -> None:
+def test_a_refused_claim_lets_the_folder_go(folder: RunDir) -> None:
     folder.release()
     with pytest.raises(RunError, match="is the folder of another recipe - move it away"):
-        RunFolder(folder.path).claim("0" * 64)
-    RunFolder(folder.path).claim(folder.description()["digest"])
+        RunDir(folder.path).claim("0" * 64)
+    RunDir(folder.path).claim(folder.description()["digest"])
 
 
-def test_what_is_described_is_kept_over_a_second_beginning(
-    folder: RunFolder, recipe: Recipe
-) -> None:
+def test_what_is_described_is_kept_over_a_second_beginning(folder: RunDir, recipe: Recipe) -> None:
     folder.describe(micro_batch_size=4)
     folder.begin(recipe, MODEL, DATA)
     assert folder.description()["micro_batch_size"] == 4
@@ -147,18 +145,18 @@ def test_what_is_described_is_kept_over_a_second_beginning(
     assert folder.recipe == recipe
 
 
-def test_only_a_finished_run_can_be_opened(folder: RunFolder, recipe: Recipe) -> None:
+def test_only_a_finished_run_can_be_opened(folder: RunDir, recipe: Recipe) -> None:
     with pytest.raises(RunError, match="it has not finished"):
-        RunFolder.open(folder.path)
+        RunDir.open(folder.path)
     with pytest.raises(RunError, match="there is no such folder"):
-        RunFolder.open(folder.path / "none")
+        RunDir.open(folder.path / "none")
     folder.finish(record_of(recipe, status="failed", reason="the loss is nan"))
     assert not folder.finished
     with pytest.raises(RunError, match="it failed: the loss is nan"):
-        RunFolder.open(folder.path)
+        RunDir.open(folder.path)
 
 
-def test_log_lines_of_steps_to_be_done_again_are_dropped(folder: RunFolder) -> None:
+def test_log_lines_of_steps_to_be_done_again_are_dropped(folder: RunDir) -> None:
     for step in range(1, 7):
         folder.log({"step": step, "loss": 0.1 * step})
     folder.log({"step": 4, "eval_score": None})

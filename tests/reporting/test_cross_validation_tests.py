@@ -43,11 +43,11 @@ def learners() -> dict[str, tuple[Any, int, float]]:
 
     return {
         "ridge": (Ridge(alpha=0.01, solver="cholesky"), 40, 0.3),
-        "neighbour": (KNeighborsClassifier(1, algorithm="brute"), 5, 0.7),
+        "neighbor": (KNeighborsClassifier(1, algorithm="brute"), 5, 0.7),
     }
 
 
-@pytest.mark.parametrize("name", ["ridge", "neighbour"])
+@pytest.mark.parametrize("name", ["ridge", "neighbor"])
 def test_ties_are_told_apart_in_about_5_of_100_cross_validations_and_by_students_t_in_more(
     name: str,
 ) -> None:

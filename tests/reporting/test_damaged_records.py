@@ -44,7 +44,7 @@ def damaged(root: Path, path: str, text: str) -> Path:
     ("path", "text", "what"),
     [
         ("cost.peak_bytes", HUGE, "the number 10000000... of 401 characters is too large"),
-        ("cost.artefact_bytes", f"-{HUGE}", "the number -1000000... of 402 characters is too"),
+        ("cost.artifact_bytes", f"-{HUGE}", "the number -1000000... of 402 characters is too"),
         ("parameters.trainable", HUGE, "of 401 characters is too large"),
         ("parameters.total", HUGE, "of 401 characters is too large"),
         ("steps", HUGE, "of 401 characters is too large"),

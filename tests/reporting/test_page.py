@@ -1,4 +1,4 @@
-"""The page in a real browser: pictures, filters, sorting, colours, and names that mean harm."""
+"""The page in a real browser: pictures, filters, sorting, colors, and names that mean harm."""
 
 import gzip
 import json
@@ -164,7 +164,7 @@ def test_the_table_is_sorted_by_keyboard(opened: Watched) -> None:
 
 
 def ink(page: Page) -> list[str]:
-    """The colours of an axis' words, of a point and of the page."""
+    """The colors of an axis' words, of a point and of the page."""
     found = page.evaluate(
         """() => ['#drawing-score_by_time .role-axis-label text',
                   '#drawing-score_by_time .mark-symbol.role-mark path'].map(

@@ -131,7 +131,7 @@ def cost(strategy: str, seed: int) -> Cost:
         peak_bytes=(1 + TRAINABLE[strategy]) * 2**20,
         peak_reserved_bytes=None,
         predicted_peak_bytes=None,
-        artefact_bytes=TRAINABLE[strategy] * 4,
+        artifact_bytes=TRAINABLE[strategy] * 4,
     )
 
 
@@ -318,7 +318,7 @@ def replaced(folder: Path, old: str, new: str) -> None:
 def test_one_row_with_two_labels_or_two_texts_is_refused(tmp_path: Path) -> None:
     some_runs(tmp_path, 1, full=0.85, lora=0.8)
     replaced(tmp_path / "lora-0", '"label": "yes"', '"label": "no"')
-    with pytest.raises(RunError, match=r"row 'test:1' is labelled '(no|yes)', in"):
+    with pytest.raises(RunError, match=r"row 'test:1' is labeled '(no|yes)', in"):
         report(tmp_path, allow_mixed=True)
     write_run(tmp_path, "frozen", 0)
     replaced(tmp_path / "frozen-0", f"{3:016x}", "f" * 16)

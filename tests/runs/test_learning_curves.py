@@ -24,14 +24,14 @@ def texts(file: Path) -> list[str]:
 
 
 def marks(file: Path, color: str) -> list[str]:
-    """What a screen reader is told of each point of that colour."""
+    """What a screen reader is told of each point of that color."""
     elements = list(ElementTree.parse(file).iter())
     told = [e for e in elements if e.get("aria-roledescription") == "point"]
     return [e.attrib["aria-label"] for e in told if (e.get("fill") or "").upper() == color]
 
 
 def lines(file: Path) -> dict[str, str]:
-    """The dashes of each line by its colour."""
+    """The dashes of each line by its color."""
     found = ElementTree.parse(file).iter()
     drawn = [e for e in found if e.get("aria-roledescription") == "line mark"]
     return {e.attrib["stroke"].upper(): e.get("stroke-dasharray", "") for e in drawn}
@@ -61,7 +61,7 @@ def test_every_point_is_drawn_where_it_was_logged(tmp_path: Path) -> None:
     assert ": 40;" in last and "0.8" in last
 
 
-def test_the_curves_differ_by_colour_and_by_dash(tmp_path: Path) -> None:
+def test_the_curves_differ_by_color_and_by_dash(tmp_path: Path) -> None:
     drawn = lines(draw_curves(LOG, tmp_path)[0])
     assert drawn.keys() == set(INK.values())
     assert len(set(drawn.values())) == 2

@@ -197,7 +197,7 @@ MADE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     ),
     "summaries": (
         lambda i: {"id": i, "dialogue": sentence(i) * 3, "summary": sentence(-i)},
-        {"kind": "summarisation"},
+        {"kind": "summarization"},
         {"columns": {"source": "dialogue", "target": "summary"}},
     ),
     "languages": (
@@ -259,7 +259,7 @@ def test_empty_cells_are_mentioned(tmp_path: Path) -> None:
         ("conll2003", {"kind": "tagging"}),
         ("squad", {"kind": "question_answering"}),
         ("multi30k", {"kind": "translation", "into": "German"}),
-        ("samsum", {"kind": "summarisation"}),
+        ("samsum", {"kind": "summarization"}),
         ("gsm8k", {"kind": "instructions"}),
         ("alpaca", {"kind": "instructions"}),
         ("semeval2010_task8", {"kind": "relations"}),

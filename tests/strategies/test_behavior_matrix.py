@@ -1,4 +1,4 @@
-"""The behaviour matrix: what every strategy promises, on toy models, whole and quantised."""
+"""The behavior matrix: what every strategy promises, on toy models, whole and quantized."""
 
 import os
 import subprocess
@@ -19,12 +19,12 @@ import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RunError
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import Assembled, blueprint, configure, load_base, load_tokenizer
+from peftkit.loading.model import LoadedModel, configure, load_base, load_tokenizer, meta_model
 from peftkit.models.quantization import unquantize
 from peftkit.records.artifact import seal, write_config
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.strategies.base import quiet_peft, trainable
-from peftkit.training.integrity import Witness, excuse, frozen
+from peftkit.training.integrity import IntegrityCheck, excuse, frozen
 from support.behavior_matrix import CELLS, WAYS, Cell, is_refused, refusal
 from support.run_processes import Zygote, record
 from support.toy_models import NAMES, Trained, assembled, logits, rows, train
@@ -47,7 +47,7 @@ SAVED_OTHERWISE = {
     "p_tuning": "the embeddings that the network gave",
     "prefix-network": "the prefix that the network gave",
 }
-"""Ways whose artefact holds other tensors than those that trained, and what."""
+"""Ways whose artifact holds other tensors than those that trained, and what."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Done:
 
     cell: Cell
     recipe: Recipe
-    made: Assembled
+    made: LoadedModel
     started: Tensor
     was_frozen: dict[str, Tensor]
     seen: Trained
-    witness: Witness
+    witness: IntegrityCheck
     folder: Path
-    """Where the artefact lies."""
+    """Where the artifact lies."""
 
     @property
     def examples(self) -> Any:
@@ -78,7 +78,7 @@ def done(cell: Cell, folder: Path) -> Done:
     made = assembled(recipe, cell.precision)
     started = logits(made, rows(cell.model)["test"])
     was_frozen = {name: content(t) for name, t in frozen(made.module).items()}
-    witness = Witness(made.module)
+    witness = IntegrityCheck(made.module)
     seen = train(recipe, made)
     folder.mkdir()
     recipe.strategy.save(made.module, folder)
@@ -113,12 +113,12 @@ def everything_trainable_gets_a_gradient_and_moves(it: Done) -> None:
     seen = it.seen
     without = [n for n, largest in seen.gradients.items() if largest == 0 and excuse(n) is None]
     assert without == []
-    proof = it.witness.testify(seen.masters, 0, SimpleNamespace(global_step=5))
+    proof = it.witness.verify(seen.masters, 0, SimpleNamespace(global_step=5))
     assert (proof.status, proof.unmoved, proof.changed) == ("proven", [], [])
     assert seen.losses[-1] != seen.losses[0]
 
 
-def the_artefact_on_a_fresh_base_gives_the_same_logits(it: Done) -> None:
+def the_artifact_on_a_fresh_base_gives_the_same_logits(it: Done) -> None:
     again = assembled(it.recipe, it.cell.precision, it.folder)
     said = logits(again, it.examples)
     here = logits(it.made, it.examples)
@@ -126,7 +126,7 @@ def the_artefact_on_a_fresh_base_gives_the_same_logits(it: Done) -> None:
     assert not torch.equal(said, it.started)
 
 
-def the_artefact_holds_what_was_trained_and_no_more(it: Done) -> None:
+def the_artifact_holds_what_was_trained_and_no_more(it: Done) -> None:
     suffixes = {path.suffix for path in it.folder.iterdir()}
     assert suffixes <= {".safetensors", ".json"} and ".safetensors" in suffixes
     held = 0
@@ -207,8 +207,8 @@ def the_streamed_merge_says_what_base_and_adapter_say(it: Done) -> None:
 
 
 def sealed_run(it: Done) -> None:
-    """Make of the folder around the artefact a run that is good enough to merge."""
-    source, run = find_model(it.cell.model), RunFolder(it.folder.parent)
+    """Make of the folder around the artifact a run that is good enough to merge."""
+    source, run = find_model(it.cell.model), RunDir(it.folder.parent)
     run.begin(it.recipe, source, it.recipe.data.resolve())
     run.describe(world={"precision": it.cell.precision}, names=NAMES)
     write_config(it.folder, it.made.module)
@@ -216,7 +216,7 @@ def sealed_run(it: Done) -> None:
 
 
 def the_plan_counts_what_the_run_has(it: Done) -> None:
-    module, planned = blueprint(it.recipe, find_model(it.cell.model).location, NAMES)
+    module, planned = meta_model(it.recipe, find_model(it.cell.model).location, NAMES)
     assert all(parameter.is_meta for parameter in module.parameters())
     assert planned == it.made.parameters
     assert planned.trainable == sum(p.numel() for p in trainable(it.made.module).values())
@@ -252,8 +252,8 @@ CLAUSES: tuple[Callable[[Done], None], ...] = (
     starts_as_the_base,
     frozen_tensors_stay_bit_for_bit,
     everything_trainable_gets_a_gradient_and_moves,
-    the_artefact_on_a_fresh_base_gives_the_same_logits,
-    the_artefact_holds_what_was_trained_and_no_more,
+    the_artifact_on_a_fresh_base_gives_the_same_logits,
+    the_artifact_holds_what_was_trained_and_no_more,
     peft_alone_loads_it,
     the_plan_counts_what_the_run_has,
     gradient_checkpointing_trains_alike,
@@ -277,7 +277,7 @@ def test_the_contract_is_kept(
     if reason is not None:
         assert " - use " in reason, "it says what to do"
         return
-    it = done(cell, tmp_path / "artefact")
+    it = done(cell, tmp_path / "artifact")
     for clause in CLAUSES:
         with subtests.test(clause.__name__):
             clause(it)
@@ -290,7 +290,7 @@ def base_of(cell: Cell, recipe: Recipe) -> Any:
 
 
 def config_of(cell: Cell) -> Any:
-    """The model's configuration as `assemble` makes it."""
+    """The model's configuration as `load_model` makes it."""
     location = find_model(cell.model).location
     config = configure(cell.recipe, location, NAMES)
     config.pad_token_id = load_tokenizer(location).pad_token_id
@@ -390,7 +390,7 @@ for number, cell in enumerate(RELOADED):
 """
 
 
-def test_artefacts_give_the_same_logits_in_a_fresh_process(tmp_path: Path) -> None:
+def test_artifacts_give_the_same_logits_in_a_fresh_process(tmp_path: Path) -> None:
     ours = [done(cell, tmp_path / str(number)) for number, cell in enumerate(RELOADED)]
     tests = Path(__file__).parents[1]
     environment = {
@@ -414,7 +414,7 @@ def test_artefacts_give_the_same_logits_in_a_fresh_process(tmp_path: Path) -> No
 def test_a_real_encoder_behaves_the_same(
     way: str, quantize: str, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    it = done(Cell(way, "sentence-transformers/all-MiniLM-L6-v2", quantize), tmp_path / "artefact")
+    it = done(Cell(way, "sentence-transformers/all-MiniLM-L6-v2", quantize), tmp_path / "artifact")
     for clause in CLAUSES[:5]:
         with subtests.test(clause.__name__):
             clause(it)

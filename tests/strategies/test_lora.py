@@ -1,4 +1,4 @@
-"""LoRA's variants: where each starts, what its artefact fits, and what is refused."""
+"""LoRA's variants: where each starts, what its artifact fits, and what is refused."""
 
 import itertools
 import shutil
@@ -18,7 +18,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError, RunError
 from peftkit.evaluation.prediction import first_batches
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import Assembled, blueprint, configure
+from peftkit.loading.model import LoadedModel, configure, meta_model
 from peftkit.models.linear_layers import stored_weight
 from peftkit.models.quantization import dequantized
 from peftkit.strategies.base import quiet_peft, trainable
@@ -31,7 +31,7 @@ from support.toy_models import NAMES, assembled, call, logits, rows, toy, train
 MOVING = ["pissa", "olora"]
 
 
-def made(recipe: Recipe, precision: str = "fp32") -> Assembled:
+def made(recipe: Recipe, precision: str = "fp32") -> LoadedModel:
     return assembled(recipe, precision)
 
 
@@ -40,7 +40,7 @@ def base_logits(recipe: Recipe, precision: str = "fp32") -> Tensor:
     return logits(assembled(probe, precision), rows(recipe.model)["test"])
 
 
-def weights(this: Assembled) -> dict[str, Tensor]:
+def weights(this: LoadedModel) -> dict[str, Tensor]:
     layers = lora_layers(this.module).items()
     return {name: layer.get_base_layer().weight.detach().clone() for name, layer in layers}
 
@@ -82,7 +82,7 @@ def test_a_rank_larger_than_a_layer_can_have_is_refused(variant: str, where: str
     )
     with pytest.raises(RecipeError, match=said):
         if where == "plan":
-            blueprint(recipe, find_model(recipe.model).location, NAMES)
+            meta_model(recipe, find_model(recipe.model).location, NAMES)
         else:
             made(recipe)
 
@@ -119,14 +119,14 @@ def test_olora_is_refused_on_layers_that_peft_would_take_apart_the_wrong_way() -
 def test_lora_plus_has_b_learn_faster_than_all_else() -> None:
     recipe = toy("tiny-bert", "strategy={kind: lora_plus, b_factor: 4}")
     this = made(recipe)
-    paces = recipe.strategy.paces(this.module)
-    assert set(paces) == {n for n in trainable(this.module) if ".lora_B." in n}
-    optimizer = MasterAdamW(trainable(this.module).items(), 0.5, 0.0, None, paces)
+    lr_multipliers = recipe.strategy.lr_multipliers(this.module)
+    assert set(lr_multipliers) == {n for n in trainable(this.module) if ".lora_B." in n}
+    optimizer = MasterAdamW(trainable(this.module).items(), 0.5, 0.0, None, lr_multipliers)
     found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     for name, master in optimizer.masters.items():
         assert found[id(master)] == (2.0 if ".lora_B." in name else 0.5)
     plain = toy("tiny-bert", "strategy=lora")
-    assert plain.strategy.paces(made(plain).module) == {}
+    assert plain.strategy.lr_multipliers(made(plain).module) == {}
 
 
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-llama", "tiny-gpt2"])
@@ -158,7 +158,7 @@ def test_what_moves_weights_starts_as_the_base_but_for_rounding(
 
 @pytest.mark.parametrize("variant", MOVING)
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-llama", "tiny-roberta"])
-def test_its_artefact_is_an_ordinary_lora_of_twice_the_rank_on_the_base_as_it_was(
+def test_its_artifact_is_an_ordinary_lora_of_twice_the_rank_on_the_base_as_it_was(
     model: str, variant: str, tmp_path: Path
 ) -> None:
     recipe = toy(model, f"strategy={{kind: {variant}, r: 3}}")

@@ -14,14 +14,14 @@ import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError, RunError, workable
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import Assembled, blueprint
+from peftkit.loading.model import LoadedModel, meta_model
 from peftkit.models.architectures import blocks_of, depths_of
 from peftkit.models.kronecker import KroneckerLinear, Rule
 from peftkit.models.parameters import own_parameters
 from peftkit.models.quantization import dequantized
 from peftkit.planning.plan import blocks_with_gradient
-from peftkit.strategies.base import Pace, trainable
-from peftkit.training.integrity import Witness, excuse
+from peftkit.strategies.base import LRMultiplier, trainable
+from peftkit.training.integrity import IntegrityCheck, excuse
 from peftkit.training.optimizer import MasterAdamW, rate_factors
 from support.toy_models import NAMES, assembled, logits, rows, toy, train
 
@@ -75,7 +75,7 @@ def a_recipe(model: str, strategy: str, quantize: str = "none", *others: str) ->
 def refusal(model: str, strategy: str) -> str:
     recipe = a_recipe(model, strategy)
     with pytest.raises(RecipeError) as caught:
-        blueprint(recipe, find_model(model).location, NAMES)
+        meta_model(recipe, find_model(model).location, NAMES)
     return str(caught.value)
 
 
@@ -95,18 +95,18 @@ def test_each_keeps_what_every_strategy_promises(
     probe = assembled(recipe.but(strategy={"kind": "frozen", "last": 0}))
     assert torch.equal(started, logits(probe, examples))
 
-    witness = Witness(made.module)
+    witness = IntegrityCheck(made.module)
     seen = train(recipe, made)
     assert [n for n, g in seen.gradients.items() if g == 0 and excuse(n) is None] == []
-    proof = witness.testify(seen.masters, 0, SimpleNamespace(global_step=5))
+    proof = witness.verify(seen.masters, 0, SimpleNamespace(global_step=5))
     assert (proof.status, proof.unmoved, proof.changed) == ("proven", [], [])
 
     recipe.strategy.save(made.module, tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
-    again = assembled(recipe, artefact=tmp_path)
+    again = assembled(recipe, artifact=tmp_path)
     assert torch.equal(logits(again, examples), logits(made, examples))
     assert not torch.equal(logits(again, examples), started)
-    assert blueprint(recipe, find_model(model).location, NAMES)[1] == made.parameters
+    assert meta_model(recipe, find_model(model).location, NAMES)[1] == made.parameters
     if not recipe.strategy.foldable:
         with pytest.raises(RunError, match="cannot be merged: it adds layers"):
             recipe.strategy.merge(made.module)
@@ -152,46 +152,55 @@ def test_gradient_checkpointing_changes_nothing(strategy: str, quantize: str) ->
     assert min(seen.gradients.values()) >= 0 and len(seen.gradients) > 2
 
 
-# --- paces -------------------------------------------------------------------------------------
+# --- lr_multipliers ---
 
 
 def test_the_rate_falls_from_the_head_to_the_embeddings() -> None:
     made = assembled(a_recipe("tiny-bert", "{kind: full, layer_decay: 0.5}")).module
-    paces = a_recipe("tiny-bert", "{kind: full, layer_decay: 0.5}").strategy.paces(made)
-    assert "classifier.weight" not in paces and "bert.pooler.dense.weight" not in paces
-    assert paces[f"{LAYER}.1.output.dense.weight"] == Pace(0.5)
-    assert paces[f"{LAYER}.0.output.dense.weight"] == Pace(0.25)
-    assert paces["bert.embeddings.word_embeddings.weight"] == Pace(0.125)
-    assert paces["bert.embeddings.LayerNorm.bias"] == Pace(0.125)
-    assert a_recipe("tiny-bert", "full").strategy.paces(made) == {}
+    lr_multipliers = a_recipe(
+        "tiny-bert", "{kind: full, layer_decay: 0.5}"
+    ).strategy.lr_multipliers(made)
+    assert (
+        "classifier.weight" not in lr_multipliers
+        and "bert.pooler.dense.weight" not in lr_multipliers
+    )
+    assert lr_multipliers[f"{LAYER}.1.output.dense.weight"] == LRMultiplier(0.5)
+    assert lr_multipliers[f"{LAYER}.0.output.dense.weight"] == LRMultiplier(0.25)
+    assert lr_multipliers["bert.embeddings.word_embeddings.weight"] == LRMultiplier(0.125)
+    assert lr_multipliers["bert.embeddings.LayerNorm.bias"] == LRMultiplier(0.125)
+    assert a_recipe("tiny-bert", "full").strategy.lr_multipliers(made) == {}
 
 
 def test_an_encoder_is_further_from_the_head_than_its_decoder() -> None:
     strategy = a_recipe("tiny-bart", "{kind: full, layer_decay: 0.5}").strategy
-    paces = strategy.paces(assembled(a_recipe("tiny-bart", "full")).module)
-    factors = [paces[f"model.{part}.fc1.weight"].factor for part in (
+    lr_multipliers = strategy.lr_multipliers(assembled(a_recipe("tiny-bart", "full")).module)
+    factors = [lr_multipliers[f"model.{part}.fc1.weight"].factor for part in (
         "decoder.layers.1", "decoder.layers.0", "encoder.layers.1", "encoder.layers.0"
     )]  # fmt: skip
     assert factors == [0.5, 0.25, 0.125, 0.0625]
-    assert paces["model.shared.weight"].factor == 0.5**5
+    assert lr_multipliers["model.shared.weight"].factor == 0.5**5
 
 
 def test_frozen_slows_only_what_it_trains_itself() -> None:
     slow = "{kind: frozen, last: 1, layer_decay: 0.5}"
     alone = a_recipe("tiny-bert", slow)
-    paces = alone.strategy.paces(assembled(alone).module)
-    assert paces and set(paces.values()) == {Pace(0.5)}
-    assert all(name.startswith(f"{LAYER}.1.") for name in paces)
+    lr_multipliers = alone.strategy.lr_multipliers(assembled(alone).module)
+    assert lr_multipliers and set(lr_multipliers.values()) == {LRMultiplier(0.5)}
+    assert all(name.startswith(f"{LAYER}.1.") for name in lr_multipliers)
     both = a_recipe("tiny-bert", f"[lora, {slow}]")
-    beside = both.strategy.paces(assembled(both).module)
-    assert len(beside) == len(paces) and not [name for name in beside if "lora_" in name]
+    beside = both.strategy.lr_multipliers(assembled(both).module)
+    assert len(beside) == len(lr_multipliers) and not [name for name in beside if "lora_" in name]
 
 
 def moving(recipe: Recipe, steps: int) -> dict[str, int]:
     """At which step each tensor first moves, with the optimizer and schedule of a real run."""
     made = assembled(recipe)
     optimizer = MasterAdamW(
-        trainable(made.module).items(), 1e-3, 0.01, 1.0, recipe.strategy.paces(made.module)
+        trainable(made.module).items(),
+        1e-3,
+        0.01,
+        1.0,
+        recipe.strategy.lr_multipliers(made.module),
     )
     schedule = LambdaLR(optimizer, rate_factors(optimizer, "linear", 0, steps))
     examples = rows(recipe.model)["train"]
@@ -270,7 +279,7 @@ def test_layernorm_leaves_biases_alone_where_it_is_told_to() -> None:
 
 @pytest.mark.parametrize("quantize", ["8bit", "4bit"])
 @pytest.mark.parametrize("into_inputs", [False, True])
-def test_a_bias_beside_quantised_weights_gets_its_exact_gradient(
+def test_a_bias_beside_quantized_weights_gets_its_exact_gradient(
     quantize: str, into_inputs: bool
 ) -> None:
     made = assembled(a_recipe("tiny-bert", "bitfit", quantize)).module
@@ -453,7 +462,7 @@ def test_everything_moves_for_a_tenth_of_the_steps_at_least(until: float) -> Non
 @pytest.mark.parametrize(
     "strategy", ["gradual", FIRST, EMBEDDINGS, "{kind: full, layer_decay: 0.9}"]
 )
-def test_what_trains_the_base_is_refused_on_a_quantised_one(strategy: str, quantize: str) -> None:
+def test_what_trains_the_base_is_refused_on_a_quantized_one(strategy: str, quantize: str) -> None:
     with pytest.raises(RecipeError, match=f"'quantize: {quantize}' freezes them - use strategy"):
         a_recipe("tiny-bert", strategy, quantize)
 
@@ -479,7 +488,7 @@ def test_what_misfits_is_refused_before_data_and_weights_are_loaded(tmp_path: Pa
 
 
 def test_depths_and_blocks_are_found_in_what_peft_wraps() -> None:
-    made: Assembled = assembled(a_recipe("tiny-bert", "[lora, bitfit]"))
+    made: LoadedModel = assembled(a_recipe("tiny-bert", "[lora, bitfit]"))
     depths = depths_of(made.module)
     assert depths["base_model.model.bert.embeddings.LayerNorm.bias"] == 3
     assert len(blocks_of(made.module)) == 2

@@ -20,12 +20,12 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError, RunError
 from peftkit.evaluation.prediction import first_batches
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import Assembled, blueprint
+from peftkit.loading.model import LoadedModel, meta_model
 from peftkit.models.architectures import linear_layers, model_type_of
 from peftkit.strategies.any_peft import all_settings_of, methods
 from peftkit.strategies.base import trainable
 from peftkit.strategies.ia3 import papers_layers
-from peftkit.training.integrity import Witness, frozen
+from peftkit.training.integrity import IntegrityCheck, frozen
 from peftkit.training.optimizer import MasterAdamW, is_undecayed
 from support.run_processes import Zygote, killed_at, only_run, result
 from support.toy_models import NAMES, assembled, batches, logits, rows, toy, train
@@ -34,7 +34,7 @@ ADALORA = "{kind: adalora, target_r: 2, init_r: 4, interval: 2}"
 STEPS = 12
 
 
-def made(model: str, strategy: str, *more: str) -> tuple[Recipe, Assembled]:
+def made(model: str, strategy: str, *more: str) -> tuple[Recipe, LoadedModel]:
     recipe = toy(model, f"strategy={strategy}", *more)
     return recipe, assembled(recipe)
 
@@ -45,8 +45,8 @@ class Training:
     def __init__(self, *more: str) -> None:
         self.recipe, self.made = made("tiny-bert", ADALORA, *more)
         self.optimizer = MasterAdamW(trainable(self.made.module).items(), 1e-2, 0.0, 1.0)
-        self.budget: Any = self.recipe.strategy.companion(self.made.module, STEPS)
-        self.optimizer.companion = self.budget
+        self.budget: Any = self.recipe.strategy.training_hook(self.made.module, STEPS)
+        self.optimizer.training_hook = self.budget
         self.given = list(batches(self.made, rows("tiny-bert")["train"], STEPS))
 
     def go_on(self, first: int, last: int) -> None:
@@ -89,7 +89,7 @@ def test_adaloras_penalty_is_pefts() -> None:
     this.module.eval()
     output = this.module(**batch)
     pefts = output.loss - cross_entropy(output.logits, batch["labels"])
-    ours = recipe.strategy.companion(this.module, 10).penalty()
+    ours = recipe.strategy.training_hook(this.module, 10).penalty()
     assert ours.item() == pytest.approx(pefts.item(), rel=1e-4) and ours.item() > 0.3
 
 
@@ -101,7 +101,7 @@ def after_a_break(training: Training, tmp_path: Path, forget: bool) -> Training:
         parameter.data.copy_(trainable(training.made.module)[name])
     state = torch.load(tmp_path / "optimizer.pt", weights_only=True)
     if forget:
-        state["companion"].update(exp_avg_ipt={}, exp_avg_unc={}, ipt={}, step=0)
+        state["training_hook"].update(exp_avg_ipt={}, exp_avg_unc={}, ipt={}, step=0)
     other.optimizer.load_state_dict(state)
     return other
 
@@ -129,12 +129,12 @@ def test_a_budget_that_is_not_restored_would_be_seen(tmp_path: Path) -> None:
 
 def test_a_layer_that_is_pruned_away_is_no_failed_proof() -> None:
     training = Training()
-    witness = Witness(training.made.module)
+    witness = IntegrityCheck(training.made.module)
     training.go_on(0, STEPS)
     value = next(iter(training.values().values()))
     value.zero_()
     state = type("State", (), {"global_step": STEPS})
-    proof = witness.testify(training.optimizer.masters, 0, state)
+    proof = witness.verify(training.optimizer.masters, 0, state)
     assert (proof.status, proof.unmoved) == ("proven", [])
     assert "prune all directions" in next(iter(proof.excused.values()))
 
@@ -164,7 +164,7 @@ def test_adalora_refuses_a_budget_without_a_pruning(settings: str, said: str) ->
 def test_adaloras_schedule_fits_any_number_of_steps(steps: int) -> None:
     recipe, this = made("tiny-bert", "{kind: adalora, tinit: 0.5, tfinal: 0.49}")
     config: Any = this.module.peft_config["default"]
-    recipe.strategy.companion(this.module, steps)
+    recipe.strategy.training_hook(this.module, steps)
     assert config.total_step == steps
     assert 0 <= config.tinit < max(1, steps - config.tfinal)
 
@@ -210,7 +210,7 @@ def test_several_of_bofts_factors_are_refused_where_peft_would_take_one() -> Non
 def test_what_peft_does_not_know_of_conv1d_is_refused(kind: str, held: str) -> None:
     recipe = toy("tiny-gpt2", f"strategy={kind}", f"quantize={held}")
     with pytest.raises(RecipeError, match="knows no Conv1D layers"):
-        blueprint(recipe, find_model("tiny-gpt2").location, NAMES)
+        meta_model(recipe, find_model("tiny-gpt2").location, NAMES)
     with pytest.raises(RecipeError, match="knows no Conv1D layers"):
         assembled(recipe)
 
@@ -345,7 +345,7 @@ def test_what_peft_cannot_do_is_refused_in_its_words(settings: str, said: str) -
 )
 def test_any_method_is_planned_trained_saved_and_loaded(settings: str, tmp_path: Path) -> None:
     recipe, this = made("tiny-bert", f"{{kind: peft, {settings}}}")
-    planned = blueprint(recipe, find_model("tiny-bert").location, NAMES)
+    planned = meta_model(recipe, find_model("tiny-bert").location, NAMES)
     assert planned[1] == this.parameters
     assert all(parameter.is_meta for parameter in planned[0].parameters())
     held = {name: t.clone() for name, t in frozen(this.module).items()}
@@ -383,7 +383,7 @@ def test_all_linear_layers_are_the_targets_where_none_are_given() -> None:
 
 def test_what_peft_cannot_merge_is_an_error_of_the_runs() -> None:
     recipe, this = made("tiny-bert", "{kind: peft, method: lily}")
-    with pytest.raises(RunError, match=r"lily cannot be merged .*predict from the artefact"):
+    with pytest.raises(RunError, match=r"lily cannot be merged .*predict from the artifact"):
         recipe.strategy.merge(this.module)
 
 

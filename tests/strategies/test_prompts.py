@@ -15,11 +15,11 @@ import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError, RunError
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import (
-    Assembled,
-    blueprint,
+from peftkit.loading.model import (
+    LoadedModel,
     configure,
     load_tokenizer,
+    meta_model,
     quiet_transformers,
 )
 from peftkit.models.prefix_attention import prefixed_attention, states_of
@@ -34,7 +34,7 @@ PROMPT = "{kind: prompt, tokens: 5}"
 P_TUNING = "{kind: p_tuning, tokens: 5}"
 LSTM = "{kind: p_tuning, tokens: 5, encoder: lstm, hidden: 16}"
 PREFIX = "{kind: prefix, tokens: 5}"
-THROUGH_A_NETWORK = "{kind: prefix, tokens: 5, reparametrised: true, hidden: 32}"
+THROUGH_A_NETWORK = "{kind: prefix, tokens: 5, reparametrized: true, hidden: 32}"
 MAM = "mam"
 PROMPT_AND_ADAPTER = "[{kind: prompt, tokens: 5}, adapter]"
 EVERY = [PROMPT, P_TUNING, LSTM, PREFIX, THROUGH_A_NETWORK, MAM, PROMPT_AND_ADAPTER]
@@ -45,7 +45,7 @@ TAKE_A_PREFIX = [n for n in READ_FIRST if n not in ("deberta-v3", "mpnet")] + RE
 SOME = ["tiny-bert", "tiny-roberta", "tiny-distilbert", "tiny-llama", "tiny-gpt2"]
 
 
-def made(model: str, strategy: str, *more: str) -> Assembled:
+def made(model: str, strategy: str, *more: str) -> LoadedModel:
     return assembled(toy(model, f"strategy={strategy}", *more))
 
 
@@ -53,7 +53,7 @@ def examples(model: str, count: int = 6) -> Any:
     return rows(model)["test"].select(range(count))
 
 
-def one_by_one(this: Assembled, some: Any) -> Tensor:
+def one_by_one(this: LoadedModel, some: Any) -> Tensor:
     return torch.cat([logits(this, some.select([index])) for index in range(len(some))])
 
 
@@ -63,7 +63,7 @@ def ids_of(some: Any, index: int) -> dict[str, Tensor]:
 
 
 def plain_peft(model: str, folder: Path, config: Any) -> Any:
-    """The artefact on a fresh base by PEFT alone."""
+    """The artifact on a fresh base by PEFT alone."""
     location = find_model(model).location
     with quiet_peft(), quiet_transformers():
         base = AutoModelForSequenceClassification.from_pretrained(location, config=config)
@@ -137,7 +137,7 @@ def test_segments_and_positions_are_those_of_the_text_behind_the_prompt(model: s
 
 @pytest.mark.parametrize("strategy", [PROMPT, P_TUNING, LSTM])
 @pytest.mark.parametrize("model", ["tiny-llama", "tiny-gpt2"])
-def test_plain_peft_loads_the_artefact_and_says_the_same_of_a_single_text(
+def test_plain_peft_loads_the_artifact_and_says_the_same_of_a_single_text(
     model: str, strategy: str, tmp_path: Path
 ) -> None:
     recipe = toy(model, f"strategy={strategy}")
@@ -200,7 +200,7 @@ def test_a_prefix_is_pefts_at_the_positions_of_the_base(model: str) -> None:
     torch.testing.assert_close(found, said, atol=1e-5, rtol=0)
 
 
-def plain_base(model: str, like: Assembled) -> Any:
+def plain_base(model: str, like: LoadedModel) -> Any:
     """A fresh base by transformers alone, with the head of `like`."""
     recipe, location = toy(model), find_model(model).location
     config = configure(recipe, location, NAMES)
@@ -215,7 +215,7 @@ def plain_base(model: str, like: Assembled) -> Any:
 
 @pytest.mark.parametrize("strategy", EVERY)
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-llama"])
-def test_only_what_is_new_trains_and_the_artefact_holds_it(
+def test_only_what_is_new_trains_and_the_artifact_holds_it(
     model: str, strategy: str, tmp_path: Path
 ) -> None:
     recipe = toy(model, f"strategy={strategy}")
@@ -227,12 +227,12 @@ def test_only_what_is_new_trains_and_the_artefact_holds_it(
     assert [n for n, tensor in was.items() if not torch.equal(tensor, now[n])] == []
     assert [n for n, old in seen.before.items() if torch.equal(old, seen.masters[n])] == []
     recipe.strategy.save(this.module, tmp_path)
-    again = assembled(recipe, artefact=tmp_path)
+    again = assembled(recipe, artifact=tmp_path)
     said = logits(again, examples(model))
     assert torch.equal(said, logits(this, examples(model))) and not torch.equal(said, started)
     bytes_on_disk = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
     assert bytes_on_disk < 4 * this.parameters.trainable + 8192
-    counted = blueprint(recipe, find_model(model).location, NAMES)[1]
+    counted = meta_model(recipe, find_model(model).location, NAMES)[1]
     assert counted == this.parameters
     assert counted.trainable == counted.adapter + counted.head
     assert recipe.strategy.starts_as and not recipe.strategy.foldable
@@ -240,7 +240,7 @@ def test_only_what_is_new_trains_and_the_artefact_holds_it(
         recipe.strategy.merge(this.module)
 
 
-def test_a_reparametrised_prefix_leaves_its_network_behind(tmp_path: Path) -> None:
+def test_a_reparametrized_prefix_leaves_its_network_behind(tmp_path: Path) -> None:
     recipe = toy("tiny-llama", f"strategy={THROUGH_A_NETWORK}")
     this = assembled(recipe)
     assert any(name.endswith("prefix.wide.weight") for name in trainable(this.module))
@@ -254,10 +254,10 @@ def test_a_reparametrised_prefix_leaves_its_network_behind(tmp_path: Path) -> No
 def test_a_resumed_training_goes_on_exactly(strategy: str, tmp_path: Path) -> None:
     recipe = toy("tiny-bert", f"strategy={strategy}")
 
-    def optimizer(this: Assembled) -> MasterAdamW:
+    def optimizer(this: LoadedModel) -> MasterAdamW:
         return MasterAdamW(trainable(this.module).items(), 1e-2, 0.0, 1.0)
 
-    def steps(this: Assembled, by: MasterAdamW, first: int, last: int) -> None:
+    def steps(this: LoadedModel, by: MasterAdamW, first: int, last: int) -> None:
         for batch in list(batches(this, rows("tiny-bert")["train"], last))[first:]:
             labels = batch.pop("labels")
             recipe.task.loss(this.module(**batch).logits, labels, 0.0).backward()
@@ -300,7 +300,7 @@ def test_gradient_checkpointing_drops_nothing(model: str, strategy: str) -> None
     ("model", "strategy"),
     [("tiny-gpt2", PREFIX), ("tiny-gpt2", PROMPT), ("tiny-bert", MAM), ("tiny-roberta", P_TUNING)],
 )
-def test_a_quantised_base_carries_them(
+def test_a_quantized_base_carries_them(
     model: str, strategy: str, quantize: str, tmp_path: Path
 ) -> None:
     recipe = toy(model, f"strategy={strategy}", f"quantize={quantize}")
@@ -308,9 +308,9 @@ def test_a_quantised_base_carries_them(
     seen = train(recipe, this)
     assert min(seen.gradients.values()) > 0
     recipe.strategy.save(this.module, tmp_path)
-    again = assembled(recipe, artefact=tmp_path)
+    again = assembled(recipe, artifact=tmp_path)
     assert torch.equal(logits(again, examples(model)), logits(this, examples(model)))
-    assert blueprint(recipe, find_model(model).location, NAMES)[1] == this.parameters
+    assert meta_model(recipe, find_model(model).location, NAMES)[1] == this.parameters
 
 
 @pytest.mark.parametrize("strategy", [PROMPT, THROUGH_A_NETWORK])
@@ -368,7 +368,7 @@ def test_a_plan_needs_neither_weights_nor_a_tokenizer(tmp_path: Path) -> None:
     location = Path(find_model("tiny-bert").location)
     shutil.copy(location / "config.json", tmp_path)
     recipe = toy("tiny-bert", "strategy={kind: prompt, tokens: 5, text: the goal}")
-    module, counted = blueprint(recipe, str(tmp_path), NAMES)
+    module, counted = meta_model(recipe, str(tmp_path), NAMES)
     assert all(parameter.is_meta for parameter in module.parameters())
     assert counted.adapter == 5 * 64
 
@@ -418,16 +418,16 @@ def test_what_a_model_cannot_take_is_refused_with_what_it_can(
 @pytest.mark.parametrize(("kind", "said"), [("prompt", "reads"), ("prefix", "attends")])
 def test_an_unknown_architecture_is_refused(kind: str, said: str) -> None:
     strategy, task = Strategy.parse(kind, "strategy"), Task.parse("classification", "task")
-    (fault,) = strategy.misfits(AutoConfig.for_model("opt"), task)
+    (fault,) = strategy.incompatibilities(AutoConfig.for_model("opt"), task)
     assert said in fault.what and "opt" in fault.what and "use strategy=lora" in fault.what
 
 
 def test_a_mean_over_the_text_is_not_taken_over_a_prompt() -> None:
     config = AutoConfig.for_model("modernbert", classifier_pooling="mean")
     task = Task.parse("classification", "task")
-    (fault,) = Strategy.parse("prompt", "strategy").misfits(config, task)
+    (fault,) = Strategy.parse("prompt", "strategy").incompatibilities(config, task)
     assert "part of the mean that this modernbert classifier reads" in fault.what
-    assert Strategy.parse("prefix", "strategy").misfits(config, task) == []
+    assert Strategy.parse("prefix", "strategy").incompatibilities(config, task) == []
 
 
 def test_a_width_without_a_network_is_refused() -> None:
@@ -486,5 +486,5 @@ def test_a_plan_reckons_with_virtual_tokens_in_every_block() -> None:
     for model in ("tiny-bert", "tiny-llama"):
         for strategy in EVERY:
             recipe = toy(model, f"strategy={strategy}")
-            module, _ = blueprint(recipe, find_model(model).location, NAMES)
+            module, _ = meta_model(recipe, find_model(model).location, NAMES)
             assert blocks_with_gradient(module) == 2, (model, strategy)

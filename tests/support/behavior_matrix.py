@@ -1,4 +1,4 @@
-"""The behaviour matrix's cells: strategies x tiny models x ways to hold the base."""
+"""The behavior matrix's cells: strategies x tiny models x ways to hold the base."""
 
 import os
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError
 from peftkit.hub.resolve import find_model
 from peftkit.hub.toy_models import TINY
-from peftkit.loading.loading import blueprint
+from peftkit.loading.model import meta_model
 from peftkit.strategies.base import Strategy
 from support.toy_models import NAMES, toy
 
@@ -46,7 +46,7 @@ WAYS = {
     "prompt": "{kind: prompt, tokens: 4}",
     "p_tuning": "{kind: p_tuning, tokens: 4}",
     "prefix": "{kind: prefix, tokens: 4}",
-    "prefix-network": "{kind: prefix, tokens: 4, reparametrised: true}",
+    "prefix-network": "{kind: prefix, tokens: 4, reparametrized: true}",
     "mam": "mam",
     "adapter+layernorm": "[{kind: adapter, activation: gelu}, layernorm]",
     "lora+bitfit": "[{kind: lora, r: 4}, bitfit]",
@@ -90,7 +90,7 @@ class Cell:
 def refusal(cell: Cell) -> str | None:
     """Why the cell cannot be, in the words a user gets before anything loads; None if it can."""
     try:
-        blueprint(cell.recipe, find_model(cell.model).location, NAMES)
+        meta_model(cell.recipe, find_model(cell.model).location, NAMES)
     except RecipeError as error:
         return str(error)
     return None

@@ -9,7 +9,7 @@ from torch import Tensor
 from peftkit.config.recipe import Recipe
 from peftkit.evaluation.prediction import on_device
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import Assembled, assemble, load_tokenizer
+from peftkit.loading.model import LoadedModel, load_model, load_tokenizer
 
 torch.set_num_threads(1)
 CAUSAL = ("tiny-llama", "tiny-gpt2", "tiny-qwen2", "tiny-qwen3", "tiny-mistral", "tiny-gemma3")
@@ -32,22 +32,22 @@ def talk(model: str, task: str, *overrides: str) -> Recipe:
     return Recipe.load("lora_tiny", f"model={model}", f"task={task}", *quiet, *overrides)
 
 
-def made(recipe: Recipe, bare: bool = False) -> Assembled:
+def made(recipe: Recipe, bare: bool = False) -> LoadedModel:
     """The recipe's model, freshly adapted or as the base is."""
     source = find_model(recipe.model)
     tokenizer = load_tokenizer(source.location, recipe.task)
-    return assemble(recipe, source, tokenizer, (), "fp32", bare=bare)
+    return load_model(recipe, source, tokenizer, (), "fp32", bare=bare)
 
 
 def encoded(
-    recipe: Recipe, model: Assembled, rows: Mapping[str, Sequence[Any]]
+    recipe: Recipe, model: LoadedModel, rows: Mapping[str, Sequence[Any]]
 ) -> list[dict[str, Any]]:
     """The rows as examples."""
     found = recipe.task.encode(rows, model.tokenizer, (), recipe.data.max_length)
     return [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
 
 
-def summed(recipe: Recipe, model: Assembled, examples: Sequence[Any]) -> tuple[Tensor, int]:
+def summed(recipe: Recipe, model: LoadedModel, examples: Sequence[Any]) -> tuple[Tensor, int]:
     """The summed loss of one batch of examples, and over how many tokens."""
     batch = on_device(model.batcher(examples), torch.device("cpu"))
     labels = batch.pop("labels")
@@ -55,7 +55,7 @@ def summed(recipe: Recipe, model: Assembled, examples: Sequence[Any]) -> tuple[T
     return recipe.task.loss(logits, labels, 0.0), recipe.task.known(labels)
 
 
-def stirred(model: Assembled) -> Assembled:
+def stirred(model: LoadedModel) -> LoadedModel:
     """The model with all that trains moved a little, so that an adapter is not the identity."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

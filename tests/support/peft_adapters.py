@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import load_tokenizer, quiet_transformers
+from peftkit.loading.model import load_tokenizer, quiet_transformers
 from peftkit.strategies.base import quiet_peft
 
 CLASSIFIER, LANGUAGE = "SEQ_CLS", "CAUSAL_LM"

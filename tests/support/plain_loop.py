@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, set_seed
 
 from peftkit.config.recipe import Recipe
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.models.architectures import linear_layers
 from peftkit.preprocessing.batching import Order
 from peftkit.preprocessing.tokenization import encode

@@ -153,11 +153,11 @@ def losses(folder: Path) -> list[float]:
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """All that a run computed: bytes of the artefact, log lines, predictions."""
+    """All that a run computed: bytes of the artifact, log lines, predictions."""
     run = only_run(folder)
-    artefact = tensors(run / "artefact")
+    artifact = tensors(run / "artifact")
     predictions = (run / "predictions.jsonl").read_text()
-    return {**artefact, "log": logged(folder), "predictions": predictions}
+    return {**artifact, "log": logged(folder), "predictions": predictions}
 
 
 def tensors(place: Path) -> dict[str, tuple[str, bytes]]:

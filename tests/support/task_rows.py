@@ -30,7 +30,7 @@ def scored(chance: random.Random) -> dict[str, Any]:
     return {"text": " ".join(words), "label": len(words) + chance.random()}
 
 
-def labelled(chance: random.Random) -> dict[str, Any]:
+def labeled(chance: random.Random) -> dict[str, Any]:
     some = [name for name in ("long", "odd", "late") if chance.random() < 0.5]
     return {"text": " ".join(sentence(chance)), "label": some or ["long"]}
 

@@ -15,7 +15,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.evaluation.prediction import first_batches, on_device, predict
 from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source
-from peftkit.loading.loading import Assembled, assemble, load_tokenizer
+from peftkit.loading.model import LoadedModel, load_model, load_tokenizer
 from peftkit.preprocessing.tokenization import encode
 from peftkit.runtime.distributed import World
 from peftkit.strategies.base import trainable
@@ -41,20 +41,20 @@ def rows(model: str, max_length: int = 32) -> dict[str, Any]:
     return encode(recipe, splits, load_tokenizer(source.location), source, NAMES)
 
 
-def assembled(recipe: Recipe, precision: str = "fp32", artefact: Path | None = None) -> Assembled:
-    """The recipe's model, freshly adapted or with `artefact` in place."""
+def assembled(recipe: Recipe, precision: str = "fp32", artifact: Path | None = None) -> LoadedModel:
+    """The recipe's model, freshly adapted or with `artifact` in place."""
     source: Source = find_model(recipe.model)
     tokenizer = load_tokenizer(source.location)
-    return assemble(recipe, source, tokenizer, NAMES, precision, artefact)
+    return load_model(recipe, source, tokenizer, NAMES, precision, artifact)
 
 
 @torch.no_grad()
-def logits(made: Assembled, examples: Any) -> Tensor:
+def logits(made: LoadedModel, examples: Any) -> Tensor:
     """The logits of all examples, as one batch."""
     return call(made, examples).float()
 
 
-def call(made: Assembled, examples: Any) -> Tensor:
+def call(made: LoadedModel, examples: Any) -> Tensor:
     """A forward pass over `examples`, in the mode the model is in."""
     batch = made.batcher([examples[i] for i in range(len(examples))])
     batch.pop("labels")
@@ -71,12 +71,14 @@ class Trained:
     losses: list[float]
 
 
-def train(recipe: Recipe, made: Assembled, steps: int = 5, lr: float = 1e-2) -> Trained:
+def train(recipe: Recipe, made: LoadedModel, steps: int = 5, lr: float = 1e-2) -> Trained:
     """Plain training with one evaluation after the second step."""
     examples, module, strategy = rows(recipe.model), made.module, recipe.strategy
     strategy.prepare(module, lambda: first_batches(recipe, made, examples))
-    optimizer = MasterAdamW(trainable(module).items(), lr, 0.0, 1.0, strategy.paces(module))
-    optimizer.companion = strategy.companion(module, steps)
+    optimizer = MasterAdamW(
+        trainable(module).items(), lr, 0.0, 1.0, strategy.lr_multipliers(module)
+    )
+    optimizer.training_hook = strategy.training_hook(module, steps)
     rates = LambdaLR(optimizer, rate_factors(optimizer, "constant", 0, steps))
     before = {name: m.detach().clone() for name, m in optimizer.masters.items()}
     seen = Trained({name: 0.0 for name in before}, before, optimizer.masters, [])
@@ -84,8 +86,8 @@ def train(recipe: Recipe, made: Assembled, steps: int = 5, lr: float = 1e-2) -> 
         module.train()
         labels = batch.pop("labels")
         loss = recipe.task.loss(module(**batch).logits, labels, 0.0) / len(labels)
-        if optimizer.companion is not None:
-            loss = loss + optimizer.companion.penalty()
+        if optimizer.training_hook is not None:
+            loss = loss + optimizer.training_hook.penalty()
         loss.backward()
         seen.losses.append(loss.item())
         for name, parameter in trainable(module).items():
@@ -100,13 +102,13 @@ def train(recipe: Recipe, made: Assembled, steps: int = 5, lr: float = 1e-2) -> 
     return seen
 
 
-def batches(made: Assembled, examples: Any, steps: int) -> Iterator[dict[str, Any]]:
+def batches(made: LoadedModel, examples: Any, steps: int) -> Iterator[dict[str, Any]]:
     """`steps` batches of eight examples each."""
     for step in range(steps):
         chosen = [examples[(8 * step + i) % len(examples)] for i in range(8)]
         yield on_device(made.batcher(chosen), torch.device("cpu"))
 
 
-def probabilities(recipe: Recipe, made: Assembled) -> np.ndarray:
+def probabilities(recipe: Recipe, made: LoadedModel) -> np.ndarray:
     """What `evaluation.predict` says of the test split."""
     return predict(made, recipe.task, rows(recipe.model)["test"], ALONE).probabilities

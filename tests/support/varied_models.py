@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from peftkit.hub.toy_models import BART, GROUPED, RELATIVE, SHAPE, T5
-from peftkit.loading.loading import quiet_transformers
+from peftkit.loading.model import quiet_transformers
 from support.pairwise import Rule, broken
 from support.varied_rows import LABELS
 from support.varied_tokenizers import DECODERS, SPECIAL, Kind, built, slow_files, style_of

@@ -18,11 +18,11 @@ from peftkit.evaluation.baselines import cache
 from peftkit.evaluation.baselines.cache import untrained_predictions
 from peftkit.evaluation.scoring import judged
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import assemble, load_tokenizer
+from peftkit.loading.model import load_model, load_tokenizer
 from peftkit.preprocessing.tokenization import encode
 from peftkit.runtime.distributed import World
-from peftkit.tasks.base import Given, Predictions
-from support.task_rows import Made, labelled, related, scored, sentence, tagged, task_recipe
+from peftkit.tasks.base import EvalSplit, Predictions
+from support.task_rows import Made, labeled, related, scored, sentence, tagged, task_recipe
 
 ALONE = World(0, 1, 1, "fp32", "cpu", "none")
 
@@ -58,7 +58,7 @@ class Base:
         self.source, self.plain_tokenizer = source, load_tokenizer(source.location)
         examples = encode(self.recipe, splits, self.tokenizer, source, self.names)["test"]
         carried = self.recipe.task.carried
-        self.given = Given(splits.test, examples, self.names, splits.train, tuned=carried)
+        self.given = EvalSplit(splits.test, examples, self.names, splits.train, tuned=carried)
         self.found = untrained_predictions(
             self.recipe, source, self.tokenizer, self.given, "content", ALONE
         )
@@ -139,7 +139,7 @@ def test_a_word_is_told_by_the_state_of_its_first_piece() -> None:
 
 
 def test_a_label_among_several_is_told_by_who_has_it_and_who_has_not() -> None:
-    base = Base({"kind": "multilabel"}, labelled)
+    base = Base({"kind": "multilabel"}, labeled)
 
     def embedded(rows: Any) -> np.ndarray:
         return np.stack([unit(s[-1]) for s in base.states(*map(str.split, rows["text"]))])
@@ -154,10 +154,10 @@ def test_a_label_among_several_is_told_by_who_has_it_and_who_has_not() -> None:
 
 
 def test_thresholds_of_the_trained_model_are_not_held_against_the_base() -> None:
-    base = Base({"kind": "multilabel"}, labelled)
-    trained = assemble(base.recipe, base.source, base.tokenizer, base.names, "fp32")
+    base = Base({"kind": "multilabel"}, labeled)
+    trained = load_model(base.recipe, base.source, base.tokenizer, base.names, "fp32")
     strict = {"thresholds": [1.0] * len(base.names)}
-    given = Given(**{**vars(base.given), "tuned": strict})
+    given = EvalSplit(**{**vars(base.given), "tuned": strict})
     _, scored_ = judged(base.recipe, trained, given, base.found, ALONE)
     assert scored_ is not None
     theirs = scored_.baselines["nearest centroid"]["micro_f1"].value
@@ -178,7 +178,7 @@ def test_a_row_of_train_whose_tag_is_unknown_teaches_nothing() -> None:
         ({"kind": "regression"}, paired, ["train's mean", "cosine of embeddings"]),
         ({"kind": "relations"}, related, ["majority", "nearest centroid"]),
         ({"kind": "tagging"}, tagged, ["all_O", "most_frequent_tag", "nearest centroid"]),
-        ({"kind": "multilabel"}, labelled, ["no label", "shares in train", "nearest centroid"]),
+        ({"kind": "multilabel"}, labeled, ["no label", "shares in train", "nearest centroid"]),
     ],
     ids=["regression", "relations", "tagging", "multilabel"],
 )

@@ -56,7 +56,7 @@ def tuned(run: Path) -> dict[str, float]:
     return json.loads((run / "run.json").read_text())["tuned"]  # type: ignore[no-any-return]
 
 
-def test_what_is_learned_and_tuned_stands_in_the_run_and_its_artefact(
+def test_what_is_learned_and_tuned_stands_in_the_run_and_its_artifact(
     finished: tuple[Path, Path],
 ) -> None:
     run, _ = finished
@@ -64,8 +64,8 @@ def test_what_is_learned_and_tuned_stands_in_the_run_and_its_artefact(
     record = json.loads((run / "record.json").read_text())
     assert said["rows"] == record["rows"]["train"] and 0 < said["threshold"] < 1
     assert "learned ['rows', 'threshold']" in record["notes"]
-    assert json.loads((run / "artefact" / "artefact.json").read_text())["tuned"] == said
-    assert json.loads((run / "artefact" / "config.json").read_text())["peftkit_tuned"] == said
+    assert json.loads((run / "artifact" / "artifact.json").read_text())["tuned"] == said
+    assert json.loads((run / "artifact" / "config.json").read_text())["peftkit_tuned"] == said
 
 
 def test_a_resumed_run_learns_the_same(finished: tuple[Path, Path]) -> None:

@@ -11,7 +11,7 @@ from datasets import Dataset
 from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError, RecipeError
 from peftkit.evaluation.prediction import collected, forward
-from peftkit.tasks.base import Given, Task
+from peftkit.tasks.base import EvalSplit, Task
 from support.conversations import (
     CAUSAL,
     CHAT,
@@ -105,7 +105,7 @@ def said_of(recipe: Recipe, model: Any, rows: Any) -> Any:
         forward(model, recipe.task, examples, [[2, 0], [1, 3]]), [e["labels"] for e in examples]
     )
     columns = {key: [example[key] for example in examples] for key in examples[0]}
-    return said, Given(Dataset.from_dict(rows), columns, (), resamples=200)
+    return said, EvalSplit(Dataset.from_dict(rows), columns, (), resamples=200)
 
 
 def test_bits_per_byte_perplexity_and_loss_are_what_their_definitions_say() -> None:
@@ -148,7 +148,7 @@ def test_copies_and_constants_are_scored_beside_translations() -> None:
     said, given = said_of(recipe, model, PAIRS)
     told = type(said)(said.labels, said.outputs, said.loss, list(PAIRS["target"]))
     train = Dataset.from_dict({**PAIRS, "target": ["b b", "a", "b b", "c"]})
-    scored = recipe.task.score(told, Given(given.rows, given.examples, (), train, 50))
+    scored = recipe.task.score(told, EvalSplit(given.rows, given.examples, (), train, 50))
     assert scored.scores["chrf"].value == pytest.approx(100) and next(iter(scored.scores)) == "chrf"
     assert list(scored.baselines) == ["source", "constant"]
     assert scored.baseline == scored.baselines["source"]

@@ -15,7 +15,7 @@ from sklearn.metrics import (
 
 from peftkit.errors import DataError
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.metrics.bootstrap import row_weights
 from peftkit.metrics.multilabel import (
     best_threshold,
@@ -27,7 +27,7 @@ from peftkit.metrics.multilabel import (
     set_shares,
     set_totals,
 )
-from peftkit.tasks.base import Given, Predictions
+from peftkit.tasks.base import EvalSplit, Predictions
 from peftkit.tasks.multilabel import Multilabel
 from support.data_files import load, own_cache, write
 
@@ -196,7 +196,7 @@ def test_tuned_thresholds_go_with_the_answers_the_scores_and_their_lines() -> No
     outputs = list((sure / 4).astype(np.float32))  # nothing reaches 0.5
     predictions = Predictions(right.astype(int).tolist(), outputs, None)
     train = Train(label=[["film"], ["film", "sport"], []])
-    given = Given({}, {}, NAMES, train=train, resamples=20)
+    given = EvalSplit({}, {}, NAMES, train=train, resamples=20)
     untuned = task.score(predictions, given)
     assert (
         untuned.scores["micro_f1"].value == 0 and not task.answers(predictions, given)[0]["labels"]
@@ -204,7 +204,7 @@ def test_tuned_thresholds_go_with_the_answers_the_scores_and_their_lines() -> No
     tuned = task.tuned(predictions, given)
     assert len(tuned["thresholds"]) == 3 and max(tuned["thresholds"]) < 0.25
     assert Multilabel(threshold=0.4).tuned(predictions, given) == {}
-    given = Given({}, {}, NAMES, train=train, resamples=20, tuned=tuned)
+    given = EvalSplit({}, {}, NAMES, train=train, resamples=20, tuned=tuned)
     scored = task.score(predictions, given)
     assert next(iter(scored.scores)) == "micro_f1" and scored.scores["micro_f1"].value > 0.5  # type: ignore[operator]
     lines = list(task.prediction_lines(predictions, given))

@@ -19,8 +19,8 @@ from peftkit.errors import DataError, RecipeError
 from peftkit.evaluation.prediction import forward
 from peftkit.hub.resolve import find_model
 from peftkit.hub.toy_models import TINY
-from peftkit.loading.loading import assemble, load_tokenizer
-from peftkit.tasks.base import IGNORED, Given, Predictions, Task
+from peftkit.loading.model import load_model, load_tokenizer
+from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Task
 from peftkit.tasks.question_answering.decoding import Considered
 from peftkit.tasks.question_answering.spans import Span
 from peftkit.tasks.question_answering.task import QuestionAnswering, labels_of
@@ -63,7 +63,7 @@ def recipe(model: str, *overrides: str) -> Recipe:
 
 def made(model: str, *overrides: str) -> Any:
     source = find_model(model)
-    return assemble(recipe(model, *overrides), source, tokenizer(model), (), "fp32")
+    return load_model(recipe(model, *overrides), source, tokenizer(model), (), "fp32")
 
 
 def outputs(assembled: Any, chosen: list[dict[str, Any]]) -> list[np.ndarray]:
@@ -96,7 +96,7 @@ def test_labels_point_to_the_answer_through_accents_and_emoji_or_else_to_the_fir
     for row in examples(found):
         length, code = len(row["input_ids"]), row["labels"][0]
         low = (1 << 20) - 1
-        assert code >> 40 == length and row["labels"][1:] == [IGNORED] * (length - 1)
+        assert code >> 40 == length and row["labels"][1:] == [IGNORE_INDEX] * (length - 1)
         start, end = code >> 20 & low, code & low
         answer = ROWS["answers"][row["of"]]["text"][0]
         context = ROWS["context"][row["of"]]
@@ -120,14 +120,14 @@ def test_what_is_not_known_is_not_learned() -> None:
             {"text": ["dog " * 79 + "dog"], "answer_start": [0]},
         ],
     }
-    assert not [x for labels in encoded(rows)["labels"] for x in labels if x != IGNORED]
+    assert not [x for labels in encoded(rows)["labels"] for x in labels if x != IGNORE_INDEX]
     nothing = encoded(rows, QuestionAnswering(unanswerable=True))
     codes = zip(nothing["of"], nothing["labels"], strict=True)
     known = {of for of, labels in codes if labels[0] >= 0}
     assert known == {1}
     assert nothing["labels"][1] == labels_of(len(nothing["input_ids"][1]), (0, 0))
     asked = encoded({"question": ["a"], "context": ["the dog"]})
-    assert asked["labels"] == [[IGNORED] * len(asked["input_ids"][0])]
+    assert asked["labels"] == [[IGNORE_INDEX] * len(asked["input_ids"][0])]
 
 
 def test_a_long_question_is_cut_by_itself_and_told() -> None:
@@ -167,10 +167,10 @@ def test_the_loss_is_the_sum_of_what_transformers_computes_for_each_window(packi
 
 def test_windows_without_a_label_add_nothing_to_the_loss_and_keep_its_gradient() -> None:
     logits = torch.randn(7, 2, requires_grad=True)
-    one = torch.tensor([IGNORED] * 3 + labels_of(4, (1, 2)))
+    one = torch.tensor([IGNORE_INDEX] * 3 + labels_of(4, (1, 2)))
     expected = -logits[3:, 0].log_softmax(0)[1] / 2 - logits[3:, 1].log_softmax(0)[2] / 2
     torch.testing.assert_close(TASK.loss(logits, one, 0.0), expected)
-    none = TASK.loss(logits, torch.full((7,), IGNORED), 0.0)
+    none = TASK.loss(logits, torch.full((7,), IGNORE_INDEX), 0.0)
     none.backward()
     assert none.item() == 0.0 and TASK.known(one) == 1
 
@@ -219,7 +219,7 @@ def test_a_language_models_checkpoint_keeps_its_weights_under_the_head(tmp_path:
     model.save_pretrained(tmp_path)
     tokenizer("tiny-llama").save_pretrained(tmp_path)
     source = find_model(str(tmp_path))
-    ours = assemble(
+    ours = load_model(
         recipe(str(tmp_path), "strategy=linear_probe"), source, tokenizer("tiny-llama"), (), "fp32"
     )
     weights = dict(ours.module.named_parameters())
@@ -227,8 +227,8 @@ def test_a_language_models_checkpoint_keeps_its_weights_under_the_head(tmp_path:
         assert torch.equal(weights[f"transformer.{name}"], weight), name
 
 
-def given(rows: dict[str, list[Any]], task: QuestionAnswering, **more: Any) -> Given:
-    return Given(rows, encoded(rows, task), (), resamples=0, **more)
+def given(rows: dict[str, list[Any]], task: QuestionAnswering, **more: Any) -> EvalSplit:
+    return EvalSplit(rows, encoded(rows, task), (), resamples=0, **more)
 
 
 def pointing(columns: dict[str, list[Any]], *wanted: tuple[int, str, float]) -> list[np.ndarray]:
@@ -265,7 +265,7 @@ def test_scores_compare_with_every_right_answer() -> None:
     right = [{"text": ["the great", "Rex"]}, {"text": ["x"]}, {"text": ["a train"]}]
     rows = {**ROWS, "answers": right}
     answers = [{"text": "great"}, {"text": "y"}, {"text": "in a train"}]
-    counts = TASK.counts(answers, Given(rows, {}, ()))
+    counts = TASK.counts(answers, EvalSplit(rows, {}, ()))
     found = TASK.totals(counts.sum(axis=0, keepdims=True), ())
     assert found["exact_match"] == pytest.approx([1 / 3])
     assert found["f1"] == pytest.approx([(1 + 0 + 2 / 3) / 3])
@@ -300,11 +300,11 @@ def test_no_answer_is_said_where_it_outscores_the_span_by_more_than_the_tuned_th
 
 
 def test_baselines_are_spans_of_the_context() -> None:
-    simple = TASK.simple_answers(Given(ROWS, {}, ()))
+    simple = TASK.simple_answers(EvalSplit(ROWS, {}, ()))
     assert list(simple) == ["whole context", "first sentence", "most alike sentence"]
     assert simple["most alike sentence"][0]["text"] == NAMED
     assert simple["whole context"][1]["text"] == ROWS["context"][1]
-    nothing = QuestionAnswering(unanswerable=True).simple_answers(Given(ROWS, {}, ()))
+    nothing = QuestionAnswering(unanswerable=True).simple_answers(EvalSplit(ROWS, {}, ()))
     assert next(iter(nothing)) == "no answer" and nothing["no answer"][0]["text"] == ""
 
 

@@ -13,8 +13,8 @@ from peftkit.config.recipe import Recipe
 from peftkit.data.validation import Role
 from peftkit.errors import DataError, RecipeError
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import load_tokenizer
-from peftkit.tasks.base import Given, Predictions, Task
+from peftkit.loading.model import load_tokenizer
+from peftkit.tasks.base import EvalSplit, Predictions, Task
 from peftkit.tasks.regression import Regression
 from support.data_files import load, own_cache, write
 
@@ -74,7 +74,7 @@ def test_labels_are_deviations_and_answers_are_in_units_again() -> None:
     labels = np.array(encoded["labels"])
     assert labels.mean() == pytest.approx(0) and labels.std() == pytest.approx(1)
     said = task.answers(
-        Predictions([], list(labels), None), Given({}, {}, ["value"], tuned=task.carried)
+        Predictions([], list(labels), None), EvalSplit({}, {}, ["value"], tuned=task.carried)
     )
     assert said == [{"value": 1.0}, {"value": 2.0}, {"value": 6.0}]
     assert np.isnan(encode(task, ["the dog"])["labels"]).all()
@@ -98,7 +98,7 @@ def test_scores_are_those_of_numbers_in_units_beside_the_mean_of_train() -> None
     right, said = chance.normal(size=(2, 40, 1)) * [[[7.0]]] + 20
     tuned = {"mean": [20.0], "deviation": [7.0]}
     outputs = [row.astype(np.float32) for row in (said - 20) / 7]
-    given = Given({}, {}, ["value"], train={}, resamples=50, tuned=tuned)
+    given = EvalSplit({}, {}, ["value"], train={}, resamples=50, tuned=tuned)
     found = TASK.score(Predictions(((right - 20) / 7).tolist(), outputs, None), given)
     assert next(iter(found.scores)) == "spearman"
     assert found.scores["spearman"].value == float(spearmanr(right, said).statistic)
@@ -115,7 +115,7 @@ def test_lines_of_predictions_give_the_score_back() -> None:
     outputs = [row.astype(np.float32) for row in labels + chance.normal(size=(30, 2))]
     tuned = {"mean": [0.1, -5.0], "deviation": [1e-3, 40.0]}
     task = Regression(targets=["a", "b"])
-    given = Given({}, {}, ["a", "b"], resamples=0, tuned=tuned)
+    given = EvalSplit({}, {}, ["a", "b"], resamples=0, tuned=tuned)
     predictions = Predictions(labels.tolist(), outputs, None)
     scores = task.score(predictions, given).scores
     lines = list(task.prediction_lines(predictions, given))

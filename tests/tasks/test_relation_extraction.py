@@ -17,12 +17,12 @@ from peftkit.errors import DataError, RecipeError
 from peftkit.evaluation.prediction import collected, forward
 from peftkit.hub.resolve import find_model
 from peftkit.hub.toy_models import TINY
-from peftkit.loading.loading import assemble, load_tokenizer
+from peftkit.loading.model import load_model, load_tokenizer
 from peftkit.metrics.counts import tally_scores
 from peftkit.models.layouts import ARCHITECTURES
 from peftkit.preprocessing.batching import longest_first
 from peftkit.preprocessing.tokenization import encode as encode_all
-from peftkit.tasks.base import IGNORED, Given
+from peftkit.tasks.base import IGNORE_INDEX, EvalSplit
 from peftkit.tasks.relation_extraction.entity_markers import Marked, Unmarked, marked
 from peftkit.tasks.relation_extraction.task import Relations
 from support.task_rows import related, task_recipe
@@ -152,7 +152,7 @@ def test_markers_are_tokens_and_the_opening_ones_are_read() -> None:
     plain = "the dog was near a horse today"
     again, (other,) = encode([plain], head=[[19, 24]], tail=["4:7"])
     assert other == "[CLS] the <e2> dog </e2> was near a <e1> horse </e1> today [SEP]"
-    assert again["read"] == [[8, 2]] and again["labels"] == [IGNORED]
+    assert again["read"] == [[8, 2]] and again["labels"] == [IGNORE_INDEX]
 
 
 def test_types_have_markers_of_their_own() -> None:
@@ -202,7 +202,7 @@ def official(gold: list[str], said: list[str]) -> dict[str, float]:
 
 
 def scored(task: Relations, gold: list[str], said: list[str], names: Any = NAMES) -> Any:
-    counts = task.counts([{"label": label} for label in said], Given(rows(gold), None, names))
+    counts = task.counts([{"label": label} for label in said], EvalSplit(rows(gold), None, names))
     return tally_scores(counts, lambda sums: task.totals(sums, names), "f1", resamples=20)
 
 
@@ -243,7 +243,7 @@ def test_a_few_rows_of_each_relation_can_be_drawn() -> None:
 
 def test_the_baseline_is_the_most_frequent_label_of_train() -> None:
     train = rows(["Other", "Other", "Part(e1,e2)"])
-    given = Given(rows(["Other", "Part(e1,e2)"]), None, NAMES, train=train)
+    given = EvalSplit(rows(["Other", "Part(e1,e2)"]), None, NAMES, train=train)
     (said,) = Relations().simple_answers(given).values()
     assert said == [{"label": "Other"}] * 2
     assert scored(Relations(), ["Other", "Part(e1,e2)"], ["Other", "Other"])["f1"].value == 0
@@ -253,7 +253,7 @@ def made(model: str, *overrides: str) -> tuple[Recipe, Any]:
     recipe = toy(model, "task=relations", "strategy=full", *overrides)
     source = find_model(model)
     tokenizer = load_tokenizer(source.location, recipe.task)
-    return recipe, assemble(recipe, source, tokenizer, NAMES, "fp32")
+    return recipe, load_model(recipe, source, tokenizer, NAMES, "fp32")
 
 
 TEXTS = [TEXT, "<e2>rain</e2> and <e1>storm</e1>", f"{'a ' * 9}<e1>zoo</e1> <e2>dog</e2>"]
@@ -285,7 +285,7 @@ def test_the_head_reads_the_mean_of_both_opening_markers(model: str, packing: st
     recipe, assembled = made(model, f"training.packing={packing}")
     found, examples = said(recipe, assembled)
     source = find_model(model)
-    bare = assemble(
+    bare = load_model(
         toy(model, "strategy=full", "training.packing=off"),
         source,
         assembled.tokenizer,
@@ -312,7 +312,7 @@ def test_the_head_reads_the_mean_of_both_opening_markers(model: str, packing: st
 
 
 @pytest.mark.parametrize("strategy", ["lora", "adapter"])
-def test_an_artefact_leaves_the_markers_frozen_embeddings_out(
+def test_an_artifact_leaves_the_markers_frozen_embeddings_out(
     strategy: str, tmp_path: Path
 ) -> None:
     recipe, assembled = made("tiny-bert", f"strategy={strategy}")
@@ -350,7 +350,7 @@ def test_semeval_is_read_whole_and_its_baseline_is_known() -> None:
     splits = recipe.data.load(recipe.data.resolve(), recipe.task.roles)
     names = recipe.task.label_names(splits)
     assert len(names) == 19 and names[-1] == "Other"
-    given = Given(splits.test, None, names, train=splits.train, resamples=0)
+    given = EvalSplit(splits.test, None, names, train=splits.train, resamples=0)
     (constant,) = recipe.task.simple_answers(given).values()
     counts = recipe.task.counts(constant, given)
     found = tally_scores(counts, lambda sums: recipe.task.totals(sums, names), "f1", resamples=0)

@@ -1,4 +1,4 @@
-"""The behaviour matrix's other axis: every task with every way to train, on tiny models."""
+"""The behavior matrix's other axis: every task with every way to train, on tiny models."""
 
 import os
 import random
@@ -18,10 +18,10 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError, RunError
 from peftkit.evaluation.prediction import first_batches, on_device, predict
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import Assembled, assemble, blueprint, load_tokenizer
+from peftkit.loading.model import LoadedModel, load_model, load_tokenizer, meta_model
 from peftkit.preprocessing.tokenization import encode
 from peftkit.strategies.base import trainable
-from peftkit.tasks.base import Given, Predictions, Task
+from peftkit.tasks.base import EvalSplit, Predictions, Task
 from peftkit.training.integrity import excuse, frozen
 from peftkit.training.optimizer import MasterAdamW
 from support.behavior_matrix import EVERYWHERE, HELD, WAYS
@@ -31,7 +31,7 @@ from support.task_rows import (
     classified,
     continued,
     instructed,
-    labelled,
+    labeled,
     related,
     rendered,
     scored,
@@ -43,23 +43,23 @@ from support.toy_models import ALONE
 ROWS: dict[str, Made] = {
     "classification": classified,
     "regression": scored,
-    "multilabel": labelled,
+    "multilabel": labeled,
     "tagging": tagged,
     "relations": related,
     "question_answering": asked,
     "instructions": instructed,
     "generation": continued,
     "translation": rendered,
-    "summarisation": rendered,
+    "summarization": rendered,
 }
 REWRITING = {"metric": "bits_per_byte", "generate": None, "template": "plain", "target_length": 32}
 SETTINGS: dict[str, dict[str, Any]] = {
     "instructions": {"template": "plain"},
     "translation": REWRITING,
-    "summarisation": REWRITING,
+    "summarization": REWRITING,
 }
 WITH_HEADS = ("regression", "multilabel", "tagging", "relations", "question_answering")
-OF_LANGUAGE = ("instructions", "generation", "translation", "summarisation")
+OF_LANGUAGE = ("instructions", "generation", "translation", "summarization")
 WHOLE = os.environ.get("PEFTKIT_MATRIX") == "whole"
 FEW = EVERYWHERE
 MODELS = (["tiny-bert", "tiny-llama"], ["tiny-llama", "tiny-gpt2"])
@@ -90,7 +90,7 @@ def cells() -> list[TaskCell]:
     found, few = [], (tuple(WAYS) if WHOLE else FEW)
     for task in (*WITH_HEADS, *OF_LANGUAGE):
         first, *others = MODELS[task in OF_LANGUAGE]
-        if task in ("translation", "summarisation"):
+        if task in ("translation", "summarization"):
             others += ["tiny-t5", "tiny-bart", "tiny-marian"]
         found += [TaskCell(task, way, first) for way in WAYS]
         found += [TaskCell(task, way, first, held) for way in few for held in HELD]
@@ -103,7 +103,7 @@ def refusal(cell: TaskCell) -> str | None:
     """Why the cell cannot be, in the words a user gets before anything loads; None if it can."""
     try:
         recipe = cell.recipe
-        blueprint(recipe, find_model(cell.model).location, recipe.task.assumed_names)
+        meta_model(recipe, find_model(cell.model).location, recipe.task.assumed_names)
     except RecipeError as error:
         return str(error)
     return None
@@ -114,21 +114,23 @@ class Ready:
     """A cell's model and rows."""
 
     recipe: Recipe
-    assembled: Assembled
+    assembled: LoadedModel
     examples: Any
-    given: Given
+    given: EvalSplit
 
 
-def ready(cell: TaskCell, artefact: Path | None = None) -> Ready:
+def ready(cell: TaskCell, artifact: Path | None = None) -> Ready:
     recipe, source = cell.recipe, find_model(cell.model)
     splits = recipe.data.load(recipe.data.resolve(), recipe.task.roles)
     names = recipe.task.label_names(splits)
     recipe = recipe.model_copy(update={"task": recipe.task.carrying(recipe.task.learned(splits))})
     tokenizer = load_tokenizer(source.location, recipe.task)
     examples = encode(recipe, splits, tokenizer, source, names)
-    assembled = assemble(recipe, source, tokenizer, names, "fp32", artefact)
+    assembled = load_model(recipe, source, tokenizer, names, "fp32", artifact)
     carried = recipe.task.carried
-    given = Given(splits.test, examples["test"], names, splits.train, resamples=0, tuned=carried)
+    given = EvalSplit(
+        splits.test, examples["test"], names, splits.train, resamples=0, tuned=carried
+    )
     return Ready(recipe, assembled, examples, given)
 
 
@@ -137,9 +139,9 @@ def trained(it: Ready, steps: int = 4) -> dict[str, float]:
     recipe, module, task = it.recipe, it.assembled.module, it.recipe.task
     recipe.strategy.prepare(module, lambda: first_batches(recipe, it.assembled, it.examples))
     optimizer = MasterAdamW(
-        trainable(module).items(), 1e-2, 0.0, 1.0, recipe.strategy.paces(module)
+        trainable(module).items(), 1e-2, 0.0, 1.0, recipe.strategy.lr_multipliers(module)
     )
-    optimizer.companion = recipe.strategy.companion(module, steps)
+    optimizer.training_hook = recipe.strategy.training_hook(module, steps)
     largest = dict.fromkeys(trainable(module), 0.0)
     train = it.examples["train"]
     for step in range(steps):
@@ -148,8 +150,8 @@ def trained(it: Ready, steps: int = 4) -> dict[str, float]:
         batch = on_device(it.assembled.batcher(chosen), torch.device("cpu"))
         labels = batch.pop("labels")
         loss = task.loss(task.logits(module(**batch)), labels, 0.0) / max(1, task.known(labels))
-        if optimizer.companion is not None:
-            loss = loss + optimizer.companion.penalty()
+        if optimizer.training_hook is not None:
+            loss = loss + optimizer.training_hook.penalty()
         loss.backward()
         assert torch.isfinite(loss)
         for name, parameter in trainable(module).items():
@@ -200,7 +202,7 @@ def test_every_task_is_trained_saved_and_loaded_again(
         assert task.reading == "labels" or task.headline in scores.baseline
         lines = list(task.prediction_lines(after, it.given))
         assert len(lines) == len(it.given.rows)
-    with subtests.test("the artefact on a fresh base says the same"):
+    with subtests.test("the artifact on a fresh base says the same"):
         it.recipe.strategy.save(it.assembled.module, tmp_path)
         again = said(ready(cell, tmp_path))
         assert different(after, again) <= (1e-3 if cell.way in ("pissa", "olora") else 0)
@@ -229,7 +231,7 @@ def test_packed_answers_are_those_of_padded_ones(task: str) -> None:
     training = packed.recipe.training.model_copy(update={"packing": "off"})
     recipe = packed.recipe.model_copy(update={"training": training})
     source, tokenizer = find_model(recipe.model), packed.assembled.tokenizer
-    alike = assemble(recipe, source, tokenizer, packed.given.names, "fp32")
+    alike = load_model(recipe, source, tokenizer, packed.given.names, "fp32")
     assert not alike.batcher.packed
     padded = Ready(recipe, alike, packed.examples, packed.given)
     assert different(said(packed), said(padded)) < 1e-4

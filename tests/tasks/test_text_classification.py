@@ -9,7 +9,7 @@ import torch
 
 from peftkit.errors import DataError
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.tasks.base import Task
 from peftkit.tasks.text_classification import Classification
 from support.toy_models import NAMES

@@ -19,10 +19,10 @@ from peftkit.errors import DataError, RecipeError
 from peftkit.evaluation.prediction import collected, forward
 from peftkit.hub.resolve import find_model
 from peftkit.hub.toy_models import TINY
-from peftkit.loading.loading import assemble, load_tokenizer
+from peftkit.loading.model import load_model, load_tokenizer
 from peftkit.metrics.counts import tally_scores
 from peftkit.preprocessing.batching import longest_first
-from peftkit.tasks.base import IGNORED, Given, Predictions, Task
+from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Task
 from peftkit.tasks.token_classification.rows import sentence_of
 from peftkit.tasks.token_classification.schemes import tag_names, to_iob2
 from peftkit.tasks.token_classification.task import Tagging
@@ -119,9 +119,11 @@ def encode(words: Sequence[Any], max_length: int = 32, task: Any = None, **more:
 def test_a_words_label_is_at_its_first_piece() -> None:
     found = encode([["rain", "zo", "dog"]], tags=[["B-LOC", "I-LOC", "O"]])
     assert len(found["input_ids"][0]) == 6  # [CLS] rain z ##o dog [SEP]
-    assert found["labels"] == [[IGNORED, 1, 2, IGNORED, 0, IGNORED]]
+    assert found["labels"] == [[IGNORE_INDEX, 1, 2, IGNORE_INDEX, 0, IGNORE_INDEX]]
     assert found["of"] == [0] and found["truncated"] == [False]
-    assert encode([["rain", "zo"]])["labels"] == [[IGNORED, -1, -1, IGNORED, IGNORED]]
+    assert encode([["rain", "zo"]])["labels"] == [
+        [IGNORE_INDEX, -1, -1, IGNORE_INDEX, IGNORE_INDEX]
+    ]
 
 
 def test_other_schemes_are_learned_as_iob2() -> None:
@@ -142,7 +144,7 @@ def test_no_word_of_a_long_text_is_lost_or_answered_twice(words: list[str]) -> N
         label
         for own, row in zip(found["labels"], found["of"], strict=True)
         for label in own
-        if row == 1 and label != IGNORED
+        if row == 1 and label != IGNORE_INDEX
     ]
     assert [NAMES[label] for label in labels] == to_iob2(tags)
     assert found["of"] == sorted(found["of"])
@@ -155,7 +157,7 @@ def test_windows_that_do_not_move_on_are_refused() -> None:
 
 
 def scored(task: Tagging, gold: list[list[str]], said: list[list[str]], names: Any) -> Any:
-    given = Given(rows(*((tags, tags) for tags in gold)), None, names)
+    given = EvalSplit(rows(*((tags, tags) for tags in gold)), None, names)
     counts = task.counts([{"tags": tags} for tags in said], given)
     return tally_scores(counts, lambda sums: task.totals(sums, names), task.headline, resamples=20)
 
@@ -205,7 +207,9 @@ def test_scores_of_plain_tags_are_scikit_learns(pairs: list[list[tuple[str, str]
 
 def test_baselines_are_all_outside_and_the_words_most_frequent_tags() -> None:
     train = rows(GOOD, (["Ann", "Rome"], ["I-PER", "B-LOC"]), (["Ann"], ["B-PER"]))
-    given = Given(rows((["Rome", "Ann", "x"], ["B-LOC", "B-PER", "O"])), None, NAMES, train=train)
+    given = EvalSplit(
+        rows((["Rome", "Ann", "x"], ["B-LOC", "B-PER", "O"])), None, NAMES, train=train
+    )
     found = Tagging().simple_answers(given)
     assert {name: [answer["tags"] for answer in said] for name, said in found.items()} == {
         "all_O": [["O", "O", "O"]],
@@ -222,7 +226,7 @@ def test_answers_are_well_formed_and_say_where_entities_stand() -> None:
     said[0] = [0.1, 0.0, 0.0, 0.3, 0.6]  # I-PER is likeliest, but cannot begin
     said[1] = [0.1, 0.0, 0.0, 0.1, 0.8]
     parts = [said[:2], said[2:]]  # two windows
-    given = Given({"tokens": [text]}, {"of": [0, 0]}, NAMES)
+    given = EvalSplit({"tokens": [text]}, {"of": [0, 0]}, NAMES)
     (answer,) = Tagging().answers(Predictions([], parts, None), given)
     assert answer["tags"][:3] == ["B-PER", "I-PER", "O"] and answer["words"] == words
     (entity,) = answer["entities"]
@@ -241,7 +245,7 @@ def made(model: str, *overrides: str) -> tuple[Recipe, Any]:
     recipe = toy(model, "task=tagging", "strategy=full", "data.max_length=12", *overrides)
     source = find_model(model)
     tokenizer = load_tokenizer(source.location, recipe.task)
-    return recipe, assemble(recipe, source, tokenizer, NAMES, "fp32")
+    return recipe, load_model(recipe, source, tokenizer, NAMES, "fp32")
 
 
 LONG = [["rain", "storm"] * 9, ["dog", "zoo"], ["whale"] * 5]
@@ -253,7 +257,7 @@ def answered(recipe: Recipe, assembled: Any, tokens: Any, most: int = 4096) -> A
     examples = [dict(zip(encoded, e, strict=True)) for e in zip(*encoded.values(), strict=True)]
     batches = longest_first([len(e["input_ids"]) for e in examples], most)
     found = collected(forward(assembled, task, examples, batches), encoded["labels"])
-    return found.outputs, task.answers(found, Given({"tokens": tokens}, encoded, NAMES))
+    return found.outputs, task.answers(found, EvalSplit({"tokens": tokens}, encoded, NAMES))
 
 
 @pytest.mark.parametrize("model", HAVING)
@@ -311,7 +315,7 @@ def test_the_baselines_on_conll2003_are_the_known_ones() -> None:
     splits = recipe.data.load(recipe.data.resolve(), recipe.task.roles)
     names = recipe.task.label_names(splits)
     assert names == tag_names(("PER", "ORG", "LOC", "MISC"))
-    given = Given(splits.test, None, names, train=splits.train, resamples=0)
+    given = EvalSplit(splits.test, None, names, train=splits.train, resamples=0)
     outside = recipe.task.simple_answers(given)["all_O"]
     counts = recipe.task.counts(outside, given)
     found = tally_scores(counts, lambda sums: recipe.task.totals(sums, names), "f1", resamples=0)

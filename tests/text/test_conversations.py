@@ -8,7 +8,7 @@ import pytest
 from peftkit.errors import DataError
 from peftkit.hub.resolve import find_model
 from peftkit.hub.wheels import WHEELS, is_here
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.text.chat_templates import Template, template_text
 from peftkit.text.chat_tokens import tokens_of
 from peftkit.text.conversations import (

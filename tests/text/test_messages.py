@@ -11,9 +11,9 @@ import pytest
 from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.planning.plan import plan
-from peftkit.tasks.base import Given, Task
+from peftkit.tasks.base import EvalSplit, Task
 from peftkit.text.chat_templates import Template
 from peftkit.text.chat_tokens import tokens_of
 from peftkit.text.conversations import Conversation, conversation_of, faults_in
@@ -425,7 +425,7 @@ def test_answers_that_call_tools_are_scored_as_the_template_writes_them() -> Non
     examples = asks.encode(rows, tokenizer(), (), 200)
     wanted = ["a storm near the goal", 'a goal calls look {"at": "cloud"}']
     assert examples["reference"] == wanted
-    given = Given(rows, {**examples, "of": [0, 1]}, ())
+    given = EvalSplit(rows, {**examples, "of": [0, 1]}, ())
     counts = asks.counts([{"generated": text} for text in wanted], given)
     assert counts[:, 3].tolist() == [1.0, 1.0], "an exact match each"
     assert "reference" not in plain.encode(rows, tokenizer(), (), 200)

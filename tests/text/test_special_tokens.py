@@ -13,7 +13,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError
 from peftkit.hub.resolve import find_model
 from peftkit.hub.toy_models import SEGMENTED, SPECIAL, make_tokenizer
-from peftkit.loading.loading import load_tokenizer, quiet_transformers
+from peftkit.loading.model import load_tokenizer, quiet_transformers
 from peftkit.preprocessing.tokenization import encode, noted
 from peftkit.tasks.language_modeling.text_generation import TextGeneration
 from peftkit.tasks.language_modeling.translation import Translation
@@ -223,7 +223,7 @@ def test_an_encoder_reads_the_prompts_own_special_tokens_and_none_of_a_source() 
 
 
 def test_a_classifier_that_reads_the_end_of_a_text_takes_one_that_speaks_of_it() -> None:
-    """BART's head refuses rows with another number of end tokens than their neighbours."""
+    """BART's head refuses rows with another number of end tokens than their neighbors."""
     source = find_model("tiny-bart")
     with quiet_transformers():
         model = AutoModelForSequenceClassification.from_pretrained(source.location)

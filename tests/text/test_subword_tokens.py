@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from peftkit.errors import DataError, RecipeError
 from peftkit.hub.resolve import find_model
 from peftkit.hub.toy_models import TINY
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.tasks.token_classification.rows import sentence_of
 from peftkit.text.subword_tokens import (
     Pieces,
@@ -135,7 +135,7 @@ def test_each_piece_is_answered_where_most_is_around_it(
         assert min(left, right) == max(contexts)
 
 
-def test_neighbouring_windows_share_the_stride() -> None:
+def test_neighboring_windows_share_the_stride() -> None:
     assert list(windows(20, 10, 4)) == [(0, 10), (6, 16), (10, 20)]
     assert list(windows(10, 10, 4)) == [(0, 10)]
     assert list(windows(20, 10, 0)) == [(0, 10), (10, 20)]

@@ -9,7 +9,7 @@ import pytest
 from peftkit.errors import DataError
 from peftkit.evaluation.generation import generate
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.tasks.base import Task
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from peftkit.text.chat_templates import Template

@@ -46,7 +46,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> str:
     from transformers import BertConfig, BertModel
 
     from peftkit.hub.resolve import find_model
-    from peftkit.loading.loading import load_tokenizer
+    from peftkit.loading.model import load_tokenizer
 
     folder = tmp_path_factory.mktemp("wide")
     tokenizer = load_tokenizer(find_model("tiny-bert").location)

@@ -16,7 +16,7 @@ import pytest
 
 from peftkit.config.recipe import Recipe
 from peftkit.progress import Display
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World
 from peftkit.training.callbacks import Recorder, due
 from support.run_processes import Zygote, logged, losses, only_run
@@ -25,7 +25,7 @@ from support.run_processes import Zygote, logged, losses, only_run
 @pytest.fixture
 def recorder(tmp_path: Path) -> Recorder:
     alone = World(0, 1, 1, "fp32", "cpu", "none")
-    return Recorder(Recipe.load("lora_tiny"), RunFolder(tmp_path), alone)
+    return Recorder(Recipe.load("lora_tiny"), RunDir(tmp_path), alone)
 
 
 def evaluation(step: int, score: float | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from peftkit.config.recipe import Recipe
 from peftkit.records.record import Proof
 from peftkit.strategies.base import Strategy
-from peftkit.training.integrity import ZERO_GRADIENT, Witness, excuse, fingerprint
+from peftkit.training.integrity import ZERO_GRADIENT, IntegrityCheck, excuse, fingerprint
 from support.toy_models import assembled, toy, train
 
 
@@ -54,9 +54,9 @@ class Changes(Broken):
 def proof_of(strategy: Strategy, warmup: int = 0, steps: int = 5) -> Proof:
     recipe = Recipe.model_validate({**dict(toy("tiny-bert")), "strategy": strategy})
     made = assembled(recipe)
-    witness = Witness(made.module)
+    witness = IntegrityCheck(made.module)
     seen = train(recipe, made, steps=steps)
-    return witness.testify(seen.masters, warmup, SimpleNamespace(global_step=steps))
+    return witness.verify(seen.masters, warmup, SimpleNamespace(global_step=steps))
 
 
 def test_a_trained_tensor_that_never_moves_is_named() -> None:

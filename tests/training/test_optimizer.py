@@ -45,7 +45,7 @@ def test_updates_below_a_bf16_step_are_kept() -> None:
     module = nn.Linear(4, 4, bias=False).to(torch.bfloat16)
     nn.init.ones_(module.weight)
     made = MasterAdamW(module.named_parameters(), 1e-4, 0.0, None)
-    for _ in range(100):  # a bf16 one has no neighbour within 0.0039
+    for _ in range(100):  # a bf16 one has no neighbor within 0.0039
         module.weight.grad = torch.ones_like(module.weight)
         made.step()
     assert made.masters["weight"].dtype == torch.float32

@@ -11,8 +11,8 @@ import torch
 
 from peftkit.config.recipe import Recipe
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import Assembled
-from peftkit.records.run_dir import RunFolder
+from peftkit.loading.model import LoadedModel
+from peftkit.records.run_dir import RunDir
 from peftkit.runtime import measurements
 from peftkit.training import packing
 from peftkit.training.packing import choose, engine_of_run, fastest, measure, passes, sample, using
@@ -36,10 +36,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
+def folder(tmp_path: Path) -> RunDir:
     """A run that has begun."""
     recipe, source = toy(), find_model("tiny-bert")
-    begun = RunFolder(tmp_path / "run")
+    begun = RunDir(tmp_path / "run")
     begun.begin(recipe, source, source)
     return begun
 
@@ -49,7 +49,7 @@ def timing(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> list[str]:
     seen: list[str] = []
     names = {attention: name for name, attention in packing.ATTENTION.items()}
 
-    def seconds_of(_: Recipe, made: Assembled, chosen: Any) -> float:
+    def seconds_of(_: Recipe, made: LoadedModel, chosen: Any) -> float:
         module: Any = made.module
         seen.append(names[module.config._attn_implementation])
         assert made.batcher.packed == (seen[-1] != "padded") and len(chosen) > 0
@@ -108,7 +108,7 @@ def test_measuring_leaves_weights_gradients_and_random_state_alone(
     if fails:
         real = packing.seconds_of
 
-        def failing(recipe: Recipe, made: Assembled, chosen: Any) -> float:
+        def failing(recipe: Recipe, made: LoadedModel, chosen: Any) -> float:
             if not made.batcher.packed:
                 raise RuntimeError("in the midst")
             return real(recipe, made, chosen)
@@ -127,12 +127,12 @@ def test_measuring_leaves_weights_gradients_and_random_state_alone(
         assert torch.equal(value, before[name])
 
 
-def chosen(recipe: Recipe, folder: RunFolder) -> Any:
+def chosen(recipe: Recipe, folder: RunDir) -> Any:
     return choose(recipe, assembled(recipe), rows("tiny-bert")["train"], 4, folder, ALONE)
 
 
 def test_a_choice_holds_for_other_seeds_and_rates_and_not_for_other_shapes(
-    monkeypatch: pytest.MonkeyPatch, own_cache: Path, folder: RunFolder
+    monkeypatch: pytest.MonkeyPatch, own_cache: Path, folder: RunDir
 ) -> None:
     long = ("training.batch_size=8", "training.epochs=20")
     timing(monkeypatch, packed=1.0, packed_sdpa=1.0, padded=0.5)
@@ -148,7 +148,7 @@ def test_a_choice_holds_for_other_seeds_and_rates_and_not_for_other_shapes(
 
 
 def test_small_and_short_runs_are_packed_and_never_timed(
-    monkeypatch: pytest.MonkeyPatch, own_cache: Path, folder: RunFolder
+    monkeypatch: pytest.MonkeyPatch, own_cache: Path, folder: RunDir
 ) -> None:
     seen = timing(monkeypatch, packed=1.0, packed_sdpa=1.0, padded=0.1)
     short = toy("tiny-bert", "training.batch_size=8", "training.steps=49")
@@ -164,7 +164,7 @@ def test_small_and_short_runs_are_packed_and_never_timed(
 
 
 def test_a_run_goes_on_as_it_began_whatever_is_measured_later(
-    monkeypatch: pytest.MonkeyPatch, own_cache: Path, folder: RunFolder
+    monkeypatch: pytest.MonkeyPatch, own_cache: Path, folder: RunDir
 ) -> None:
     recipe = toy("tiny-bert", "training.batch_size=8", "training.epochs=20")
     made, train = assembled(recipe), rows("tiny-bert")["train"]

@@ -121,7 +121,7 @@ def test_a_signal_at_the_last_step_leaves_only_the_scoring(
     assert same(tmp_path, whole)
 
 
-@pytest.mark.parametrize("place", ["Attempt._save_artefact", "RunFolder.finish"])
+@pytest.mark.parametrize("place", ["Attempt._save_artifact", "RunDir.finish"])
 def test_killed_between_the_last_step_and_the_record_it_is_only_scored(
     zygote: Zygote, tmp_path: Path, whole: Path, place: str
 ) -> None:
@@ -361,7 +361,7 @@ def test_early_stopping_ends_with_the_best_weights_interrupted_or_not(
     assert found["validation"]["score"] == 1.0
     checkpoints = only_run(whole) / "checkpoints"
     assert [p.name for p in checkpoints.glob("best*")] == ["best-4.safetensors"]
-    assert bare(only_run(whole) / "artefact") == bare(checkpoints / "best-4.safetensors")
+    assert bare(only_run(whole) / "artifact") == bare(checkpoints / "best-4.safetensors")
     for step in (5, 7):
         zygote.run(killed, *settings, before=scores + killed_at(step))
     assert zygote.run(killed, *settings, before=scores).code == 0
@@ -369,7 +369,7 @@ def test_early_stopping_ends_with_the_best_weights_interrupted_or_not(
 
 
 def bare(place: Path) -> list[tuple[str, bytes]]:
-    """The tensors without their names, which an artefact and a checkpoint spell differently."""
+    """The tensors without their names, which an artifact and a checkpoint spell differently."""
     return sorted(tensors(place).values())
 
 
@@ -378,7 +378,7 @@ def test_keep_last_ends_with_the_last_weights(zygote: Zygote, tmp_path: Path) ->
     run = only_run(tmp_path)
     assert not list((run / "checkpoints").glob("best*"))
     last = run / "checkpoints" / "checkpoint-6" / "trained.safetensors"
-    assert bare(run / "artefact") == bare(last)
+    assert bare(run / "artifact") == bare(last)
 
 
 def test_a_place_that_cannot_be_written_is_named(zygote: Zygote, tmp_path: Path) -> None:

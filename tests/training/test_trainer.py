@@ -49,7 +49,7 @@ def test_accumulation_gives_the_steps_of_the_big_batch(
         folder.mkdir()
         assert zygote.run(folder, *common, f"training.micro_batch_size={size}").code == 0
     assert losses(small) == pytest.approx(losses(big), rel=1e-5)
-    one, other = (weights(only_run(folder) / "artefact") for folder in (big, small))
+    one, other = (weights(only_run(folder) / "artifact") for folder in (big, small))
     for name in one:
         if excuse(name):  # a gradient of zero is rounding alone, which Adam blows up to a step
             continue
@@ -80,7 +80,7 @@ def test_every_example_of_a_step_counts_the_same_however_it_is_cut(
     logits = torch.randn(size, 3, generator=generator)
     labels = torch.randint(3, (size,), generator=generator)
     recipe = Recipe.load("lora_tiny", f"training.label_smoothing={smoothing}")
-    loop: Any = SimpleNamespace(recipe=recipe, companion=None)
+    loop: Any = SimpleNamespace(recipe=recipe, training_hook=None)
     parts = zip(logits.split(cuts), labels.split(cuts), strict=True)
     total = sum(float(Loop.loss(loop, SimpleNamespace(logits=x), y, size)) for x, y in parts)
     whole = float(cross_entropy(logits, labels, label_smoothing=smoothing))

@@ -10,7 +10,7 @@ import pytest
 from peftkit.comparison.settings import Budget
 from peftkit.comparison.tuning import Search
 from peftkit.config.recipe import Recipe
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World
 from peftkit.training.callbacks import Recorder
 from support.run_processes import Zygote, killed_at, logged, record, result
@@ -20,7 +20,7 @@ from support.run_processes import Zygote, killed_at, logged, record, result
 def recorder(tmp_path: Path) -> Recorder:
     alone = World(0, 1, 1, "fp32", "cpu", "none")
     recipe = Recipe.load("lora_tiny", "task.metric=mcc")
-    return Recorder(recipe, RunFolder(tmp_path), alone)
+    return Recorder(recipe, RunDir(tmp_path), alone)
 
 
 def evaluations(*found: tuple[float | None, float | None]) -> list[dict[str, Any]]:

@@ -120,7 +120,7 @@ def without_absent(value: Any) -> Any:
 
 
 def narrowed(value: float | None, column: Any) -> float | None:
-    """A number of few bits, which is written in as few digits as tell it from its neighbours."""
+    """A number of few bits, which is written in as few digits as tell it from its neighbors."""
     import numpy as np
 
     if value is None:

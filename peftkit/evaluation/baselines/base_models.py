@@ -7,7 +7,7 @@ import torch
 
 from peftkit.config.recipe import Recipe
 from peftkit.hub.source import Source
-from peftkit.loading.loading import Assembled, assemble
+from peftkit.loading.model import LoadedModel, load_model
 from peftkit.runtime.distributed import World
 from peftkit.strategies.full import Full
 from peftkit.tasks.base import Task
@@ -15,16 +15,16 @@ from peftkit.tasks.base import Task
 
 def base_for(
     task: Task, recipe: Recipe, model: Source, tokenizer: Any, names: Sequence[str], world: World
-) -> Assembled:
-    """The recipe's base without training, quantised as the run's is, to be asked what `task` asks.
+) -> LoadedModel:
+    """The recipe's base without training, quantized as the run's is, to be asked what `task` asks.
 
     The run's strategy has no say: it may refuse the other task.
     """
     asked = recipe.model_copy(update={"task": task, "strategy": Full()})
-    return placed(assemble(asked, model, tokenizer, names, world.precision, bare=True), recipe)
+    return placed(load_model(asked, model, tokenizer, names, world.precision, bare=True), recipe)
 
 
-def placed(assembled: Assembled, recipe: Recipe) -> Assembled:
+def placed(assembled: LoadedModel, recipe: Recipe) -> LoadedModel:
     """The model where it computes."""
     if torch.cuda.is_available() and not recipe.quantize.bits:  # bitsandbytes places its own
         assembled.module.to("cuda")

@@ -18,14 +18,14 @@ from peftkit.evaluation.baselines.zero_shot import Likelihoods, by_likelihood, i
 from peftkit.evaluation.generation import generated_rows
 from peftkit.evaluation.prediction import predict
 from peftkit.hub.source import Source, cache_folder
-from peftkit.loading.loading import assemble
+from peftkit.loading.model import load_model
 from peftkit.models.architectures import first_position
 from peftkit.progress import forget_peak
 from peftkit.runtime.distributed import World, on_main, say, surroundings
 from peftkit.storage.atomic_files import write_json
-from peftkit.tasks.base import Given, Predictions
+from peftkit.tasks.base import EvalSplit, Predictions
 from peftkit.tasks.embedding_baseline import Embedded
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.zero_shot import Prompting, Prompts
 
 UNTUNED = "untuned"
@@ -39,7 +39,7 @@ Said = Iterator[tuple[str, dict[str, Any]]]
 
 
 def untrained_predictions(
-    recipe: Recipe, model: Source, tokenizer: Any, given: Given, content: str, world: World
+    recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, content: str, world: World
 ) -> dict[str, Predictions]:
     """The bare base's word on the test rows by how it was asked, the same on every rank; nothing
     where the task does not compare with it or there are no rows.
@@ -83,7 +83,7 @@ def kept(path: Path, known: Mapping[str, Any]) -> None:
     write_json(path, known)
 
 
-def predictions_of(said: Mapping[str, Any], given: Given) -> Predictions:
+def predictions_of(said: Mapping[str, Any], given: EvalSplit) -> Predictions:
     """What was kept of one way to ask, as predictions."""
     outputs = [np.asarray(output, dtype=np.float32) for output in said["outputs"]]
     labels = list(given.examples["labels"])
@@ -91,7 +91,7 @@ def predictions_of(said: Mapping[str, Any], given: Given) -> Predictions:
     return Predictions(labels, outputs, said["loss"], **rest)
 
 
-def asked(recipe: Recipe, model: Source, tokenizer: Any, given: Given, world: World) -> Said:
+def asked(recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, world: World) -> Said:
     """What the bare base says, in all ways that suit the task and the model."""
     task: Any = recipe.task
     if isinstance(task, Embedded):
@@ -114,13 +114,13 @@ def plain(said: Predictions) -> dict[str, Any]:
     return {"outputs": outputs, "loss": said.loss, **rest}
 
 
-def answered(recipe: Recipe, model: Source, tokenizer: Any, given: Given, world: World) -> Said:
+def answered(recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, world: World) -> Said:
     """What the base says of the rows as they are: outputs and loss, and texts where they are
     compared too; and behind answered rows, where those are asked for."""
     task = recipe.task
-    base = assemble(recipe, model, tokenizer, given.names, world.precision, bare=True)
+    base = load_model(recipe, model, tokenizer, given.names, world.precision, bare=True)
     found = predict(placed(base, recipe), task, given.examples, world)
-    if isinstance(task, LanguageModelling) and task.generate and task.generate.untuned:
+    if isinstance(task, LanguageModeling) and task.generate and task.generate.untuned:
         found = replace(found, **generated_rows(recipe, base, given.rows, world)._asdict())
     yield UNTUNED, plain(found)
     if (behind := by_shots(recipe, base, given, world)) is not None:
@@ -128,7 +128,7 @@ def answered(recipe: Recipe, model: Source, tokenizer: Any, given: Given, world:
 
 
 def prompted(
-    recipe: Recipe, how: Prompting, model: Source, tokenizer: Any, given: Given, world: World
+    recipe: Recipe, how: Prompting, model: Source, tokenizer: Any, given: EvalSplit, world: World
 ) -> Said:
     """The classes that a causal language model says in words, shown no answered rows and some."""
     is_pair = "text_pair" in given.rows.column_names

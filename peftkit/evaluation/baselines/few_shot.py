@@ -11,10 +11,10 @@ from pydantic import SerializeAsAny
 from peftkit.config.recipe import Recipe
 from peftkit.evaluation.generation import generated_rows, room_for_prompts
 from peftkit.evaluation.prediction import predict
-from peftkit.loading.loading import Assembled
+from peftkit.loading.model import LoadedModel
 from peftkit.runtime.distributed import World
-from peftkit.tasks.base import IGNORED, Given, Predictions, Task
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Task
+from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.counts import columns_in
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from peftkit.text.chat_templates import Rendered, Template
@@ -26,10 +26,10 @@ from peftkit.text.special_tokens import encode_rendered
 Columns = dict[str, list[Any]]
 
 
-class Shown(LanguageModelling, Task):
+class Shown(LanguageModeling, Task):
     """A task whose questions stand behind answered ones: `shots`, each a conversation."""
 
-    asks: SerializeAsAny[LanguageModelling]
+    asks: SerializeAsAny[LanguageModeling]
     """The task whose questions they are."""
     shots: list[Conversation]
     length: int
@@ -62,8 +62,8 @@ class Shown(LanguageModelling, Task):
                 return self.shots[first:]
         return []
 
-    def examples(self, given: Given, tokenizer: Any, room: int) -> tuple[Columns, list[int]]:
-        """The rows behind shots as examples, whose labels are the tokens that are labelled without
+    def examples(self, given: EvalSplit, tokenizer: Any, room: int) -> tuple[Columns, list[int]]:
+        """The rows behind shots as examples, whose labels are the tokens that are labeled without
         shots; and how many shots each row has."""
         template, texts, of, counts = Template(tokenizer, self._template), [], [], []
         rows = {name: given.rows[name][:] for name in given.rows.column_names}
@@ -74,7 +74,7 @@ class Shown(LanguageModelling, Task):
             for text in without_first(template.rendered(behind(kept, talk)), earlier):
                 texts.append(text)
                 of.append(row)
-        left, found = labelled(given), tokens_of(texts, template, room)
+        left, found = labeled(given), tokens_of(texts, template, room)
         labels = [first_of(each.labels, left, row) for each, row in zip(found, of, strict=True)]
         ids = [each.input_ids for each in found]
         sizes = [len(each) for each in ids]
@@ -87,11 +87,11 @@ class Shown(LanguageModelling, Task):
 
 
 def by_shots(
-    recipe: Recipe, base: Assembled, given: Given, world: World
+    recipe: Recipe, base: LoadedModel, given: EvalSplit, world: World
 ) -> tuple[str, Predictions] | None:
     """What the base says behind answered rows, and by what name; none where none are asked for."""
     task = recipe.task
-    if not isinstance(task, LanguageModelling) or not task.generate or not task.generate.shots:
+    if not isinstance(task, LanguageModeling) or not task.generate or not task.generate.shots:
         return None
     shown = shown_task(task, task.generate, given, base.tokenizer, recipe.data.max_length)
     count = len(shown.shots)
@@ -109,7 +109,7 @@ def by_shots(
 
 
 def shown_task(
-    task: LanguageModelling, how: Generation, given: Given, tokenizer: Any, length: int
+    task: LanguageModeling, how: Generation, given: EvalSplit, tokenizer: Any, length: int
 ) -> Shown:
     """The task behind rows of train that are drawn by seed."""
     count = min(how.shots or 0, len(given.train))
@@ -162,11 +162,11 @@ def rows_of(examples: Any) -> Sequence[int]:
     return list(examples["of"]) if known else range(len(examples["labels"]))
 
 
-def labelled(given: Given) -> dict[int, int]:
+def labeled(given: EvalSplit) -> dict[int, int]:
     """How many tokens are to be said of each row."""
     found: dict[int, int] = {}
     for row, labels in zip(rows_of(given.examples), given.examples["labels"], strict=True):
-        known = sum(label != IGNORED for label in labels[1:])  # nothing comes before the first
+        known = sum(label != IGNORE_INDEX for label in labels[1:])  # nothing comes before the first
         found[row] = found.get(row, 0) + known
     return found
 
@@ -176,14 +176,14 @@ def first_of(labels: Sequence[int], left: dict[int, int], row: int) -> list[int]
     where there are no shots, bytes are counted to there."""
     found = []
     for label in labels:
-        known = label != IGNORED and left.get(row, 0) > 0
+        known = label != IGNORE_INDEX and left.get(row, 0) > 0
         left[row] = left.get(row, 0) - known
-        found.append(label if known else IGNORED)
+        found.append(label if known else IGNORE_INDEX)
     return found
 
 
 def for_rows(
-    said: Sequence[np.ndarray], of: Sequence[int], given: Given
+    said: Sequence[np.ndarray], of: Sequence[int], given: EvalSplit
 ) -> tuple[list[np.ndarray], float | None]:
     """What was said of each row in the place of its first example among those without shots, and
     the mean over all tokens."""

@@ -14,7 +14,7 @@ from peftkit.evaluation.baselines.base_models import base_for
 from peftkit.evaluation.prediction import predict
 from peftkit.hub.source import Source
 from peftkit.runtime.distributed import World
-from peftkit.tasks.base import IGNORED, Given, Reading, Task
+from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Reading, Task
 from peftkit.tasks.embedding_baseline import Embedded
 
 
@@ -57,7 +57,7 @@ class Embeddings(Task):
 
 def means(states: Tensor, parts: Tensor) -> np.ndarray:
     """The mean state of each part's tokens, of length 1: (tokens, hidden) to (parts, hidden)."""
-    known = parts != IGNORED
+    known = parts != IGNORE_INDEX
     places, counts = parts[known], torch.bincount(parts[known])
     sums = states.new_zeros(len(counts), states.shape[1]).index_add_(0, places, states[known])
     found: np.ndarray = normalize(sums / counts[:, None], dim=1).cpu().numpy()
@@ -65,7 +65,7 @@ def means(states: Tensor, parts: Tensor) -> np.ndarray:
 
 
 def by_embeddings(
-    recipe: Recipe, task: Embedded, model: Source, tokenizer: Any, given: Given, world: World
+    recipe: Recipe, task: Embedded, model: Source, tokenizer: Any, given: EvalSplit, world: World
 ) -> list[np.ndarray] | None:
     """What the base's embeddings say of the rows, as the task's outputs; None where nothing."""
 

@@ -10,17 +10,17 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from peftkit.evaluation.prediction import predict
-from peftkit.loading.loading import Assembled
+from peftkit.loading.model import LoadedModel
 from peftkit.runtime.distributed import World
-from peftkit.tasks.base import IGNORED, Given, Task
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Task
+from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.zero_shot import Prompting, Prompts, in_turn
 
 CONTENT_FREE = "N/A"
 """What Zhao et al. (2021) put in place of a text to see what a model says whatever the text."""
 
 
-class Likelihoods(LanguageModelling, Task):
+class Likelihoods(LanguageModeling, Task):
     """The log-probability of each of the `answers` behind a prompt: the sum over its tokens."""
 
     answers_ids: list[list[int]]
@@ -73,17 +73,17 @@ def is_causal(config: PretrainedConfig) -> bool:
     return known[type(config)].__name__ in (config.architectures or ())
 
 
-def shots_for(how: Prompting, given: Given) -> list[dict[str, str]]:
+def shots_for(how: Prompting, given: EvalSplit) -> list[dict[str, str]]:
     """The answered rows, of train alone."""
     return [given.train[row] for row in in_turn(given.train["label"][:], how.shots, how.seed)]
 
 
 def by_likelihood(
-    base: Assembled,
+    base: LoadedModel,
     task: Likelihoods,
     prompts: Prompts,
     calibrate: bool,
-    given: Given,
+    given: EvalSplit,
     world: World,
 ) -> list[np.ndarray]:
     """The probability of each class for each of the rows: that of its words behind the prompt, the
@@ -107,14 +107,14 @@ def shares(likely: np.ndarray, nothing: np.ndarray) -> np.ndarray:
 
 
 def log_likelihoods(
-    base: Assembled, task: Likelihoods, prompts: Sequence[Sequence[int]], world: World
+    base: LoadedModel, task: Likelihoods, prompts: Sequence[Sequence[int]], world: World
 ) -> list[np.ndarray]:
     """The log-probability of each answer behind each of the prompts."""
     leaders = task.leaders()
     both = [(prompt, leader) for prompt in prompts for leader in leaders]
     examples = {
         "input_ids": [[*prompt, *leader] for prompt, leader in both],
-        "labels": [[*[IGNORED] * len(prompt), *leader] for prompt, leader in both],
+        "labels": [[*[IGNORE_INDEX] * len(prompt), *leader] for prompt, leader in both],
         "length": [len(prompt) + len(leader) for prompt, leader in both],
     }
     said = predict(base, task, Dataset.from_dict(examples), world).outputs

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 
 LEGACY = {".weight": ".gamma", ".bias": ".beta"}
-"""How checkpoints of old call the parts of a normalisation; transformers renames them."""
+"""How checkpoints of old call the parts of a normalization; transformers renames them."""
 
 EMBEDDINGS = ("embed_tokens", "word_embeddings", "wte", "shared", "embed_in", "tok_embeddings")
 """How the models of transformers call the embeddings of tokens."""

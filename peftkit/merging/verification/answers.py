@@ -14,11 +14,11 @@ from transformers import AutoTokenizer, TokenizersBackend, pipeline
 
 from peftkit.config.recipe import Recipe
 from peftkit.evaluation.prediction import collected, forward
-from peftkit.loading.loading import Assembled, attach_batcher
+from peftkit.loading.model import LoadedModel, attach_batcher
 from peftkit.merging.as_trained import settings_in
 from peftkit.models.architectures import unwrapped
 from peftkit.records.record import ParameterCount
-from peftkit.tasks.base import Given, Predictions
+from peftkit.tasks.base import EvalSplit, Predictions
 from peftkit.text.special_token_text import marks_of
 
 UNCOUNTED = ParameterCount(trainable=0, total=0, base=0, head=0, adapter=0)
@@ -44,11 +44,11 @@ class Run(NamedTuple):
     columns: Columns
     names: Sequence[str]
 
-    def fed(self, module: nn.Module) -> Assembled:
+    def fed(self, module: nn.Module) -> LoadedModel:
         """The run's `module` with what a run feeds it by, its hooks attached."""
         base, task = unwrapped(module), self.recipe.task
         batcher = attach_batcher(task, module, base, self.tokenizer, packed=False, ahead=0)
-        return Assembled(module, self.tokenizer, batcher, UNCOUNTED, ())
+        return LoadedModel(module, self.tokenizer, batcher, UNCOUNTED, ())
 
     def of_rows(self, rows: Sequence[int]) -> "Run":
         """The same of some of the rows."""
@@ -141,6 +141,6 @@ class Labels:
     def chosen(self, outputs: np.ndarray) -> list[dict[str, Any]]:
         """The labels that the task takes each row's outputs for."""
         recipe, _, columns, names = self.run
-        given = Given(columns, {}, names, resamples=0, tuned=recipe.task.carried)
+        given = EvalSplit(columns, {}, names, resamples=0, tuned=recipe.task.carried)
         answers = recipe.task.answers(Predictions([], list(outputs), None), given)
         return [{k: v for k, v in each.items() if k in ("label", "labels")} for each in answers]

@@ -39,7 +39,7 @@ def opens_as(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> 
     import torch
     import transformers
 
-    from peftkit.loading.loading import quiet_transformers
+    from peftkit.loading.model import quiet_transformers
 
     found = getattr(transformers, str(config["architectures"][0]), None)
     if found is None:

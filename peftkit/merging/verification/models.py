@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
 from peftkit.errors import RunError
-from peftkit.loading.loading import quiet_transformers
+from peftkit.loading.model import quiet_transformers
 from peftkit.loading.token_selection import hand_on
 from peftkit.merging.adapters import Adapter
 from peftkit.merging.bases import held, quantization_of, trained_precision
@@ -23,7 +23,7 @@ from peftkit.strategies.base import Strategy, quiet_peft
 
 
 def strategy_of(adapter: Adapter) -> Strategy:
-    """The strategy of one of our artefacts."""
+    """The strategy of one of our artifacts."""
     return Strategy.parse(dict(adapter.sealed["strategy"]), "strategy")
 
 
@@ -39,7 +39,7 @@ def adapted(adapter: Adapter, base: Path, merged: Path, onto: str, dtype: torch.
             model = opened(task.auto_class(config), base, dtype, config, **anew)
             if onto == "trained":
                 dequantize(model, adapter, base)
-            # what rests in the artefact is read as it is; the base is whole here
+            # what rests in the artifact is read as it is; the base is whole here
             loaded = strategy_of(adapter).load(model, adapter.folder, task).eval()
             hand_on(loaded, 0)
             return loaded
@@ -47,7 +47,7 @@ def adapted(adapter: Adapter, base: Path, merged: Path, onto: str, dtype: torch.
 
 
 def dequantize(model: Any, adapter: Adapter, base: Path) -> None:
-    """Give each layer that was quantised in training the weight that it stood for."""
+    """Give each layer that was quantized in training the weight that it stood for."""
     quantize = quantization_of(adapter)
     if quantize is None:
         return

@@ -110,7 +110,7 @@ class Merged(Settings):
     """The adapters whose trained heads were left out, for that of another."""
     base: str
     onto: Literal["trained", "original"] | None
-    """After quantised training: the base that it was merged onto."""
+    """After quantized training: the base that it was merged onto."""
     num_bytes: int
     """Of tensors."""
     copied: int

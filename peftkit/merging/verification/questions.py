@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.merging.verification.answers import Columns, Labels, Question, Run
 from peftkit.merging.verification.tag_answers import Tags
 from peftkit.merging.verification.text_answers import Texts
-from peftkit.records.run_dir import RunFolder
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.records.run_dir import RunDir
+from peftkit.tasks.language_modeling.base import LanguageModeling
 
 ROWS = 8
 """Held-out rows that are answered."""
 
 
-def question_of(run: RunFolder, base: Path, columns: Columns) -> Question | None:
+def question_of(run: RunDir, base: Path, columns: Columns) -> Question | None:
     """What the run on the `base` can be asked of the first rows in `columns`.
 
     None where its answers are spans of a text: transformers 5.23 has no pipeline that finds them.
@@ -23,7 +23,7 @@ def question_of(run: RunFolder, base: Path, columns: Columns) -> Question | None
     task = recipe.task
     some = {name: list(column[:ROWS]) for name, column in columns.items()}
     side = Run(recipe, load_tokenizer(str(base), task), some, said["names"])
-    if isinstance(task, LanguageModelling):
+    if isinstance(task, LanguageModeling):
         return Texts(side, task)
     if task.peft_type == "TOKEN_CLS":
         return Tags(side)

@@ -10,7 +10,7 @@ from transformers import pipeline
 
 from peftkit.evaluation.prediction import collected, forward
 from peftkit.merging.verification.answers import Run, plain_tokenizer
-from peftkit.tasks.base import IGNORED
+from peftkit.tasks.base import IGNORE_INDEX
 from peftkit.tasks.token_classification.rows import sentences_in
 from peftkit.text.subword_tokens import unknown_id
 
@@ -37,7 +37,9 @@ class Tags:
         examples = [{key: column[i] for key, column in found.items()} for i in kept]
         self.ids = [example["input_ids"] for example in examples]
         labels = [example["labels"] for example in examples]
-        self.places = [[p for p, label in enumerate(row) if label != IGNORED] for row in labels]
+        self.places = [
+            [p for p, label in enumerate(row) if label != IGNORE_INDEX] for row in labels
+        ]
         batches = [range(len(examples))] if examples else []
         answered = forward(self.run.fed(module), recipe.task, examples, batches)
         self.said = list(collected(answered, labels).outputs)

@@ -17,7 +17,7 @@ from peftkit.evaluation.generation import (
 )
 from peftkit.merging.verification.answers import Run, plain_tokenizer
 from peftkit.merging.verification.greedy import Answer, compare
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from peftkit.tasks.language_modeling.seq2seq import SOURCE
 from peftkit.text.conversations import asked
@@ -29,7 +29,7 @@ NEW_TOKENS = 32
 class Texts:
     """Rows whose answers are texts, generated when nothing is left to chance."""
 
-    def __init__(self, run: Run, task: LanguageModelling) -> None:
+    def __init__(self, run: Run, task: LanguageModeling) -> None:
         self.run, self.task = run._replace(columns=task.openings(run.columns)), task
         own = task.generate or Generation()
         most = min(own.max_new_tokens, NEW_TOKENS)

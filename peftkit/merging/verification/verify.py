@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from peftkit.errors import PeftkitError, RunError
 from peftkit.hub.source import Source
-from peftkit.loading.loading import load_tokenizer
+from peftkit.loading.model import load_tokenizer
 from peftkit.merging.adapters import Adapter, open_adapter
 from peftkit.merging.as_trained import settings_in
 from peftkit.merging.checkpoint.tensors import open_checkpoint
@@ -31,7 +31,7 @@ from peftkit.merging.verification.models import answers, class_of, padded, whole
 from peftkit.merging.verification.proof import tolerances
 from peftkit.merging.verification.questions import question_of
 from peftkit.merging.verification.rounding import moved_by_rounding
-from peftkit.records.run_dir import RunFolder
+from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import threads_of_rank
 from peftkit.tasks.base import Task
 
@@ -156,7 +156,7 @@ def few_enough(rows: list[dict[str, Any]], merged: Path) -> list[dict[str, Any]]
     return rows[: max(1, sum(length <= most for length in lengths))]
 
 
-def held_out(run: RunFolder, tokenizer: Any, columns: Columns) -> list[dict[str, Any]]:
+def held_out(run: RunDir, tokenizer: Any, columns: Columns) -> list[dict[str, Any]]:
     """The rows of a run's held-out split, encoded."""
     recipe = run.recipe.carrying(run.description().get("tuned", {}))
     encoded = recipe.task.encode(
@@ -166,7 +166,7 @@ def held_out(run: RunFolder, tokenizer: Any, columns: Columns) -> list[dict[str,
     return [{key: column[i] for key, column in encoded.items()} for i in range(count)]
 
 
-def held_out_columns(run: RunFolder) -> dict[str, list[Any]]:
+def held_out_columns(run: RunDir) -> dict[str, list[Any]]:
     """The first rows of the run's test split, or of train where it has none, by column, as the task
     reads them."""
     said = run.description()
@@ -256,10 +256,10 @@ def headline(
     rows: Mapping[str, Sequence[Any]] | None = None,
 ) -> float | None:
     """The task's headline score of `logits`; `rows` where it looks at them."""
-    from peftkit.tasks.base import Given, Predictions
+    from peftkit.tasks.base import EvalSplit, Predictions
 
     outputs = task.outputs(logits, torch.tensor(labels), [1] * len(labels))
-    given = Given(rows or {}, {}, names, resamples=0, tuned=task.carried)
+    given = EvalSplit(rows or {}, {}, names, resamples=0, tuned=task.carried)
     return task.score(Predictions(labels, outputs, None), given).scores[task.headline].value
 
 

@@ -162,17 +162,17 @@ def common_rows(read: Sequence[Read], notes: list[str]) -> list[Read]:
 
 def check_labels(read: Sequence[Read]) -> None:
     """Refuse runs that call the same row by different labels."""
-    labelled = [(run, columns) for run, columns in read if "label" in columns]
-    if not labelled:
+    labeled = [(run, columns) for run, columns in read if "label" in columns]
+    if not labeled:
         return
-    base, first = labelled[0]
-    for run, columns in labelled[1:]:
+    base, first = labeled[0]
+    for run, columns in labeled[1:]:
         if columns["label"] is first["label"] or columns["label"].equals(first["label"]):
             continue
         pairs = zip(first["label"].to_pylist(), columns["label"].to_pylist(), strict=True)
         place, (there, here) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
         row = columns["row"][place].as_py()
-        what = f"row {row!r} is labelled {here!r}, in {base.where} {there!r}"
+        what = f"row {row!r} is labeled {here!r}, in {base.where} {there!r}"
         raise RunError("the labels differ:", [Fault(run.where, f"{what} - use one data set")])
 
 

@@ -156,7 +156,7 @@ def nicknamed() -> dict[str, str]:
     """The aliases of strategies by the settings that they stand for, defaults included."""
     return {
         json.dumps(Strategy.parse(alias, "strategy").plain(), sort_keys=True): alias
-        for alias in Strategy.nicknames()
+        for alias in Strategy.all_aliases()
     }
 
 
@@ -177,7 +177,7 @@ def tell_apart(members: Sequence[Member]) -> None:
 
 
 COSTS = (
-    "artefact_bytes",
+    "artifact_bytes",
     "peak_bytes",
     "peak_evaluate_bytes",
     "tokens_per_second",

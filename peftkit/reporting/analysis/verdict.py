@@ -150,7 +150,7 @@ def cost_of(question: Question, chosen: Standing) -> list[str]:
             continue
         if own and base and base.median > 0:
             parts.append(f"{own.median / base.median:.2f} times {question.reference}'s {words}")
-    size = chosen.measures["artefact_bytes"]
+    size = chosen.measures["artifact_bytes"]
     if size:
         parts.append(f"{size.median / 2**20:.2f} MiB on disk")
     return [f"The cost: {', '.join(parts)}."] if parts else []

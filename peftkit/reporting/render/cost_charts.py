@@ -231,7 +231,7 @@ def legend(rows: list[Row], key: str) -> dict[str, Any]:
 
 
 def held_scale(rows: list[Row]) -> altair.Scale:
-    """The same colours whatever is filtered out."""
+    """The same colors whatever is filtered out."""
     import altair as alt
 
     held = {row["held"] for row in rows}

@@ -95,7 +95,7 @@ def columns(report: ReportData) -> list[Column]:
             lambda s: s.trainable,
         ),
         Column("share", lambda s: "" if s.share is None else f"{s.share:.2%}", lambda s: s.share),
-        cost("artefact MiB", "artefact_bytes", 2**20, ".2f"),
+        cost("artifact MiB", "artifact_bytes", 2**20, ".2f"),
         cost("peak MiB", "peak_bytes", 2**20),
         cost("peak MiB, evaluation", "peak_evaluate_bytes", 2**20),
         cost("tokens/s", "tokens_per_second"),
@@ -261,7 +261,7 @@ def noise(report: ReportData) -> str:
 
 
 MEASURES = (
-    "artefact_bytes",
+    "artifact_bytes",
     "peak_bytes",
     "peak_evaluate_bytes",
     "tokens_per_second",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.reporting.render.charts import missing
 from peftkit.reporting.render.markdown import Cells, cells, explanations, failures
-from peftkit.reporting.render.picture import COLOURS, Picture, shown_label
+from peftkit.reporting.render.picture import COLORS, Picture, shown_label
 from peftkit.reporting.render.vega import bundle
 from peftkit.runs.learning_curves import printable
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from peftkit.reporting.analysis.results import ReportData
     from peftkit.reporting.analysis.summaries import Standing
 
-LIGHT = {**COLOURS, "shade": "#f2f5f8", "edge": "#767676", "quiet": "#595959"}
+LIGHT = {**COLORS, "shade": "#f2f5f8", "edge": "#767676", "quiet": "#595959"}
 DARK = {
     "ink": "#e8e8e8",
     "paper": "#16181c",
@@ -30,12 +30,12 @@ DARK = {
     "shade": "#20242b",
     "edge": "#8a8f98",
     "quiet": "#a9aeb7",
-    "c1": COLOURS["c6"],
-    "c2": COLOURS["c5"],
+    "c1": COLORS["c6"],
+    "c2": COLORS["c5"],
     "c5": "#F0E442",
-    "c6": COLOURS["c1"],
+    "c6": COLORS["c1"],
 }
-"""What dark mode changes: of the same eight colours, the bright ones come first."""
+"""What dark mode changes: of the same eight colors, the bright ones come first."""
 HARMFUL: dict[str, str | int | None] = {
     "<": "\\u003c",
     ">": "\\u003e",
@@ -73,16 +73,16 @@ def part(name: str) -> str:
     return files("peftkit.reporting.render").joinpath(name).read_text(encoding="utf-8")
 
 
-def named(colour: str) -> str:
-    """A colour as the style sheet defines it, so that pictures follow it into dark mode."""
-    return f"var(--{colour})"
+def named(color: str) -> str:
+    """A color as the style sheet defines it, so that pictures follow it into dark mode."""
+    return f"var(--{color})"
 
 
 def stylesheet() -> str:
-    """The style sheet, with both sets of colours; print is always light."""
+    """The style sheet, with both sets of colors; print is always light."""
     light, dark = (
-        "".join(f"--{name}: {value}; " for name, value in colours.items())
-        for colours in (LIGHT, DARK)
+        "".join(f"--{name}: {value}; " for name, value in colors.items())
+        for colors in (LIGHT, DARK)
     )
     mode = f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}"
     return f":root {{ {light}}}\n{mode}\n{part('page.css')}"
@@ -196,7 +196,7 @@ def figure(picture: Picture) -> str:
     said = clean(" ".join([picture.caption, *picture.words]))
     name, title = picture.name, clean(picture.title)
     return (
-        f'<figure aria-labelledby="title-{name}"><h3 id="title-{name}">{title}</h3>'
+        f'<figure aria-labeledby="title-{name}"><h3 id="title-{name}">{title}</h3>'
         f'<div class="drawing" id="drawing-{name}"></div><figcaption>{said}</figcaption>'
         f'<details><summary>The numbers of this picture</summary><div class="wide" tabindex="0" '
         f'role="region" aria-label="The numbers of: {title}"><table><thead><tr>{heads}</tr></thead>'
@@ -228,10 +228,10 @@ def disputed(report: ReportData) -> str:
     )
     body = "".join(map(disputed_row, rows))
     return (
-        '<section aria-labelledby="disputed"><h2 id="disputed">Rows that strategies disagree on'
+        '<section aria-labeledby="disputed"><h2 id="disputed">Rows that strategies disagree on'
         "</h2><p>The test rows on which answers vary most between strategies, each of which is "
         "the mean of its seeds.</p>"
-        '<div class="wide" tabindex="0" role="region" aria-labelledby="disputed"><table><thead><tr>'
+        '<div class="wide" tabindex="0" role="region" aria-labeledby="disputed"><table><thead><tr>'
         f"{heads}</tr></thead><tbody>{body}</tbody></table></div></section>"
     )
 

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-COLOURS = {
+COLORS = {
     "ink": "#1b1b1b",
     "paper": "#ffffff",
     "grid": "#dddddd",
-    **{f"c{n}": colour for n, colour in enumerate(INK.values(), 1)},
+    **{f"c{n}": color for n, color in enumerate(INK.values(), 1)},
     "c3": "#009E73",
     "c4": "#CC79A7",
     "c5": "#E69F00",
     "c6": "#56B4E9",
 }
-"""Okabe and Ito's colours on white; what they tell apart, shapes, dashes or words do too."""
+"""Okabe and Ito's colors on white; what they tell apart, shapes, dashes or words do too."""
 CATEGORIES = ("c1", "c2", "c3", "c4", "c5", "c6")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 DASHES = ([1, 0], [6, 3], [2, 2], [10, 3, 2, 3], [12, 4], [4, 2, 1, 2])
@@ -62,25 +62,25 @@ class Picture:
         found.pop("config", None)
         return found
 
-    def specification(self, colour: Callable[[str], str]) -> dict[str, Any]:
-        """The Vega-Lite specification, in colours by their names, with its data."""
-        said = {"description": f"{self.title}. {self.caption}", "config": theme(colour)}
+    def specification(self, color: Callable[[str], str]) -> dict[str, Any]:
+        """The Vega-Lite specification, in colors by their names, with its data."""
+        said = {"description": f"{self.title}. {self.caption}", "config": theme(color)}
         return {**self.plain, **said, "datasets": {"rows": self.rows}}
 
     def alone(self) -> str:
         """The specification of the picture by itself, with its title, as one line of JSON."""
         heading = {"text": self.title, "anchor": "start", "fontSize": 15, "offset": 12}
-        drawn = {**self.specification(COLOURS.__getitem__), "title": heading, "padding": 12}
+        drawn = {**self.specification(COLORS.__getitem__), "title": heading, "padding": 12}
         return json.dumps(drawn)
 
 
-def theme(colour: Callable[[str], str]) -> dict[str, Any]:
+def theme(color: Callable[[str], str]) -> dict[str, Any]:
     """Everything about looks that is the same in all pictures."""
-    ink, grid = colour("ink"), colour("grid")
+    ink, grid = color("ink"), color("grid")
     titles = {"labelColor": ink, "titleColor": ink, "labelFontSize": 12, "titleFontSize": 12}
     lines = {"domainColor": ink, "tickColor": ink, "gridColor": grid}
     return {
-        "background": colour("paper"),
+        "background": color("paper"),
         "font": "sans-serif",
         "view": {"stroke": None},
         "axis": {**titles, **lines, "titleFontWeight": "normal", "titlePadding": 8},
@@ -97,8 +97,8 @@ def theme(colour: Callable[[str], str]) -> dict[str, Any]:
         "title": {"color": ink, "subtitleColor": ink, "limit": 600},
         "text": {"color": ink, "fontSize": 11},
         "rule": {"color": ink},
-        "mark": {"color": colour("c1")},
-        "range": {"category": [colour(name) for name in CATEGORIES]},
+        "mark": {"color": color("c1")},
+        "range": {"category": [color(name) for name in CATEGORIES]},
     }
 
 

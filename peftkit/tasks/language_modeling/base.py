@@ -1,4 +1,4 @@
-"""Language modelling: what tasks share whose answer is text, from loss and bits per byte to ROUGE.
+"""Language modeling: what tasks share whose answer is text, from loss and bits per byte to ROUGE.
 
 A task of this kind says how rows become prompts and references, and by what its texts are judged.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from peftkit.data.splits import Splits
     from peftkit.metrics.counts import Totals
     from peftkit.metrics.registry import Score
-    from peftkit.tasks.base import Given, Predictions, Reading, Scored
+    from peftkit.tasks.base import EvalSplit, Predictions, Reading, Scored
 
     Floats = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ TOKEN_KINDS = 3
 Answers = list[dict[str, Any]]
 
 
-class LanguageModelling(Settings):
+class LanguageModeling(Settings):
     """Loss on the tokens to be said, bits per byte of their text, and scores of generated texts."""
 
     generate: Generation | None = None
@@ -152,7 +152,7 @@ class LanguageModelling(Settings):
             for part in parts
         ]
 
-    def answers(self, predictions: "Predictions", given: "Given") -> Answers:
+    def answers(self, predictions: "Predictions", given: "EvalSplit") -> Answers:
         """What was generated for each row, where it was, how many of its samples `passed` a judge,
         and what the right answer cost: `nats` over `tokens` that stand for `bytes` of text."""
         counts = row_counts(predictions, given)
@@ -167,7 +167,7 @@ class LanguageModelling(Settings):
             for text, hits, (nats, tokens, size) in zip(texts, passed, counts, strict=True)
         ]
 
-    def counts(self, answers: Sequence[Mapping[str, Any]], given: "Given") -> "Floats":
+    def counts(self, answers: Sequence[Mapping[str, Any]], given: "EvalSplit") -> "Floats":
         """Nats, tokens and bytes of each row, then what its text gives, then what the judge says of
         its samples; NaN where it has none."""
         import numpy as np
@@ -207,7 +207,7 @@ class LanguageModelling(Settings):
             found.append((counts[:, texts:], means(pass_names(samples))))
         return found
 
-    def _references_of(self, given: "Given") -> list[str]:
+    def _references_of(self, given: "EvalSplit") -> list[str]:
         """The references of all rows, of which the way to split texts is chosen."""
         return self.references({name: given.rows[name][:] for name in columns_in(given.rows)})
 
@@ -215,7 +215,7 @@ class LanguageModelling(Settings):
         """Samples a row that the judge's command is run on; 0 where there is no judge."""
         return self.generate.samples if self.generate and self.generate.judge else 0
 
-    def score(self, predictions: "Predictions", given: "Given") -> "Scored":
+    def score(self, predictions: "Predictions", given: "EvalSplit") -> "Scored":
         """Scores over all rows, those of texts over the rows whose text was generated."""
         from peftkit.tasks.base import Scored
 
@@ -243,7 +243,7 @@ class LanguageModelling(Settings):
         """What else is said of generated texts."""
         return {"mean_words": sum(len(words_of(text)) for text in texts) / len(texts)}
 
-    def _tallied(self, counts: "Floats", given: "Given") -> "dict[str, Score]":
+    def _tallied(self, counts: "Floats", given: "EvalSplit") -> "dict[str, Score]":
         """Each score from the rows in which it is known, the headline first."""
         import numpy as np
 
@@ -259,7 +259,7 @@ class LanguageModelling(Settings):
         return head | found
 
     def prediction_lines(
-        self, predictions: "Predictions", given: "Given"
+        self, predictions: "Predictions", given: "EvalSplit"
     ) -> Iterator[dict[str, Any]]:
         """What was generated, and the counts; null where a row has none. Never the source."""
         answers = self.answers(predictions, given)

@@ -8,12 +8,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from peftkit.tasks.base import Given, Predictions
+    from peftkit.tasks.base import EvalSplit, Predictions
 
     Floats = NDArray[np.float64]
 
 
-def row_counts(predictions: "Predictions", given: "Given") -> list[tuple[float, int, int]]:
+def row_counts(predictions: "Predictions", given: "EvalSplit") -> list[tuple[float, int, int]]:
     """Nats, tokens and bytes of each row, over all examples that it became."""
     sizes = list(given.examples["bytes"])
     of = given.examples["of"] if "of" in columns_in(given.examples) else range(len(sizes))

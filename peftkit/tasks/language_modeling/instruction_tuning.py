@@ -8,7 +8,7 @@ from pydantic import field_validator
 from peftkit.errors import DataError, Fault, RecipeError
 from peftkit.metrics.text import EXACT, Counted, exact_counts, rouges
 from peftkit.tasks.base import Task
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.counts import columns_in
 from peftkit.text.chat_fields import TOLD, examined, faults_of
 from peftkit.text.chat_templates import Rendered, Template, template_text
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
     from peftkit.data.splits import Splits
     from peftkit.data.validation import Need
-    from peftkit.tasks.base import Given
+    from peftkit.tasks.base import EvalSplit
 
 SPLITS = ("train", "validation", "test")
 UNUSABLE = "the conversations cannot be used:"
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer"]
 
 
-class Instructions(LanguageModelling, Task):
+class Instructions(LanguageModeling, Task):
     """What the assistant of a conversation says: the loss is on its answers and on their ends."""
 
     kind: Literal["instructions"] = "instructions"
@@ -212,7 +212,7 @@ class Instructions(LanguageModelling, Task):
         """The last answer of each conversation."""
         return [text_of(talk.messages[-1]) for talk in self._read(rows)]
 
-    def _references_of(self, given: "Given") -> list[str]:
+    def _references_of(self, given: "EvalSplit") -> list[str]:
         """The last answers; calls of tools and thoughts as the template writes them."""
         if "reference" not in columns_in(given.examples):
             return super()._references_of(given)

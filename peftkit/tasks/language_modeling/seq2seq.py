@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import PositiveInt, field_validator
 
 from peftkit.errors import DataError, Fault, RecipeError
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from peftkit.text.chat_templates import Template, template_text
 from peftkit.text.chat_tokens import tokens_of
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from peftkit.data.splits import Splits
     from peftkit.data.validation import Need
-    from peftkit.tasks.base import Given
+    from peftkit.tasks.base import EvalSplit
 
 SOURCE = "{source}"
 Columns = dict[str, list[Any]]
 
 
-class Rewriting(LanguageModelling):
-    """What translation and summarisation share: a source is read, a target is said."""
+class Rewriting(LanguageModeling):
+    """What translation and summarization share: a source is read, a target is said."""
 
     generate: Generation | None = Generation()
     """Generate and score texts at the end of a run; null: only losses are scored."""
@@ -217,7 +217,7 @@ def size_of_cut(ids: Sequence[int], tokenizer: Any) -> int:
     return len(tokenizer.decode(ids, skip_special_tokens=True).encode())
 
 
-def usual_target(given: "Given") -> str:
+def usual_target(given: "EvalSplit") -> str:
     """The most frequent target of the train split; of several, one of middling length."""
     counts: Counter[str] = Counter(given.train["target"])
     most = max(counts.values())

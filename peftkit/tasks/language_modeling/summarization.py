@@ -1,18 +1,18 @@
-"""Summarisation: a long text in a few words, by an encoder-decoder or a causal model."""
+"""Summarization: a long text in a few words, by an encoder-decoder or a causal model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from peftkit.metrics.text import Counted, rouges
-from peftkit.tasks.base import Given, Task
+from peftkit.tasks.base import EvalSplit, Task
 from peftkit.tasks.language_modeling.seq2seq import SOURCE, Rewriting, said_by_all, usual_target
 from peftkit.text.words import SENTENCE_ENDS, words_of
 
 
-class Summarisation(Rewriting, Task):
+class Summarization(Rewriting, Task):
     """What a text comes to."""
 
-    kind: Literal["summarisation"] = "summarisation"
+    kind: Literal["summarization"] = "summarization"
     metric: Literal["rougeL", "rouge1", "rouge2", "bits_per_byte"] = "rougeL"
     """The headline score."""
     score_tokenizer: Literal["english", "unicode"] | None = None
@@ -32,7 +32,7 @@ class Summarisation(Rewriting, Task):
         """ROUGE."""
         return (rouges(self.score_tokenizer),)
 
-    def simple_answers(self, given: Given) -> dict[str, list[dict[str, Any]]]:
+    def simple_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
         """The first three turns or sentences, the longest three, always the same target."""
         parts = [parts_of(source) for source in given.rows["source"]]
         return {

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, field_validator
 from peftkit.errors import DataError, Fault
 from peftkit.metrics.text import distinct
 from peftkit.tasks.base import Task
-from peftkit.tasks.language_modeling.base import LanguageModelling
+from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from peftkit.text.special_tokens import encode_text
 from peftkit.text.words import first_words
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from peftkit.data.validation import Need
 
 
-class TextGeneration(LanguageModelling, Task):
+class TextGeneration(LanguageModeling, Task):
     """How texts go on: every token is learned from those before it, and that a text ends."""
 
     kind: Literal["generation"] = "generation"
@@ -30,7 +30,7 @@ class TextGeneration(LanguageModelling, Task):
     """Words at the start of a test text from which the rest is generated (`generate`); characters,
     where no space divides words."""
 
-    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"language_modelling": {}}
+    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"language_modeling": {}}
     roles: ClassVar["Mapping[str, Need]"] = {"text": True, "attribute": False}
     inputs: ClassVar[tuple[str, ...]] = ("text", "attribute")
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from peftkit.metrics.text import CHRF, Counted, bleus
 from peftkit.metrics.tokenizers import bleu_tokenizer, check_installed
-from peftkit.tasks.base import Given, Task
+from peftkit.tasks.base import EvalSplit, Task
 from peftkit.tasks.language_modeling.seq2seq import (
     SOURCE,
     Columns,
@@ -115,7 +115,7 @@ class Translation(Rewriting, Task):
             raise DataError("the model does not suit the task:", [fault])
         tokenizer.src_lang, tokenizer.tgt_lang = self.codes
 
-    def simple_answers(self, given: Given) -> dict[str, list[dict[str, Any]]]:
+    def simple_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
         """The source as it is; always the same target."""
         sources = list(given.rows["source"])
         return {

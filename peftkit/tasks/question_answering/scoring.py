@@ -25,16 +25,16 @@ ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """The text as answers are compared: in lower case, without punctuation and articles."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
-def normalised_beside(text: str, right: str) -> str:
+def normalized_beside(text: str, right: str) -> str:
     """The text as it is compared with a right answer, with a space between its words."""
     if not is_beyond_ascii(right):
-        return normalised(text)
-    return " ".join(words_of(normalised(without_punctuation(text))))
+        return normalized(text)
+    return " ".join(words_of(normalized(without_punctuation(text))))
 
 
 def overlap_f1(said: Sequence[str], right: Sequence[str], nothing: bool) -> float:
@@ -57,9 +57,9 @@ def best_match(said: str, right: Sequence[str], nothing: bool = False) -> tuple[
 
     Where `nothing` is an answer, it is the right one of a question that has no other.
     """
-    pairs = [(normalised_beside(said, text), normalised_beside(text, text)) for text in right]
+    pairs = [(normalized_beside(said, text), normalized_beside(text, text)) for text in right]
     if nothing:
-        pairs = [pair for pair in pairs if pair[1]] or [(normalised(said), "")]
+        pairs = [pair for pair in pairs if pair[1]] or [(normalized(said), "")]
     exact = float(any(ours == theirs for ours, theirs in pairs))
     overlaps = (overlap_f1(ours.split(), theirs.split(), nothing) for ours, theirs in pairs)
     return exact, max(overlaps, default=0.0)
@@ -97,9 +97,9 @@ def sentences_of(text: str) -> list[tuple[int, int]]:
 
 def most_alike(question: str, context: str) -> tuple[int, int]:
     """The sentence of the context with the most of the question's words; the first of several."""
-    words = set(words_of(normalised(question)))
+    words = set(words_of(normalized(question)))
     sentences = sentences_of(context)
     shared = [
-        len(words & set(words_of(normalised(context[start:end])))) for start, end in sentences
+        len(words & set(words_of(normalized(context[start:end])))) for start, end in sentences
     ]
     return sentences[shared.index(max(shared))]

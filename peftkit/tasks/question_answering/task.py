@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import NonNegativeInt, PositiveInt
 
 from peftkit.errors import DataError
-from peftkit.tasks.base import IGNORED, Given, Predictions, Reading, Task
+from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Reading, Task
 from peftkit.tasks.question_answering.decoding import Considered, considered
 from peftkit.tasks.question_answering.scoring import (
     best_match,
@@ -53,7 +53,7 @@ class QuestionAnswering(Task):
     """What to do about rows none of whose answers stands in the context: refuse them, or learn
     nothing from them; where they are scored, their answers count all the same."""
     stride: NonNegativeInt | Literal["auto"] = "auto"
-    """Tokens that neighbouring windows of a context share; auto: a third of data.max_length."""
+    """Tokens that neighboring windows of a context share; auto: a third of data.max_length."""
     question_length: PositiveInt | Literal["auto"] = "auto"
     """Tokens that a question is cut to; auto: a quarter of data.max_length."""
     max_answer_length: PositiveInt = 30
@@ -151,7 +151,7 @@ class QuestionAnswering(Task):
         from torch.nn.functional import cross_entropy
 
         total = logits[:0].float().sum()
-        for first, length, span in labelled(labels):
+        for first, length, span in labeled(labels):
             window = logits[first : first + length].float().T
             right = labels.new_tensor(span)
             total = total + cross_entropy(window, right, reduction="sum", label_smoothing=smoothing)
@@ -163,13 +163,13 @@ class QuestionAnswering(Task):
         """The two logits of each token, (tokens, 2) a window."""
         return [part.cpu().numpy() for part in logits.float().split(list(sizes))]
 
-    def considered(self, predictions: Predictions, given: Given) -> list[Considered]:
+    def considered(self, predictions: Predictions, given: EvalSplit) -> list[Considered]:
         """What may be said of each row."""
         longest, count = self.max_answer_length, self.n_best
         contexts = list(given.rows["context"])
         return considered(given.examples, predictions.outputs, contexts, longest, count)
 
-    def answers(self, predictions: Predictions, given: Given) -> list[dict[str, Any]]:
+    def answers(self, predictions: Predictions, given: EvalSplit) -> list[dict[str, Any]]:
         """The best span's text as it stands in the context, where it begins and ends there, and its
         score; where questions may have no answer, by how much that outscores it (`margin`), and no
         text where that is more than the threshold chosen on the validation split."""
@@ -190,7 +190,7 @@ class QuestionAnswering(Task):
             said["candidates"] = [spoken(context, span) for span in each.spans[: self.n_best]]
         return said
 
-    def tuned(self, predictions: Predictions, given: Given) -> dict[str, Any]:
+    def tuned(self, predictions: Predictions, given: EvalSplit) -> dict[str, Any]:
         """How much no answer must outscore the best span by to be given: best for F1."""
         import numpy as np
 
@@ -213,7 +213,7 @@ class QuestionAnswering(Task):
             return ("no answer is given where it outscores every span: nothing to tune that on",)
         return (f"no answer is given from a margin of {tuned['threshold']:.4f} on (validation)",)
 
-    def simple_answers(self, given: Given) -> dict[str, list[dict[str, Any]]]:
+    def simple_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
         """The whole context, its first sentence, its sentence with most of the question's words;
         and no answer, where that may be one."""
         contexts, questions = given.rows["context"], given.rows["question"]
@@ -230,7 +230,7 @@ class QuestionAnswering(Task):
         none = {"no answer": [dict(NO_ANSWER)] * len(contexts)}
         return {**none, **simple} if self.unanswerable else simple
 
-    def counts(self, answers: Sequence[Mapping[str, Any]], given: Given) -> "Floats":
+    def counts(self, answers: Sequence[Mapping[str, Any]], given: EvalSplit) -> "Floats":
         """Exact match, F1 and one, of all rows and then of those with an answer: (rows, 6)."""
         import numpy as np
 
@@ -251,7 +251,9 @@ class QuestionAnswering(Task):
             found["f1[unanswerable]"] = ratio(f1 - f1_there, rows - there)
         return found
 
-    def prediction_lines(self, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
+    def prediction_lines(
+        self, predictions: Predictions, given: EvalSplit
+    ) -> Iterator[dict[str, Any]]:
         """Where the answer stands and how sure it is, without its text."""
         for line in super().prediction_lines(predictions, given):
             yield {k: v for k, v in line.items() if k not in ("text", "candidates")}
@@ -271,20 +273,20 @@ def ratio(part: "Floats", whole: "Floats") -> "Floats":
 
 def labels_of(length: int, span: tuple[int, int] | None) -> list[int]:
     """A label a token: the first one's is one number of the window's `length` and the ends of the
-    span to learn, all others are IGNORED; so is the first one where the span is not known.
+    span to learn, all others are IGNORE_INDEX; so is the first one where the span is not known.
 
     So a batch's known labels are as many as its windows with a span, and each of them says which
     stretch of tokens it is about.
     """
-    labels = [IGNORED] * length
+    labels = [IGNORE_INDEX] * length
     if span is not None:
         labels[0] = length << 2 * BITS | span[0] << BITS | span[1]
     return labels
 
 
-def labelled(labels: "torch.Tensor") -> list[tuple[int, int, tuple[int, int]]]:
+def labeled(labels: "torch.Tensor") -> list[tuple[int, int, tuple[int, int]]]:
     """Of each window with a span: its first token, its length, and the span within it."""
-    known = (labels != IGNORED).nonzero().flatten()
+    known = (labels != IGNORE_INDEX).nonzero().flatten()
     low = (1 << BITS) - 1
     return [
         (first, label >> 2 * BITS, (label >> BITS & low, label & low))

@@ -22,7 +22,7 @@ class Room(NamedTuple):
     question: int
     """For the question at most."""
     stride: int
-    """Of the context in two neighbouring windows."""
+    """Of the context in two neighboring windows."""
 
 
 class Window(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from peftkit.data.validation import Places, rows_at
 from peftkit.errors import DataError, Fault
 from peftkit.metrics.counts import precision_recall_f1
-from peftkit.tasks.base import IGNORED, Given, Predictions, Task
+from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Task
 from peftkit.tasks.embedding_baseline import EmbeddedParts
 from peftkit.tasks.relation_extraction.entity_markers import Marked, Unmarked, marked, with_marks
 from peftkit.text.subword_tokens import frame_of, nearest_to, pieces_of, with_markers
@@ -174,7 +174,7 @@ class Relations(EmbeddedParts, Task):
             kept = nearest_to(places, len(ids), room)
             example: dict[str, Any] = {
                 **frame.around([ids[place] for place in kept]),
-                "labels": ids_of.get(label, IGNORED),
+                "labels": ids_of.get(label, IGNORE_INDEX),
                 "truncated": len(kept) < len(ids),
                 "read": [kept.index(places[i]) + len(frame.before) for i in (0, 2)],
             }
@@ -207,7 +207,7 @@ class Relations(EmbeddedParts, Task):
         return cross_entropy(
             logits.float(),
             labels,
-            ignore_index=IGNORED,
+            ignore_index=IGNORE_INDEX,
             reduction="sum",
             label_smoothing=smoothing,
         )
@@ -218,14 +218,14 @@ class Relations(EmbeddedParts, Task):
         """Softmax over the labels, (classes,) each."""
         return list(logits.float().softmax(dim=-1).cpu().numpy())
 
-    def answers(self, predictions: Predictions, given: Given) -> list[dict[str, Any]]:
+    def answers(self, predictions: Predictions, given: EvalSplit) -> list[dict[str, Any]]:
         """The most probable label, and every label's probability."""
         said = [
             dict(zip(given.names, row.tolist(), strict=True)) for row in predictions.probabilities
         ]
         return [{"label": max(row, key=row.__getitem__), "probabilities": row} for row in said]
 
-    def simple_answers(self, given: Given) -> dict[str, list[dict[str, Any]]]:
+    def simple_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
         """The most frequent label of train for every row."""
         usual = Counter(self._labels(given.train)).most_common(1)[0][0]
         return {"majority": [{"label": usual}] * len(given.rows)}
@@ -235,7 +235,7 @@ class Relations(EmbeddedParts, Task):
         plain = [_DIRECTION.sub("", name) for name in names if name != self.other]
         return list(dict.fromkeys(plain))
 
-    def counts(self, answers: Sequence[Mapping[str, Any]], given: Given) -> "Floats":
+    def counts(self, answers: Sequence[Mapping[str, Any]], given: EvalSplit) -> "Floats":
         """Of each relation whether it is found with its direction, is said and is there in either;
         behind them whether the label is right, and 1."""
         import numpy as np
@@ -286,7 +286,9 @@ class Relations(EmbeddedParts, Task):
             }
         return scores
 
-    def prediction_lines(self, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
+    def prediction_lines(
+        self, predictions: Predictions, given: EvalSplit
+    ) -> Iterator[dict[str, Any]]:
         """The label's name, the predicted one's, the probabilities in id order, and the counts."""
         answers = self.answers(predictions, given)
         gold = self._labels(given.rows)

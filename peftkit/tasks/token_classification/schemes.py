@@ -94,7 +94,7 @@ def _may_follow(before: Tag, tag: Tag, scheme: str) -> bool:
     of_one_type = before.prefix != OUTSIDE and before.type == tag.type
     if scheme == "iob2":
         return tag.prefix != "I" or of_one_type
-    if scheme == "iob1":  # B only parts neighbours of one type
+    if scheme == "iob1":  # B only parts neighbors of one type
         return tag.prefix != "B" or of_one_type
     is_open = before.prefix in "BI"
     goes_on = tag.prefix in "ILE"

@@ -9,7 +9,7 @@ from pydantic import NonNegativeInt
 from peftkit.errors import DataError, Fault
 from peftkit.metrics.bootstrap import mean_of_defined
 from peftkit.metrics.counts import precision_recall_f1
-from peftkit.tasks.base import IGNORED, Given, Predictions, Reading, Task
+from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Reading, Task
 from peftkit.tasks.embedding_baseline import EmbeddedWords
 from peftkit.tasks.token_classification.rows import (
     Sentence,
@@ -67,7 +67,7 @@ class Tagging(EmbeddedWords, Task):
     """How tags say where entities are; auto finds it out from train. Learned and answered is IOB2.
     none: the tags say nothing of entities (parts of speech)."""
     stride: NonNegativeInt | Literal["auto"] = "auto"
-    """Tokens that neighbouring windows of a text longer than `data.max_length` share; auto: half a
+    """Tokens that neighboring windows of a text longer than `data.max_length` share; auto: half a
     window. A word's tag is from the window that shows most around it."""
     decoding: Literal["best_path", "greedy"] = "best_path"
     """best_path: the most probable well-formed tags; greedy: each word's most probable tag."""
@@ -138,7 +138,7 @@ class Tagging(EmbeddedWords, Task):
             labels = [ids_of.get(tag, UNKNOWN) for tag in gold[row]]
             for window, placed in self._windows(firsts, labels, len(ids), room):
                 own = frame.around(ids[slice(*window)])
-                of_own = [IGNORED] * len(own["input_ids"])
+                of_own = [IGNORE_INDEX] * len(own["input_ids"])
                 for place, label in placed:
                     of_own[place - window[0] + len(frame.before)] = label
                 example = {**own, "labels": of_own, "truncated": False, "of": row}
@@ -171,9 +171,13 @@ class Tagging(EmbeddedWords, Task):
         """The sum of cross-entropies over the words with a tag."""
         from torch.nn.functional import cross_entropy
 
-        known = labels.masked_fill(labels < 0, IGNORED)
+        known = labels.masked_fill(labels < 0, IGNORE_INDEX)
         return cross_entropy(
-            logits.float(), known, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
+            logits.float(),
+            known,
+            ignore_index=IGNORE_INDEX,
+            reduction="sum",
+            label_smoothing=smoothing,
         )
 
     def known(self, labels: "torch.Tensor") -> int:
@@ -186,9 +190,9 @@ class Tagging(EmbeddedWords, Task):
         """Softmax over the tags for each word that the example answers: (words, tags)."""
         every = logits.float().softmax(dim=-1)
         parts = zip(every.split(list(sizes)), labels.split(list(sizes)), strict=True)
-        return [said[own != IGNORED].cpu().numpy() for said, own in parts]
+        return [said[own != IGNORE_INDEX].cpu().numpy() for said, own in parts]
 
-    def answers(self, predictions: Predictions, given: Given) -> list[dict[str, Any]]:
+    def answers(self, predictions: Predictions, given: EvalSplit) -> list[dict[str, Any]]:
         """Each word's tag; of entities the type, the place, the words, their least probable tag."""
         said: dict[int, list[np.ndarray]] = {}
         for row, output in zip(given.examples["of"], predictions.outputs, strict=True):
@@ -228,7 +232,7 @@ class Tagging(EmbeddedWords, Task):
         tags = [[str(tag) for tag in listed(row)] for row in rows["tags"]]
         return [to_iob2(row) for row in tags] if self.marks(names) else tags
 
-    def simple_answers(self, given: Given) -> dict[str, list[dict[str, Any]]]:
+    def simple_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
         """The most frequent tag for all words ('O'), or for each word the one it has in train."""
         train: dict[str, Counter[str]] = {}
         learned = self._gold(given.train, given.names) or []
@@ -247,7 +251,7 @@ class Tagging(EmbeddedWords, Task):
             "most_frequent_tag": [{"tags": tags} for tags in looked_up],
         }
 
-    def counts(self, answers: Sequence[Mapping[str, Any]], given: Given) -> "Floats":
+    def counts(self, answers: Sequence[Mapping[str, Any]], given: EvalSplit) -> "Floats":
         """Of each type or plain tag how many are found rightly, are said and are there; behind them
         words with the right tag, and words."""
         import numpy as np
@@ -288,7 +292,9 @@ class Tagging(EmbeddedWords, Task):
             scores |= {f"{name}[{kind}]": found[:, index] for name, found in each.items()}
         return scores
 
-    def prediction_lines(self, predictions: Predictions, given: Given) -> Iterator[dict[str, Any]]:
+    def prediction_lines(
+        self, predictions: Predictions, given: EvalSplit
+    ) -> Iterator[dict[str, Any]]:
         """Each word's right tag and the one that was said; and the counts."""
         answers = self.answers(predictions, given)
         gold = self._gold(given.rows, given.names) or []

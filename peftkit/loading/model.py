@@ -1,4 +1,4 @@
-"""Assembly: a base model loaded, quantised, given a head and a strategy, and counted."""
+"""Assembly: a base model loaded, quantized, given a head and a strategy, and counted."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
-class Assembled:
+class LoadedModel:
     """A model ready to train or predict, and how to feed it."""
 
     module: nn.Module
@@ -54,16 +54,16 @@ class Assembled:
     notes: tuple[str, ...]
 
 
-def assemble(
+def load_model(
     recipe: Recipe,
     source: Source,
     tokenizer: Any,
     names: Sequence[str],
     precision: str,
-    artefact: Path | None = None,
+    artifact: Path | None = None,
     bare: bool = False,
-) -> Assembled:
-    """The recipe's model with its strategy attached, or with the trained `artefact` in place; the
+) -> LoadedModel:
+    """The recipe's model with its strategy attached, or with the trained `artifact` in place; the
     `bare` one as the base is.
 
     `names` are the labels'. Raises `RecipeError` where model and recipe do not fit.
@@ -82,10 +82,10 @@ def assemble(
         before = count_base(base)
         if bare:
             module: nn.Module = base
-        elif artefact is None:
+        elif artifact is None:
             module = recipe.strategy.adapt(base, recipe.task)
         else:
-            module = recipe.strategy.load(base, artefact, recipe.task)
+            module = recipe.strategy.load(base, artifact, recipe.task)
     if recipe.training.gradient_checkpointing:  # behind the strategy: peft 0.21 would else ask for
         # gradients of the embeddings' output, which only re-entrant checkpoints need
         base.activation_checkpointing_enable(
@@ -95,7 +95,7 @@ def assemble(
     batcher = attach_batcher(recipe.task, module, base, tokenizer, packed, ahead)
     parameters = count_parameters(module, before)
     notes = (*notes_of(recipe, config, packed), *([head.note] if head else []), *tokenizer.notes)
-    return Assembled(module, tokenizer, batcher, parameters, notes)
+    return LoadedModel(module, tokenizer, batcher, parameters, notes)
 
 
 def attach_batcher(
@@ -108,7 +108,7 @@ def attach_batcher(
 
 
 def notes_of(recipe: Recipe, config: PretrainedConfig, packed: bool) -> tuple[str, ...]:
-    """What a reader of the scores must know of how the model was fed and regularised."""
+    """What a reader of the scores must know of how the model was fed and regularized."""
     notes = []
     if recipe.training.packing == "off":
         notes.append("padded: training.packing=off")
@@ -128,7 +128,7 @@ def notes_of(recipe: Recipe, config: PretrainedConfig, packed: bool) -> tuple[st
     return tuple(notes)
 
 
-def blueprint(
+def meta_model(
     recipe: Recipe, folder: str, names: Sequence[str]
 ) -> tuple[nn.Module, ParameterCount]:
     """The adapted model and its counts on the meta device: nothing is loaded."""
@@ -154,7 +154,7 @@ def configure(recipe: Recipe, folder: str, names: Sequence[str]) -> PretrainedCo
         )
         faults.append(Fault("model", what))
     else:
-        faults += recipe.strategy.misfits(config, recipe.task)
+        faults += recipe.strategy.incompatibilities(config, recipe.task)
     faults += too_long(recipe, config)
     if faults:
         raise RecipeError(f"recipe {recipe.name!r} does not fit its model:", faults)
@@ -212,7 +212,7 @@ def load_base(
     packed: bool,
     head: FormerHead | None,
 ) -> PreTrainedModel:
-    """The base model with a fresh head, or its own `head`, in `dtype` or quantised.
+    """The base model with a fresh head, or its own `head`, in `dtype` or quantized.
 
     Raises `RecipeError` where its files do not fit its configuration.
     """

@@ -12,14 +12,14 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError
 from peftkit.hub.resolve import find_model
-from peftkit.loading.loading import blueprint, configure, load_tokenizer
+from peftkit.loading.model import configure, load_tokenizer, meta_model
 from peftkit.strategies.base import trainable
 from support.toy_models import NAMES, assembled, logits, rows, toy, train
 
 
 def refusal(recipe: Recipe) -> str:
     with pytest.raises(RecipeError) as caught:
-        blueprint(recipe, find_model(recipe.model).location, NAMES)
+        meta_model(recipe, find_model(recipe.model).location, NAMES)
     return str(caught.value)
 
 
@@ -41,7 +41,7 @@ def test_a_length_above_the_models_limit_is_refused_with_the_limit(model: str, m
     said = refusal(toy(model, "data.max_length=131"))
     assert f"data.max_length: the model reads at most {most} tokens (got 131)" in said
     assert f"use data.max_length={most}" in said
-    blueprint(toy(model, f"data.max_length={most}"), find_model(model).location, NAMES)
+    meta_model(toy(model, f"data.max_length={most}"), find_model(model).location, NAMES)
 
 
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-roberta", "tiny-gpt2"])
@@ -99,10 +99,10 @@ def test_dropout_that_the_model_does_not_have_is_refused(
             return {k: v for k, v in super().to_dict().items() if "dropout" not in k}
 
     monkeypatch.setattr(
-        "peftkit.loading.loading.AutoConfig.from_pretrained",
+        "peftkit.loading.model.AutoConfig.from_pretrained",
         lambda *_, **__: Dry(num_hidden_layers=2),
     )
-    monkeypatch.setattr("peftkit.loading.loading.first_position", lambda _: 0)
+    monkeypatch.setattr("peftkit.loading.model.first_position", lambda _: 0)
     recipe = toy("tiny-llama", "training.dropout=0.1")
     monkeypatch.setattr(
         type(recipe.task), "auto_class", lambda *_: type("", (), {"_model_mapping": {Dry: 1}})
@@ -165,14 +165,14 @@ def test_lora_says_nothing_of_what_peft_and_transformers_disagree_on(tmp_path: P
         warnings.simplefilter("error", UserWarning)
         made = assembled(recipe)
         recipe.strategy.save(made.module, tmp_path)
-        assembled(recipe, artefact=tmp_path)
+        assembled(recipe, artifact=tmp_path)
         assembled(toy("tiny-gpt2"))
 
 
 # peft itself, outside our calls, still reads the renamed property
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-llama"])
-def test_a_lora_artefact_loads_with_plain_peft(model: str, tmp_path: Path) -> None:
+def test_a_lora_artifact_loads_with_plain_peft(model: str, tmp_path: Path) -> None:
     from peft import PeftModel
 
     recipe = toy(model)
@@ -195,7 +195,7 @@ def test_a_lora_artefact_loads_with_plain_peft(model: str, tmp_path: Path) -> No
     ]
 
 
-def test_a_full_artefact_with_its_configuration_is_an_ordinary_checkpoint(tmp_path: Path) -> None:
+def test_a_full_artifact_with_its_configuration_is_an_ordinary_checkpoint(tmp_path: Path) -> None:
     recipe = toy("tiny-bert", "strategy=full")
     made = assembled(recipe)
     train(recipe, made, steps=2)
@@ -210,11 +210,11 @@ def test_a_full_artefact_with_its_configuration_is_an_ordinary_checkpoint(tmp_pa
         torch.testing.assert_close(alone, logits(made, [examples[index]]), atol=1e-5, rtol=1e-5)
 
 
-def test_an_artefact_of_another_recipe_is_refused(tmp_path: Path) -> None:
+def test_an_artifact_of_another_recipe_is_refused(tmp_path: Path) -> None:
     from peftkit.errors import RunError
 
     recipe = toy("tiny-bert", "strategy={kind: adapter, variant: houlsby}")
     recipe.strategy.save(assembled(recipe).module, tmp_path)
     other = toy("tiny-bert", "strategy={kind: adapter, variant: parallel}")
     with pytest.raises(RunError, match="the saved tensors are not those that train"):
-        assembled(other, artefact=tmp_path)
+        assembled(other, artifact=tmp_path)
