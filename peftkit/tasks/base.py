@@ -155,8 +155,8 @@ class Task(Component):
 
     @property
     def carried(self) -> Mapping[str, Any]:
-        """What the run fitted beside the weights, as in `EvalSplit.tuned`: part of the artifact, not of
-        the recipe. `loss` and `encode` find it here."""
+        """What the run fitted beside the weights, as in `EvalSplit.tuned`: part of the artifact,
+        not of the recipe. `loss` and `encode` find it here."""
         return self._carried
 
     def carrying(self, tuned: Mapping[str, Any]) -> Self:
