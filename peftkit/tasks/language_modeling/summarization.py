@@ -1,6 +1,6 @@
 """Summarization: a long text in a few words, by an encoder-decoder or a causal model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from peftkit.metrics.text import Counted, rouges
@@ -20,7 +20,6 @@ class Summarization(Rewriting, Task):
     of any script, each character alone where no space divides words. null: english, but unicode
     for references of other letters than a to z."""
 
-    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"summarization": {}}
     request: ClassVar[str] = f"Summarize this text:\n\n{SOURCE}"
 
     @property
