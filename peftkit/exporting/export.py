@@ -11,8 +11,8 @@ from peftkit.errors import RunError
 from peftkit.exporting.card import card, mergeable, needed
 from peftkit.exporting.facts import Exported, export_rows
 from peftkit.merging.inputs import check_base, read_texts
-from peftkit.merging.merge import beside, run_folder
-from peftkit.records.record import RunRecord
+from peftkit.merging.merge import beside
+from peftkit.records.record import RunRecord, run_folder
 from peftkit.records.run_dir import RunDir
 from peftkit.storage.atomic_files import write_text
 from peftkit.text import special_token_text

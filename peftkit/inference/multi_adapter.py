@@ -13,6 +13,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError, RunError, nearest
 from peftkit.inference.predictor import Inputs, Row, columns_of, inputs_of, load_run, predicted
 from peftkit.loading.model import LoadedModel
+from peftkit.records.record import RunRecord, run_folder
 from peftkit.records.run_dir import RunDir
 from peftkit.training.integrity import fingerprint
 
@@ -40,8 +41,8 @@ class SharedBase:
         self._base: str | None = None
 
     @classmethod
-    def load(cls, runs: Iterable[Path | str]) -> Self:
-        """The folders `runs`, on one base.
+    def load(cls, runs: Iterable[RunRecord | Path | str]) -> Self:
+        """The finished `runs` (records or their directories) on their base model.
 
         Raises `RunError` where one is not finished, or was trained on another base.
         """
@@ -50,9 +51,11 @@ class SharedBase:
             made.add(run)
         return made
 
-    def add(self, run: Path | str) -> None:
-        """Hold one more run; its name is its folder's."""
-        folder = RunDir.open(Path(run)).path
+    def add(self, run: RunRecord | Path | str) -> None:
+        """Load one more run; its name is its directory's."""
+        folder = RunDir.open(run_folder(run)).path
+        if folder.name in self._held:
+            raise RunError(f"{folder}: a run of this name is loaded already - rename its directory")
         identity = RunDir(folder).description()["model"]["identity"]
         if self._base not in (None, identity):
             raise RunError(

@@ -24,7 +24,7 @@ from peftkit.hub.source import Source
 from peftkit.loading.model import LoadedModel, load_model, load_tokenizer
 from peftkit.preprocessing.batching import longest_first
 from peftkit.records.artifact import check
-from peftkit.records.record import RunRecord
+from peftkit.records.record import RunRecord, run_folder
 from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import resting_precision, threads_of_rank
 from peftkit.tasks.base import EvalSplit
@@ -48,8 +48,7 @@ def predict(run: RunRecord | Path | str, rows: Iterable[Row]) -> list[dict[str, 
     """
     if isinstance(rows, str):
         raise DataError(f"one text instead of several - give [{rows[:20]!r} ...], a list")
-    folder = Path("runs") / run.folder_name if isinstance(run, RunRecord) else Path(run)
-    return list(predictions(RunDir.open(folder).path, rows))
+    return list(predictions(RunDir.open(run_folder(run)).path, rows))
 
 
 def predictions(

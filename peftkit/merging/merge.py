@@ -25,7 +25,7 @@ from peftkit.merging.streaming import Written, output_bytes, write_shards
 from peftkit.merging.subtracting import check_subtraction, restored, subtracted
 from peftkit.merging.verification.completeness import Loaded, checking
 from peftkit.merging.verification.proof import Merged, MergeProof, merge_rows, prove, said_of
-from peftkit.records.record import RunRecord
+from peftkit.records.record import RunRecord, run_folder
 from peftkit.storage.atomic_files import settle, write_text, writing
 
 __all__ = ["MergeProof", "Merged", "Mix", "merge", "merge_rows"]
@@ -105,13 +105,6 @@ def folders_of(run: What | Sequence[What]) -> list[Path]:
     if not run:
         raise RunError("nothing to merge - name a run, an artifact or a PEFT adapter's folder")
     return [run_folder(one) for one in run]
-
-
-def run_folder(run: What) -> Path:
-    """The folder of what is to be merged."""
-    if isinstance(run, RunRecord):
-        return Path("runs") / run.folder_name
-    return Path(run)
 
 
 def check_effect(adapter: Adapter, planned: Plan) -> None:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
+from typing_extensions import Self
 
 from peftkit.errors import RunError
 from peftkit.hub.source import Source
@@ -173,6 +174,18 @@ class RunRecord(Settings):
     versions: dict[str, str] = Field(default_factory=dict)
     finished_at: str = ""
     """UTC, ISO 8601."""
+    _folder: Path | None = PrivateAttr(None)
+
+    @property
+    def folder(self) -> Path | None:
+        """The directory that the record was read from or written to; None if it is only in memory.
+        It is no part of the file."""
+        return self._folder
+
+    def located(self, folder: Path) -> Self:
+        """This record, which is in `folder`."""
+        self._folder = folder.absolute()  # valid after a change of the working directory
+        return self
 
     @property
     def folder_name(self) -> str:
@@ -199,4 +212,11 @@ def read_record(path: Path) -> RunRecord:
             f"{path}: has schema version {str(version)[:40]}, this peftkit reads "
             f"{SCHEMA_VERSION} - use the peftkit that wrote it, or run again"
         )
-    return RunRecord.model_validate(said)
+    return RunRecord.model_validate(said).located(path.parent)
+
+
+def run_folder(run: RunRecord | Path | str, root: Path = Path("runs")) -> Path:
+    """The directory of `run`; below `root` for a record that is only in memory."""
+    if isinstance(run, RunRecord):
+        return run.folder or root / run.folder_name
+    return Path(run)

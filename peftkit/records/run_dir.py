@@ -152,10 +152,10 @@ class RunDir:
         )
 
     def finish(self, record: RunRecord) -> RunRecord:
-        """Write the record, last of all and at once, and let go of the folder."""
+        """Write the record, last of all and at once, and release the folder."""
         write_text(self.path / "record.json", record.model_dump_json(indent=1) + "\n")
         self.release()
-        return record
+        return record.located(self.path)
 
 
 def is_held(lock: FileLock) -> bool:

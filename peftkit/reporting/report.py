@@ -70,7 +70,7 @@ def uncollected() -> Iterator[None]:
 
 @uncollected()
 def report(
-    records: Iterable[RunRecord | Path | str] | Path | str,
+    records: Iterable[RunRecord | Path | str] | RunRecord | Path | str,
     reference: str | None = None,
     metric: str | None = None,
     margin: float = 0.01,
@@ -81,10 +81,10 @@ def report(
 
     `reference` is a label or a kind (default: full fine-tuning, else what trains the most),
     `metric` one of the records' scores (default: the headline), `margin` what a cheaper strategy
-    may lose. `root` is where the folders of records given as such lie. Raises `RunError` where the
-    runs do not belong into one table, unless `allow_mixed`.
+    may lose. `root` holds the directories of records that do not know their own. Raises `RunError`
+    where the runs do not belong in one table, unless `allow_mixed`.
     """
-    found = gather([records] if isinstance(records, (Path, str)) else records, root)
+    found = gather(records, root)
     mixed = mixtures(found.runs)
     refuse({} if allow_mixed else mixed)
     metric = metric_of(found.runs, metric)

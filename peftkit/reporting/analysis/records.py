@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from peftkit.errors import Fault, RecipeError, RunError
-from peftkit.records.record import RunRecord, read_record
+from peftkit.records.record import RunRecord, read_record, run_folder
 from peftkit.storage.strict_json import read_plain
 from peftkit.tasks.base import Task
 
@@ -122,7 +122,9 @@ class Evidence:
         self.runs.append(Run(where, record, folder if in_reach else None))
 
 
-def gather(records: Iterable[RunRecord | Path | str], root: Path = Path("runs")) -> Evidence:
+def gather(
+    records: Iterable[RunRecord | Path | str] | RunRecord | Path | str, root: Path = Path("runs")
+) -> Evidence:
     """The runs of records, run folders, or folders of them.
 
     Raises `RunError` where a path does not exist, or no record can be read.
@@ -130,7 +132,7 @@ def gather(records: Iterable[RunRecord | Path | str], root: Path = Path("runs"))
     found, seen = Evidence(), set()
     for each in [records] if isinstance(records, (RunRecord, Path, str)) else records:
         if isinstance(each, RunRecord):
-            folder = root / each.folder_name
+            folder = run_folder(each, root)
             take(found, each, folder, belongs(folder, each))
             continue
         for path in record_paths(Path(each), found):
