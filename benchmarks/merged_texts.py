@@ -300,8 +300,8 @@ def smollm2(folder: Path, data: Path, size: Size) -> tuple[str, dict[str, Any]]:
     """The published model, and recipe settings for GSM8K."""
     limit = {"train": 96, "validation": 8, "test": size.prompts}
     files = {"kind": "files", "path": str(data.resolve()), "max_length": 384, "limit": limit}
-    generate = {"rows": 2, "max_new_tokens": size.most, "untuned": False}
-    return SMOLLM2, {"data": files, "task": {"kind": "instructions", "generate": generate}}
+    generate = {"rows": 2, "max_new_tokens": size.most, "untrained_baseline": False}
+    return SMOLLM2, {"data": files, "task": {"kind": "instruction_tuning", "generate": generate}}
 
 
 def llama(folder: Path, data: Path, size: Size) -> tuple[str, dict[str, Any]]:
@@ -330,7 +330,7 @@ def llama(folder: Path, data: Path, size: Size) -> tuple[str, dict[str, Any]]:
 
     learn(LlamaForCausalLM, config, batch_of, len(texts), size, folder)
     tokenizer.save_pretrained(folder)
-    task = {"kind": "instructions", "template": TEMPLATE, "generate": generating(size)}
+    task = {"kind": "instruction_tuning", "template": TEMPLATE, "generate": generating(size)}
     return str(folder), {"data": files_of(rows, folder, {}), "task": task}
 
 
@@ -481,7 +481,7 @@ def rewriting(rows: Mapping[str, list[dict[str, str]]], folder: Path, size: Size
 
 def generating(size: Size) -> dict[str, Any]:
     """How texts are generated."""
-    return {"rows": 2, "max_new_tokens": size.most, "untuned": False}
+    return {"rows": 2, "max_new_tokens": size.most, "untrained_baseline": False}
 
 
 def byte_tokenizer(rows: Mapping[str, list[dict[str, str]]]) -> Any:

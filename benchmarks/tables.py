@@ -211,7 +211,7 @@ def task_row(name: str, way: str, records: list[Any], every: list[Any]) -> str:
 
 def least_gain(records: list[Any], headline: str) -> str:
     """By how much each seed beats the untuned base at least, on the same rows."""
-    known = [record["details"].get("better_than_untuned", {}) for record in records]
+    known = [record["details"].get("better_than_untrained", {}) for record in records]
     ends = [found[headline]["low"] for found in known if headline in found]
     return f"{min(ends):+.3f}" if ends else ""
 

@@ -42,7 +42,7 @@ MODELS = {
     "SmolLM2": (
         "lora_gsm8k",
         "gsm8k",
-        ("training.batch_size=8", "task={kind: instructions}", "data.truncation=all"),
+        ("training.batch_size=8", "task={kind: instruction_tuning}", "data.truncation=all"),
     ),
 }
 STEPS = {("MiniLM", 64): 12, ("MiniLM", 256): 6, ("SmolLM2", 64): 4, ("SmolLM2", 256): 3}

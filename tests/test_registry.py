@@ -76,7 +76,7 @@ def test_what_names_no_kind_is_refused(value: object, what: str) -> None:
 
 
 def test_a_mapping_without_a_kind_says_which_there_are() -> None:
-    with pytest.raises(RecipeError, match=r"names no kind - choose from .*classification, gen"):
+    with pytest.raises(RecipeError, match=r"names no kind - choose from .*question_answering, reg"):
         Task.parse({"metric": "f1"}, "task")
 
 

@@ -40,7 +40,7 @@ def train_and_show(recipe: "Recipe", options: Any) -> None:
     """Train in this process; rank 0 prints the table."""
     from peftkit.runs.runner import train
 
-    record = train(recipe, options.runs, options.again, options.inexact)
+    record = train(recipe, options.runs, options.rerun, options.allow_inexact_resume)
     if os.environ.get("RANK", "0") != "0":
         return
     if options.json:
@@ -49,7 +49,7 @@ def train_and_show(recipe: "Recipe", options: Any) -> None:
     for note in record.notes:
         print(f"note: {note}")
     print_rows(record_rows(record))
-    if record.data.stand_in:
+    if record.data.is_fallback:
         print(f"trained and scored on {record.data.used}, not on {record.data.asked}")
 
 

@@ -49,6 +49,10 @@ def starter(file: Path | None, ranks: int | None) -> list[str]:
 def arguments(options: Any) -> list[str]:
     """The script and what was typed behind `peftkit train`, as the script takes it."""
     script = str(Path(__file__).parents[1] / "run.py")
-    flags = [f"--{flag}" for flag in ("again", "inexact", "json") if getattr(options, flag)]
+    flags = [
+        f"--{flag}"
+        for flag in ("rerun", "allow-inexact-resume", "json")
+        if getattr(options, flag.replace("-", "_"))
+    ]
     named = [f"recipe={options.recipe}", *options.settings]
     return [script, *named, f"--runs={options.runs}", *flags]

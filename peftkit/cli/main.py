@@ -2,25 +2,28 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from peftkit.cli.commands import VERBS, load, train_and_show
 from peftkit.cli.parser import parser, run_parser
 from peftkit.config.composition import recipe_names
+from peftkit.deprecation import EarlierNameWarning, current_options
 from peftkit.errors import PeftkitError, RecipeError, RunStopped
 from peftkit.runs.learning_curves import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`peftkit VERB ...`; returns the exit code."""
-    options = parser().parse_args(arguments)
-    return guarded(lambda: VERBS[options.verb](options))
+    with notes_of_earlier_names():
+        options = parser().parse_args(current_options(arguments or sys.argv[1:]))
+        return guarded(lambda: VERBS[options.verb](options))
 
 
 def launched(arguments: Sequence[str]) -> int:
     """What `run.py` does: `recipe=NAME key=value ...`, on this rank of any number."""
-    options = run_parser().parse_args(arguments)
 
     def work() -> None:
         named = [a.partition("=")[2] for a in options.settings if a.startswith("recipe=")]
@@ -30,7 +33,26 @@ def launched(arguments: Sequence[str]) -> int:
         settings = [a for a in options.settings if not a.startswith("recipe=")]
         train_and_show(load(named[0], settings), options)
 
-    return guarded(work)
+    with notes_of_earlier_names():
+        options = run_parser().parse_args(current_options(arguments))
+        return guarded(work)
+
+
+@contextmanager
+def notes_of_earlier_names() -> Iterator[None]:
+    """Print the warning of each earlier name as one line."""
+    show = warnings.showwarning
+
+    def show_line(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, EarlierNameWarning):
+            tell(f"note: {message}")
+        else:
+            show(message, category, *where)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", EarlierNameWarning)
+        warnings.showwarning = show_line  # type: ignore[assignment]
+        yield
 
 
 def guarded(work: Callable[[], Any]) -> int:

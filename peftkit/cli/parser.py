@@ -121,8 +121,12 @@ def count(text: str) -> int:
 def add_run_options(options: argparse.ArgumentParser) -> None:
     """What can be said of a run besides its recipe."""
     options.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders lie")
-    options.add_argument("--again", action="store_true", help="run a finished recipe once more")
-    options.add_argument("--inexact", action="store_true", help="go on with other ranks or threads")
+    options.add_argument("--rerun", action="store_true", help="run a finished recipe again")
+    options.add_argument(
+        "--allow-inexact-resume",
+        action="store_true",
+        help="resume with other ranks or threads than before",
+    )
 
 
 def add_predict(options: argparse.ArgumentParser) -> None:
@@ -184,7 +188,7 @@ def add_mix(options: argparse.ArgumentParser) -> None:
         "--seed", type=int, help="of several: for what dare drops by chance (default: 0)"
     )
     options.add_argument(
-        "--head-of", type=Path, metavar="RUN", help="of several: whose trained head to take"
+        "--head-from", type=Path, metavar="RUN", help="of several: whose trained head to take"
     )
 
 

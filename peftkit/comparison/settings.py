@@ -132,7 +132,7 @@ def load_comparison(file: Path, settings: Sequence[str] = ()) -> Ways:
     if comparison.folds is not None:
         shared.set("data.folds", comparison.folds, str(file))
         shared.set("data.fold", 0, str(file))
-    forbid_stand_in(shared, str(file))
+    forbid_fallback(shared, str(file))
     check_rate(shared)
     named = [name_of(entry) for entry in comparison.strategies]
     added = tuple(name for name in ALWAYS if name not in named)
@@ -161,12 +161,12 @@ def parse_comparison(composition: Composition, file: str) -> Comparison:
         raise RecipeError(f"{file} is not a comparison:", error.faults) from None
 
 
-def forbid_stand_in(shared: Composition, source: str) -> None:
+def forbid_fallback(shared: Composition, source: str) -> None:
     """No comparison is made on other data than it names, unless it asks for them itself."""
     data = shared.settings.get("data")
-    asked = shared.sources.get("data.stand_in")
-    if isinstance(data, dict) and data.get("stand_in") and asked not in (source, "command line"):
-        shared.set("data.stand_in", "forbid", source)
+    asked = shared.sources.get("data.fallback")
+    if isinstance(data, dict) and data.get("fallback") and asked not in (source, "command line"):
+        shared.set("data.fallback", "forbid", source)
 
 
 def check_rate(shared: Composition) -> None:

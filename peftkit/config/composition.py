@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from peftkit.config.earlier_names import current_names, current_path
 from peftkit.errors import Fault, RecipeError, nearest
 from peftkit.storage.yaml import brief, load_yaml, spellings, typed_value
 
@@ -61,8 +62,8 @@ class Composition:
         spellings: Mapping[str, str] | None = None,
     ) -> None:
         """Merge a whole mapping: key by key, unless a mapping names another kind."""
-        self.settings = self._merged(self.settings, settings, "", source)
-        self.spellings |= spellings or {}
+        self.settings = self._merged(self.settings, current_names(settings), "", source)
+        self.spellings |= {current_path(path): word for path, word in (spellings or {}).items()}
 
     def respelled(self, faults: Iterable[Fault]) -> "Composition | None":
         """The same, but what is refused as no text is text as it was written (`007`, `true`); None

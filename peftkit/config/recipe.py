@@ -20,6 +20,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from peftkit.config.composition import Composition, Override, compose, kinds_first, parse_overrides
+from peftkit.config.earlier_names import earlier_names
 from peftkit.data.base import LATER, Data
 from peftkit.data.splits import Splits
 from peftkit.errors import Fault, RecipeError, nearest, workable
@@ -30,7 +31,7 @@ from peftkit.strategies.base import Strategy
 from peftkit.tasks.base import Task
 
 TRACKERS = {name: name for name in ("tensorboard", "wandb", "mlflow", "trackio")}
-WITHOUT_EFFECT = ("save_steps", "threads", "track", "proof")
+WITHOUT_EFFECT = ("save_steps", "threads", "report_to", "proof")
 """Training settings that leave the result as it is, and so the digest too."""
 
 
@@ -50,13 +51,13 @@ class Training(Settings):
     2,048 on a CPU, where more is no faster and takes more memory, 16,384 on a GPU."""
     lr: PositiveFloat | Literal["auto"] = "auto"
     """Learning rate at its highest; auto: the strategy's own default."""
-    schedule: Literal["linear", "cosine", "constant", "exponential", "step"] = "linear"
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "exponential", "step"] = "linear"
     """Learning rate after the warm-up; exponential ends at 1 %, step halves it five times."""
-    warmup: float = Field(default=0.06, ge=0, lt=1)
+    warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
     """Share of the steps in which the learning rate rises from 0."""
     weight_decay: NonNegativeFloat = 0.01
     """AdamW's decay, not on biases and norms."""
-    clip: PositiveFloat | None = 1.0
+    max_grad_norm: PositiveFloat | None = 1.0
     """Largest norm of the gradient."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of each label's probability spread over all labels."""
@@ -85,12 +86,12 @@ class Training(Settings):
     """CPU threads of a rank; auto: its share of the cores (a launcher's one thread is undone)."""
     proof: Literal["full", "run"] = "full"
     """full: the artifact is also loaded in a fresh process and must give the same logits."""
-    track: list[str] = Field(default_factory=list)
+    report_to: list[str] = Field(default_factory=list)
     """Trackers to log to: tensorboard, wandb, mlflow, trackio."""
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `transformers.TrainingArguments`, passed on as they are."""
 
-    @field_validator("track")
+    @field_validator("report_to")
     @classmethod
     def _trackers_are_known(cls, names: list[str]) -> list[str]:
         for name in names:
@@ -175,7 +176,7 @@ class Recipe(Settings):
         """64 hex digits that name all that can change the result, and no path or machine."""
         said = self.model_dump(mode="json", exclude={"name", "description"})
         said["model"], said["data_identity"] = model.identity, data.identity
-        for key in ("kind", "path", "name", "stand_in", "revision"):
+        for key in ("kind", "path", "name", "fallback", "revision"):
             said["data"].pop(key, None)
         # without settings of later times a run keeps the name it had before there were any; a named
         # subset picks other rows of the same files
@@ -186,6 +187,7 @@ class Recipe(Settings):
                     inner.pop(key, None)
         for key in WITHOUT_EFFECT:
             said["training"].pop(key)
+        said = earlier_names(said)  # so that runs of earlier versions are found
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def splits(self, source: Source) -> Splits:

@@ -35,7 +35,7 @@ not set."""
 LATER_ROLES = ("tools",)
 """Roles that tasks came to read later: no part of what names rows where the files lack them."""
 # settings that by themselves change no row
-_NOT_ROWS = {"kind", "path", "name", "revision", "stand_in", "max_length", "truncation"}
+_NOT_ROWS = {"kind", "path", "name", "revision", "fallback", "max_length", "truncation"}
 
 
 def _share(value: float | int) -> float | int:

@@ -22,10 +22,10 @@ class Hub(Data):
     """Which of its subsets (configurations) to read."""
     revision: str | None = None
     """Commit, tag or branch to pin."""
-    stand_in: str | None = None
+    fallback: str | None = None
     """Data set to use, and say so, where this one cannot be had; 'forbid': an error instead."""
 
-    @field_validator("stand_in")
+    @field_validator("fallback")
     @classmethod
     def _is_known(cls, name: str | None) -> str | None:
         return name if name in {None, "forbid"} else pinned_dataset(str(name))
@@ -35,22 +35,22 @@ class Hub(Data):
         try:
             return find_dataset(self.path, self.revision, self.subset)
         except Absent as absent:
-            if self.stand_in in {None, "forbid"}:
+            if self.fallback in {None, "forbid"}:
                 raise
-            return self._standing_in(str(self.stand_in), absent)
+            return self._fallback_source(str(self.fallback), absent)
 
     def as_in(self, source: Source) -> Data:
         """A stand-in has its own columns and labels, and is drawn like what it stands in for."""
-        if not source.stand_in:
+        if not source.is_fallback:
             return self
         drawn = {"max_length", "validation", "test", "limit", "seed", "overlap", *LATER}
         shared = self.model_dump(include=drawn - {"splits"})  # those of other files
         return Wheel.model_validate({**shared, "name": source.used})
 
-    def _standing_in(self, name: str, absent: Absent) -> Source:
+    def _fallback_source(self, name: str, absent: Absent) -> Source:
         try:
             found = find_dataset(name)
         except DataError as error:
             raise Absent(f"{absent.message}; its stand-in: {error.message}") from None
         note = f"{name} stands in for {self.path}, which cannot be had; {found.note}"
-        return found.model_copy(update={"asked": self.path, "stand_in": True, "note": note})
+        return found.model_copy(update={"asked": self.path, "is_fallback": True, "note": note})

@@ -54,9 +54,9 @@ class Verdict(NamedTuple):
 def check_judge(task: Task) -> None:
     """Raise `RecipeError` where the judge's command is not there."""
     how = task.generate if isinstance(task, LanguageModeling) else None
-    if how is not None and how.judge is not None and shutil.which(how.judge[0]) is None:
-        what = f"no command is called {how.judge[0]!r} here - install it, or give its path"
-        raise RecipeError("nothing would judge:", [Fault("task.generate.judge", what)])
+    if how is not None and how.grader is not None and shutil.which(how.grader[0]) is None:
+        what = f"no command is called {how.grader[0]!r} here - install it, or give its path"
+        raise RecipeError("nothing would judge:", [Fault("task.generate.grader", what)])
 
 
 def with_verdicts(
@@ -65,7 +65,7 @@ def with_verdicts(
     """The predictions with how many of each row's samples pass, on every rank; as they are where
     nothing judges or nothing was generated. `whose` texts they are is for the note."""
     how = task.generate if isinstance(task, LanguageModeling) else None
-    if how is None or how.judge is None or not any(said.samples):
+    if how is None or how.grader is None or not any(said.samples):
         return said
     mine = [i for i, texts in enumerate(said.samples) if texts][world.rank :: world.size]
     asked = questions(task, rows, mine)
@@ -74,7 +74,7 @@ def with_verdicts(
         for place, question in zip(mine, asked, strict=True)
         for text in said.samples[place] or ()
     ]
-    command, seconds = found_from_here(how.judge), how.judge_timeout
+    command, seconds = found_from_here(how.grader), how.grader_timeout
     with ThreadPoolExecutor(max(1, world.threads)) as pool:
         found = list(pool.map(lambda job: verdict(command, job[1], seconds), jobs))
     known = gathered(world, [(job[0], each) for job, each in zip(jobs, found, strict=True)])

@@ -88,7 +88,7 @@ def batches_of(
     lengths = [len(prompt) + how.max_new_tokens for prompt in prompts]
     known = getattr(assembled.module, "active_peft_config", None)
     # hypotheses of a beam search each take a row of the batch
-    for indices in longest_first(lengths, MAX_TOKENS // how.beams):
+    for indices in longest_first(lengths, MAX_TOKENS // how.num_beams):
         if known is not None and known.is_prompt_learning:
             yield from (list(same) for _, same in groupby(indices, lambda i: lengths[i]))
         else:
@@ -121,7 +121,7 @@ def generated_batch(
     # hypotheses of a beam search are not known word by word
     added = tokenizer.added_tokens_decoder
     written = [*how.stop, *(added[i].content for i in ends if i in added)]
-    words = Words(tokenizer, show, written) if show and how.beams == 1 else None
+    words = Words(tokenizer, show, written) if show and how.num_beams == 1 else None
     stops = StoppingCriteriaList([Stops(how.stop, tokenizer, 0 if apart else width)])
     with ready(module, base), seeded(how), quiet_transformers():
         found = module.generate(
@@ -168,7 +168,7 @@ def generation_config(
         **{name: value for name, value in kept.items() if value is not None},
         **(drawing if how.temperature else {}),
         do_sample=how.temperature > 0,
-        num_beams=how.beams,
+        num_beams=how.num_beams,
         max_new_tokens=how.max_new_tokens,
         min_new_tokens=how.min_new_tokens or None,
         eos_token_id=list(ends) or None,
@@ -253,7 +253,7 @@ def generated_rows(recipe: Recipe, assembled: LoadedModel, rows: Any, world: Wor
     known = dict(gathered(world, list(zip(mine, map(list, zip(*said, strict=True)), strict=True))))
     samples = [known.get(index) for index in range(len(rows))]
     texts = [None if each is None else each[0].strip() for each in samples]
-    return Generated(texts, samples if how.judge else [])
+    return Generated(texts, samples if how.grader else [])
 
 
 def answers_to(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from peftkit.config.recipe import Recipe
-from peftkit.evaluation.baselines.cache import UNTUNED
+from peftkit.evaluation.baselines.cache import UNTRAINED
 from peftkit.evaluation.code_execution import with_verdicts
 from peftkit.evaluation.generation import generated_rows
 from peftkit.evaluation.prediction import predict
@@ -47,15 +47,15 @@ def compared(
     given: EvalSplit,
 ) -> Scored:
     """The scores with those of what the base said without training beside them, and how far apart
-    the trained model and the untuned one are."""
+    the trained model and the untrained one are."""
     # what was chosen for the trained model's outputs means nothing for the base's
     learned = {name: value for name, value in given.tuned.items() if name not in task.tunes}
     plain, details = replace(given, train=None, tuned=learned), dict(scored.details)
     theirs = {name: task.score(found, plain).scores for name, found in untrained.items()}
-    if UNTUNED in untrained:
-        pair = (said, untrained[UNTUNED])
+    if UNTRAINED in untrained:
+        pair = (said, untrained[UNTRAINED])
         ours, base = (task.counts(task.answers(each, plain), plain) for each in pair)
-        details["better_than_untuned"] = gains(task, ours, base, given)
+        details["better_than_untrained"] = gains(task, ours, base, given)
     simplest = scored.baseline or next(iter(theirs.values()), {})
     baselines = {**scored.baselines, **theirs}
     told = [scored.notes, said.notes, *(each.notes for each in untrained.values())]

@@ -55,7 +55,7 @@ class Source(Settings):
     """`sha256:<hex>` of its content, or `revision:<commit>` of the hub's: never a path."""
     note: str | None = None
     """What a reader of the scores should know about it."""
-    stand_in: bool = False
+    is_fallback: bool = False
     """Whether it stands in for what was asked."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit.errors import RunError
 from peftkit.merging.checkpoint.tensors import Stored, read_header
 from peftkit.merging.mixing import Mix
-from peftkit.records.artifact import SEAL, read_seal, refuse_pickles
+from peftkit.records.artifact import manifest_path, read_manifest, refuse_pickles
 from peftkit.records.run_dir import RunDir
 from peftkit.strategies.base import Strategy
 from peftkit.tasks.base import Task
@@ -114,7 +114,7 @@ def open_adapter(path: Path) -> Adapter:
     """
     if (path / "run.json").is_file():
         return open_artifact(RunDir.open(path).artifact, RunDir(path))
-    if (path / SEAL).is_file():
+    if manifest_path(path).is_file():
         run = RunDir(path.parent) if (path.parent / "run.json").is_file() else None
         return open_artifact(path, run)
     return open_peft(path)
@@ -122,7 +122,7 @@ def open_adapter(path: Path) -> Adapter:
 
 def open_artifact(folder: Path, run: RunDir | None) -> Adapter:
     """An artifact of ours."""
-    said = read_seal(folder)
+    said = read_manifest(folder)
     recipe = run.recipe if run is not None else None
     strategy = recipe.strategy if recipe else Strategy.parse(dict(said["strategy"]), "strategy")
     where = run.path if run is not None else folder
@@ -144,7 +144,7 @@ def open_artifact(folder: Path, run: RunDir | None) -> Adapter:
 
 def read_artifact(folder: Path, run: RunDir | None, native: bool = True) -> Adapter:
     """An artifact of ours, also of what cannot be folded; `native`: PEFT's part of it can be."""
-    said = read_seal(folder)
+    said = read_manifest(folder)
     recipe = run.recipe if run is not None else None
     strategy = recipe.strategy if recipe else Strategy.parse(dict(said["strategy"]), "strategy")
     config = read_config(folder) if native and (folder / PEFT_CONFIG).is_file() else {}

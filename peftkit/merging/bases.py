@@ -64,9 +64,9 @@ def held(weight: "Tensor", quantize: Quantization, precision: str) -> "Tensor":
     wide, narrow = weight.shape
     if quantize.bits == 4:
         packed = {
-            "compress_statistics": settings.double,
+            "compress_statistics": settings.double_quant,
             "quant_type": settings.type,
-            "quant_storage": dtype if settings.storage == "compute" else torch.uint8,
+            "quant_storage": dtype if settings.quant_storage == "compute" else torch.uint8,
         }
         layer = made.Linear4bit(narrow, wide, bias=False, **packed)
         parameter = made.Params4bit(weight.to(dtype), requires_grad=False, **packed)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from peftkit.deprecation import accept_earlier
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter, open_adapter
 from peftkit.merging.bases import dequantized_layers, quantization_of
@@ -36,6 +37,7 @@ SPARE_BYTES = 64 << 20
 """For what stands beside the weights."""
 
 
+@accept_earlier(head_of="head_from")
 def merge(
     run: What | Sequence[What],
     to: Path | str,
@@ -48,7 +50,7 @@ def merge(
     method: Method | None = None,
     density: float | None = None,
     seed: int | None = None,
-    head_of: What | None = None,
+    head_from: What | None = None,
 ) -> Merged:
     """Fold the adapter of `run` (a record, a run's folder, an artifact or a plain PEFT folder), or
     those of several, into their base, as an ordinary checkpoint in the new folder `to`.
@@ -59,14 +61,14 @@ def merge(
     measures both bases. `subtract` takes the adapter out of a merged `base` again.
     Of several, each one's difference is multiplied with its weight (1) and put together by `method`
     ('sum'; `Mix` says how): `density` (0.5) is the share of elements kept, `seed` (0) decides what
-    is dropped by chance. `head_of` names the one whose trained head is taken.
+    is dropped by chance. `head_from` names the one whose trained head is taken.
 
     A killed process leaves nothing that looks like a result. Raises `RunError` for what does not
     fit or is damaged, and for a result that is not what base + adapter say.
     """
     began = time.monotonic()
     folders = folders_of(run)
-    head = None if head_of is None else run_folder(head_of)
+    head = None if head_from is None else run_folder(head_from)
     mix = mix_of(folders, weights, method, density, seed, head)
     members = [open_adapter(folder) for folder in folders]
     source = common_base(members, base, subtract)

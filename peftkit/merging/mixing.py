@@ -42,7 +42,7 @@ class Mix(Settings):
     """The share of elements that is kept; null for the sum."""
     seed: int | None = None
     """Of what is dropped by chance; null where nothing is."""
-    head_of: str | None = None
+    head_from: str | None = None
     """The adapter whose head the merged model has; null where there is no choice."""
 
 
@@ -52,14 +52,14 @@ def mix_of(
     method: str | None,
     density: float | None,
     seed: int | None,
-    head_of: Path | None,
+    head_from: Path | None,
 ) -> Mix | None:
     """The mix that was asked for; None for one adapter alone, as it is.
 
     Raises `RunError` for settings that contradict each other.
     """
     adapters = [str(folder) for folder in folders]
-    given = (weights, method, density, seed, head_of)
+    given = (weights, method, density, seed, head_from)
     if len(adapters) == 1 and all(value is None for value in given):
         return None
     method = method or "sum"
@@ -82,7 +82,7 @@ def mix_of(
         method=method,
         density=None if method == "sum" else HALF if density is None else density,
         seed=(seed or 0) if method in DRAWING else None,
-        head_of=None if head_of is None else str(head_of),
+        head_from=None if head_from is None else str(head_from),
     )
 
 

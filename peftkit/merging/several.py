@@ -122,20 +122,20 @@ def check_tied_alike(members: Sequence[Adapter]) -> None:
 def with_head(members: Sequence[Adapter], mix: Mix) -> Adapter:
     """The one whose head the merged model gets."""
     bringing = [member for member in members if member.replaced]
-    if mix.head_of is not None:
-        named = [m for m, name in zip(members, mix.adapters, strict=True) if name == mix.head_of]
+    if mix.head_from is not None:
+        named = [m for m, name in zip(members, mix.adapters, strict=True) if name == mix.head_from]
         if not named or not named[0].replaced:
             which = ", ".join(n for n, m in zip(mix.adapters, members, strict=True) if m.replaced)
             raise RunError(
-                f"--head-of: {mix.head_of} is none of the adapters that bring a head - name one "
-                f"of {which or 'those (there are none)'}"
+                f"--head-from: {mix.head_from} is none of the adapters with a head - name one of "
+                f"{which or 'those (there are none)'}"
             )
         return named[0]
     for other in bringing[1:]:
         if not same_head(bringing[0], other):
             raise RunError(
                 f"{other.folder}: brings another head than {bringing[0].folder}, and heads that "
-                "were trained apart cannot be added - name the one to keep with --head-of"
+                "were trained apart cannot be added - name the one to keep with --head-from"
             )
     return bringing[0] if bringing else members[0]
 
@@ -168,7 +168,7 @@ def common_base(members: Sequence[Adapter], base: Path | str | None, subtract: b
 
 def left_out(adapter: Adapter) -> list[str]:
     """The adapters whose heads the merged model does not get."""
-    if adapter.mix is None or adapter.mix.head_of is None:
+    if adapter.mix is None or adapter.mix.head_from is None:
         return []
     named = zip(adapter.mix.adapters, adapter.members, strict=True)
-    return [name for name, member in named if member.replaced and name != adapter.mix.head_of]
+    return [name for name, member in named if member.replaced and name != adapter.mix.head_from]

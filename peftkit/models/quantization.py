@@ -58,11 +58,11 @@ class FourBit(Quantization):
     """QLoRA's 4 bits: NF4 with double quantization (Dettmers et al. 2023, arXiv:2305.14314)."""
 
     kind: Literal["4bit"] = "4bit"
-    type: Literal["nf4", "fp4"] = "nf4"
+    quant_type: Literal["nf4", "fp4"] = "nf4"
     """The 16 values a weight can take."""
-    double: bool = True
+    double_quant: bool = True
     """Whether the scales are quantized too (0.37 bits a weight less)."""
-    storage: Literal["uint8", "compute"] = "uint8"
+    quant_storage: Literal["uint8", "compute"] = "uint8"
     """How the packed bits are stored; FSDP can shard only `compute`, the computing type."""
 
     bits: ClassVar[int | None] = 4
@@ -74,10 +74,10 @@ class FourBit(Quantization):
 
         config = BitsAndBytesConfig(
             load_in_4bit=True,
-            bnb_4bit_quant_type=self.type,
-            bnb_4bit_use_double_quant=self.double,
+            bnb_4bit_quant_type=self.quant_type,
+            bnb_4bit_use_double_quant=self.double_quant,
             bnb_4bit_compute_dtype=compute,
-            bnb_4bit_quant_storage=compute if self.storage == "compute" else torch.uint8,
+            bnb_4bit_quant_storage=compute if self.quant_storage == "compute" else torch.uint8,
             llm_int8_skip_modules=whole,
         )
         return {"quantization_config": config, **placement()}

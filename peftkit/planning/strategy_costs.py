@@ -66,7 +66,7 @@ def task_for(config: "PretrainedConfig", model: str) -> Task:
     Raises `RecipeError` where there is none.
     """
     kinds = Task.kinds()
-    for kind in sorted(kinds, key=lambda kind: (kind != "classification", kind)):
+    for kind in sorted(kinds, key=lambda kind: (kind != "text_classification", kind)):
         try:
             task = Task.parse(kind, "task")
         except RecipeError:  # it needs settings, and there is no recipe to take them from

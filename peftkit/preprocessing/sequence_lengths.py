@@ -20,7 +20,9 @@ def texts_too_long(recipe: Recipe, config: Any) -> list[Fault]:
         return []
     what = f"the model reads at most {positions} tokens"
     if ahead >= positions:
-        return [Fault("strategy.tokens", f"{what} (got {ahead} virtual ones) - use fewer")]
+        return [
+            Fault("strategy.num_virtual_tokens", f"{what} (got {ahead} virtual ones) - use fewer")
+        ]
     what += f", of which the strategy takes {ahead}" if ahead else ""
     fix = f"use data.max_length={positions - ahead}" + (" or fewer virtual tokens" if ahead else "")
     return [Fault("data.max_length", f"{what} (got {recipe.data.max_length}) - {fix}")]

@@ -1,4 +1,4 @@
-"""The artifact: what was trained, sealed with its files' hashes and the base that it belongs to."""
+"""The artifact: what was trained, with a manifest of its files' sha256 and of its base model."""
 
 import json
 from collections.abc import Mapping
@@ -10,11 +10,14 @@ from peftkit.errors import RunError
 from peftkit.hub.fingerprint import base_fingerprint
 from peftkit.hub.source import Source, sha256_of
 from peftkit.models.architectures import unwrapped
+from peftkit.records.conversion import convert_settings
 from peftkit.storage.atomic_files import write_json
 
-SEAL = "artifact.json"
+MANIFEST = "artifact.json"
 """Written last into an artifact."""
-FORMAT = 1
+EARLIER_MANIFEST = "artefact.json"
+FORMAT = 2
+"""1: peftkit 0.1, whose manifests are converted when they are read."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -28,12 +31,12 @@ def write_config(folder: Path, module: Any, tuned: Mapping[str, Any] | None = No
     model.config.save_pretrained(folder)
 
 
-def seal(folder: Path, recipe: Recipe, base: Source, names: tuple[str, ...]) -> None:
+def write_manifest(folder: Path, recipe: Recipe, base: Source, names: tuple[str, ...]) -> None:
     """Write what belongs to the artifact in `folder`: its files, its base, how it is attached."""
     name_base(folder, base)
-    files = [path for path in sorted(folder.iterdir()) if path.name != SEAL]
+    files = [path for path in sorted(folder.iterdir()) if path.name != MANIFEST]
     write_json(
-        folder / SEAL,
+        folder / MANIFEST,
         {
             "format": FORMAT,
             "strategy": recipe.strategy.plain(),
@@ -62,11 +65,11 @@ def name_base(folder: Path, base: Source) -> None:
 
 
 def check(folder: Path, base: Source) -> dict[str, Any]:
-    """What the seal of the artifact in `folder` says, once files and `base` are found to be right.
+    """The manifest of the artifact in `folder`, once files and `base` are found to be right.
 
     Raises `RunError` for a pickle, a file that is missing, cut short or changed, another base.
     """
-    said = read_seal(folder)
+    said = read_manifest(folder)
     if wrong := [w for name, known in said["files"].items() if (w := fault(folder / name, known))]:
         raise RunError(
             f"{folder}: the artifact is not what was saved: {'; '.join(wrong)} - take it from a "
@@ -81,27 +84,35 @@ def check(folder: Path, base: Source) -> dict[str, Any]:
     return said
 
 
-def read_seal(folder: Path) -> dict[str, Any]:
-    """The seal of the artifact in `folder`."""
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the artifact in `folder`: its files, its base model, how it is attached."""
     refuse_pickles(folder)
-    path = folder / SEAL
+    path = manifest_path(folder)
     if not path.is_file():
         there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
         hint = f"there are {', '.join(sorted(there))}" if there else "the folder is empty or absent"
         raise RunError(
-            f"{folder}: is no artifact of peftkit: {SEAL} is missing ({hint}) - "
+            f"{folder}: is no artifact of peftkit: {MANIFEST} is missing ({hint}) - "
             "name a run whose artifact is whole, or train again"
         )
     try:
         said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(f"{path}: cannot be read ({error}) - take it from a copy") from None
+    if said.get("format") == 1:
+        said = {**convert_settings(said), "format": FORMAT}
     if said.get("format") != FORMAT:
         raise RunError(
             f"{path}: has format {said.get('format')}, this peftkit reads {FORMAT} - use the "
             "peftkit that wrote it"
         )
     return said
+
+
+def manifest_path(folder: Path) -> Path:
+    """Where the manifest of an artifact in `folder` is, or would be."""
+    earlier = folder / EARLIER_MANIFEST
+    return earlier if earlier.is_file() else folder / MANIFEST
 
 
 def refuse_pickles(folder: Path) -> None:

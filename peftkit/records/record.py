@@ -9,10 +9,12 @@ from typing_extensions import Self
 from peftkit.errors import RunError
 from peftkit.hub.source import Source
 from peftkit.metrics.registry import Score
+from peftkit.records.conversion import convert
 from peftkit.registry import Settings
 from peftkit.storage.strict_json import read_plain
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: peftkit 0.1, whose records are converted when they are read."""
 Used = Literal["packed", "packed_sdpa", "padded"]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -190,7 +192,7 @@ class RunRecord(Settings):
     @property
     def folder_name(self) -> str:
         """The name of the folder that the run lies in."""
-        return f"{self.name}-{'standin-' if self.data.stand_in else ''}{self.digest[:8]}"
+        return f"{self.name}-{'standin-' if self.data.is_fallback else ''}{self.digest[:8]}"
 
 
 def read_record(path: Path) -> RunRecord:
@@ -207,6 +209,8 @@ def read_record(path: Path) -> RunRecord:
     if not isinstance(said, dict):
         raise RunError(f"{path}: is not a record (no mapping) - remove it to run again")
     version = said.get("schema_version")
+    if version == 1:
+        said, version = {**convert(said), "schema_version": SCHEMA_VERSION}, SCHEMA_VERSION
     if version != SCHEMA_VERSION:
         raise RunError(
             f"{path}: has schema version {str(version)[:40]}, this peftkit reads "

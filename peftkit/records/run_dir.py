@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from peftkit.config.recipe import Recipe
+from peftkit.deprecation import EarlierNameWarning
 from peftkit.errors import RunBusy, RunError
 from peftkit.hub.source import Source
+from peftkit.records.conversion import convert
 from peftkit.records.record import SCHEMA_VERSION, RunRecord, read_record
 from peftkit.storage.atomic_files import write_json, write_text, writing
 from peftkit.storage.yaml import dump_yaml
@@ -27,11 +30,11 @@ class RunDir:
 
     @classmethod
     def of(
-        cls, root: Path, recipe: Recipe, model: Source, data: Source, again: bool = False
+        cls, root: Path, recipe: Recipe, model: Source, data: Source, rerun: bool = False
     ) -> "RunDir":
         """The folder that the run belongs in; nothing is written yet."""
         digest = recipe.digest(model, data)
-        return cls(root / name_of(root, recipe.name, digest, again, data.stand_in))
+        return cls(root / name_of(root, recipe.name, digest, rerun, data.is_fallback))
 
     def claim(self, digest: str) -> None:
         """Lock the folder for this process.
@@ -109,12 +112,16 @@ class RunDir:
     @property
     def recipe(self) -> Recipe:
         """The recipe the run was made by."""
-        return Recipe.load(str(self.path / "recipe.yaml"))
+        with warnings.catch_warnings():
+            # it was written by peftkit: nobody is to rename anything in it
+            warnings.simplefilter("ignore", EarlierNameWarning)
+            return Recipe.load(str(self.path / "recipe.yaml"))
 
     @property
     def artifact(self) -> Path:
         """Where what was trained lies."""
-        return self.path / "artifact"
+        earlier = self.path / "artefact"
+        return earlier if earlier.is_dir() else self.path / "artifact"
 
     @property
     def checkpoints(self) -> Path:
@@ -123,7 +130,10 @@ class RunDir:
 
     def description(self) -> dict[str, Any]:
         """What was written at the claim: digest, sources, labels."""
-        return json.loads((self.path / "run.json").read_text())  # type: ignore[no-any-return]
+        said: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+        if said.get("schema_version") == 1:
+            said = {**convert(said), "schema_version": SCHEMA_VERSION}
+        return said
 
     def describe(self, **facts: Any) -> None:
         """Add to what is known of the run while it goes on."""
@@ -168,11 +178,11 @@ def is_held(lock: FileLock) -> bool:
     return False
 
 
-def name_of(root: Path, name: str, digest: str, again: bool, stand_in: bool) -> str:
-    """`name-digest`; `again`: with a counter, where that run is finished already."""
-    stem = f"{name}-{'standin-' if stand_in else ''}{digest[:8]}"
+def name_of(root: Path, name: str, digest: str, rerun: bool, is_fallback: bool) -> str:
+    """`name-digest`; `rerun`: with a counter, where that run is finished already."""
+    stem = f"{name}-{'standin-' if is_fallback else ''}{digest[:8]}"
     candidate, count = stem, 1
-    while again and RunDir(root / candidate).finished:
+    while rerun and RunDir(root / candidate).finished:
         count += 1
         candidate = f"{stem}-{count}"
     return candidate

@@ -18,7 +18,7 @@ from peftkit.loading.model import LoadedModel, load_model, load_tokenizer, meta_
 from peftkit.planning.plan import estimate
 from peftkit.preprocessing.tokenization import checked, content_key, encode, noted
 from peftkit.progress import forget_peak, peak_bytes
-from peftkit.records.artifact import seal, write_config
+from peftkit.records.artifact import write_config, write_manifest
 from peftkit.records.record import Cost, Proof, RunRecord, Tuning
 from peftkit.records.run_dir import RunDir
 from peftkit.runs.learning_curves import draw_curves
@@ -69,11 +69,11 @@ class Attempt:
         data: Source,
         folder: RunDir,
         world: World,
-        inexact: bool = False,
+        allow_inexact_resume: bool = False,
         tuning: Tuning | None = None,
     ) -> None:
         self.recipe, self.model, self.data = recipe, model, data
-        self.folder, self.world, self.inexact = folder, world, inexact
+        self.folder, self.world, self.allow_inexact_resume = folder, world, allow_inexact_resume
         self.tuning = tuning
         self.hopeless: Hopeless | None = None
 
@@ -160,12 +160,12 @@ class Attempt:
             facts: dict[str, Any] = {"names": material.names, "inputs": read}
             folder.describe(world=now, **facts, exact=True, micro_batch_size=None, engine=None)
             return
-        if began != now and not self.inexact:
+        if began != now and not self.allow_inexact_resume:
             was = ", ".join(f"{k} {began.get(k)}" for k in now if began.get(k) != now[k])
             has = ", ".join(f"{k} {now[k]}" for k in now if began.get(k) != now[k])
             raise RunError(
                 f"{folder.path}: the run began with {was} and cannot go on bit for bit with {has} "
-                "- start it as before, or say --inexact (the record will say so too)"
+                "- start it as before, or add --allow-inexact-resume (the record will say so)"
             )
         folder.describe(world=now, exact=began == now and known["exact"])
 
@@ -206,7 +206,7 @@ class Attempt:
         module = material.assembled.module
         self.recipe.strategy.save(module, beside)
         write_config(beside, module, self.recipe.task.carried)
-        seal(beside, self.recipe, self.model, material.names)
+        write_manifest(beside, self.recipe, self.model, material.names)
         shutil.rmtree(self.folder.artifact, ignore_errors=True)
         beside.replace(self.folder.artifact)
 

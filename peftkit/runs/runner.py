@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from peftkit.config.recipe import Recipe
+from peftkit.deprecation import accept_earlier
 from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source
 from peftkit.records.record import RunRecord, Tuning
@@ -10,22 +11,24 @@ from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World, launched_ranks, on_main, say
 
 
+@accept_earlier(again="rerun", inexact="allow_inexact_resume")
 def train(
     recipe: Recipe,
     root: Path = Path("runs"),
-    again: bool = False,
-    inexact: bool = False,
+    rerun: bool = False,
+    allow_inexact_resume: bool = False,
     tuning: Tuning | None = None,
 ) -> RunRecord:
     """Train, evaluate and record `recipe`; resume what was interrupted, return what is done.
 
-    `again` runs a finished recipe once more, beside the first; `inexact` lets a run be resumed in
-    another world than it began in; `tuning` says how a comparison chose the learning rate, and goes
-    into the record. Every rank returns the same record. Raises `PeftkitError`.
+    `rerun` trains a finished recipe again, in a directory of its own; `allow_inexact_resume` lets a
+    run be resumed with other ranks or threads than it began with; `tuning` is how a comparison
+    chose the learning rate, for the record. Every rank returns the same record.
+    Raises `PeftkitError`.
     """
     # alone, a finished run is found and a taken folder refused before torch is imported
     world = World.enter(recipe.training) if launched_ranks() > 1 else None
-    path, model, data = on_main(world, lambda: place_of(recipe, Path(root), again))
+    path, model, data = on_main(world, lambda: place_of(recipe, Path(root), rerun))
     folder = RunDir(path)
     try:
         record = on_main(world, lambda: finished_or_claimed(folder, recipe, model, data))
@@ -35,17 +38,17 @@ def train(
 
             check_judge(recipe.task)
             world = world or World.enter(recipe.training)
-            return Attempt(recipe, model, data, folder, world, inexact, tuning).make()
-        say(world, f"{folder.path} is finished: nothing to do (--again runs it once more)")
+            return Attempt(recipe, model, data, folder, world, allow_inexact_resume, tuning).make()
+        say(world, f"{folder.path} is finished: nothing to do (--rerun trains it again)")
         return record
     finally:
         folder.release()
 
 
-def place_of(recipe: Recipe, root: Path, again: bool) -> tuple[Path, Source, Source]:
+def place_of(recipe: Recipe, root: Path, rerun: bool) -> tuple[Path, Source, Source]:
     """The run's folder, and the model and the data that name it."""
     model, data = find_model(recipe.model), recipe.data.resolve()
-    return RunDir.of(root, recipe, model, data, again).path, model, data
+    return RunDir.of(root, recipe, model, data, rerun).path, model, data
 
 
 def finished_or_claimed(

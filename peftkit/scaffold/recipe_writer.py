@@ -17,7 +17,7 @@ from peftkit.scaffold.column_profile import MOST_CLASSES, Column, told
 from peftkit.scaffold.task_inference import Guess, guess, texts_in
 
 _MOST_ROWS = 100_000  # read to guess from; label columns are often sorted, so a few rows mislead
-WINDOWED = ("tagging", "question_answering")
+WINDOWED = ("token_classification", "question_answering")
 """Tasks that read a text that is too long piece by piece."""
 _SPLITS = ("train", "validation", "test")
 

@@ -87,7 +87,7 @@ def conversation(columns: Columns) -> Guess | None:
     also = [role for role in ("input",) if name == "alpaca" and role in columns]
     read = {role: columns[role] for role in (*needed, *also)}
     return Guess(
-        {"kind": "instructions"}, {}, f"the columns of the format {name}", read,
+        {"kind": "instruction_tuning"}, {}, f"the columns of the format {name}", read,
         tuple(read.values()), LANGUAGE_MODEL, epochs=1, longest=1024, extra_tokens=40,
     )  # fmt: skip
 
@@ -103,7 +103,11 @@ def tagging(columns: Columns) -> Guess | None:
     if tags is None:
         return None
     marks = any(item[:2] in ("B-", "I-", "S-", "U-") for item in tags.items)
-    task: dict[str, Any] = {"kind": "tagging"} if marks else {"kind": "tagging", "scheme": "none"}
+    task: dict[str, Any] = (
+        {"kind": "token_classification"}
+        if marks
+        else {"kind": "token_classification", "scheme": "none"}
+    )
     what = "entities" if marks else "plain tags"
     others = [c.name for c in alike if c is not tags]
     notes = [f"other columns of tags: {', '.join(others)}"] if others else []
@@ -156,10 +160,10 @@ def labeled(columns: Columns) -> Guess | None:
         return _of_numbers(data, read, scales[0], texts, rest)
     if label is None:
         return None
-    task: dict[str, Any] = {"kind": "classification"}
+    task: dict[str, Any] = {"kind": "text_classification"}
     why = "the label has few values"
     if texts[0].is_marked:
-        task, why = {"kind": "relations"}, "two parts of each text are marked"
+        task, why = {"kind": "relation_extraction"}, "two parts of each text are marked"
         task |= {} if "Other" in label.values else {"other": None}
     facts = {"label": f"{label.num_values} values: {_some(label.values)}"}
     data |= {"label": label.name}

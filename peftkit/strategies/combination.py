@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 MAM = [
-    {"kind": "prefix", "tokens": 16, "reparametrized": True},
+    {"kind": "prefix", "num_virtual_tokens": 16, "prefix_projection": True},
     {"kind": "adapter", "variant": "parallel", "reduction": 16, "scale": 2.0},
 ]
 """The mix-and-match adapter as its authors ran it on GLUE, but for two widths, which go by the

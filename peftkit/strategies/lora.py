@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 VARIANTS = ("rslora", "dora", "lora_plus", "pissa", "olora", "loftq", "eva")
 MOVES_WEIGHTS = ("pissa", "olora")
 """The variants that take from the base's weights what the adapter starts as."""
-BELONGS_TO = {"b_factor": "lora_plus", "batches": "eva"}
+BELONGS_TO = {"loraplus_lr_ratio": "lora_plus", "batches": "eva"}
 """Settings that only one variant has."""
 LOOKS = 50
 """How often eva may look at its batches before the directions must be found."""
@@ -61,7 +61,7 @@ class Lora(PeftStrategy):
     largest singular values (arXiv:2404.02948); olora: at W's QR decomposition (arXiv:2406.01775);
     loftq: at what 4 bits lose of W (arXiv:2310.08659); eva: at the main directions of what enters
     the layer (arXiv:2410.07170)."""
-    b_factor: PositiveFloat = 16
+    loraplus_lr_ratio: PositiveFloat = 16
     """lora_plus: how many times as fast as A B learns."""
     batches: PositiveInt = 16
     """eva: batches of 16 examples of the train split to look at, at most."""
@@ -162,12 +162,14 @@ class Lora(PeftStrategy):
             start_at_directions(model, self.r, list(islice(batches(), self.batches)))
 
     def lr_multipliers(self, model: "nn.Module") -> dict[str, LRMultiplier]:
-        """lora_plus: B, also an embedding's, learns `b_factor` times as fast."""
+        """lora_plus: B, also an embedding's, learns `loraplus_lr_ratio` times as fast."""
         if self.variant != "lora_plus":
             return {}
         halves = (".lora_B.", ".lora_embedding_B.")
         return {
-            n: LRMultiplier(self.b_factor) for n in trainable(model) if any(h in n for h in halves)
+            n: LRMultiplier(self.loraplus_lr_ratio)
+            for n in trainable(model)
+            if any(h in n for h in halves)
         }
 
     def save(self, model: "nn.Module", folder: Path) -> None:

@@ -24,11 +24,11 @@ class Prefix(Strategy):
     """
 
     kind: Literal["prefix"] = "prefix"
-    tokens: PositiveInt = 20
+    num_virtual_tokens: PositiveInt = 20
     """Keys and values before those of each attention."""
-    reparametrized: bool = False
+    prefix_projection: bool = False
     """Train a network that gives the prefix, not the prefix; the artifact holds what it gave."""
-    hidden: PositiveInt | None = None
+    encoder_hidden_size: PositiveInt | None = None
     """The network's width, where there is one; null: as wide as the model."""
 
     packs: ClassVar[bool] = False
@@ -38,17 +38,17 @@ class Prefix(Strategy):
 
     @model_validator(mode="after")
     def _a_width_needs_a_network(self) -> Self:
-        if self.hidden is not None and not self.reparametrized:
+        if self.encoder_hidden_size is not None and not self.prefix_projection:
             raise ValueError(
-                f"hidden={self.hidden} is the width of a network that is not there - "
-                "set reparametrized: true, or leave hidden out"
+                f"encoder_hidden_size={self.encoder_hidden_size}: there is no network - "
+                "set prefix_projection: true, or leave encoder_hidden_size out"
             )
         return self
 
     @property
     def default_lr(self) -> float:  # type: ignore[override]
         """A network learns at a network's rate, keys and values need a larger one."""
-        return 1e-3 if self.reparametrized else 1e-2
+        return 1e-3 if self.prefix_projection else 1e-2
 
     def incompatibilities(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
         """A model whose attention is unknown, or not open to a function of ours."""
@@ -66,7 +66,9 @@ class Prefix(Strategy):
         from peftkit.models.prefix_attention import attach_prefixes
 
         model.requires_grad_(False)
-        attach_prefixes(model, self.tokens, self.hidden, self.reparametrized)
+        attach_prefixes(
+            model, self.num_virtual_tokens, self.encoder_hidden_size, self.prefix_projection
+        )
         train_head(model, task)
         return model
 
@@ -86,7 +88,7 @@ class Prefix(Strategy):
         """A fresh base `model` with the saved keys, values and head in place."""
         from safetensors.torch import load_file
 
-        plain = Prefix(tokens=self.tokens)
+        plain = Prefix(num_virtual_tokens=self.num_virtual_tokens)
         adapted = plain.adapt(model, task)
         restore(adapted, load_file(folder / self.trained_file))
         return adapted

@@ -25,7 +25,7 @@ class VirtualTokens(PeftStrategy):
     last position of a decoder's row, be it padding; see `peftkit.loading.token_selection`.
     """
 
-    tokens: PositiveInt = 20
+    num_virtual_tokens: PositiveInt = 20
     """Virtual tokens before each text; they count towards the longest sequence of the model."""
 
     packs: ClassVar[bool] = False
@@ -37,7 +37,7 @@ class VirtualTokens(PeftStrategy):
     @property
     def ahead(self) -> int:  # type: ignore[override]
         """The virtual tokens."""
-        return self.tokens
+        return self.num_virtual_tokens
 
     def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
         """The prompt."""
@@ -46,7 +46,7 @@ class VirtualTokens(PeftStrategy):
     def shape(self, model: "PreTrainedModel") -> dict[str, Any]:
         """What PEFT is told of the prompt and the model: it cannot read every configuration."""
         return {
-            "num_virtual_tokens": self.tokens,
+            "num_virtual_tokens": self.num_virtual_tokens,
             "token_dim": embedding_size(model),
             "num_layers": model.config.num_hidden_layers,
             "num_attention_heads": model.config.num_attention_heads,
@@ -78,9 +78,9 @@ class Prompt(VirtualTokens):
     """The embeddings themselves are trained (Lester et al. 2021, section 2), through PEFT."""
 
     kind: Literal["prompt"] = "prompt"
-    text: str | None = Field(default=None, min_length=1)
-    """Start from the embeddings of this text, repeated to `tokens`; else from those of tokens drawn
-    at random from the vocabulary."""
+    init_text: str | None = Field(default=None, min_length=1)
+    """Initialize from the embeddings of this text, repeated to `num_virtual_tokens`; null: from
+    tokens sampled from the vocabulary."""
 
     default_lr: ClassVar[float] = 3e-2
     source: ClassVar[str] = "arXiv:2104.08691"
@@ -89,14 +89,16 @@ class Prompt(VirtualTokens):
         """Also a text that is longer than the prompt, where there is a tokenizer to tell."""
         faults = super().incompatibilities(config, task)
         folder = str(config.name_or_path)
-        if self.text is None or not (Path(folder) / "tokenizer_config.json").is_file():
+        if self.init_text is None or not (Path(folder) / "tokenizer_config.json").is_file():
             return faults
-        count = len(token_ids(self.text, folder))
+        count = len(token_ids(self.init_text, folder))
         if not count:
-            faults.append(Fault("strategy.text", f"{self.text!r} gives no token - write a word"))
-        if count > self.tokens:
-            what = f"is {count} tokens long, the prompt {self.tokens}"
-            fix = f"use strategy.tokens={count}, or a shorter text"
+            faults.append(
+                Fault("strategy.text", f"{self.init_text!r} gives no token - write a word")
+            )
+        if count > self.num_virtual_tokens:
+            what = f"is {count} tokens long, the prompt {self.num_virtual_tokens}"
+            fix = f"use strategy.num_virtual_tokens={count}, or a shorter text"
             faults.append(Fault("strategy.text", f"{what} - {fix}"))
         return faults
 
@@ -107,7 +109,7 @@ class Prompt(VirtualTokens):
         return PromptTuningConfig(
             task_type=task.peft_type_of(model),
             **self.shape(model),
-            prompt_tuning_init="SAMPLE_VOCAB" if self.text is None else "RANDOM",
+            prompt_tuning_init="SAMPLE_VOCAB" if self.init_text is None else "RANDOM",
             modules_to_save=saved_heads(model, task),
         )
 
@@ -116,9 +118,11 @@ class Prompt(VirtualTokens):
         import torch
 
         adapted: Any = super().adapt(model, task)
-        if self.text is not None and model.device.type != "meta":
-            ids = token_ids(self.text, str(model.name_or_path))
-            row = torch.tensor((ids * self.tokens)[: self.tokens], device=model.device)
+        if self.init_text is not None and model.device.type != "meta":
+            ids = token_ids(self.init_text, str(model.name_or_path))
+            row = torch.tensor(
+                (ids * self.num_virtual_tokens)[: self.num_virtual_tokens], device=model.device
+            )
             with torch.no_grad():
                 start = adapted.word_embeddings(row)
                 adapted.prompt_encoder[adapted.active_adapter].embedding.weight.copy_(start)
@@ -134,7 +138,7 @@ class PTuning(VirtualTokens):
     kind: Literal["p_tuning"] = "p_tuning"
     encoder: Literal["mlp", "lstm"] = "mlp"
     """The network: three linear layers, or two of a bidirectional LSTM and two linear ones."""
-    hidden: PositiveInt | None = None
+    encoder_hidden_size: PositiveInt | None = None
     """Its width; null: as wide as the model's embeddings."""
 
     default_lr: ClassVar[float] = 3e-2
@@ -148,7 +152,7 @@ class PTuning(VirtualTokens):
             task_type=task.peft_type_of(model),
             **self.shape(model),
             encoder_reparameterization_type=self.encoder.upper(),
-            encoder_hidden_size=self.hidden or embedding_size(model),
+            encoder_hidden_size=self.encoder_hidden_size or embedding_size(model),
             modules_to_save=saved_heads(model, task),
         )
 

@@ -149,7 +149,7 @@ class Task(Component):
         return self.headline
 
     @property
-    def compares_untuned(self) -> bool:
+    def has_untrained_baseline(self) -> bool:
         """Whether the base without training answers the test rows too, to be compared with."""
         return False
 

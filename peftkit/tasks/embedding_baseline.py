@@ -24,24 +24,24 @@ TRAIN_ROWS = 1000
 class Embedded(Settings):
     """What the base's embeddings say of the test rows, to be compared with what training bought."""
 
-    untuned: bool | None = None
+    untrained_baseline: bool | None = None
     """Whether the base without training answers the test rows too, to be compared with: by its
     embeddings, a causal model of classes also in words (`prompting`); null: yes."""
 
-    untuned_by: ClassVar[str] = "nearest centroid"
+    untrained_baseline_name: ClassVar[str] = "nearest centroid"
     """What its answers are called."""
     has_classes: ClassVar[bool] = False
-    later: ClassVar[tuple[str, ...]] = ("untuned",)
+    later: ClassVar[tuple[str, ...]] = ("untrained_baseline",)
 
-    @field_validator("untuned")
+    @field_validator("untrained_baseline")
     @classmethod
     def _yes_is_unset(cls, said: bool | None) -> bool | None:
         return None if said else said
 
     @property
-    def compares_untuned(self) -> bool:
+    def has_untrained_baseline(self) -> bool:
         """Whether the base without training answers the test rows too."""
-        return self.untuned is not False
+        return self.untrained_baseline is not False
 
     def asked_in_words(self) -> Prompting | None:
         """How a causal language model is asked for a row's label; None where it is not."""

@@ -45,7 +45,7 @@ class Regression(Embedded, Task):
     lines: ClassVar[tuple[str, ...]] = ("label", "predicted")
     smooths: ClassVar[bool] = False
     changes_words: ClassVar[bool] = True
-    untuned_by: ClassVar[str] = "cosine of embeddings"
+    untrained_baseline_name: ClassVar[str] = "cosine of embeddings"
     loss_unit: ClassVar[str] = "squared error (train's variance is 1)"
 
     @field_validator("targets")

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 class Classification(Embedded, Task):
     """Which of the labels a text, or a pair of texts, has."""
 
-    kind: Literal["classification"] = "classification"
+    kind: Literal["text_classification"] = "text_classification"
     metric: Literal["accuracy", "f1", "macro_f1", "mcc"] = "accuracy"
     """The headline score, which early stopping and comparisons go by."""
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] | None = None
     """What a row of each class counts in the loss: none: all the same; balanced: the more, the
     rarer its class is in train; or a number a label. Scaled to be 1 on average over train."""
-    prompting: Prompting | None = None
+    zero_shot: Prompting | None = None
     """How a causal model without training is asked for labels; null: in the default way."""
 
     roles: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True}
@@ -39,7 +39,7 @@ class Classification(Embedded, Task):
     trains_head: ClassVar[bool] = True
     has_classes: ClassVar[bool] = True
     changes_words: ClassVar[bool] = True
-    later: ClassVar[tuple[str, ...]] = ("class_weights", "untuned", "prompting")
+    later: ClassVar[tuple[str, ...]] = ("class_weights", "untrained_baseline", "zero_shot")
     lines: ClassVar[tuple[str, ...]] = ("label", "predicted")
     names_rows: ClassVar[bool] = True
 
@@ -50,7 +50,7 @@ class Classification(Embedded, Task):
 
     def asked_in_words(self) -> Prompting:
         """As `prompting` says."""
-        return self.prompting or Prompting()
+        return self.zero_shot or Prompting()
 
     @property
     def headline(self) -> str:
@@ -78,8 +78,8 @@ class Classification(Embedded, Task):
         if isinstance(self.class_weights, dict) and set(self.class_weights) != set(names):
             what = f"should weigh {', '.join(names)} (got {', '.join(self.class_weights)})"
             faults.append(Fault("task.class_weights", f"{what} - give each of them a number"))
-        if self.prompting is not None:
-            faults += self.prompting.faults(names, splits.train.column_names)
+        if self.zero_shot is not None:
+            faults += self.zero_shot.faults(names, splits.train.column_names)
         if faults:
             raise DataError("the labels cannot be used:", faults)
         return names

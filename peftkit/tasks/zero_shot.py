@@ -27,9 +27,9 @@ class Prompting(Settings):
     template: str | None = None
     """What it reads, with {text}, {text_pair} where there are pairs, and {label} as its end; null:
     each on a line of its own."""
-    words: dict[str, str] | None = None
+    label_words: dict[str, str] | None = None
     """What it is to say for each label; null: the label's name."""
-    shots: NonNegativeInt = 0
+    few_shot_examples: NonNegativeInt = 0
     """Answered rows of train that it reads before, where it is asked once more; each costs as much
     as the row itself."""
     calibrate: bool = True
@@ -50,7 +50,7 @@ class Prompting(Settings):
             raise ValueError(f"should end in {LABEL} (got {said!r}) - put what follows before it")
         return said
 
-    @field_validator("words")
+    @field_validator("label_words")
     @classmethod
     def _are_told_apart(cls, said: dict[str, str] | None) -> dict[str, str] | None:
         if said is not None and not all(words.strip() for words in said.values()):
@@ -62,15 +62,15 @@ class Prompting(Settings):
     def faults(self, names: Sequence[str], columns: Sequence[str]) -> list[Fault]:
         """What does not fit the labels, or the columns that there are."""
         found = []
-        if self.words is not None and set(self.words) != set(names):
-            what = f"should have words for {', '.join(names)} (got {', '.join(self.words)})"
-            found.append(Fault("task.prompting.words", f"{what} - give each of them its own"))
+        if self.label_words is not None and set(self.label_words) != set(names):
+            what = f"should have words for {', '.join(names)} (got {', '.join(self.label_words)})"
+            found.append(Fault("task.zero_shot.label_words", f"{what} - give each of them its own"))
         pair = "{text_pair}"
         if self.template is not None and (pair in self.template) != ("text_pair" in columns):
             what = f"has no {pair}, and the rows have two texts - put it where the second belongs"
             if pair in self.template:
                 what = f"has {pair}, and the rows have one text - drop it, or set data.text_pair"
-            found.append(Fault("task.prompting.template", what))
+            found.append(Fault("task.zero_shot.template", what))
         return found
 
 
@@ -106,7 +106,9 @@ class Prompts:
         asked = (how.template or f"{texts}\nLabel: {LABEL}").removesuffix(LABEL)
         self.tokenizer, self.asked = tokenizer, asked.rstrip(" ")
         self.gap = asked[len(self.asked) :]
-        self.words = {name: (how.words or {}).get(name, name.replace("_", " ")) for name in names}
+        self.words = {
+            name: (how.label_words or {}).get(name, name.replace("_", " ")) for name in names
+        }
         begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
         self.begin = [tokenizer.bos_token_id] if begins else []
         self.limit = None if positions is None else positions - max(map(len, self.answers()))
@@ -130,8 +132,8 @@ class Prompts:
         for name, ids in zip(self.words, found, strict=True):
             if not ids:
                 what = f"the label {name!r} has no token of its own behind {tail!r}"
-                fix = "name what is to be said, or ask for no such answers: task.untuned=false"
-                raise DataError("labels:", [Fault("task.prompting.words", f"{what} - {fix}")])
+                fix = "name its words, or set task.untrained_baseline=false"
+                raise DataError("labels:", [Fault("task.zero_shot.label_words", f"{what} - {fix}")])
         return found
 
     def ids(self, row: Mapping[str, str]) -> list[int]:

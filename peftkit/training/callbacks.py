@@ -276,7 +276,7 @@ def start_trackers(recipe: Recipe, folder: RunDir) -> list[Any]:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     started = []
-    for name in recipe.training.track:
+    for name in recipe.training.report_to:
         kind = LOGGER_TYPE_TO_CLASS[name]
         place: dict[str, Path] = {}
         if kind.requires_logging_directory:

@@ -94,7 +94,7 @@ def fit(
     loop.go_on()
     recorder, state = loop.recorder, loop.state
     best = recorder.best(state.log_history)
-    rising = warmup_steps(training.warmup, state.max_steps)
+    rising = warmup_steps(training.warmup_ratio, state.max_steps)
     proof = witness.verify(loop.masters.masters, rising, state)
     if training.keep == "best" and best and best["step"] < state.global_step:
         load_trained(assembled.module, best_weights(folder.checkpoints, int(best["step"])))
@@ -230,7 +230,7 @@ class Loop(Trainer):
                 trainable(module).items(),
                 self.recipe.lr(),
                 training.weight_decay,
-                training.clip,
+                training.max_grad_norm,
                 self.recipe.strategy.lr_multipliers(module),
             )
             self.optimizer = self.masters
@@ -246,8 +246,10 @@ class Loop(Trainer):
                 self.assembled.module, num_training_steps
             )
             self.masters.training_hook = self.training_hook
-            rising = warmup_steps(training.warmup, num_training_steps)
-            factors = rate_factors(self.masters, training.schedule, rising, num_training_steps)
+            rising = warmup_steps(training.warmup_ratio, num_training_steps)
+            factors = rate_factors(
+                self.masters, training.lr_scheduler_type, rising, num_training_steps
+            )
             self.lr_scheduler = LambdaLR(optimizer or self.masters, factors)
             self._created_lr_scheduler = True
         return self.lr_scheduler

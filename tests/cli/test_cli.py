@@ -21,7 +21,7 @@ WRONG = ["strategy.rnk=16", "trainning.lr=1", "training.lr=-1"]
 FAULTS = (
     "error: recipe 'lora_imdb' cannot run:\n"
     "  strategy.rnk (command line): no such setting"
-    " - choose from alpha, b_factor, batches, dropout, kind, r, targets, variant\n"
+    " - choose from alpha, batches, dropout, kind, loraplus_lr_ratio, r, targets, variant\n"
     "  training.lr (command line): input should be greater than 0 or 'auto' (got -1)\n"
     "  trainning (command line): no such setting - did you mean 'training'?\n"
 )
@@ -134,7 +134,7 @@ def test_show_tells_each_value_and_who_set_it(tmp_path: Path) -> None:
     assert done.stderr == "" and done.stdout.startswith("model\t")
     assert rows["strategy.r"] == ["16", "command line"]
     assert rows["strategy.kind"] == ['"lora"', "recipes/lora_imdb.yaml"]
-    assert rows["task.kind"] == ['"classification"', "recipes/_imdb.yaml"]
+    assert rows["task.kind"] == ['"text_classification"', "recipes/_imdb.yaml"]
     assert rows["task.metric"] == ['"f1"', "command line"]
     assert rows["strategy.alpha"][1] == rows["quantize.kind"][1] == "default"
     assert rows["training.lr"] == ['"auto"', "default (lora's own: 0.0005)"]
@@ -206,7 +206,7 @@ def test_options_may_stand_between_settings() -> None:
     options = parser().parse_args(["train", *typed])
     assert (options.recipe, options.settings) == ("lora_imdb", ["a=1", "b=2", "c=-1"])
     assert (options.json, options.runs, options.ranks) == (True, Path("x"), 2)
-    options = run_parser().parse_args(["--runs", "x", "recipe=a", "--json", "b=2", "--again"])
+    options = run_parser().parse_args(["--runs", "x", "recipe=a", "--json", "b=2", "--rerun"])
     assert (options.settings, options.runs) == (["recipe=a", "b=2"], Path("x"))
     options = parser().parse_args(["predict", "run", "a text", "--json", "--", "-another"])
     assert options.texts == ["a text", "-another"] and options.json
@@ -217,11 +217,11 @@ def test_a_recipe_may_be_typed_as_for_run_py() -> None:
 
 
 def test_what_is_typed_for_train_reaches_run_py_as_it_is() -> None:
-    typed = ["train", "lora_tiny", "a=1", "--again", "b=[2, 3]", "--runs", "some where"]
+    typed = ["train", "lora_tiny", "a=1", "--rerun", "b=[2, 3]", "--runs", "some where"]
     _, *passed = arguments(parser().parse_args(typed))
     options = run_parser().parse_args(passed)
     assert options.settings == ["recipe=lora_tiny", "a=1", "b=[2, 3]"]
-    assert (options.runs, options.again, options.json) == (Path("some where"), True, False)
+    assert (options.runs, options.rerun, options.json) == (Path("some where"), True, False)
 
 
 def test_ranks_are_started_by_torchrun_and_a_file_by_accelerate(tmp_path: Path) -> None:

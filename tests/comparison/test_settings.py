@@ -119,11 +119,11 @@ def test_a_file_that_is_not_there_names_one(tmp_path: Path) -> None:
 def test_no_comparison_is_made_on_a_stand_in_unless_it_says_so(tmp_path: Path) -> None:
     def stand_in(*settings: str, **changes: Any) -> object:
         path = written(tmp_path, recipe="lora_imdb", **changes)
-        return load_comparison(path, settings).ways[0].recipe.data.stand_in  # type: ignore[attr-defined]
+        return load_comparison(path, settings).ways[0].recipe.data.fallback  # type: ignore[attr-defined]
 
     assert stand_in() == "forbid"
-    assert stand_in("data.stand_in=movie_reviews") == "movie_reviews"
-    assert stand_in(settings={"data": {"stand_in": "movie_reviews"}}) == "movie_reviews"
+    assert stand_in("data.fallback=movie_reviews") == "movie_reviews"
+    assert stand_in(settings={"data": {"fallback": "movie_reviews"}}) == "movie_reviews"
 
 
 def test_seeds_are_counted_from_zero() -> None:

@@ -60,9 +60,9 @@ def test_mappings_merge_key_by_key_and_another_kind_replaces_whole(
 
 
 def test_a_bare_word_in_the_file_is_a_kind_that_settings_can_be_added_to() -> None:
-    write("a", "task: classification\n")
+    write("a", "task: text_classification\n")
     result = composed("a", "task.metric=f1")
-    assert result.settings == {"task": {"kind": "classification", "metric": "f1"}}
+    assert result.settings == {"task": {"kind": "text_classification", "metric": "f1"}}
     assert result.sources == {"task": "recipes/a.yaml", "task.metric": "command line"}
 
 

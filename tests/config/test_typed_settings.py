@@ -88,7 +88,7 @@ def test_a_recipes_file_is_read_so_too_and_what_replaced_a_number_stays(tmp_path
 
 
 def test_lists_of_texts_take_spellings_and_numbers_stay_numbers() -> None:
-    task = Recipe.load("lora_tiny", "task={kind: generation, attributes: [01, yes, x]}").task
+    task = Recipe.load("lora_tiny", "task={kind: text_generation, attributes: [01, yes, x]}").task
     assert task.plain()["attributes"] == ["01", "yes", "x"]
     assert Recipe.load("lora_tiny", "training.lr=1e-3").training.lr == 0.001
 

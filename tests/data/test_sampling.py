@@ -145,10 +145,10 @@ def test_runs_without_these_settings_keep_their_names() -> None:
         "data.balance=oversample",
         "data.augment={swap: 0.1}",
         "data.splits={test: test}",
-        "task={kind: classification, class_weights: balanced}",
+        "task={kind: text_classification, class_weights: balanced}",
     ]
     assert len({digest(), *map(digest, ways)}) == 6
-    assert digest("task={kind: classification, class_weights: none}") == digest()
+    assert digest("task={kind: text_classification, class_weights: none}") == digest()
     plain = Recipe.load("lora_tiny").settings()
     assert not {"few_shot", "balance", "augment", "splits"} & set(plain["data"])
     assert "class_weights" not in plain["task"]

@@ -88,7 +88,7 @@ def test_the_comparison_in_the_readme_goes_to_its_page(tmp_path: Path) -> None:
 def test_the_prompting_of_the_readme_is_a_recipes() -> None:
     [text] = [block for block in blocks("yaml") if "prompting" in block]
     recipe = Recipe.load("lora_imdb", **yaml.safe_load(text))
-    assert recipe.task.prompting.faults(("neg", "pos"), ["text", "label"]) == []  # type: ignore[attr-defined]
+    assert recipe.task.zero_shot.faults(("neg", "pos"), ["text", "label"]) == []  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

@@ -126,8 +126,9 @@ def test_answers_that_differ_in_their_last_token_are_read_in_one_pass() -> None:
 
 def test_what_is_asked_in_words_is_the_rows_text_and_the_labels_words(speaker: str) -> None:
     words = "{sport: goal, food: bread and soup}"
-    asks = f"{{template: '{{text}}\nabout: {{label}}', words: {words}, calibrate: false, shots: 0}}"
-    found, given = said_by(speaker, f"task.prompting={asks}")
+    template = "'{text}\nabout: {label}'"
+    asks = f"{{template: {template}, label_words: {words}, calibrate: false, few_shot_examples: 0}}"
+    found, given = said_by(speaker, f"task.zero_shot={asks}")
     assert list(found) == ["nearest centroid", "zero-shot"]
     tokenizer = load_tokenizer(speaker)
     plain = AutoModelForCausalLM.from_pretrained(speaker).eval()
@@ -151,7 +152,9 @@ def test_calibration_divides_by_what_is_said_without_content(speaker: str) -> No
     np.testing.assert_allclose(shares(said, nothing), [[3 / 11, 8 / 11], [9 / 13, 4 / 13]])
     asked = {}
     for calibrate in (True, False):
-        found, given = said_by(speaker, f"task.prompting={{shots: 0, calibrate: {calibrate}}}")
+        found, given = said_by(
+            speaker, f"task.zero_shot={{few_shot_examples: 0, calibrate: {calibrate}}}"
+        )
         asked[calibrate] = np.stack(found["zero-shot"].outputs)
     plain = AutoModelForCausalLM.from_pretrained(speaker).eval()
     tokenizer = load_tokenizer(speaker)
@@ -167,15 +170,15 @@ def test_answered_rows_are_of_train_alone_drawn_by_seed_the_classes_taking_turns
     speaker: str,
 ) -> None:
     _, _, _, given = material(speaker)
-    how = Prompting(shots=4)
+    how = Prompting(few_shot_examples=4)
     shots = cache.shots_for(how, given)
     assert sorted(Counter(shot["label"] for shot in shots).values()) == [2, 2]
     assert {shot["row"] for shot in shots} <= set(given.train["row"])
     assert {shot["row"] for shot in shots}.isdisjoint(given.rows["row"])
     assert shots == cache.shots_for(how, given)
-    other = cache.shots_for(Prompting(shots=4, seed=1), given)
+    other = cache.shots_for(Prompting(few_shot_examples=4, seed=1), given)
     assert [shot["row"] for shot in other] != [shot["row"] for shot in shots]
-    assert cache.shots_for(Prompting(shots=2), given) == shots[:2]
+    assert cache.shots_for(Prompting(few_shot_examples=2), given) == shots[:2]
 
 
 def test_few_shot_prompts_hold_the_answered_rows_before_the_question(speaker: str) -> None:
@@ -217,26 +220,29 @@ def test_a_pairs_shorter_text_is_kept_whole(speaker: str) -> None:
 @pytest.mark.parametrize(
     ("said", "fault"),
     [
-        ("{template: 'so: {label}'}", r"task.prompting.template.*have \{text\} once"),
-        ("{template: '{text} is {label}!'}", r"task.prompting.template.*should end in \{label\}"),
-        ("{words: {sport: '', food: x}}", r"task.prompting.words.*should all be words"),
-        ("{words: {sport: x, food: 'x '}}", r"task.prompting.words.*should differ"),
-        ("{shots: -1}", r"task.prompting.shots.*greater than or equal to 0"),
-        ("{shot: 1}", r"task.prompting.shot.*did you mean 'shots'"),
+        ("{template: 'so: {label}'}", r"task.zero_shot.template.*have \{text\} once"),
+        ("{template: '{text} is {label}!'}", r"task.zero_shot.template.*should end in \{label\}"),
+        ("{label_words: {sport: '', food: x}}", r"task.zero_shot.label_words.*should all be words"),
+        ("{label_words: {sport: x, food: 'x '}}", r"task.zero_shot.label_words.*should differ"),
+        (
+            "{few_shot_examples: -1}",
+            r"task.zero_shot.few_shot_examples.*greater than or equal to 0",
+        ),
+        ("{shot: 1}", r"task.zero_shot.shot.*did you mean 'shots'"),
     ],
 )
 def test_a_prompting_that_cannot_be_is_refused(said: str, fault: str) -> None:
     with pytest.raises(RecipeError, match=fault):
-        Recipe.load("lora_tiny", f"task.prompting={said}")
+        Recipe.load("lora_tiny", f"task.zero_shot={said}")
 
 
 def test_a_prompting_that_does_not_fit_the_data_is_refused() -> None:
-    said = "{words: {sport: goal}, template: '{text} {text_pair} {label}'}"
+    said = "{label_words: {sport: goal}, template: '{text} {text_pair} {label}'}"
     with pytest.raises(DataError) as error:
-        material("tiny-bert", f"task.prompting={said}")
+        material("tiny-bert", f"task.zero_shot={said}")
     faults = {fault.where: fault.what for fault in error.value.faults}
-    assert "should have words for" in faults["task.prompting.words"]
-    assert "the rows have one text" in faults["task.prompting.template"]
+    assert "should have words for" in faults["task.zero_shot.label_words"]
+    assert "the rows have one text" in faults["task.zero_shot.template"]
 
 
 def test_what_the_base_says_stands_in_the_record_and_changes_nothing_else(
@@ -246,8 +252,8 @@ def test_what_the_base_says_stands_in_the_record_and_changes_nothing_else(
     overrides = ("data.rows=80", f"model={speaker}", *short)
     records, trained = {}, {}
     for said in ("true", "false"):
-        prompted = ("task.prompting={shots: 4}",) if said == "true" else ()
-        recipe = Recipe.load("lora_tiny", *overrides, f"task.untuned={said}", *prompted)
+        prompted = ("task.zero_shot={few_shot_examples: 4}",) if said == "true" else ()
+        recipe = Recipe.load("lora_tiny", *overrides, f"task.untrained_baseline={said}", *prompted)
         records[said] = record = peftkit.train(recipe, tmp_path)
         run = tmp_path / record.folder_name
         trained[said] = (tensors(run / "artifact"), (run / "predictions.jsonl").read_text())
@@ -282,7 +288,11 @@ def test_a_run_keeps_the_name_it_had_before_the_base_was_asked() -> None:
     data = plain.data.resolve()
     asked, unasked, prompted = (
         Recipe.load("lora_tiny", f"task.{said}")
-        for said in ("untuned=true", "untuned=false", "prompting={shots: 2}")
+        for said in (
+            "untrained_baseline=true",
+            "untrained_baseline=false",
+            "zero_shot={few_shot_examples: 2}",
+        )
     )
     assert plain.digest(source, data) == asked.digest(source, data)
     assert len({each.digest(source, data) for each in (plain, unasked, prompted)}) == 3

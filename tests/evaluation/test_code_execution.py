@@ -154,38 +154,38 @@ def test_a_command_is_found_from_another_folder(
 
 def test_settings_that_make_no_sense_are_refused() -> None:
     for said, why in (
-        ("{judge: ['true'], samples: 3}", "all the same at temperature 0 - set temperature"),
-        ("{samples: 3, temperature: 1.0}", "3 texts a row need a judge - set judge"),
-        ("{judge: []}", "at least 1 item"),
-        ("{judge: ['true'], judge_timeout: 0}", "greater than 0"),
+        ("{grader: ['true'], samples: 3}", "all the same at temperature 0 - set temperature"),
+        ("{samples: 3, temperature: 1.0}", "3 texts a row need a grader - set grader"),
+        ("{grader: []}", "at least 1 item"),
+        ("{grader: ['true'], grader_timeout: 0}", "greater than 0"),
     ):
         with pytest.raises(RecipeError, match=why):
-            talk("tiny-llama", f"{{kind: generation, generate: {said}}}")
+            talk("tiny-llama", f"{{kind: text_generation, generate: {said}}}")
 
 
 def test_a_run_without_a_judge_keeps_its_name() -> None:
     plain = Generation(rows=3)
-    assert not {"judge", "samples", "judge_timeout"} & (
+    assert not {"grader", "samples", "grader_timeout"} & (
         set(plain.model_dump()) | set(plain.plain())
     )
-    with_judge = Generation(rows=3, judge=["x"], samples=2, temperature=1.0)
+    with_judge = Generation(rows=3, grader=["x"], samples=2, temperature=1.0)
     assert Generation.model_validate(with_judge.plain()) == with_judge
-    recipe = talk("tiny-llama", "{kind: generation, generate: {rows: 3}}")
+    recipe = talk("tiny-llama", "{kind: text_generation, generate: {rows: 3}}")
     model, data = find_model("tiny-llama"), recipe.data.resolve()
     names = [
-        recipe.but(**{"task.generate.judge": judge}).digest(model, data)
+        recipe.but(**{"task.generate.grader": judge}).digest(model, data)
         for judge in (None, ["a"], ["b"])
     ]
     assert names[0] == recipe.digest(model, data) and len(set(names)) == 3
 
 
 def test_a_command_that_is_missing_is_told_before_anything_is_trained(tmp_path: Path) -> None:
-    how = {"judge": ["no-such-judge", "x"], "rows": 1, "max_new_tokens": 1}
-    task = {"kind": "generation", "generate": how}
+    how = {"grader": ["no-such-judge", "x"], "rows": 1, "max_new_tokens": 1}
+    task = {"kind": "text_generation", "generate": how}
     recipe = task_recipe(task, continued, "tiny-llama", "lora", "none")
     recipe = recipe.but(training={"steps": 1, "threads": 1, "proof": "run", "batch_size": 8})
     with pytest.raises(
-        RecipeError, match=r"task\.generate\.judge: no command is called 'no-such-ju"
+        RecipeError, match=r"task\.generate\.grader: no command is called 'no-such-ju"
     ):
         peftkit.train(recipe, tmp_path)
     assert not list(tmp_path.rglob("checkpoints"))
@@ -203,8 +203,8 @@ sys.exit(len(said["text"].split()[0]) % 2)
 
 def test_rows_are_judged_and_told_of_by_their_own_names(tmp_path: Path) -> None:
     command = json.dumps(script(tmp_path, JUDGE))
-    how = f"{{rows: 4, judge: {command}, samples: 3, temperature: 1.0}}"
-    recipe = talk("tiny-llama", f"{{kind: instructions, template: plain, generate: {how}}}")
+    how = f"{{rows: 4, grader: {command}, samples: 3, temperature: 1.0}}"
+    recipe = talk("tiny-llama", f"{{kind: instruction_tuning, template: plain, generate: {how}}}")
     rows = Dataset.from_dict({**QUESTIONS, "row": [f"f:{i}" for i in range(4)]})
     samples = [["a", "ab", "abc"], None, ["ab", "ab", "ab"], ["a", "a", "ab"]]
     said = Predictions([], [], None, ["a", None, "ab", "a"], samples)
@@ -214,7 +214,7 @@ def test_rows_are_judged_and_told_of_by_their_own_names(tmp_path: Path) -> None:
         "the judge had no verdict on 3 of 9 texts of the trained model, which count as failed: "
         "in 3 it ended with 9"
     )
-    plain = talk("tiny-llama", "{kind: instructions, template: plain, generate: {rows: 4}}")
+    plain = talk("tiny-llama", "{kind: instruction_tuning, template: plain, generate: {rows: 4}}")
     assert with_verdicts(plain.task, said, rows, ALONE, "x") is said
     assert not list(notes_on([code_execution.Verdict(True), code_execution.Verdict(False)], "x"))
 
@@ -222,7 +222,7 @@ def test_rows_are_judged_and_told_of_by_their_own_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["instructions", "generation"])
 def test_judged_texts_are_scored_beside_the_untuned_base(kind: str, tmp_path: Path) -> None:
     command = json.dumps(script(tmp_path, JUDGE))
-    how = f"{{rows: 3, max_new_tokens: 4, judge: {command}, samples: 2, temperature: 1.0}}"
+    how = f"{{rows: 3, max_new_tokens: 4, grader: {command}, samples: 2, temperature: 1.0}}"
     plain = "template: plain, " if kind == "instructions" else ""
     recipe = talk("tiny-llama", f"{{kind: {kind}, {plain}generate: {how}}}")
     own = QUESTIONS if kind == "instructions" else {"text": QUESTIONS["answer"]}
@@ -246,8 +246,8 @@ def test_judged_texts_are_scored_beside_the_untuned_base(kind: str, tmp_path: Pa
     assert one.value == pytest.approx(sum(by_hand) / 6) and one.n == two.n == 3
     assert two.value == pytest.approx(sum(hits > 0 for hits in by_hand) / 3)
     assert one.low is not None and one.low <= one.value <= one.high  # type: ignore[operator]
-    assert scored.baselines["untuned"]["pass@1"].n == 3
-    assert {"pass@1", "pass@2"} <= set(scored.details["better_than_untuned"])
+    assert scored.baselines["untrained"]["pass@1"].n == 3
+    assert {"pass@1", "pass@2"} <= set(scored.details["better_than_untrained"])
     lines = list(recipe.task.prediction_lines(said, given))
     judged_lines = {"counts": [line["counts"] for line in lines if None not in line["counts"]]}
     values = recipe.task.row_values("pass@1", judged_lines, ())
@@ -256,8 +256,8 @@ def test_judged_texts_are_scored_beside_the_untuned_base(kind: str, tmp_path: Pa
 
 def test_a_run_with_a_judge_has_its_scores_and_its_note_in_the_record(tmp_path: Path) -> None:
     command = script(tmp_path, "import json, sys; sys.exit(json.load(sys.stdin)['text'] and 4)")
-    how = {"rows": 2, "max_new_tokens": 3, "judge": command, "untuned": False}
-    task = {"kind": "instructions", "template": "plain", "generate": how}
+    how = {"rows": 2, "max_new_tokens": 3, "grader": command, "untrained_baseline": False}
+    task = {"kind": "instruction_tuning", "template": "plain", "generate": how}
     recipe = task_recipe(task, instructed, "tiny-llama", "lora", "none")
     steps = {"steps": 2, "threads": 1, "proof": "run", "batch_size": 8, "precision": "fp32"}
     record = peftkit.train(recipe.but(training=steps), tmp_path / "runs")
@@ -268,13 +268,12 @@ def test_a_run_with_a_judge_has_its_scores_and_its_note_in_the_record(tmp_path: 
 @pytest.mark.slow
 def test_two_ranks_generate_judge_and_show_what_one_does(zygote: Zygote, tmp_path: Path) -> None:
     command = json.dumps(script(tmp_path, JUDGE))
-    how = (
-        f"{{rows: 5, max_new_tokens: 4, judge: {command}, samples: 2, temperature: 1.0, shots: 2}}"
-    )
+    sampling = "max_new_tokens: 4, samples: 2, temperature: 1.0, few_shot_examples: 2"
+    how = f"{{rows: 5, grader: {command}, {sampling}}}"
     settings = (
         "model=tiny-llama",
         f"data={{kind: files, path: {folder_of(instructed)}, max_length: 64}}",
-        f"task={{kind: instructions, template: plain, generate: {how}}}",
+        f"task={{kind: instruction_tuning, template: plain, generate: {how}}}",
         "training.steps=2",
         "training.precision=fp32",
         "training.micro_batch_size=2",
@@ -290,10 +289,10 @@ def test_two_ranks_generate_judge_and_show_what_one_does(zygote: Zygote, tmp_pat
     one, two = records
     assert two["world"]["ranks"] == 2 and one["digest"] == two["digest"]
     assert {"pass@1", "pass@2", "rougeL"} <= two["scores"].keys()
-    assert one["baselines"].keys() == two["baselines"].keys() == {"untuned", "2-shot"}
+    assert one["baselines"].keys() == two["baselines"].keys() == {"untrained", "2-shot"}
     for name in ("bits_per_byte", "loss"):
         assert two["scores"][name]["value"] == pytest.approx(one["scores"][name]["value"], rel=1e-5)
-        for asked in ("untuned", "2-shot"):
+        for asked in ("untrained", "2-shot"):
             ours, theirs = (each["baselines"][asked][name]["value"] for each in (two, one))
             assert ours == pytest.approx(theirs, rel=1e-5)
     for each in records:

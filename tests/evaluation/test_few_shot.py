@@ -36,10 +36,14 @@ OF_OLD = "4e70faaf10ea93cf6f1b2a8a9dbffd404faf2a5a565d38de66db3bceda2592e6"
 
 
 def material(
-    settings: str = "shots: 2", length: int = 64, train: Any = TRAIN, rows: Any = QUESTIONS
+    settings: str = "few_shot_examples: 2",
+    length: int = 64,
+    train: Any = TRAIN,
+    rows: Any = QUESTIONS,
 ) -> tuple[Recipe, Any, EvalSplit]:
     """A recipe, its bare base, and rows to be asked behind rows of train."""
-    task = f"{{kind: instructions, template: plain, generate: {{{settings}, max_new_tokens: 4}}}}"
+    generate = f"{{{settings}, max_new_tokens: 4}}"
+    task = f"{{kind: instruction_tuning, template: plain, generate: {generate}}}"
     recipe = talk("tiny-llama", task, f"data.max_length={length}")
     base = made(recipe, bare=True)
     found = recipe.task.encode(rows, base.tokenizer, (), length)
@@ -71,7 +75,7 @@ def test_answered_rows_of_train_are_earlier_turns_drawn_by_seed() -> None:
     said = [(question["content"], answer["content"]) for (question, answer), _ in task.shots]
     assert len(said) == 2 == len(set(said)) and set(said) <= set(pairs)
     assert shown(recipe, base, given).shots == task.shots
-    others = [shown(*material(f"shots: 2, seed: {seed}")).shots for seed in (1, 2, 3)]
+    others = [shown(*material(f"few_shot_examples: 2, seed: {seed}")).shots for seed in (1, 2, 3)]
     assert any(other != task.shots for other in others)
     asked = [f"{turns(task.shots)}Q: {question}\nA:" for question in QUESTIONS["question"]]
     wanted = [ids_of(base.tokenizer, text) for text in asked]
@@ -124,7 +128,7 @@ def test_an_answer_that_is_cut_without_shots_is_cut_as_much_behind_them() -> Non
 
 
 def test_the_first_shots_are_dropped_where_there_is_no_room_and_a_note_says_so() -> None:
-    recipe, base, given = material("shots: 4", length=60, train=LONG)
+    recipe, base, given = material("few_shot_examples: 4", length=60, train=LONG)
     task = shown(recipe, base, given)
     sizes = ["goal goal" in shot.messages[0]["content"] for shot in task.shots]
     assert sizes.count(True) == 1
@@ -132,7 +136,7 @@ def test_the_first_shots_are_dropped_where_there_is_no_room_and_a_note_says_so()
     kept = task.shots[sizes.index(True) + 1 :]
     assert short == ids_of(base.tokenizer, f"{turns(kept)}Q: bread\nA:")
     rows = {"question": ["soup", "goal " * 40], "answer": ["a", "b"]}
-    recipe, base, given = material("shots: 4", length=60, train=LONG, rows=rows)
+    recipe, base, given = material("few_shot_examples: 4", length=60, train=LONG, rows=rows)
     fewer = by_shots(recipe, base, given, ALONE)
     assert fewer is not None and fewer[0] == "4-shot"
     whole = [f"{turns(task.shots[i:])}Q: {rows['question'][1]}\nA: b[SEP]" for i in range(5)]
@@ -153,7 +157,11 @@ def test_the_record_has_what_the_base_says_behind_answered_rows(kind: str, tmp_p
     make = rendered if kind == "translation" else instructed
     records = []
     for shots in (3, None):
-        generate = {"rows": 4, "max_new_tokens": 6, **({"shots": shots} if shots else {})}
+        generate = {
+            "rows": 4,
+            "max_new_tokens": 6,
+            **({"few_shot_examples": shots} if shots else {}),
+        }
         task = {"kind": kind, "template": "plain", "generate": generate}
         more = {"target_length": 24} if kind == "translation" else {}
         recipe = task_recipe({**task, **more}, make, "tiny-gpt2", WAYS["lora"], "none").but(
@@ -162,7 +170,7 @@ def test_the_record_has_what_the_base_says_behind_answered_rows(kind: str, tmp_p
         records.append(peftkit.train(recipe, tmp_path))
     asked, plain = records
     assert set(asked.baselines) - set(plain.baselines) == {"3-shot"}
-    untuned, shown = asked.baselines["untuned"], asked.baselines["3-shot"]
+    untuned, shown = asked.baselines["untrained"], asked.baselines["3-shot"]
     assert untuned.keys() == shown.keys() and asked.headline in shown
     assert shown["bits_per_byte"].value != untuned["bits_per_byte"].value
     assert asked.scores == plain.scores
@@ -172,7 +180,7 @@ def test_the_record_has_what_the_base_says_behind_answered_rows(kind: str, tmp_p
 
 def test_a_run_keeps_the_name_it_had_before_there_were_shots() -> None:
     source = Source(asked="m", used="m", origin="hub", location="m", identity="sha256:0")
-    plain = talk("tiny-llama", "{kind: instructions, template: plain, generate: {rows: 3}}")
+    plain = talk("tiny-llama", "{kind: instruction_tuning, template: plain, generate: {rows: 3}}")
     shown = plain.but(task__generate__shots=2)
     assert plain.digest(source, source) == OF_OLD
     assert shown.digest(source, source) != OF_OLD
@@ -180,7 +188,7 @@ def test_a_run_keeps_the_name_it_had_before_there_were_shots() -> None:
 
 def test_tasks_without_questions_and_models_with_an_encoder_take_no_shots() -> None:
     with pytest.raises(RecipeError, match=r"task.generate.*texts answer no questions"):
-        talk("tiny-llama", "{kind: generation, generate: {shots: 2}}")
-    recipe = talk("tiny-t5", "{kind: translation, generate: {shots: 2}}")
-    with pytest.raises(RecipeError, match=r"task.generate.shots: t5 has an encoder"):
+        talk("tiny-llama", "{kind: text_generation, generate: {few_shot_examples: 2}}")
+    recipe = talk("tiny-t5", "{kind: translation, generate: {few_shot_examples: 2}}")
+    with pytest.raises(RecipeError, match=r"task.generate.few_shot_examples: t5 has an encoder"):
         meta_model(recipe, find_model("tiny-t5").location, ())

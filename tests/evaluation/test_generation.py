@@ -24,8 +24,9 @@ from support.conversations import (
 )
 
 HOW = Generation(max_new_tokens=8)
-WAYS = ("lora", "{kind: adapter, activation: gelu}", "{kind: prefix, tokens: 4}", "ia3",
-        "{kind: prompt, tokens: 4}", "{kind: p_tuning, tokens: 4}")  # fmt: skip
+WAYS = ("lora", "{kind: adapter, activation: gelu}", "{kind: prefix, num_virtual_tokens: 4}", "ia3",
+        "{kind: prompt, num_virtual_tokens: 4}",
+        "{kind: p_tuning, num_virtual_tokens: 4}")  # fmt: skip
 
 
 def prompts_of(recipe: Any, model: Any, rows: Any = QUESTIONS) -> list[list[int]]:
@@ -64,7 +65,7 @@ def test_sources_of_several_lengths_are_read_as_alone(name: str) -> None:
     recipe = talk(name, TRANSLATION)
     model = made(recipe, bare=True)
     prompts = prompts_of(recipe, model, PAIRS)
-    for how in (HOW, Generation(max_new_tokens=6, beams=3)):
+    for how in (HOW, Generation(max_new_tokens=6, num_beams=3)):
         together = generate(model, prompts, how, recipe.task.stop_ids(model.tokenizer))
         alone = [generate(model, [p], how, recipe.task.stop_ids(model.tokenizer)) for p in prompts]
         assert together == [text for (text,) in alone]
@@ -91,7 +92,9 @@ def test_every_strategys_text_is_its_own_most_probable_one(way: str, name: str) 
     )
 
 
-@pytest.mark.parametrize("way", ["{kind: prompt, tokens: 4}", "{kind: p_tuning, tokens: 4}"])
+@pytest.mark.parametrize(
+    "way", ["{kind: prompt, num_virtual_tokens: 4}", "{kind: p_tuning, num_virtual_tokens: 4}"]
+)
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2"])
 def test_behind_virtual_tokens_a_text_is_the_same_alone_and_in_a_batch(way: str, name: str) -> None:
     recipe = talk(name, CHAT, f"strategy={way}", "training.packing=off")

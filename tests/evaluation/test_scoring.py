@@ -18,7 +18,7 @@ from peftkit.tasks.base import EvalSplit
 from support.conversations import QUESTIONS, made, stirred, talk
 
 ALONE = World(0, 1, 1, "fp32", "cpu", "none")
-TASK = "{kind: instructions, template: plain, generate: {rows: 3, max_new_tokens: 4}}"
+TASK = "{kind: instruction_tuning, template: plain, generate: {rows: 3, max_new_tokens: 4}}"
 
 
 def material(*overrides: str) -> tuple[Any, Any, EvalSplit]:
@@ -69,9 +69,9 @@ def test_what_training_bought_is_the_difference_of_both_with_its_interval() -> N
     base = asked(recipe, given)
     said, scored = judged(recipe, model, given, base, ALONE)
     assert said is not None and scored is not None
-    theirs = scored.baselines["untuned"]
+    theirs = scored.baselines["untrained"]
     assert scored.baseline == theirs
-    found = scored.details["better_than_untuned"]
+    found = scored.details["better_than_untrained"]
     for name in ("bits_per_byte", "loss", "rougeL"):
         ours, sign = scored.scores[name].value, -1 if name != "rougeL" else 1
         assert found[name]["value"] == pytest.approx(sign * (ours - theirs[name].value))  # type: ignore[operator]
@@ -85,7 +85,7 @@ def test_a_model_that_learned_nothing_is_no_better_than_itself() -> None:
     base = asked(recipe, given)
     _, scored = judged(recipe, made(recipe), given, base, ALONE)
     assert scored is not None
-    for each in scored.details["better_than_untuned"].values():
+    for each in scored.details["better_than_untrained"].values():
         assert each["value"] == pytest.approx(0, abs=1e-5)
 
 
@@ -99,8 +99,8 @@ def score(value: float | None) -> Score:
         ("accuracy", 0.7, {"majority class": 0.5, "nearest centroid": 0.72}, "nearest centroid"),
         ("accuracy", 0.7, {"majority class": 0.5, "nearest centroid": 0.69}, None),
         ("accuracy", 0.5, {"majority class": 0.5}, "majority class"),
-        ("bits_per_byte", 0.9, {"untuned": 0.8, "4-shot": 0.85}, "untuned"),
-        ("bits_per_byte", 0.7, {"untuned": 0.8, "4-shot": 0.85}, None),
+        ("bits_per_byte", 0.9, {"untrained": 0.8, "4-shot": 0.85}, "untrained"),
+        ("bits_per_byte", 0.7, {"untrained": 0.8, "4-shot": 0.85}, None),
         ("spearman", 0.7, {"train's mean": None}, None),
         ("spearman", None, {"train's mean": 0.1}, None),
     ],
@@ -117,5 +117,5 @@ def test_a_run_that_no_training_equals_says_so(
 
 def test_a_task_that_compares_with_no_base_asks_none() -> None:
     recipe, _, given = material()
-    other = recipe.but(task={"kind": "classification", "untuned": False})
+    other = recipe.but(task={"kind": "text_classification", "untrained_baseline": False})
     assert untrained_predictions(other, None, None, given, "", ALONE) == {}  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ ASKED = "the dog was near"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a language model."""
-    task = {"kind": "instructions", "template": "plain"}
+    task = {"kind": "instruction_tuning", "template": "plain"}
     recipe = task_recipe(task, instructed, "tiny-llama", "lora", "none")
     steps = {"steps": 4, "threads": 1, "proof": "run", "batch_size": 8, "precision": "fp32"}
     record = peftkit.train(recipe.but(training=steps), root := tmp_path_factory.mktemp("runs"))
@@ -131,7 +131,7 @@ def test_a_beam_search_shows_nothing_before_it_is_done() -> None:
     recipe = talk("tiny-llama", CHAT)
     model, words = made(recipe, bare=True), list[str]()
     (prompt, *_) = recipe.task.prompts(QUESTIONS, model.tokenizer, 64)
-    how = Generation(max_new_tokens=6, beams=2)
+    how = Generation(max_new_tokens=6, num_beams=2)
     assert generate(model, [prompt], how, [], None, words.append)[0] and words == []
 
 

@@ -28,7 +28,7 @@ from peftkit.exporting.proof import Rows, prove
 from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source, sha256_of
 from peftkit.inference.predictor import load_run
-from peftkit.records.artifact import seal
+from peftkit.records.artifact import write_manifest
 from peftkit.records.run_dir import RunDir
 from peftkit.strategies.base import Strategy
 from peftkit.text import special_token_text
@@ -139,15 +139,15 @@ CELLS = [
     ("tiny-llama", "{kind: adapter, variant: parallel, scale: 2.0}"),
     ("tiny-t5", "{kind: adapter, variant: houlsby}"),
     ("tiny-llama", "compacter"),
-    ("tiny-roberta", "{kind: p_tuning, tokens: 4, encoder: lstm}"),
-    ("tiny-bert", "{kind: prompt, tokens: 4}"),
-    ("tiny-llama", "{kind: prompt, tokens: 4}"),
-    ("tiny-bert", "{kind: prefix, tokens: 4}"),
-    ("tiny-llama", "{kind: prefix, tokens: 4, reparametrized: true}"),
-    ("tiny-t5", "{kind: prefix, tokens: 4}"),
+    ("tiny-roberta", "{kind: p_tuning, num_virtual_tokens: 4, encoder: lstm}"),
+    ("tiny-bert", "{kind: prompt, num_virtual_tokens: 4}"),
+    ("tiny-llama", "{kind: prompt, num_virtual_tokens: 4}"),
+    ("tiny-bert", "{kind: prefix, num_virtual_tokens: 4}"),
+    ("tiny-llama", "{kind: prefix, num_virtual_tokens: 4, prefix_projection: true}"),
+    ("tiny-t5", "{kind: prefix, num_virtual_tokens: 4}"),
     ("tiny-bert", "mam"),
-    ("tiny-llama", "[{kind: dora, r: 4}, {kind: prefix, tokens: 4}, layernorm]"),
-    ("tiny-bert", "[{kind: p_tuning, tokens: 4}, bitfit, adapter]"),
+    ("tiny-llama", "[{kind: dora, r: 4}, {kind: prefix, num_virtual_tokens: 4}, layernorm]"),
+    ("tiny-bert", "[{kind: p_tuning, num_virtual_tokens: 4}, bitfit, adapter]"),
 ]
 
 
@@ -260,7 +260,7 @@ def test_a_folder_that_says_something_else_is_removed(folded: Path, tmp_path: Pa
     path.write_text(json.dumps({**said, "target_modules": said["target_modules"][:1]}))
     folder = RunDir(run)
     source = Source.model_validate(folder.description()["model"])
-    seal(folder.artifact, folder.recipe, source, tuple(folder.description()["names"]))
+    write_manifest(folder.artifact, folder.recipe, source, tuple(folder.description()["names"]))
     with pytest.raises(RunError, match=r"does not say what the run says: in 16 texts a logit"):
         peftkit.export(run, tmp_path / "to")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]

@@ -33,10 +33,11 @@ QUICK = (
     "training.dropout=0",
 )
 GENERATE = {"rows": 2, "max_new_tokens": 12, "min_new_tokens": 4}
-CHAT = {"kind": "instructions", "generate": GENERATE}
+CHAT = {"kind": "instruction_tuning", "generate": GENERATE}
 TRANSLATION = {"kind": "translation", "target_length": 24, "generate": GENERATE}
 GOING_ON = {
-    "kind": "generation", "prompt_words": 2, "attributes": ["old", "new"], "generate": GENERATE,
+    "kind": "text_generation", "prompt_words": 2, "attributes": ["old", "new"],
+    "generate": GENERATE,
 }  # fmt: skip
 TURNS = VariedModel("llama", tied=False, chat="turns")
 
@@ -83,13 +84,13 @@ def trained(cell: Cell, folder: Path) -> Path:
 
 GIVEN = {**CHAT, "template": TEMPLATES["turns"]}
 PLAIN = {**CHAT, "template": "plain", "system": "Be brief."}
-PREFIX, PROMPT = "{kind: prefix, tokens: 4}", "{kind: prompt, tokens: 4}"
+PREFIX, PROMPT = "{kind: prefix, num_virtual_tokens: 4}", "{kind: prompt, num_virtual_tokens: 4}"
 SLOWLY = ("training.lr=0.001",)
 CELLS = [
     Cell(TURNS),
-    Cell(TURNS, "{kind: prefix, tokens: 4, reparametrized: true}"),
+    Cell(TURNS, "{kind: prefix, num_virtual_tokens: 4, prefix_projection: true}"),
     Cell(VariedModel("qwen2", tied=False, pad="absent", chat="turns"), PROMPT),
-    Cell(VariedModel("gpt2", pad="eos"), "{kind: p_tuning, tokens: 3}", PLAIN),
+    Cell(VariedModel("gpt2", pad="eos"), "{kind: p_tuning, num_virtual_tokens: 3}", PLAIN),
     Cell(VariedModel("llama", pad="absent"), "[{kind: dora, r: 2}, layernorm, adapter]", PLAIN,
          SLOWLY),
     Cell(VariedModel("gpt2"), "full", GOING_ON, SLOWLY),

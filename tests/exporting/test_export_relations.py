@@ -33,7 +33,7 @@ TRAINING = {"steps": 4, "threads": 1, "proof": "run", "batch_size": 8, "precisio
 
 def trained(folder: Path, model: str, strategy: str, quantize: str = "none") -> Path:
     """A finished run."""
-    recipe = task_recipe({"kind": "relations"}, related, model, strategy, quantize)
+    recipe = task_recipe({"kind": "relation_extraction"}, related, model, strategy, quantize)
     lr = 1e-3 if strategy == "full" else 0.05
     record = peftkit.train(recipe.but(training={**TRAINING, "lr": lr}), folder)
     return folder / record.folder_name
@@ -65,8 +65,8 @@ def test_a_relations_run_is_exported_proven_and_its_card_runs(
 CELLS = [
     ("tiny-bert", "full", "none"),
     ("tiny-roberta", "adapter", "none"),
-    ("tiny-bert", "{kind: prompt, tokens: 4}", "none"),
-    ("tiny-bert", "{kind: prefix, tokens: 4}", "none"),
+    ("tiny-bert", "{kind: prompt, num_virtual_tokens: 4}", "none"),
+    ("tiny-bert", "{kind: prefix, num_virtual_tokens: 4}", "none"),
     ("tiny-llama", "{kind: lora, r: 4}", "none"),
     ("tiny-bert", "{kind: lora, r: 4}", "4bit"),
 ]

@@ -17,7 +17,7 @@ from peftkit.hub.source import Source
 from peftkit.inference import predictor
 from peftkit.inference.files import predict_file
 from peftkit.inference.predictor import columns_of, inputs_asked, predict, rows_given, told
-from peftkit.records.artifact import seal
+from peftkit.records.artifact import write_manifest
 from peftkit.records.record import RunRecord
 from peftkit.records.run_dir import RunDir
 from peftkit.runs.reload_check import main as reload_difference
@@ -47,7 +47,7 @@ def finished(root: Path, recipe: Recipe, made: Any) -> Path:
     write_text(folder.path / "run.json", json.dumps(facts))
     folder.artifact.mkdir()
     recipe.strategy.save(made.module, folder.artifact)
-    seal(folder.artifact, recipe, model, NAMES)
+    write_manifest(folder.artifact, recipe, model, NAMES)
     record = RunRecord(
         name=recipe.name,
         digest=recipe.digest(model, data),
@@ -153,7 +153,7 @@ def test_questions_want_their_context_and_texts_of_a_line_are_counted() -> None:
 
 
 def test_a_conversation_may_come_in_any_of_its_forms() -> None:
-    inputs = inputs_asked(toy("tiny-llama", "task=instructions"), ["instruction", "input"])
+    inputs = inputs_asked(toy("tiny-llama", "task=instruction_tuning"), ["instruction", "input"])
     assert columns_of(["Say hello"], 1, inputs) == {"prompt": ["Say hello"]}
     messages = [{"role": "user", "content": "hello"}]
     assert columns_of([{"messages": messages}], 1, inputs) == {"messages": [messages]}

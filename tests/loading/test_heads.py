@@ -232,7 +232,7 @@ def test_a_run_on_a_base_with_a_head_is_reloaded_merged_and_opened_as_it_was_tra
     how = "steps: 6, threads: 1, batch_size: 6, precision: fp32, lr: 0.01, proof: run"
     files = f"data={{kind: files, path: {data}, max_length: 96}}"
     recipe = Recipe.load(
-        "lora_tiny", f"model={base}", "task.untuned=false", files, f"training={{{how}}}"
+        "lora_tiny", f"model={base}", "task.untrained_baseline=false", files, f"training={{{how}}}"
     )
     record = peftkit.train(recipe, tmp_path / "runs")
     assert any("the head is new" in note for note in record.notes)

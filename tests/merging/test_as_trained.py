@@ -46,7 +46,7 @@ def test_conversations_are_written_and_end_as_they_did_in_training(
     model: VariedModel, template: str | None, tmp_path: Path
 ) -> None:
     base, folder = build(model, tmp_path), tmp_path / "folder"
-    said = {"kind": "instructions", **({"template": template} if template else {})}
+    said = {"kind": "instruction_tuning", **({"template": template} if template else {})}
     task: Any = written(folder, base, said)
     tokenizer, ours = AutoTokenizer.from_pretrained(folder), load_tokenizer(str(base), task)
     asked = [{"role": "user", "content": QUESTIONS["question"][0]}]
@@ -64,7 +64,7 @@ def test_how_the_recipe_generates_stands_in_the_folder(tmp_path: Path) -> None:
     base = build(VariedModel("bart"), tmp_path)
     path = base / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "no_repeat_ngram_size": 3}))
-    how = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 11, "beams": 2}
+    how = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 11, "num_beams": 2}
     written(tmp_path / "drawn", base, {"kind": "summarization", "generate": how})
     found = GenerationConfig.from_pretrained(tmp_path / "drawn")
     assert (found.do_sample, found.temperature, found.top_p, found.num_beams) == (True, 0.7, 0.9, 2)
@@ -76,8 +76,8 @@ def test_how_the_recipe_generates_stands_in_the_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "task"),
     [
-        (VariedModel("bert"), {"kind": "classification"}),
-        (VariedModel("llama", pad="absent"), {"kind": "classification"}),
+        (VariedModel("bert"), {"kind": "text_classification"}),
+        (VariedModel("llama", pad="absent"), {"kind": "text_classification"}),
         (VariedModel("bart"), {"kind": "translation"}),
         (VariedModel("marian", files="slow"), {"kind": "translation"}),
     ],
@@ -110,6 +110,6 @@ def test_languages_are_those_of_the_task(kind: str, tmp_path: Path) -> None:
 
 def test_tokens_that_a_task_adds_are_still_found_in_texts(tmp_path: Path) -> None:
     base = build(VariedModel("bert"), tmp_path)
-    written(tmp_path / "folder", base, {"kind": "relations"})
+    written(tmp_path / "folder", base, {"kind": "relation_extraction"})
     said = json.loads((tmp_path / "folder" / "tokenizer_config.json").read_text())
     assert "split_special_tokens" not in said

@@ -25,7 +25,7 @@ from support.task_rows import Made, instructed, rendered, task_recipe
 from support.varied_models import VariedModel, build
 
 pytestmark = pytest.mark.usefixtures("proof_in_this_process")
-CHAT: dict[str, Any] = {"kind": "instructions", "template": "plain"}
+CHAT: dict[str, Any] = {"kind": "instruction_tuning", "template": "plain"}
 TRANSLATION: dict[str, Any] = {
     "kind": "translation",
     "target_length": 16,

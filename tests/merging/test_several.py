@@ -179,8 +179,8 @@ def test_two_runs_are_merged_with_the_head_that_was_named(
     with pytest.raises(RunError, match=r"another head than .* - name the one to keep"):
         peftkit.merge([one, two], tmp_path / "merged")
     with pytest.raises(RunError, match=r"is none of the adapters that bring a head - name one of"):
-        peftkit.merge([one, two], tmp_path / "merged", head_of=tmp_path)
-    said = ["--weights", "0.5,0.5", "--head-of", str(two), "--to", str(tmp_path / "merged")]
+        peftkit.merge([one, two], tmp_path / "merged", head_from=tmp_path)
+    said = ["--weights", "0.5,0.5", "--head-from", str(two), "--to", str(tmp_path / "merged")]
     assert main(["merge", str(one), str(two), *said]) == 0
     shown = capsys.readouterr().out
     assert f"mixed\tsum of 0.5 x {one}, 0.5 x {two}\n" in shown
@@ -239,7 +239,7 @@ def test_what_does_not_add_up_is_refused_with_the_reason(
         ({"density": 0.5}, r"--density: 0.5 - give a share .* with a --method that prunes"),
         ({"method": "ties", "density": 1.5}, r"--density: 1.5 - give a share above 0, up to 1"),
         ({"method": "ties", "seed": 1}, r"--seed: ties draws nothing by chance"),
-        ({"head_of": "lora"}, r"--head-of: lora is none .* those \(there are none\)"),
+        ({"head_from": "lora"}, r"--head-from: lora is none .* those \(there are none\)"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(

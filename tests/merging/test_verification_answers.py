@@ -19,7 +19,7 @@ from support.task_rows import Made, classified, tagged
 from support.varied_models import TEMPLATES, VariedModel, build
 
 pytestmark = pytest.mark.usefixtures("proof_in_this_process")
-CHAT = {"kind": "instructions", "template": TEMPLATES["turns"]}
+CHAT = {"kind": "instruction_tuning", "template": TEMPLATES["turns"]}
 LEARNING = "training={steps: 24, threads: 1, proof: run, batch_size: 8, precision: fp32, lr: 0.02}"
 
 
@@ -46,10 +46,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             answered,
             ("full", LEARNING),
         ),
-        "t5": (VariedModel("t5"), {"kind": "classification"}, interrupted, (LORA,)),
-        "bart": (VariedModel("bart"), {"kind": "classification"}, interrupted, (LORA,)),
-        "tags": (VariedModel("bert"), {"kind": "tagging"}, tagged, (LORA,)),
-        "bert": (VariedModel("bert"), {"kind": "classification"}, classified, (LORA,)),
+        "t5": (VariedModel("t5"), {"kind": "text_classification"}, interrupted, (LORA,)),
+        "bart": (VariedModel("bart"), {"kind": "text_classification"}, interrupted, (LORA,)),
+        "tags": (VariedModel("bert"), {"kind": "token_classification"}, tagged, (LORA,)),
+        "bert": (VariedModel("bert"), {"kind": "text_classification"}, classified, (LORA,)),
     }
 
     def run(name: str) -> Path:

@@ -60,7 +60,7 @@ def scored(task: dict[str, Any], said: list[str], right: list[str]) -> Scored:
 
 SUMMARIES: dict[str, Any] = {"kind": "summarization"}
 TRANSLATION: dict[str, Any] = {"kind": "translation"}
-CHAT: dict[str, Any] = {"kind": "instructions", "generate": {"rows": 9}}
+CHAT: dict[str, Any] = {"kind": "instruction_tuning", "generate": {"rows": 9}}
 
 
 @pytest.mark.parametrize("script", SENTENCES)

@@ -151,7 +151,7 @@ def test_norms_embeddings_poolers_and_heads_stay_whole(model: str, quantize: str
     assert heads and all(p.dtype == torch.float32 for p in heads)
 
 
-@pytest.mark.parametrize("quantize", [*QUANTIZE, "{kind: 4bit, type: fp4, double: false}"])
+@pytest.mark.parametrize("quantize", [*QUANTIZE, "{kind: 4bit, quant_type: fp4, double: false}"])
 @pytest.mark.parametrize("after_a_pass", [False, True])
 def test_dequantized_weights_are_what_the_layer_computes_with(
     quantize: str, after_a_pass: bool
@@ -208,7 +208,7 @@ def test_fewer_bits_take_less_memory() -> None:
 
 
 def test_storage_in_the_computing_type_is_as_small_and_says_the_same() -> None:
-    settings = "quantize={kind: 4bit, storage: compute}"
+    settings = "quantize={kind: 4bit, quant_storage: compute}"
     made = assembled(toy("tiny-bert", settings), "bf16")
     assert {m.weight.dtype for m in held_layers(made.module).values()} == {torch.bfloat16}
     usual = assembled(toy("tiny-bert", "quantize=4bit"), "bf16")

@@ -155,7 +155,7 @@ def test_what_is_planned_is_what_a_run_counts_with_many_classes() -> None:
 
 @pytest.mark.parametrize("strategy", ["lora", "full"])
 def test_what_is_planned_counts_the_markers_that_a_task_adds(strategy: str) -> None:
-    recipe = task_recipe({"kind": "relations"}, related, "tiny-bert", strategy, "none")
+    recipe = task_recipe({"kind": "relation_extraction"}, related, "tiny-bert", strategy, "none")
     from peftkit.loading.model import load_model, load_tokenizer
 
     source = find_model("tiny-bert")

@@ -80,7 +80,7 @@ def test_a_causal_model_needs_room_for_a_question_too(architecture: str, varied:
     assert peftkit.plan(recipe(model, "generation", "task.generate={max_new_tokens: 129}"))
     said = refusal(recipe(model, "translation", "task.target_length=60"))
     assert "task.target_length: leaves room for no question: 59 tokens do (got 60)" in said
-    prompts = "strategy={kind: prompt, tokens: 10}"
+    prompts = "strategy={kind: prompt, num_virtual_tokens: 10}"
     said = refusal(recipe(model, "generation", "task.generate={max_new_tokens: 125}", prompts))
     assert "119 tokens do (got 125) - use 119 or less" in said
 

@@ -182,7 +182,7 @@ def test_an_encoded_token_without_a_row_is_refused_however_it_came_about(varied:
 
 
 def test_a_question_that_is_cut_to_leave_room_for_an_answer_is_told_of(varied: Varied) -> None:
-    folder, task = varied("gpt2"), "task={kind: generation, generate: {max_new_tokens: 100}}"
+    folder, task = varied("gpt2"), "task={kind: text_generation, generate: {max_new_tokens: 100}}"
     recipe = Recipe.load("lora_tiny", f"model={folder}", task, "data.max_length=60")
     tokenizer = load_tokenizer(str(folder), recipe.task)
     notes = load_model(recipe, find_model(str(folder)), tokenizer, (), "fp32").notes

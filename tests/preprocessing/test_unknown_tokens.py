@@ -40,7 +40,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 CASES: dict[str, tuple[str, list[Any]]] = {
     "classification": ("tiny-bert", classified("Cyrillic", 40)),
-    "{kind: tagging, scheme: none}": (
+    "{kind: token_classification, scheme: none}": (
         "tiny-bert",
         [{"tokens": words, "tags": ["AB"[len(w) % 2] for w in words]} for words in WORDS],
     ),

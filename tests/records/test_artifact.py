@@ -16,7 +16,7 @@ from peftkit.cli.tables import record_rows
 from peftkit.errors import RunError
 from peftkit.hub.fingerprint import base_fingerprint
 from peftkit.hub.resolve import find_model
-from peftkit.records.artifact import SEAL, check, seal
+from peftkit.records.artifact import MANIFEST, check, write_manifest
 from peftkit.records.record import RunRecord
 from peftkit.runs.model_card import model_card
 from peftkit.tasks.base import Task
@@ -79,15 +79,15 @@ def test_a_spoiled_file_is_refused_by_name(
 
 
 def test_an_artifact_without_its_seal_is_refused(copy: Path) -> None:
-    (copy / "artifact" / SEAL).unlink()
+    (copy / "artifact" / MANIFEST).unlink()
     with pytest.raises(RunError, match=r"is no artifact of peftkit: artifact.json is missing"):
         peftkit.predict(copy, [TEXT])
 
 
 def test_an_artifact_of_a_later_format_is_refused(copy: Path) -> None:
-    path = copy / "artifact" / SEAL
+    path = copy / "artifact" / MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
-    with pytest.raises(RunError, match="has format 99, this peftkit reads 1"):
+    with pytest.raises(RunError, match="has format 99, this peftkit reads 2"):
         peftkit.predict(copy, [TEXT])
 
 
@@ -104,7 +104,7 @@ def test_a_pickle_is_refused_and_the_safetensors_way_named(copy: Path) -> None:
 def test_the_artifact_of_another_base_is_refused(tmp_path: Path) -> None:
     recipe, bert = toy("tiny-bert"), find_model("tiny-bert")
     recipe.strategy.save(assembled(recipe).module, tmp_path)
-    seal(tmp_path, recipe, bert, NAMES)
+    write_manifest(tmp_path, recipe, bert, NAMES)
     assert check(tmp_path, bert)["labels"] == list(NAMES)
     with pytest.raises(
         RunError, match=r"was trained on tiny-bert, whose .* not those of tiny-elect"
@@ -131,7 +131,7 @@ def test_a_fingerprint_is_of_shapes_and_configuration_not_of_training(tmp_path: 
 
 
 def test_the_seal_names_no_folder_of_this_machine(run: Path) -> None:
-    base = json.loads((run / "artifact" / SEAL).read_text())["base"]
+    base = json.loads((run / "artifact" / MANIFEST).read_text())["base"]
     assert set(base) == {"asked", "used", "identity", "note", "fingerprint"}
 
 
@@ -175,9 +175,9 @@ def test_the_card_of_what_peftkit_alone_loads_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "model", "loader", "example"),
     [
-        ("tagging", "tiny-bert", "AutoModelForTokenClassification", '["..."]'),
+        ("token_classification", "tiny-bert", "AutoModelForTokenClassification", '["..."]'),
         ("question_answering", "tiny-bert", "AutoModelForQuestionAnswering", '[("...", "...")]'),
-        ("instructions", "tiny-llama", "AutoModelForCausalLM", '["..."]'),
+        ("instruction_tuning", "tiny-llama", "AutoModelForCausalLM", '["..."]'),
         ("translation", "tiny-t5", "AutoModelForSeq2SeqLM", '["..."]'),
         ("regression", "tiny-bert", "AutoModelForSequenceClassification", '["..."]'),
     ],
@@ -192,11 +192,11 @@ def test_a_card_loads_by_the_class_of_its_task(
     said |= {
         "headline": "rmse",
         "scores": {"rmse": {"value": 0.5, **low}},
-        "baselines": {"untuned": {"rmse": {"value": 2.0, **low}}},
+        "baselines": {"untrained": {"rmse": {"value": 2.0, **low}}},
     }
     card = model_card(RunRecord.model_validate(said))
     assert f"import {loader}, " in card or f"import {loader}\n" in card
     assert f'peftkit.predict("FOLDER_OF_THE_RUN", {example})' in card
     assert f"pipeline_tag: {Task.kinds()[task].pipeline_tag}\n" in card
     assert "| rmse (less is better) | 0.5000, n = 9 |" in card
-    assert "| rmse, untuned | 2.0000, n = 9 |" in card
+    assert "| rmse, untrained | 2.0000, n = 9 |" in card

@@ -77,7 +77,7 @@ def test_missing_is_null_and_nothing_unknown_gets_in(folder: RunDir, recipe: Rec
     ("content", "what"),
     [
         ('{"schema_version": 1, "na', "is not a record"),
-        ('{"schema_version": 99}', "has schema version 99, this peftkit reads 1"),
+        ('{"schema_version": 99}', "has schema version 99, this peftkit reads 2"),
         ("{}", "has schema version None"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_folder_is_named_by_recipe_and_content(tmp_path: Path, recipe: Recipe)
     assert RunDir.of(tmp_path, recipe, source("another"), DATA).path.name != name
     moved = MODEL.model_copy(update={"location": "/elsewhere", "origin": "hub"})
     assert RunDir.of(tmp_path, recipe, moved, DATA).path.name == name
-    stand_in = DATA.model_copy(update={"stand_in": True})
+    stand_in = DATA.model_copy(update={"is_fallback": True})
     assert RunDir.of(tmp_path, recipe, MODEL, stand_in).path.name.startswith("lora_tiny-standin")
 
 

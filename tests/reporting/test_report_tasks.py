@@ -51,7 +51,7 @@ def write_task_run(
     return folder
 
 
-INSTRUCTIONS = {"kind": "instructions"}
+INSTRUCTIONS = {"kind": "instruction_tuning"}
 
 
 def of_bits(root: Path, strategy: str, seed: int, factor: float) -> float:
@@ -63,7 +63,7 @@ def of_bits(root: Path, strategy: str, seed: int, factor: float) -> float:
     bits = float(nats.sum() / np.log(2) / size.sum())
     lines = [{"counts": list(map(float, row))} for row in zip(nats, tokens, size, strict=True)]
     scores = {"bits_per_byte": bits, "perplexity": float(np.exp(nats.sum() / tokens.sum()))}
-    untuned = {"untuned": {"bits_per_byte": 1.2, "perplexity": 30.0}}
+    untuned = {"untrained": {"bits_per_byte": 1.2, "perplexity": 30.0}}
     write_task_run(root, strategy, seed, INSTRUCTIONS, lines, scores, untuned)
     return bits
 
@@ -94,8 +94,8 @@ def test_less_is_better_in_order_difference_front_and_verdict(
     assert made.verdict[0].startswith("Ship lora: it is at most 1.0 % above full (+0.00")
     assert " in bits_per_byte, of which less is better, " in made.verdict[0]
     page = str(made)
-    assert "Less bits_per_byte is better." in page and "| untuned | 0 |" in page
-    assert made.baseline == 1.2 and made.baselines == {"untuned": 1.2}
+    assert "Less bits_per_byte is better." in page and "| untrained | 0 |" in page
+    assert made.baseline == 1.2 and made.baselines == {"untrained": 1.2}
     assert made.validated_by == "bits_per_byte"
     assert made.confusions == [] and made.disagreement is None
 
@@ -126,7 +126,7 @@ def test_what_is_no_better_than_the_untuned_model_is_told(tmp_path: Path) -> Non
         for seed in range(2):
             of_bits(tmp_path, strategy, seed, 2.0)
     said = " ".join(report(tmp_path).verdict)
-    assert "is not shown to beat the baseline 'untuned' (bits_per_byte 1.2000)" in said
+    assert "is not shown to beat the baseline 'untrained' (bits_per_byte 1.2000)" in said
 
 
 def test_scores_of_generated_texts_are_compared_on_the_rows_that_have_one(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ MADE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     ),
     "pairs": (
         lambda i: {"premise": sentence(i), "hypothesis": sentence(-i), "label": i % 3},
-        {"kind": "classification"},
+        {"kind": "text_classification"},
         {"text": "premise", "text_pair": "hypothesis", "label": "label"},
     ),
     "lists": (
@@ -140,12 +140,12 @@ MADE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     ),
     "names": (
         lambda i: {"id": i, "tokens": sentence(i).split(), "ner_tags": [*["O"] * 8, "B-PER"]},
-        {"kind": "tagging"},
+        {"kind": "token_classification"},
         {"columns": {"tags": "ner_tags"}},
     ),
     "parts": (
         lambda i: {"words": sentence(i).split(), "pos": [*["DT"] * 5, *["NN"] * 4]},
-        {"kind": "tagging", "scheme": "none"},
+        {"kind": "token_classification", "scheme": "none"},
         {"columns": {"tokens": "words", "tags": "pos"}},
     ),
     "relations": (
@@ -153,7 +153,7 @@ MADE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
             "sentence": f"the <e1>cat</e1> {sentence(i)} <e2>mat</e2>",
             "relation": f"r{i % 2}",
         },
-        {"kind": "relations", "other": None},
+        {"kind": "relation_extraction", "other": None},
         {"text": "sentence", "label": "relation"},
     ),
     "squad": (
@@ -182,17 +182,17 @@ MADE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
                 {"role": "assistant", "content": sentence(-i)},
             ]
         },
-        {"kind": "instructions"},
+        {"kind": "instruction_tuning"},
         {},
     ),
     "alpaca": (
         lambda i: {"instruction": sentence(i), "input": "", "output": sentence(-i)},
-        {"kind": "instructions"},
+        {"kind": "instruction_tuning"},
         {},
     ),
     "completions": (
         lambda i: {"prompt": sentence(i), "completion": sentence(-i)},
-        {"kind": "instructions"},
+        {"kind": "instruction_tuning"},
         {},
     ),
     "summaries": (
@@ -225,7 +225,7 @@ def test_the_task_is_told_from_the_columns_and_its_recipe_runs(name: str) -> Non
 def test_two_answers_to_many_questions_are_classes() -> None:
     rows = [{"question": f"is {sentence(i)}?", "answer": ["yes", "no"][i % 2]} for i in range(60)]
     recipe = new(jsonl(Path("asked.jsonl"), rows))
-    assert task_of(recipe.text) == {"kind": "classification"}
+    assert task_of(recipe.text) == {"kind": "text_classification"}
     assert guessed(recipe.text)["label"] == "answer"
 
 
@@ -256,14 +256,14 @@ def test_empty_cells_are_mentioned(tmp_path: Path) -> None:
     ("name", "task"),
     [
         ("stsb", {"kind": "regression"}),
-        ("conll2003", {"kind": "tagging"}),
+        ("conll2003", {"kind": "token_classification"}),
         ("squad", {"kind": "question_answering"}),
         ("multi30k", {"kind": "translation", "into": "German"}),
         ("samsum", {"kind": "summarization"}),
-        ("gsm8k", {"kind": "instructions"}),
-        ("alpaca", {"kind": "instructions"}),
-        ("semeval2010_task8", {"kind": "relations"}),
-        ("cola", {"kind": "classification"}),
+        ("gsm8k", {"kind": "instruction_tuning"}),
+        ("alpaca", {"kind": "instruction_tuning"}),
+        ("semeval2010_task8", {"kind": "relation_extraction"}),
+        ("cola", {"kind": "text_classification"}),
     ],
 )
 def test_the_task_of_real_data_sets_is_guessed_right(name: str, task: dict[str, Any]) -> None:

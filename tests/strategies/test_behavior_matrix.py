@@ -21,7 +21,7 @@ from peftkit.errors import RunError
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import LoadedModel, configure, load_base, load_tokenizer, meta_model
 from peftkit.models.quantization import unquantize
-from peftkit.records.artifact import seal, write_config
+from peftkit.records.artifact import write_config, write_manifest
 from peftkit.records.run_dir import RunDir
 from peftkit.strategies.base import quiet_peft, trainable
 from peftkit.training.integrity import IntegrityCheck, excuse, frozen
@@ -212,7 +212,7 @@ def sealed_run(it: Done) -> None:
     run.begin(it.recipe, source, it.recipe.data.resolve())
     run.describe(world={"precision": it.cell.precision}, names=NAMES)
     write_config(it.folder, it.made.module)
-    seal(it.folder, it.recipe, source, NAMES)
+    write_manifest(it.folder, it.recipe, source, NAMES)
 
 
 def the_plan_counts_what_the_run_has(it: Done) -> None:
@@ -340,7 +340,7 @@ def test_a_real_run_on_two_ranks_with_accumulation_proves_its_training(
     settings = (
         f"strategy={WAYS[way]}",
         "training.steps=8",
-        "training.warmup=0",
+        "training.warmup_ratio=0",
         "training.micro_batch_size=2",
         "training.evaluate=4",
         "training.precision=fp32",

@@ -57,7 +57,9 @@ def test_an_unknown_variant_is_refused_with_those_there_are() -> None:
         toy("tiny-bert", "strategy={kind: lora, variant: dorra}")
 
 
-@pytest.mark.parametrize(("setting", "variant"), [("b_factor", "lora_plus"), ("batches", "eva")])
+@pytest.mark.parametrize(
+    ("setting", "variant"), [("loraplus_lr_ratio", "lora_plus"), ("batches", "eva")]
+)
 def test_a_setting_of_another_variant_is_refused(setting: str, variant: str) -> None:
     said = rf"'{setting}' \(got .*\) is a setting of variant={variant}, not of variant=dora - drop"
     with pytest.raises(RecipeError, match=said):
@@ -117,7 +119,7 @@ def test_olora_is_refused_on_layers_that_peft_would_take_apart_the_wrong_way() -
 
 
 def test_lora_plus_has_b_learn_faster_than_all_else() -> None:
-    recipe = toy("tiny-bert", "strategy={kind: lora_plus, b_factor: 4}")
+    recipe = toy("tiny-bert", "strategy={kind: lora_plus, loraplus_lr_ratio: 4}")
     this = made(recipe)
     lr_multipliers = recipe.strategy.lr_multipliers(this.module)
     assert set(lr_multipliers) == {n for n in trainable(this.module) if ".lora_B." in n}

@@ -30,13 +30,15 @@ from peftkit.training.checkpoints import load_trained, save_trained
 from peftkit.training.optimizer import MasterAdamW
 from support.toy_models import NAMES, assembled, batches, call, logits, rows, toy, train
 
-PROMPT = "{kind: prompt, tokens: 5}"
-P_TUNING = "{kind: p_tuning, tokens: 5}"
-LSTM = "{kind: p_tuning, tokens: 5, encoder: lstm, hidden: 16}"
-PREFIX = "{kind: prefix, tokens: 5}"
-THROUGH_A_NETWORK = "{kind: prefix, tokens: 5, reparametrized: true, hidden: 32}"
+PROMPT = "{kind: prompt, num_virtual_tokens: 5}"
+P_TUNING = "{kind: p_tuning, num_virtual_tokens: 5}"
+LSTM = "{kind: p_tuning, num_virtual_tokens: 5, encoder: lstm, encoder_hidden_size: 16}"
+PREFIX = "{kind: prefix, num_virtual_tokens: 5}"
+THROUGH_A_NETWORK = (
+    "{kind: prefix, num_virtual_tokens: 5, prefix_projection: true, encoder_hidden_size: 32}"
+)
 MAM = "mam"
-PROMPT_AND_ADAPTER = "[{kind: prompt, tokens: 5}, adapter]"
+PROMPT_AND_ADAPTER = "[{kind: prompt, num_virtual_tokens: 5}, adapter]"
 EVERY = [PROMPT, P_TUNING, LSTM, PREFIX, THROUGH_A_NETWORK, MAM, PROMPT_AND_ADAPTER]
 READ_FIRST = ["bert", "roberta", "distilbert", "electra", "albert"]
 READ_FIRST += ["deberta-v3", "modernbert", "mpnet"]
@@ -330,7 +332,9 @@ def test_gradients_of_micro_batches_add_up_to_the_batchs(strategy: str) -> None:
 
 
 def test_a_prompt_starts_from_the_words_it_is_told_repeated() -> None:
-    this: Any = made("tiny-llama", "{kind: prompt, tokens: 5, text: the goal}").module
+    this: Any = made(
+        "tiny-llama", "{kind: prompt, num_virtual_tokens: 5, init_text: the goal}"
+    ).module
     tokenizer = load_tokenizer(find_model("tiny-llama").location)
     ids = tokenizer("the goal", add_special_tokens=False)["input_ids"]
     words = this.base_model.model.embed_tokens.weight[(ids * 5)[:5]]
@@ -357,17 +361,22 @@ def refusal(model: str, strategy: str, *more: str) -> str:
 
 
 def test_a_text_that_the_prompt_cannot_hold_is_refused() -> None:
-    said = refusal("tiny-bert", "{kind: prompt, tokens: 2, text: the goal of the day}")
-    assert "strategy.text: is 8 tokens long, the prompt 2 - use strategy.tokens=8" in said
-    assert "strategy.text: ' ' gives no token - write a word" in refusal(
-        "tiny-bert", "{kind: prompt, text: ' '}"
+    said = refusal(
+        "tiny-bert", "{kind: prompt, num_virtual_tokens: 2, init_text: the goal of the day}"
+    )
+    assert (
+        "strategy.init_text: is 8 tokens long, the prompt 2 - use strategy.num_virtual_tokens=8"
+        in said
+    )
+    assert "strategy.init_text: ' ' gives no token - write a word" in refusal(
+        "tiny-bert", "{kind: prompt, init_text: ' '}"
     )
 
 
 def test_a_plan_needs_neither_weights_nor_a_tokenizer(tmp_path: Path) -> None:
     location = Path(find_model("tiny-bert").location)
     shutil.copy(location / "config.json", tmp_path)
-    recipe = toy("tiny-bert", "strategy={kind: prompt, tokens: 5, text: the goal}")
+    recipe = toy("tiny-bert", "strategy={kind: prompt, num_virtual_tokens: 5, init_text: the goal}")
     module, counted = meta_model(recipe, str(tmp_path), NAMES)
     assert all(parameter.is_meta for parameter in module.parameters())
     assert counted.adapter == 5 * 64
@@ -390,8 +399,11 @@ def test_virtual_tokens_need_positions(model: str, strategy: str) -> None:
 
 
 def test_a_prompt_longer_than_the_model_reads_is_refused() -> None:
-    said = refusal("tiny-bert", "{kind: prompt, tokens: 130}")
-    assert "strategy.tokens: the model reads at most 130 tokens (got 130 virtual ones)" in said
+    said = refusal("tiny-bert", "{kind: prompt, num_virtual_tokens: 130}")
+    assert (
+        "strategy.num_virtual_tokens: the model reads at most 130 tokens (got 130 virtual ones)"
+        in said
+    )
 
 
 def test_a_prefix_takes_no_position() -> None:
@@ -432,7 +444,7 @@ def test_a_mean_over_the_text_is_not_taken_over_a_prompt() -> None:
 
 def test_a_width_without_a_network_is_refused() -> None:
     with pytest.raises(RecipeError, match="hidden=8 is the width of a network that is not there"):
-        toy("tiny-bert", "strategy={kind: prefix, hidden: 8}")
+        toy("tiny-bert", "strategy={kind: prefix, encoder_hidden_size: 8}")
 
 
 def test_mam_is_a_prefix_and_a_parallel_adapter() -> None:
@@ -479,7 +491,7 @@ def test_a_real_run_is_planned_proven_and_predicts(strategy: str, tmp_path: Path
 
 def test_a_plan_reckons_with_virtual_tokens_in_every_block() -> None:
     short, long = (
-        peftkit.plan(toy("tiny-bert", f"strategy={{kind: prompt, tokens: {tokens}}}"))
+        peftkit.plan(toy("tiny-bert", f"strategy={{kind: prompt, num_virtual_tokens: {tokens}}}"))
         for tokens in (1, 60)
     )
     assert long.memory.activations > 1.5 * short.memory.activations

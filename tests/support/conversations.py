@@ -14,7 +14,7 @@ from peftkit.loading.model import LoadedModel, load_model, load_tokenizer
 torch.set_num_threads(1)
 CAUSAL = ("tiny-llama", "tiny-gpt2", "tiny-qwen2", "tiny-qwen3", "tiny-mistral", "tiny-gemma3")
 WITH_ENCODER = ("tiny-t5", "tiny-bart", "tiny-marian")
-CHAT = "{kind: instructions, template: plain}"
+CHAT = "{kind: instruction_tuning, template: plain}"
 TRANSLATION = "{kind: translation, template: plain, target_length: 16}"
 QUESTIONS = {
     "question": ["the dog", "a storm", "rain and cloud and wind", "goal"],

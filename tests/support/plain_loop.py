@@ -33,7 +33,7 @@ def losses(recipe: Recipe, folder: str, rows: Any) -> list[float]:
     optimizer = torch.optim.AdamW([*decays, rest], lr=recipe.lr())
     order, found = Order(rows["length"][:], training.batch_size, training.seed, True), []
     steps = len(order) // training.batch_size * int(training.epochs)
-    rising = int(training.warmup * steps)
+    rising = int(training.warmup_ratio * steps)
     for epoch in range(int(training.epochs)):
         order.set_epoch(epoch)
         for batch in torch.tensor(list(order)).split(training.batch_size):
@@ -43,7 +43,7 @@ def losses(recipe: Recipe, folder: str, rows: Any) -> list[float]:
             logits = model(input_ids=padded, attention_mask=seen).logits
             loss = cross_entropy(logits, torch.tensor([rows[i]["labels"] for i in batch.tolist()]))
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, training.clip)
+            torch.nn.utils.clip_grad_norm_(weights, training.max_grad_norm)
             step = len(found)
             rate = (
                 (steps - step) / (steps - rising) if step >= rising else (step + 1) / (rising + 1)

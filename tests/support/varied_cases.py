@@ -44,7 +44,7 @@ MAKES = {
     "translation": pairs,
     "generation": classified,
 }
-GENERATE = {"rows": 3, "max_new_tokens": 12, "untuned": False}
+GENERATE = {"rows": 3, "max_new_tokens": 12, "untrained_baseline": False}
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class Case:
     def setting(self) -> dict[str, Any]:
         """The recipe's task."""
         if self.task == "classification":
-            return {"kind": "classification"}
+            return {"kind": "text_classification"}
         if self.task == "generation":
-            return {"kind": "generation", "prompt_words": 3, "generate": GENERATE}
+            return {"kind": "text_generation", "prompt_words": 3, "generate": GENERATE}
         given = {"none": "plain", "given": TEMPLATES["turns"]}.get(self.model.chat)
         if self.task == "instructions":
-            return {"kind": "instructions", "template": given, "generate": GENERATE}
+            return {"kind": "instruction_tuning", "template": given, "generate": GENERATE}
         asked = {"template": given} if self.model.architecture in DECODERS else {}
         return {"kind": "translation", "target_length": 32, "generate": GENERATE, **asked}
 

@@ -111,7 +111,7 @@ def test_a_number_of_one_text_has_no_cosine() -> None:
 
 
 def test_a_relation_is_told_by_the_states_of_both_parts_in_their_order() -> None:
-    base = Base({"kind": "relations"}, related)
+    base = Base({"kind": "relation_extraction"}, related)
 
     def embedded(rows: Any) -> np.ndarray:
         plain = [text.replace("<e1>", "").replace("</e1>", "") for text in rows["text"]]
@@ -126,7 +126,7 @@ def test_a_relation_is_told_by_the_states_of_both_parts_in_their_order() -> None
 
 
 def test_a_word_is_told_by_the_state_of_its_first_piece() -> None:
-    base = Base({"kind": "tagging", "decoding": "greedy"}, tagged)
+    base = Base({"kind": "token_classification", "decoding": "greedy"}, tagged)
 
     def embedded(rows: Any) -> np.ndarray:
         return np.concatenate([unit(s[:-1]) for s in base.states(*rows["tokens"])])
@@ -166,7 +166,7 @@ def test_thresholds_of_the_trained_model_are_not_held_against_the_base() -> None
 
 
 def test_a_row_of_train_whose_tag_is_unknown_teaches_nothing() -> None:
-    task = Recipe.load("lora_tiny", "task=tagging").task
+    task = Recipe.load("lora_tiny", "task=token_classification").task
     shown, asked = [np.eye(3)], [np.eye(3)[:2]]
     found = task.by_nearness(shown, [[1, -1, 0]], asked, ("O", "B-PER"))  # type: ignore[attr-defined]
     assert [row.argmax() for row in found[0]] == [1, 0]
@@ -176,8 +176,12 @@ def test_a_row_of_train_whose_tag_is_unknown_teaches_nothing() -> None:
     ("task", "make", "simple"),
     [
         ({"kind": "regression"}, paired, ["train's mean", "cosine of embeddings"]),
-        ({"kind": "relations"}, related, ["majority", "nearest centroid"]),
-        ({"kind": "tagging"}, tagged, ["all_O", "most_frequent_tag", "nearest centroid"]),
+        ({"kind": "relation_extraction"}, related, ["majority", "nearest centroid"]),
+        (
+            {"kind": "token_classification"},
+            tagged,
+            ["all_O", "most_frequent_tag", "nearest centroid"],
+        ),
         ({"kind": "multilabel"}, labeled, ["no label", "shares in train", "nearest centroid"]),
     ],
     ids=["regression", "relations", "tagging", "multilabel"],
@@ -189,25 +193,29 @@ def test_records_hold_it_and_leave_it_out_when_told_so(
     short = {"training.steps": 2, "training.threads": 1, "training.proof": "run"}
     record = peftkit.train(recipe.but(**short), tmp_path)
     assert list(record.baselines) == simple
-    silent = peftkit.train(recipe.but(**short, task={**task, "untuned": False}), tmp_path)
+    silent = peftkit.train(
+        recipe.but(**short, task={**task, "untrained_baseline": False}), tmp_path
+    )
     assert list(silent.baselines) == simple[:-1]
     assert silent.scores == record.scores, "asking changes nothing else"
     plain = json.loads(recipe.task.model_dump_json())
-    assert plain["untuned"] is None
+    assert plain["untrained_baseline"] is None
 
 
 def test_a_damaged_memory_of_the_base_is_said_and_the_base_asked_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = Base({"kind": "relations"}, related).found
+    first = Base({"kind": "relation_extraction"}, related).found
     [path] = (tmp_path / "cache" / "untrained").glob("*.json")
     path.write_text(path.read_text()[:100])
     capsys.readouterr()
-    again = Base({"kind": "relations"}, related).found
+    again = Base({"kind": "relation_extraction"}, related).found
     said = capsys.readouterr().err
     assert str(path) in said and "is damaged" in said
     np.testing.assert_array_equal(
         first["nearest centroid"].probabilities, again["nearest centroid"].probabilities
     )
     monkeypatch.setattr(cache, "base_for", None)
-    assert isinstance(Base({"kind": "relations"}, related).found["nearest centroid"], Predictions)
+    assert isinstance(
+        Base({"kind": "relation_extraction"}, related).found["nearest centroid"], Predictions
+    )

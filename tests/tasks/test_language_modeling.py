@@ -125,7 +125,7 @@ def test_bits_per_byte_perplexity_and_loss_are_what_their_definitions_say() -> N
 
 
 def test_scores_of_texts_are_over_the_rows_that_were_generated() -> None:
-    recipe = talk("tiny-llama", "{kind: instructions, template: plain, generate: {rows: 2}}")
+    recipe = talk("tiny-llama", "{kind: instruction_tuning, template: plain, generate: {rows: 2}}")
     model = made(recipe, bare=True)
     said, given = said_of(recipe, model, QUESTIONS)
     told = type(said)(said.labels, said.outputs, said.loss, [None, "rain", "soup", None])
@@ -174,13 +174,13 @@ def test_columns_of_no_format_say_which_there_are() -> None:
     task = Task.parse("instructions", "task")
     with pytest.raises(DataError, match=r"no known format .*alpaca: instruction, output"):
         task.label_names(splits_of(text=["a"]))
-    named = Task.parse({"kind": "instructions", "format": "alpaca"}, "task")
+    named = Task.parse({"kind": "instruction_tuning", "format": "alpaca"}, "task")
     with pytest.raises(DataError, match=r"data.columns.instruction.*needs a column 'instruction'"):
         named.label_names(splits_of(prompt=["a"], completion=["b"]))
 
 
 def test_rows_to_be_answered_may_each_come_in_another_format() -> None:
-    task = Task.parse({"kind": "instructions", "template": "plain"}, "task")
+    task = Task.parse({"kind": "instruction_tuning", "template": "plain"}, "task")
     asked = {"question": ["x", None, None], "prompt": [None, "x", None]}
     rows = {**asked, "messages": [None, None, [{"role": "user", "content": "x"}]]}
     words = made(talk("tiny-llama", CHAT), bare=True).tokenizer
@@ -224,7 +224,7 @@ def test_long_sources_are_cut_so_that_targets_fit() -> None:
 
 
 def test_texts_are_led_by_their_attribute_and_end() -> None:
-    recipe = talk("tiny-llama", "{kind: generation, attributes: [calm, wild]}")
+    recipe = talk("tiny-llama", "{kind: text_generation, attributes: [calm, wild]}")
     model = made(recipe, bare=True)
     rows = {"text": ["the dog", "rain and storm"], "attribute": ["wild", "calm"]}
     first, _ = encoded(recipe, model, rows)

@@ -187,7 +187,7 @@ def test_every_model_with_such_a_head_says_the_same_packed_padded_and_alone(mode
         np.testing.assert_allclose(other, alone, atol=2e-5)
 
 
-@pytest.mark.parametrize("strategy", ["lora", "{kind: prompt, tokens: 4}"])
+@pytest.mark.parametrize("strategy", ["lora", "{kind: prompt, num_virtual_tokens: 4}"])
 def test_segments_reach_the_base_through_pefts_model(strategy: str) -> None:
     rows = examples(encoded(ROWS, window=56))
     assembled = made("tiny-bert", f"strategy={strategy}", "data.max_length=56")

@@ -235,7 +235,7 @@ def test_without_direction_and_without_other_every_label_counts() -> None:
 
 
 def test_a_few_rows_of_each_relation_can_be_drawn() -> None:
-    recipe = task_recipe({"kind": "relations"}, related, "tiny-bert", "lora", "none")
+    recipe = task_recipe({"kind": "relation_extraction"}, related, "tiny-bert", "lora", "none")
     few = recipe.but(**{"data.few_shot": 2})
     counts = Counter(few.splits(few.data.resolve()).train["label"])
     assert counts == {"Is-A(e1,e2)": 2, "Is-A(e2,e1)": 2, "Other": 2}
@@ -250,7 +250,7 @@ def test_the_baseline_is_the_most_frequent_label_of_train() -> None:
 
 
 def made(model: str, *overrides: str) -> tuple[Recipe, Any]:
-    recipe = toy(model, "task=relations", "strategy=full", *overrides)
+    recipe = toy(model, "task=relation_extraction", "strategy=full", *overrides)
     source = find_model(model)
     tokenizer = load_tokenizer(source.location, recipe.task)
     return recipe, load_model(recipe, source, tokenizer, NAMES, "fp32")
@@ -303,11 +303,11 @@ def test_the_head_reads_the_mean_of_both_opening_markers(model: str, packing: st
         states = body(input_ids=ids).last_hidden_state[0]
         read = states[example["read"]].mean(dim=0)[None, None]
         if pooler is not None:  # inside of the base: BERT's, ALBERT's
-            expected = head_of(
+            expected = head_from(
                 bare, pooler(read) if model == "tiny-bert" else pooler_of(body, read)
             )
         else:
-            expected = head_of(bare, read)
+            expected = head_from(bare, read)
         np.testing.assert_allclose(row, expected.softmax(-1)[0].numpy(), atol=1e-5)
 
 
@@ -327,7 +327,7 @@ def pooler_of(body: Any, read: Any) -> Any:
     return body.pooler_activation(body.pooler(read[:, 0]))
 
 
-def head_of(model: Any, states: Any) -> Any:
+def head_from(model: Any, states: Any) -> Any:
     """What a classifier's head says of a sequence of one token, or of a pooled one."""
     kind = model.config.model_type
     if kind == "distilbert":
@@ -340,7 +340,7 @@ def head_of(model: Any, states: Any) -> Any:
 
 
 def test_a_model_without_a_classifier_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"has no head for 'task: relations'"):
+    with pytest.raises(RecipeError, match=r"has no head for 'task: relation_extraction'"):
         made("tiny-marian")
 
 

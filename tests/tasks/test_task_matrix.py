@@ -244,7 +244,7 @@ def test_a_run_of_every_task_is_recorded_answers_and_merges_with_its_proof(
     # tiny-llama's files have no output layer of its own
     model = "tiny-gpt2" if task in OF_LANGUAGE else "tiny-bert"
     recipe = TaskCell(task, "lora", model).recipe.but(
-        training__steps=4, training__threads=1, training__proof="run", training__warmup=0.0
+        training__steps=4, training__threads=1, training__proof="run", training__warmup_ratio=0.0
     )
     if task in OF_LANGUAGE:
         recipe = recipe.but(task__generate={"rows": 4, "max_new_tokens": 8})

@@ -105,7 +105,7 @@ def test_probabilities_add_up_to_one() -> None:
 
 
 def test_the_task_is_found_by_its_name() -> None:
-    assert Task.parse({"kind": "classification", "metric": "mcc"}, "task").headline == "mcc"
+    assert Task.parse({"kind": "text_classification", "metric": "mcc"}, "task").headline == "mcc"
 
 
 def weighted(weights: Any, names: tuple[str, ...] | None = None, **labels: list[str]) -> Any:
@@ -113,7 +113,7 @@ def weighted(weights: Any, names: tuple[str, ...] | None = None, **labels: list[
     given = splits(names, **labels)
     for split in ("train", "validation", "test"):
         setattr(given, split, Rows(getattr(given, split)))
-    task = Task.parse({"kind": "classification", "class_weights": weights}, "task")
+    task = Task.parse({"kind": "text_classification", "class_weights": weights}, "task")
     task.label_names(given)
     return task.carrying(task.learned(given))
 

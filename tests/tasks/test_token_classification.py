@@ -242,7 +242,9 @@ def test_answers_are_well_formed_and_say_where_entities_stand() -> None:
 
 
 def made(model: str, *overrides: str) -> tuple[Recipe, Any]:
-    recipe = toy(model, "task=tagging", "strategy=full", "data.max_length=12", *overrides)
+    recipe = toy(
+        model, "task=token_classification", "strategy=full", "data.max_length=12", *overrides
+    )
     source = find_model(model)
     tokenizer = load_tokenizer(source.location, recipe.task)
     return recipe, load_model(recipe, source, tokenizer, NAMES, "fp32")
@@ -300,7 +302,7 @@ def test_the_loss_is_that_of_the_models_own_code_summed(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["tiny-gemma3", "tiny-bart"])
 def test_architectures_without_a_token_classifier_are_refused(model: str) -> None:
-    with pytest.raises(RecipeError, match=r"has no head for 'task: tagging'"):
+    with pytest.raises(RecipeError, match=r"has no head for 'task: token_classification'"):
         made(model)
 
 

@@ -45,7 +45,7 @@ def tokenizer() -> Any:
 
 
 def task(template: str = SHOWS, **more: Any) -> Any:
-    return Task.parse({"kind": "instructions", "template": template, **more}, "task")
+    return Task.parse({"kind": "instruction_tuning", "template": template, **more}, "task")
 
 
 def talk_of(*messages: Any, tools: Any = None) -> Conversation:
@@ -354,7 +354,7 @@ def recipe_of(folder: Path, rows: list[dict[str, Any]], suffix: str = "jsonl") -
         pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
     else:
         (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    said = ("lora_tiny", "model=tiny-llama", "task={kind: instructions, template: plain}")
+    said = ("lora_tiny", "model=tiny-llama", "task={kind: instruction_tuning, template: plain}")
     return Recipe.load(*said, f"data={{kind: files, path: {folder}, max_length: 128}}")
 
 

@@ -96,7 +96,7 @@ def test_marks_that_hold_nothing_of_an_answer_are_refused() -> None:
 
 @pytest.mark.parametrize("special", [True, False])
 def test_an_end_of_a_turn_is_no_part_of_a_generated_text(special: bool) -> None:
-    model = made(talk("tiny-llama", "{kind: instructions, template: plain}"), bare=True)
+    model = made(talk("tiny-llama", "{kind: instruction_tuning, template: plain}"), bare=True)
     prompt, how = [2, 40, 41], Generation(max_new_tokens=12, temperature=5.0)
     (whole,) = generate(model, [prompt], how, [])
     texts, known = whole.split(), model.tokenizer.get_vocab()
@@ -111,7 +111,7 @@ def test_an_end_of_a_turn_is_no_part_of_a_generated_text(special: bool) -> None:
 @pytest.mark.parametrize("given", [WITHOUT_END, UNMARKED, "plain"])
 def test_the_template_in_force_is_rendered_alike_by_transformers(given: str) -> None:
     words = tokenizer()
-    task = Task.parse({"kind": "instructions", "template": given}, "task")
+    task = Task.parse({"kind": "instruction_tuning", "template": given}, "task")
     known = task.chat_template(words)
     theirs = words.apply_chat_template(
         TURNS[:3], chat_template=known, add_generation_prompt=True, return_dict=False
@@ -122,7 +122,7 @@ def test_the_template_in_force_is_rendered_alike_by_transformers(given: str) -> 
 def test_a_beginning_that_template_and_tokenizer_both_write_stands_once() -> None:
     words, begins = tokenizer(), "{{ bos_token }}" + UNMARKED
     assert words("the rain")["input_ids"][0] == words.bos_token_id
-    task = Task.parse({"kind": "instructions", "template": begins}, "task")
+    task = Task.parse({"kind": "instruction_tuning", "template": begins}, "task")
     rows = {"messages": [TURNS]}
     (prompt,), (ids,) = (
         task.prompts(rows, words, 99), task.encode(rows, words, (), 99)["input_ids"],
@@ -142,7 +142,10 @@ def test_tasks_of_pairs_say_their_template_where_a_causal_model_reads_them() -> 
 
 
 def test_a_question_behind_answers_is_what_is_answered_but_no_test_row_ends_in_one() -> None:
-    words, task = tokenizer(), Task.parse({"kind": "instructions", "template": UNMARKED}, "task")
+    words, task = (
+        tokenizer(),
+        Task.parse({"kind": "instruction_tuning", "template": UNMARKED}, "task"),
+    )
     rows = {"messages": [TURNS[:3]]}
     (asked,) = task.prompts(rows, words, 99)
     assert " the rain <|over|>" in words.decode(asked) and " the goal <|over|>" in words.decode(

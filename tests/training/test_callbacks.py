@@ -137,7 +137,7 @@ def read(screen: int) -> bytes:
 def test_a_tracker_gets_every_step_and_the_evaluations(zygote: Zygote, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    ended = zygote.run(tmp_path, "training.track=[tensorboard]")
+    ended = zygote.run(tmp_path, "training.report_to=[tensorboard]")
     assert ended.code == 0, ended.said
     (events,) = only_run(tmp_path).glob("tensorboard/**/events.out.*")
     seen = EventAccumulator(str(events))

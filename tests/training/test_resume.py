@@ -246,7 +246,7 @@ def test_a_finished_run_returns_at_once_and_imports_no_torch(tmp_path: Path, who
 def test_again_runs_beside_the_finished_one(zygote: Zygote, tmp_path: Path, whole: Path) -> None:
     shutil.copytree(whole / "runs", tmp_path / "runs")
     first = only_run(tmp_path)
-    assert zygote.run(tmp_path, "training.save_steps=4", "--again").code == 0
+    assert zygote.run(tmp_path, "training.save_steps=4", "--rerun").code == 0
     second = first.with_name(f"{first.name}-2")
     assert (second / "predictions.jsonl").read_text() == (first / "predictions.jsonl").read_text()
 
@@ -254,7 +254,7 @@ def test_again_runs_beside_the_finished_one(zygote: Zygote, tmp_path: Path, whol
 def test_a_failed_run_says_why_in_its_record_and_is_tried_again(
     zygote: Zygote, tmp_path: Path
 ) -> None:
-    settings = ("strategy=full", "training.lr=1e30", "training.clip=null")
+    settings = ("strategy=full", "training.lr=1e30", "training.max_grad_norm=null")
     for _ in range(2):
         ended = zygote.run(tmp_path, *settings)
         assert ended.code == 2
@@ -295,7 +295,7 @@ def test_a_folder_of_another_recipe_or_version_is_refused(
     described.write_text(text.replace('"schema_version": 1', '"schema_version": 0'))
     ended = zygote.run(tmp_path, "training.save_steps=4")
     assert ended.code == 2
-    assert "was made by another version of peftkit (schema 0, this one is 1)" in ended.said
+    assert "was made by another version of peftkit (schema 0, this one is 2)" in ended.said
 
 
 def test_another_world_is_refused_unless_inexact_and_the_record_says_so(
@@ -312,7 +312,7 @@ def test_another_world_is_refused_unless_inexact_and_the_record_says_so(
     ended = zygote.run(tmp_path, *settings, "training.threads=2")
     assert ended.code == 2
     assert "began with threads 1 and cannot go on bit for bit with threads 2" in words(ended.said)
-    ended = zygote.run(tmp_path, *settings, "--inexact", ranks=2, before=killed_at(10))
+    ended = zygote.run(tmp_path, *settings, "--allow-inexact-resume", ranks=2, before=killed_at(10))
     assert "resuming at step 4" in ended.said
     ended = zygote.run(tmp_path, *settings, ranks=2)  # the world that it now stands in
     assert ended.codes == [0, 0], ended.said

@@ -152,7 +152,7 @@ def test_a_score_that_is_undefined_is_null_and_no_crash(zygote: Zygote, tmp_path
         "    return found\n"
         "Classification.score = score\n"
     )
-    settings = ("training.track=[tensorboard]", "training.patience=2", "training.evaluate=2")
+    settings = ("training.report_to=[tensorboard]", "training.patience=2", "training.evaluate=2")
     ended = zygote.run(tmp_path, *settings, before=before)
     ends_well(ended)
     assert "validation score undefined" in ended.said

@@ -28,7 +28,7 @@ from peftkit.tasks.embedding_baseline import Embedded
 from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.zero_shot import Prompting, Prompts
 
-UNTUNED = "untuned"
+UNTRAINED = "untrained"
 """What the base's answers are called that is given no examples."""
 ZERO_SHOT = "zero-shot"
 """What the classes are called that it says without answered rows before the question."""
@@ -47,7 +47,7 @@ def untrained_predictions(
     It is loaded and gone before the model that is trained: two are never in memory. Its answers are
     kept in peftkit's cache for all runs on the same rows (`content`), whatever their strategy.
     """
-    if not recipe.task.compares_untuned or not len(given.examples):
+    if not recipe.task.has_untrained_baseline or not len(given.examples):
         return {}
     parts = {
         "version": VERSION,
@@ -59,7 +59,7 @@ def untrained_predictions(
     path = cache_folder() / "untrained" / f"{key}.json"
     known = on_main(world, lambda: remembered(path, world))
     if known is None:
-        say(world, "asking the untuned base about the test rows, to compare with")
+        say(world, "predicting the test rows with the untrained base model, as a baseline")
         known = dict(asked(recipe, model, tokenizer, given, world))
         forget_peak()  # a run's is that of what it trains
         on_main(world, lambda: kept(path, known))
@@ -99,7 +99,7 @@ def asked(recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, world
         if not config.is_encoder_decoder:  # whose states are of two kinds
             found = by_embeddings(recipe, task, model, tokenizer, given, world)
             if found is not None:
-                yield task.untuned_by, plain(Predictions([], found, None))
+                yield task.untrained_baseline_name, plain(Predictions([], found, None))
         how = task.asked_in_words()
         if how is not None and is_causal(config) and tokenizer.is_fast:
             yield from prompted(recipe, how, model, tokenizer, given, world)
@@ -120,9 +120,9 @@ def answered(recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, wo
     task = recipe.task
     base = load_model(recipe, model, tokenizer, given.names, world.precision, bare=True)
     found = predict(placed(base, recipe), task, given.examples, world)
-    if isinstance(task, LanguageModeling) and task.generate and task.generate.untuned:
+    if isinstance(task, LanguageModeling) and task.generate and task.generate.untrained_baseline:
         found = replace(found, **generated_rows(recipe, base, given.rows, world)._asdict())
-    yield UNTUNED, plain(found)
+    yield UNTRAINED, plain(found)
     if (behind := by_shots(recipe, base, given, world)) is not None:
         yield behind[0], plain(behind[1])
 

@@ -91,7 +91,11 @@ def by_shots(
 ) -> tuple[str, Predictions] | None:
     """What the base says behind answered rows, and by what name; none where none are asked for."""
     task = recipe.task
-    if not isinstance(task, LanguageModeling) or not task.generate or not task.generate.shots:
+    if (
+        not isinstance(task, LanguageModeling)
+        or not task.generate
+        or not task.generate.few_shot_examples
+    ):
         return None
     shown = shown_task(task, task.generate, given, base.tokenizer, recipe.data.max_length)
     count = len(shown.shots)
@@ -112,7 +116,7 @@ def shown_task(
     task: LanguageModeling, how: Generation, given: EvalSplit, tokenizer: Any, length: int
 ) -> Shown:
     """The task behind rows of train that are drawn by seed."""
-    count = min(how.shots or 0, len(given.train))
+    count = min(how.few_shot_examples or 0, len(given.train))
     rows = given.train.select(random.Random(how.seed).sample(range(len(given.train)), count))
     columns = {name: rows[name][:] for name in rows.column_names}
     shots = task.conversations(columns, tokenizer, length)

@@ -75,7 +75,10 @@ def is_causal(config: PretrainedConfig) -> bool:
 
 def shots_for(how: Prompting, given: EvalSplit) -> list[dict[str, str]]:
     """The answered rows, of train alone."""
-    return [given.train[row] for row in in_turn(given.train["label"][:], how.shots, how.seed)]
+    return [
+        given.train[row]
+        for row in in_turn(given.train["label"][:], how.few_shot_examples, how.seed)
+    ]
 
 
 def by_likelihood(

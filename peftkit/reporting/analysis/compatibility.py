@@ -19,8 +19,8 @@ SPLITTING = (
 
 def data_of(record: RunRecord) -> str:
     """The data by name and content."""
-    stand_in = f", a stand-in for {record.data.asked}" if record.data.stand_in else ""
-    return f"{record.data.used}{stand_in} ({record.data.identity})"
+    fallback = f", a fallback for {record.data.asked}" if record.data.is_fallback else ""
+    return f"{record.data.used}{fallback} ({record.data.identity})"
 
 
 def split_of(record: RunRecord) -> str:
@@ -121,7 +121,7 @@ def strategy_key(run: Run) -> str:
     for name in ("seed", "save_steps", "threads", "track", "proof"):
         training.pop(name, None)
     # the place where data lie is no part of what they are: their identity is compared
-    left_out = ("path", "name", "stand_in", "fold")
+    left_out = ("path", "name", "fallback", "fold")
     data = {k: v for k, v in recipe["data"].items() if k not in left_out}
     kept = {**recipe, "training": training, "data": data}
     kept.pop("description", None)

@@ -43,7 +43,7 @@ class LanguageModeling(Settings):
     trains_head: ClassVar[bool] = False
     reading: ClassVar["Reading"] = "labels"
     assumed_names: ClassVar[tuple[str, ...]] = ()
-    later: ClassVar[tuple[str, ...]] = ("generate.shots", "score_tokenizer")
+    later: ClassVar[tuple[str, ...]] = ("generate.few_shot_examples", "score_tokenizer")
 
     @property
     def headline(self) -> str:
@@ -56,7 +56,7 @@ class LanguageModeling(Settings):
         return "bits_per_byte"
 
     @property
-    def compares_untuned(self) -> bool:
+    def has_untrained_baseline(self) -> bool:
         """The base answers as the trained model does."""
         return True
 
@@ -213,7 +213,7 @@ class LanguageModeling(Settings):
 
     def _judged_samples(self) -> int:
         """Samples a row that the judge's command is run on; 0 where there is no judge."""
-        return self.generate.samples if self.generate and self.generate.judge else 0
+        return self.generate.samples if self.generate and self.generate.grader else 0
 
     def score(self, predictions: "Predictions", given: "EvalSplit") -> "Scored":
         """Scores over all rows, those of texts over the rows whose text was generated."""

@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from peftkit.registry import Settings
 
-OF_A_JUDGE = ("judge", "judge_timeout", "samples")
+OF_A_GRADER = ("grader", "grader_timeout", "samples")
 """Settings that say nothing, and are no part of a run's name, where no command judges."""
 
 
@@ -31,7 +31,7 @@ class Generation(Settings):
     """Tokens an answer has at most."""
     min_new_tokens: NonNegativeInt = 0
     """Tokens an answer has at least."""
-    beams: PositiveInt = 1
+    num_beams: PositiveInt = 1
     """Hypotheses of a beam search; 1: the most probable token each time."""
     temperature: NonNegativeFloat = 0.0
     """0: nothing is left to chance; else tokens are drawn at this temperature."""
@@ -41,17 +41,17 @@ class Generation(Settings):
     """Texts that end an answer, beside the tokens that do."""
     seed: int = 0
     """Draws the rows, and tokens at a temperature."""
-    untuned: bool = True
+    untrained_baseline: bool = True
     """Whether the base without training generates them too, to be compared with."""
-    shots: PositiveInt | None = None
+    few_shot_examples: PositiveInt | None = None
     """Answered rows of train, drawn by `seed`, which the untrained base too is shown first."""
     extract: str | None = None
     """Regular expression for final answers: `exact_match` compares what its first group finds."""
-    judge: list[str] | None = Field(default=None, min_length=1)
-    """Your own command, [python, judge.py], that is run on each text: it reads JSON (row, inputs,
+    grader: list[str] | None = Field(default=None, min_length=1)
+    """Your own command, [python, grade.py], that is run on each text: it reads JSON (row, inputs,
     reference, text) and ends with 0 where the text passes, with 1 where it fails. Off by default:
     what generated code may do is for the command to confine."""
-    judge_timeout: PositiveFloat = 10.0
+    grader_timeout: PositiveFloat = 10.0
     """Seconds after which the command is killed and the text has failed."""
     samples: PositiveInt = 1
     """Texts a row that are judged, for pass@k; they differ only at a temperature."""
@@ -67,8 +67,8 @@ class Generation(Settings):
 
     @model_validator(mode="after")
     def _samples_are_of_use(self) -> Self:
-        if self.samples > 1 and self.judge is None:
-            raise ValueError(f"samples: {self.samples} texts a row need a judge - set judge")
+        if self.samples > 1 and self.grader is None:
+            raise ValueError(f"samples: {self.samples} texts a row need a grader - set grader")
         if self.samples > 1 and not self.temperature:
             raise ValueError(
                 f"samples: {self.samples} texts a row are all the same at temperature 0 "
@@ -79,4 +79,4 @@ class Generation(Settings):
     @model_serializer(mode="wrap")
     def _as_before_there_were_judges(self, plain: Callable[[Any], dict[str, Any]]) -> Any:
         said = plain(self)
-        return {k: v for k, v in said.items() if self.judge is not None or k not in OF_A_JUDGE}
+        return {k: v for k, v in said.items() if self.grader is not None or k not in OF_A_GRADER}

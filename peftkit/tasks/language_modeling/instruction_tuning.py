@@ -43,7 +43,7 @@ Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", 
 class Instructions(LanguageModeling, Task):
     """What the assistant of a conversation says: the loss is on its answers and on their ends."""
 
-    kind: Literal["instructions"] = "instructions"
+    kind: Literal["instruction_tuning"] = "instruction_tuning"
     format: Format = "auto"
     """How rows hold conversations; auto: told by their columns. messages: a list of {role,
     content}; sharegpt: conversations of {from, value}; alpaca: instruction, input, output; prompt

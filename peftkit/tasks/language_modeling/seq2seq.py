@@ -62,9 +62,9 @@ class Rewriting(LanguageModeling):
         Raises `RecipeError` where an encoder would have to read answered rows.
         """
         if config is not None and config.is_encoder_decoder:
-            if self.generate is not None and self.generate.shots:
+            if self.generate is not None and self.generate.few_shot_examples:
                 what = f"{config.model_type} has an encoder, which reads no answered rows"
-                fault = Fault("task.generate.shots", f"{what} - leave it out")
+                fault = Fault("task.generate.few_shot_examples", f"{what} - leave it out")
                 raise RecipeError("the model does not suit the task:", [fault])
             from transformers import AutoModelForSeq2SeqLM
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class TextGeneration(LanguageModeling, Task):
     """How texts go on: every token is learned from those before it, and that a text ends."""
 
-    kind: Literal["generation"] = "generation"
+    kind: Literal["text_generation"] = "text_generation"
     attributes: list[str] = Field(default_factory=list)
     """Values of the column `attribute`; each text is led by its own as a token, <|value|>."""
     prompt_words: PositiveInt = 8
@@ -37,8 +37,11 @@ class TextGeneration(LanguageModeling, Task):
     @field_validator("generate")
     @classmethod
     def _has_no_questions(cls, said: Generation | None) -> Generation | None:
-        if said is not None and said.shots:
-            raise ValueError(f"shots: texts answer no questions (got {said.shots}) - leave it out")
+        if said is not None and said.few_shot_examples:
+            raise ValueError(
+                f"few_shot_examples: texts answer no questions (got {said.few_shot_examples}) - "
+                "leave it out"
+            )
         return said
 
     def used_roles(self, there: Collection[str]) -> Collection[str]:

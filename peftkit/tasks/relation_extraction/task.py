@@ -36,7 +36,7 @@ class Relations(EmbeddedParts, Task):
     opening markers instead, on average (Baldini Soares et al. 2019, entity start).
     """
 
-    kind: Literal["relations"] = "relations"
+    kind: Literal["relation_extraction"] = "relation_extraction"
     directed: bool = True
     """Whether 'R(e1,e2)' and 'R(e2,e1)' are two labels; otherwise both are 'R'."""
     other: str | None = "Other"

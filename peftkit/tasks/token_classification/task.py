@@ -62,7 +62,7 @@ UNKNOWN = -1
 class Tagging(EmbeddedWords, Task):
     """Which tag each word has: named entities, parts of speech, ..."""
 
-    kind: Literal["tagging"] = "tagging"
+    kind: Literal["token_classification"] = "token_classification"
     scheme: Literal["auto", "iob1", "iob2", "bilou", "iobes", "none"] = "auto"
     """How tags say where entities are; auto finds it out from train. Learned and answered is IOB2.
     none: the tags say nothing of entities (parts of speech)."""
