@@ -71,11 +71,11 @@ def recorded_answers(
     names = json.loads((run / "run.json").read_text("utf-8"))["names"]
     asked, found = [], []
     for row, line in zip(rows, lines, strict=True):
-        if case.task == "classification":
+        if case.task == "text_classification":
             line = {"probabilities": dict(zip(names, line["probabilities"], strict=True))}
         elif "generated" not in line:
             continue
-        if case.task == "generation":
+        if case.task == "text_generation":
             row = {"text": recipe.task.openings({"text": [row["text"]]})["text"][0]}
         asked.append(row)
         found.append(line)
@@ -86,7 +86,7 @@ def merged_answers(
     case: Case, folder: Path, rows: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """What transformers says by itself, as its users ask it."""
-    if case.task == "classification":
+    if case.task == "text_classification":
         asks = pipeline("text-classification", model=str(folder), top_k=None, device="cpu")
         said = asks([row["text"] for row in rows])
         return [{"probabilities": {e["label"]: e["score"] for e in each}} for each in said]
@@ -106,7 +106,7 @@ def merged_answers(
 
 def prompt(case: Case, tokenizer: Any, row: dict[str, Any]) -> list[int]:
     """The row as its model reads it."""
-    if case.task == "generation":
+    if case.task == "text_generation":
         ids: list[int] = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
         return [tokenizer.bos_token_id, *ids]
     if case.model.architecture in WITH_ENCODER:
@@ -124,12 +124,12 @@ def exported_answers(
     """What the folder's own code says."""
     load = module_at(folder / "load.py")
     model, tokenizer = load.load(folder)
-    if case.task == "classification":
+    if case.task == "text_classification":
         logits = load.logits_of(model, tokenizer, [row["text"] for row in rows])
         names = [model.config.id2label[index] for index in range(logits.shape[1])]
         found = logits.softmax(-1).tolist()
         return [{"probabilities": dict(zip(names, each, strict=True))} for each in found]
-    asked = {"translation": "source", "generation": "text"}
+    asked = {"translation": "source", "text_generation": "text"}
     texts = [row["messages"][:-1] if "messages" in row else row[asked[case.task]] for row in rows]
     generate = runpy.run_path(str(folder / "generate.py"))["generate"]
     return [{"generated": text} for text in generate(model, tokenizer, texts, **LENGTH)]
@@ -146,7 +146,7 @@ def module_at(path: Path) -> ModuleType:
 
 def assert_same(case: Case, said: Sequence[Any], found: Sequence[Any], far: float) -> None:
     """That answers are the same, probabilities to within `far`."""
-    if case.task == "classification":
+    if case.task == "text_classification":
         for one, other in zip(said, found, strict=True):
             assert other["probabilities"] == pytest.approx(one["probabilities"], abs=far)
     else:

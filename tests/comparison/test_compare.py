@@ -309,7 +309,7 @@ def test_the_first_trial_is_never_given_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "best"), [("{kind: regression, metric: rmse}", 0), ("classification", 2)]
+    ("task", "best"), [("{kind: regression, metric: rmse}", 0), ("text_classification", 2)]
 )
 def test_the_rate_with_the_better_score_is_chosen_whichever_way_that_is(
     task: str, best: int, tmp_path: Path

@@ -80,7 +80,8 @@ def test_a_kind_nobody_knows_is_told_the_nearest() -> None:
     assert faults("lora_imdb", "strategy=lorra", "task=clasification", "data.kind=hubb") == [
         "data (command line): no data is called 'hubb' - did you mean 'hub'?",
         "strategy (command line): no strategy is called 'lorra' - did you mean 'lora'?",
-        "task (command line): no task is called 'clasification' - did you mean 'text_classification'?",
+        "task (command line): no task is called 'clasification' - "
+        "did you mean 'text_classification'?",
     ]
 
 
@@ -224,8 +225,8 @@ TRAINING = st.fixed_dictionaries(
         "batch_size": st.sampled_from([8, 16, 32]),
         "micro_batch_size": st.sampled_from(["auto", 1, 2, 8]),
         "lr": st.just("auto") | st.floats(1e-8, 1),
-        "clip": st.none() | st.floats(0.1, 10),
-        "warmup": st.floats(0, 0.99),
+        "max_grad_norm": st.none() | st.floats(0.1, 10),
+        "warmup_ratio": st.floats(0, 0.99),
         "dropout": st.just("auto") | st.floats(0, 0.99),
         "seed": st.integers(0, 2**32 - 1),
         "evaluate": st.sampled_from(["epoch", 5]),

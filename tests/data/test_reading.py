@@ -148,7 +148,7 @@ def test_a_column_that_the_format_does_without_may_hold_anything(tmp_path: Path)
         {"messages": CALLS[0], "input": odd, "question": "q", "note": odd}
         for odd in (1, "a", [1], {"a": 2}, None)
     ]
-    path, task = jsonl(tmp_path / "a.jsonl", rows), Task.parse("instructions", "task")
+    path, task = jsonl(tmp_path / "a.jsonl", rows), Task.parse("instruction_tuning", "task")
     data = Data.parse({"kind": "files", "path": str(path), "test": 1, "validation": 1}, "data")
     found = data.load(data.resolve(), task.roles, task.inputs, task.used_roles)
     assert set(found.train.column_names) == {"row", "messages", "question"}

@@ -38,7 +38,7 @@ def labeled(path: Path, labels: list[Any]) -> Path:
     return jsonl(path, rows)
 
 
-def names_of(path: Path, task: Any = "classification", **settings: Any) -> tuple[str, ...]:
+def names_of(path: Path, task: Any = "text_classification", **settings: Any) -> tuple[str, ...]:
     """The labels that a task learns from a file."""
     asked = Task.parse(task, "task")
     data = Data.parse({"kind": "files", "path": str(path), **settings}, "data")
@@ -194,7 +194,7 @@ def test_an_answer_may_begin_with_a_bracket(tmp_path: Path) -> None:
 
 def test_numbers_are_questions_and_answers_of_an_instruction(tmp_path: Path) -> None:
     rows = [{"question": i, "answer": [2 * i, i > 3][i % 2]} for i in range(1, 9)]
-    task = Task.parse("instructions", "task")
+    task = Task.parse("instruction_tuning", "task")
     data = Data.parse(
         {"kind": "files", "path": str(jsonl(tmp_path / "a.jsonl", rows)), "test": 1}, "data"
     )

@@ -1,6 +1,5 @@
 """What is learned from: a few rows of each class, rare ones again, copies with changed words."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.data.augmentation import Augment, augmented
 from peftkit.errors import DataError, RecipeError
 from peftkit.hub.source import Source
+from peftkit.records.record import read_record
 from support.data_files import load, own_cache, some_rows, write
 
 __all__ = ["own_cache"]
@@ -193,7 +193,6 @@ def test_records_still_bear_the_digests_of_their_recipes(comparison: str) -> Non
     paths = sorted((RECORDS / comparison).glob("*/record.json"))
     assert paths
     for path in paths:
-        said = json.loads(path.read_text())
-        recipe = Recipe.of(Composition(said["name"], said["recipe"]))
-        sources = (Source.model_validate(said[key]) for key in ("model", "data"))
-        assert recipe.digest(*sources) == said["digest"], path
+        record = read_record(path)
+        recipe = Recipe.of(Composition(record.name, record.recipe))
+        assert recipe.digest(record.model, record.data) == record.digest, path

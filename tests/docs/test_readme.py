@@ -52,7 +52,7 @@ def test_the_own_data_story_runs_from_a_csv_to_a_prediction(tmp_path: Path) -> N
     with open(tmp_path / "reviews.csv", "w", newline="") as file:
         csv.writer(file).writerows([("review", "topic"), *rows])
     *before, predicted = [shell(command, tmp_path) for command in commands("peftkit new")]
-    assert "classification" in before[0].stdout
+    assert "text_classification" in before[0].stdout
     assert "trainable" in before[2].stdout
     assert predicted.stdout.split("\t")[0] in ("sport", "food")
 

@@ -228,7 +228,7 @@ def test_a_pairs_shorter_text_is_kept_whole(speaker: str) -> None:
             "{few_shot_examples: -1}",
             r"task.zero_shot.few_shot_examples.*greater than or equal to 0",
         ),
-        ("{shot: 1}", r"task.zero_shot.shot.*did you mean 'shots'"),
+        ("{few_shot: 1}", r"task.zero_shot.few_shot.*did you mean 'few_shot_examples'"),
     ],
 )
 def test_a_prompting_that_cannot_be_is_refused(said: str, fault: str) -> None:

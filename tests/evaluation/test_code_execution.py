@@ -17,7 +17,7 @@ from datasets import Dataset
 import peftkit
 from peftkit.errors import RecipeError
 from peftkit.evaluation import code_execution
-from peftkit.evaluation.baselines.cache import UNTUNED
+from peftkit.evaluation.baselines.cache import UNTRAINED
 from peftkit.evaluation.code_execution import found_from_here, notes_on, verdict, with_verdicts
 from peftkit.evaluation.scoring import judged
 from peftkit.hub.resolve import find_model
@@ -219,13 +219,13 @@ def test_rows_are_judged_and_told_of_by_their_own_names(tmp_path: Path) -> None:
     assert not list(notes_on([code_execution.Verdict(True), code_execution.Verdict(False)], "x"))
 
 
-@pytest.mark.parametrize("kind", ["instructions", "generation"])
+@pytest.mark.parametrize("kind", ["instruction_tuning", "text_generation"])
 def test_judged_texts_are_scored_beside_the_untuned_base(kind: str, tmp_path: Path) -> None:
     command = json.dumps(script(tmp_path, JUDGE))
     how = f"{{rows: 3, max_new_tokens: 4, grader: {command}, samples: 2, temperature: 1.0}}"
-    plain = "template: plain, " if kind == "instructions" else ""
+    plain = "template: plain, " if kind == "instruction_tuning" else ""
     recipe = talk("tiny-llama", f"{{kind: {kind}, {plain}generate: {how}}}")
-    own = QUESTIONS if kind == "instructions" else {"text": QUESTIONS["answer"]}
+    own = QUESTIONS if kind == "instruction_tuning" else {"text": QUESTIONS["answer"]}
     model = stirred(made(recipe))
     examples = encoded(recipe, model, own)
     columns: dict[str, Any] = {key: [example[key] for example in examples] for key in examples[0]}
@@ -234,7 +234,7 @@ def test_judged_texts_are_scored_beside_the_untuned_base(kind: str, tmp_path: Pa
     given = EvalSplit(rows, Dataset.from_dict(columns), (), rows, resamples=50)
     base, _ = judged(recipe, made(recipe), given, {}, ALONE)
     assert base is not None
-    said, scored = judged(recipe, model, given, {UNTUNED: base}, ALONE)
+    said, scored = judged(recipe, model, given, {UNTRAINED: base}, ALONE)
     assert said is not None and scored is not None
     assert not any("verdict" in note for note in scored.notes)
     drawn = [(texts, hits) for texts, hits in zip(said.samples, said.passed, strict=True) if texts]

@@ -152,7 +152,7 @@ def test_none_are_shown_where_none_are_asked_for() -> None:
     assert by_shots(recipe, base, given, ALONE) is None
 
 
-@pytest.mark.parametrize("kind", ["translation", "instructions"])
+@pytest.mark.parametrize("kind", ["translation", "instruction_tuning"])
 def test_the_record_has_what_the_base_says_behind_answered_rows(kind: str, tmp_path: Path) -> None:
     make = rendered if kind == "translation" else instructed
     records = []
@@ -181,7 +181,7 @@ def test_the_record_has_what_the_base_says_behind_answered_rows(kind: str, tmp_p
 def test_a_run_keeps_the_name_it_had_before_there_were_shots() -> None:
     source = Source(asked="m", used="m", origin="hub", location="m", identity="sha256:0")
     plain = talk("tiny-llama", "{kind: instruction_tuning, template: plain, generate: {rows: 3}}")
-    shown = plain.but(task__generate__shots=2)
+    shown = plain.but(task__generate__few_shot_examples=2)
     assert plain.digest(source, source) == OF_OLD
     assert shown.digest(source, source) != OF_OLD
 

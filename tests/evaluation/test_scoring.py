@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 
 from peftkit.evaluation.baselines import cache
-from peftkit.evaluation.baselines.cache import UNTUNED, untrained_predictions
+from peftkit.evaluation.baselines.cache import UNTRAINED, untrained_predictions
 from peftkit.evaluation.scoring import judged, unbeaten
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import load_tokenizer
@@ -46,13 +46,13 @@ def test_the_base_is_asked_once_for_all_runs_on_the_same_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe, _, given = material()
-    first = asked(recipe, given)[UNTUNED]
+    first = asked(recipe, given)[UNTRAINED]
 
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("the base is loaded again")
 
     monkeypatch.setattr(cache, "load_model", never)
-    again = asked(recipe.but(strategy="full", **{"training.seed": 3}), given)[UNTUNED]
+    again = asked(recipe.but(strategy="full", **{"training.seed": 3}), given)[UNTRAINED]
     assert again.texts == first.texts and again.loss == first.loss
     np.testing.assert_array_equal(np.stack(again.outputs), np.stack(first.outputs))
     with pytest.raises(AssertionError, match="loaded again"):

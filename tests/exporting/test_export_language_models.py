@@ -49,7 +49,8 @@ def openings(script: Any, count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 ROWS: dict[str, Any] = {
-    "instructions": talks, "generation": openings, "translation": pairs, "summarization": pairs,
+    "instruction_tuning": talks, "text_generation": openings,
+    "translation": pairs, "summarization": pairs,
 }  # fmt: skip
 
 
@@ -122,13 +123,13 @@ def asked_of(cell: Cell) -> tuple[list[Any], list[Any]]:
     as special tokens are."""
     said = [*texts("Latin", 4, 5), *texts("Han", 2, 5), "a </s> b <|im_end|> c", "d [SEP] e <pad>"]
     kind = cell.task["kind"]
-    if kind == "instructions":
+    if kind == "instruction_tuning":
         before = [{"role": "user", "content": "now"}, {"role": "assistant", "content": "never"}]
         talks = [
             [*before[: 2 * (i % 2)], {"role": "user", "content": t}] for i, t in enumerate(said)
         ]
         return [{"messages": talk} for talk in talks], talks
-    if kind == "generation":
+    if kind == "text_generation":
         rows = [{"text": text, "attribute": ("old", "new")[i % 2]} for i, text in enumerate(said)]
         return rows, [f"<|{row['attribute']}|>{row['text']}" for row in rows]
     return said, said

@@ -26,7 +26,7 @@ def inputs_for(task: str, read: list[str] | None = None) -> Inputs:
     ],
 )  # fmt: skip
 def test_a_scalar_of_any_kind_is_the_text_that_it_says(given: Any, shown: str) -> None:
-    inputs = inputs_for("classification")
+    inputs = inputs_for("text_classification")
     assert columns_of([given, {"text": given}], 1, inputs) == {"text": [shown, shown]}
 
 
@@ -46,11 +46,11 @@ def test_a_scalar_of_any_kind_is_the_text_that_it_says(given: Any, shown: str) -
 )
 def test_what_is_no_text_is_refused_by_its_number(given: Any, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        columns_of(["fine", given], 1, inputs_for("classification"))
+        columns_of(["fine", given], 1, inputs_for("text_classification"))
 
 
 def test_words_and_conversations_are_read_as_in_files() -> None:
-    tagging = inputs_for("tagging")
+    tagging = inputs_for("token_classification")
     rows: list[Any] = [
         {"tokens": ["a", 1848, 2.5]},
         {"tokens": '["a", "b"]'},
@@ -61,7 +61,7 @@ def test_words_and_conversations_are_read_as_in_files() -> None:
     assert columns_of([{"tokens": np.array(["a", "b"])}], 1, tagging) == {"tokens": [["a", "b"]]}
     with pytest.raises(DataError, match="text 1: tokens item 2 is null - give it"):
         columns_of([{"tokens": ["a", None]}], 1, tagging)
-    chat = inputs_for("instructions", ["messages"])
+    chat = inputs_for("instruction_tuning", ["messages"])
     talk = [{"role": "user", "content": "hi"}]
     spoken = [{"role": "user", "content": "7"}]
     rows = [
@@ -74,7 +74,7 @@ def test_words_and_conversations_are_read_as_in_files() -> None:
 
 
 def test_what_a_conversation_does_without_may_be_anything() -> None:
-    chat = inputs_for("instructions", ["messages", "instruction"])
+    chat = inputs_for("instruction_tuning", ["messages", "instruction"])
     talk = [{"role": "user", "content": "hi"}]
     row = {"messages": talk, "completion": [], "input": {"odd": 1}}
     assert columns_of([row], 1, chat) == {"messages": [talk]}
@@ -89,7 +89,7 @@ def test_every_cell_of_a_file_that_cannot_be_read_is_named_before_a_model_is_loa
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps({"text": each, "note": [1]}) + "\n" for each in rows))
     with pytest.raises(DataError) as caught:
-        checked(source, inputs_for("classification"))
+        checked(source, inputs_for("text_classification"))
     said = str(caught.value)
     assert "rows.jsonl, column 'text': is a list in 1 row (line 3)" in said
     assert "half a character (\\ud800) in 1 row (line 4)" in said

@@ -43,7 +43,7 @@ OUTPUTS = {
 """The layer whose rows are the labels'."""
 
 
-def recipe_on(folder: Path, task: str = "classification", *settings: str) -> Recipe:
+def recipe_on(folder: Path, task: str = "text_classification", *settings: str) -> Recipe:
     return Recipe.load("lora_tiny", f"model={folder}", f"task={task}", "data.rows=80", *settings)
 
 
@@ -112,7 +112,7 @@ def test_a_head_for_other_labels_is_replaced_by_the_one_that_a_base_without_gets
     assert not said(bare)
     for name, parameter in bare.module.named_parameters():
         assert torch.equal(parameter, made.module.get_parameter(name)), name
-    other = loaded(recipe_on(folder, "classification", "training.seed=5"), LABELS)
+    other = loaded(recipe_on(folder, "text_classification", "training.seed=5"), LABELS)
     weight = f"{layer}.weight"
     assert not torch.equal(outputs(other, layer)[weight], outputs(made, layer)[weight])
     old = load_file(folder / "model.safetensors")[weight]
@@ -135,8 +135,8 @@ def test_twice_the_same_label_is_no_order(varied: Varied, tmp_path: Path) -> Non
 
 
 TASKS = {
-    "classification": "single_label_classification",
-    "relations": "single_label_classification",
+    "text_classification": "single_label_classification",
+    "relation_extraction": "single_label_classification",
     "multilabel": "multi_label_classification",
     "{kind: regression, targets: [market, music, river]}": "regression",
 }
@@ -173,13 +173,13 @@ def test_a_tagger_of_the_same_tags_is_aligned_and_of_others_replaced(
     kind: Any = AutoModelForTokenClassification
     leftover = {"id2label": tags, "problem_type": "multi_label_classification"}
     base = of_another_task(varied("bert"), kind, tmp_path / "base", **leftover)
-    made = loaded(recipe_on(base, "tagging"), TAGS)
+    made = loaded(recipe_on(base, "token_classification"), TAGS)
     assert said(made)[0].endswith(ALIGNED) and made.module.config.problem_type is None
     old = load_file(base / "model.safetensors")
     assert torch.equal(
         outputs(made, "classifier")["classifier.weight"], old["classifier.weight"].flip(0)
     )
-    new = loaded(recipe_on(base, "tagging"), TAGS[:3])
+    new = loaded(recipe_on(base, "token_classification"), TAGS[:3])
     assert said(new) == [
         "the head is new: the base's has other labels (I-LOC, B-LOC, I-PER, B-PER, O)"
     ]
@@ -189,7 +189,7 @@ def test_a_tagger_of_the_same_tags_is_aligned_and_of_others_replaced(
 def test_a_head_of_another_task_is_replaced_though_its_labels_are_the_same(
     varied: Varied,
 ) -> None:
-    made = loaded(recipe_on(varied("bert", head="reordered"), "tagging"), LABELS)
+    made = loaded(recipe_on(varied("bert", head="reordered"), "token_classification"), LABELS)
     assert said(made) == ["the head is new: the base's is another task's"]
 
 

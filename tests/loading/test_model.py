@@ -32,7 +32,7 @@ def dropouts(recipe: Recipe) -> set[float]:
 def test_a_model_without_a_head_for_the_task_is_refused(tmp_path: Path) -> None:
     AutoConfig.for_model("vit").save_pretrained(tmp_path)
     recipe = toy("tiny-bert")
-    with pytest.raises(RecipeError, match="architecture 'vit' has no head for 'task: classif"):
+    with pytest.raises(RecipeError, match="architecture 'vit' has no head for 'task: text_classif"):
         configure(recipe, str(tmp_path), NAMES)
 
 

@@ -48,7 +48,7 @@ FOUND_HERE = {name: text for name, text in SENTENCES.items() if name not in ("Ha
 def scored(task: dict[str, Any], said: list[str], right: list[str]) -> Scored:
     """The scores of a task for texts said beside texts that are right."""
     made = Task.parse(task, "task")
-    count, names = len(right), {"instructions": ("question", "answer")}
+    count, names = len(right), {"instruction_tuning": ("question", "answer")}
     source, target = names.get(made.kind, ("source", "target"))
     rows = Dataset.from_dict({source: ["?"] * count, target: right})
     outputs = [np.asarray([1.0, 2.0], dtype=np.float32)] * count

@@ -74,18 +74,18 @@ def test_a_decoder_has_room_for_all_that_it_may_say(varied: Varied) -> None:
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_a_causal_model_needs_room_for_a_question_too(architecture: str, varied: Varied) -> None:
     model = varied(architecture)
-    said = refusal(recipe(model, "generation", "task.generate={max_new_tokens: 130}"))
+    said = refusal(recipe(model, "text_generation", "task.generate={max_new_tokens: 130}"))
     what = "task.generate.max_new_tokens: leaves room for no question: 129 tokens do (got 130)"
     assert f"{what} - use 129 or less" in said
-    assert peftkit.plan(recipe(model, "generation", "task.generate={max_new_tokens: 129}"))
+    assert peftkit.plan(recipe(model, "text_generation", "task.generate={max_new_tokens: 129}"))
     said = refusal(recipe(model, "translation", "task.target_length=60"))
     assert "task.target_length: leaves room for no question: 59 tokens do (got 60)" in said
     prompts = "strategy={kind: prompt, num_virtual_tokens: 10}"
-    said = refusal(recipe(model, "generation", "task.generate={max_new_tokens: 125}", prompts))
+    said = refusal(recipe(model, "text_generation", "task.generate={max_new_tokens: 125}", prompts))
     assert "119 tokens do (got 125) - use 119 or less" in said
 
 
 def test_an_encoder_that_classifies_is_asked_for_no_answers(varied: Varied) -> None:
-    assert peftkit.plan(recipe(varied("bert"), "classification")).steps is None
-    said = refusal(recipe(varied("bert"), "classification", "data.max_length=140"))
+    assert peftkit.plan(recipe(varied("bert"), "text_classification")).steps is None
+    said = refusal(recipe(varied("bert"), "text_classification", "data.max_length=140"))
     assert "data.max_length: the model reads at most 130 tokens (got 140)" in said

@@ -39,7 +39,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CASES: dict[str, tuple[str, list[Any]]] = {
-    "classification": ("tiny-bert", classified("Cyrillic", 40)),
+    "text_classification": ("tiny-bert", classified("Cyrillic", 40)),
     "{kind: token_classification, scheme: none}": (
         "tiny-bert",
         [{"tokens": words, "tags": ["AB"[len(w) % 2] for w in words]} for words in WORDS],
@@ -55,7 +55,7 @@ CASES: dict[str, tuple[str, list[Any]]] = {
             for words in WORDS
         ],
     ),
-    "generation": ("tiny-gpt2", [{"text": " ".join(words)} for words in WORDS]),
+    "text_generation": ("tiny-gpt2", [{"text": " ".join(words)} for words in WORDS]),
     "{kind: translation, target_length: 40}": ("tiny-bart", pairs("Cyrillic", 40)),
 }
 
@@ -71,10 +71,10 @@ def test_a_text_in_letters_that_the_tokenizer_lacks_is_told_of(task: str, tmp_pa
 
 
 def test_texts_that_it_knows_are_not_spoken_of(tmp_path: Path) -> None:
-    assert told(tmp_path / "rows", "tiny-bert", "classification", LATIN) == []
+    assert told(tmp_path / "rows", "tiny-bert", "text_classification", LATIN) == []
 
 
 def test_one_strange_word_among_thousands_is_not_spoken_of(tmp_path: Path) -> None:
     once = [{**row, "text": "a b c " * 20} for row in LATIN]
     once[0] = {**once[0], "text": once[0]["text"] + "мост"}
-    assert told(tmp_path / "rows", "tiny-bert", "classification", once) == []
+    assert told(tmp_path / "rows", "tiny-bert", "text_classification", once) == []

@@ -68,7 +68,7 @@ def test_missing_is_null_and_nothing_unknown_gets_in(folder: RunDir, recipe: Rec
     folder.finish(record_of(recipe))
     said = json.loads((folder.path / "record.json").read_text())
     assert said["cost"] is None and said["proof"] is None and said["reason"] is None
-    assert said["schema_version"] == 1
+    assert said["schema_version"] == 2
     with pytest.raises(ValueError, match="mood"):
         record_of(recipe, mood="good")
 

@@ -249,7 +249,7 @@ def test_where_every_run_failed_there_is_nothing_to_ship(tmp_path: Path) -> None
     ("path", "value", "fact"),
     [
         ("data.identity", "sha256:other", "data"),
-        ("data.fallback", True, "data"),
+        ("data.is_fallback", True, "data"),
         ("rows.train", 700, "split"),
         ("recipe.data.seed", 9, "split"),
         ("model.identity", "revision:other", "model"),

@@ -195,7 +195,7 @@ def test_numbers_are_compared_by_their_own_rows(metric: str, tmp_path: Path) -> 
 
 def test_tags_are_compared_by_counts_under_the_records_labels(tmp_path: Path) -> None:
     labels = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
-    task = Task.parse("tagging", "task")
+    task = Task.parse("token_classification", "task")
     for strategy, share in {"full": 0.9, "lora": 0.7}.items():
         for seed in range(2):
             chance = np.random.default_rng([seed, len(strategy)])

@@ -148,7 +148,7 @@ MADE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
         {"kind": "token_classification", "scheme": "none"},
         {"columns": {"tokens": "words", "tags": "pos"}},
     ),
-    "relations": (
+    "relation_extraction": (
         lambda i: {
             "sentence": f"the <e1>cat</e1> {sentence(i)} <e2>mat</e2>",
             "relation": f"r{i % 2}",

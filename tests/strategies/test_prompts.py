@@ -429,14 +429,14 @@ def test_what_a_model_cannot_take_is_refused_with_what_it_can(
 
 @pytest.mark.parametrize(("kind", "said"), [("prompt", "reads"), ("prefix", "attends")])
 def test_an_unknown_architecture_is_refused(kind: str, said: str) -> None:
-    strategy, task = Strategy.parse(kind, "strategy"), Task.parse("classification", "task")
+    strategy, task = Strategy.parse(kind, "strategy"), Task.parse("text_classification", "task")
     (fault,) = strategy.incompatibilities(AutoConfig.for_model("opt"), task)
     assert said in fault.what and "opt" in fault.what and "use strategy=lora" in fault.what
 
 
 def test_a_mean_over_the_text_is_not_taken_over_a_prompt() -> None:
     config = AutoConfig.for_model("modernbert", classifier_pooling="mean")
-    task = Task.parse("classification", "task")
+    task = Task.parse("text_classification", "task")
     (fault,) = Strategy.parse("prompt", "strategy").incompatibilities(config, task)
     assert "part of the mean that this modernbert classifier reads" in fault.what
     assert Strategy.parse("prefix", "strategy").incompatibilities(config, task) == []

@@ -24,7 +24,7 @@ from support.varied_models import (
 )
 from support.varied_rows import SCRIPTS, Script, classified, pairs, talks, written
 
-Task = Literal["classification", "instructions", "translation", "generation"]
+Task = Literal["text_classification", "instruction_tuning", "translation", "text_generation"]
 Way = Literal["lora", "lora-4bit", "ia3", "oft", "layernorm", "embeddings", "full", "adapter"]
 Handed = Literal["merged", "exported"]
 WAYS: dict[str, tuple[str, str]] = {
@@ -39,10 +39,10 @@ WAYS: dict[str, tuple[str, str]] = {
 }
 """Strategy, and how the base is held."""
 MAKES = {
-    "classification": classified,
-    "instructions": talks,
+    "text_classification": classified,
+    "instruction_tuning": talks,
     "translation": pairs,
-    "generation": classified,
+    "text_generation": classified,
 }
 GENERATE = {"rows": 3, "max_new_tokens": 12, "untrained_baseline": False}
 
@@ -76,12 +76,12 @@ class Case:
 
     def setting(self) -> dict[str, Any]:
         """The recipe's task."""
-        if self.task == "classification":
+        if self.task == "text_classification":
             return {"kind": "text_classification"}
-        if self.task == "generation":
+        if self.task == "text_generation":
             return {"kind": "text_generation", "prompt_words": 3, "generate": GENERATE}
         given = {"none": "plain", "given": TEMPLATES["turns"]}.get(self.model.chat)
-        if self.task == "instructions":
+        if self.task == "instruction_tuning":
             return {"kind": "instruction_tuning", "template": given, "generate": GENERATE}
         asked = {"template": given} if self.model.architecture in DECODERS else {}
         return {"kind": "translation", "target_length": 32, "generate": GENERATE, **asked}
@@ -95,14 +95,14 @@ class Case:
 
 def suits(architecture: str, task: Task) -> bool:
     """Whether an architecture does the task."""
-    if task == "classification":
+    if task == "text_classification":
         return architecture != "marian"
     return architecture in DECODERS or (task == "translation" and architecture in WITH_ENCODER)
 
 
 CASE_RULES: dict[str, Rule] = {
     "an architecture does what it was made for": suits,
-    "a head is for classes": lambda head, task: head == "none" or task == "classification",
+    "a head is for classes": lambda head, task: head == "none" or task == "text_classification",
     "bottlenecks cannot be merged": lambda way, handed: (way, handed) != ("adapter", "merged"),
     "PEFT's OFT knows no Conv1D": lambda architecture, way: (architecture, way) != ("gpt2", "oft"),
 }

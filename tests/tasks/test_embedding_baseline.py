@@ -184,7 +184,7 @@ def test_a_row_of_train_whose_tag_is_unknown_teaches_nothing() -> None:
         ),
         ({"kind": "multilabel"}, labeled, ["no label", "shares in train", "nearest centroid"]),
     ],
-    ids=["regression", "relations", "tagging", "multilabel"],
+    ids=["regression", "relation_extraction", "token_classification", "multilabel"],
 )
 def test_records_hold_it_and_leave_it_out_when_told_so(
     task: dict[str, Any], make: Made, simple: list[str], tmp_path: Path

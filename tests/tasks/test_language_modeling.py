@@ -171,7 +171,7 @@ def test_conversations_without_answers_are_all_named_at_once() -> None:
 
 
 def test_columns_of_no_format_say_which_there_are() -> None:
-    task = Task.parse("instructions", "task")
+    task = Task.parse("instruction_tuning", "task")
     with pytest.raises(DataError, match=r"no known format .*alpaca: instruction, output"):
         task.label_names(splits_of(text=["a"]))
     named = Task.parse({"kind": "instruction_tuning", "format": "alpaca"}, "task")

@@ -41,25 +41,31 @@ from support.task_rows import (
 from support.toy_models import ALONE
 
 ROWS: dict[str, Made] = {
-    "classification": classified,
+    "text_classification": classified,
     "regression": scored,
     "multilabel": labeled,
-    "tagging": tagged,
-    "relations": related,
+    "token_classification": tagged,
+    "relation_extraction": related,
     "question_answering": asked,
-    "instructions": instructed,
-    "generation": continued,
+    "instruction_tuning": instructed,
+    "text_generation": continued,
     "translation": rendered,
     "summarization": rendered,
 }
 REWRITING = {"metric": "bits_per_byte", "generate": None, "template": "plain", "target_length": 32}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "instructions": {"template": "plain"},
+    "instruction_tuning": {"template": "plain"},
     "translation": REWRITING,
     "summarization": REWRITING,
 }
-WITH_HEADS = ("regression", "multilabel", "tagging", "relations", "question_answering")
-OF_LANGUAGE = ("instructions", "generation", "translation", "summarization")
+WITH_HEADS = (
+    "regression",
+    "multilabel",
+    "token_classification",
+    "relation_extraction",
+    "question_answering",
+)
+OF_LANGUAGE = ("instruction_tuning", "text_generation", "translation", "summarization")
 WHOLE = os.environ.get("PEFTKIT_MATRIX") == "whole"
 FEW = EVERYWHERE
 MODELS = (["tiny-bert", "tiny-llama"], ["tiny-llama", "tiny-gpt2"])
@@ -257,7 +263,7 @@ def test_a_run_of_every_task_is_recorded_answers_and_merges_with_its_proof(
     inputs = {role: made[role] for role in recipe.task.inputs if role in made}
     (said,) = peftkit.predict(run, [inputs])
     assert said
-    if task == "relations":
+    if task == "relation_extraction":
         with pytest.raises(RunError, match="adds markers to the vocabulary"):
             peftkit.merge(run, tmp_path / "merged")
         return
@@ -266,7 +272,7 @@ def test_a_run_of_every_task_is_recorded_answers_and_merges_with_its_proof(
 
 
 def test_a_language_model_without_an_output_layer_is_refused(tmp_path: Path) -> None:
-    recipe = TaskCell("generation", "lora", "tiny-llama").recipe
+    recipe = TaskCell("text_generation", "lora", "tiny-llama").recipe
     shutil.copytree(find_model("tiny-llama").location, tmp_path / "headless")
     elsewhere = recipe.but(model=str(tmp_path / "headless"))
     with pytest.raises(RecipeError, match=r"lack lm_head\.weight.*checkpoint of a language model"):

@@ -137,7 +137,7 @@ def test_tasks_of_pairs_say_their_template_where_a_causal_model_reads_them() -> 
     assert task.chat_template(words) == UNMARKED
     words.feeds_encoder = True
     assert task.chat_template(words) is None
-    assert Task.parse("generation", "task").chat_template(words) is None
+    assert Task.parse("text_generation", "task").chat_template(words) is None
     assert task.stop_ids(words) == [words.eos_token_id]
 
 
