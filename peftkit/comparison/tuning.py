@@ -131,7 +131,7 @@ class Search:
         try:
             world = World.enter(recipe.training)
             run = RateTrial(recipe, model, data, folder, world)
-            run.hopeless = hopeless
+            run.should_prune = hopeless
             record = run.make()
         except (RunStopped, DiskError):
             raise

@@ -36,7 +36,7 @@ from peftkit.runtime.distributed import (
 from peftkit.storage.atomic_files import check_space, folder_bytes, write_text, writing
 from peftkit.tasks.base import EvalSplit, Predictions, Scored
 from peftkit.training.batch_size import is_out_of_memory, out_of_memory
-from peftkit.training.callbacks import Hopeless
+from peftkit.training.callbacks import ShouldPrune
 from peftkit.training.checkpoints import is_whole, numbered
 from peftkit.training.integrity import reason_of
 from peftkit.training.trainer import Outcome, fit
@@ -75,7 +75,7 @@ class Attempt:
         self.recipe, self.model, self.data = recipe, model, data
         self.folder, self.world, self.allow_inexact_resume = folder, world, allow_inexact_resume
         self.tuning = tuning
-        self.hopeless: Hopeless | None = None
+        self.should_prune: ShouldPrune | None = None
 
     def make(self) -> RunRecord:
         """Load, train, evaluate, prove, record; a failure is recorded too."""
@@ -93,7 +93,7 @@ class Attempt:
                     self.folder,
                     self.world,
                     self._given(material, "validation", resamples=0),
-                    self.hopeless,
+                    self.should_prune,
                 )
                 material = replace(material, assembled=outcome.assembled)
                 record = self._conclude(material, outcome)

@@ -30,8 +30,8 @@ from peftkit.training.checkpoints import (
 )
 from peftkit.training.optimizer import MasterAdamW
 
-Hopeless = Callable[[int, float | None], bool]
-"""Told of each evaluation's step and score; whether to go on is pointless."""
+ShouldPrune = Callable[[int, float | None], bool]
+"""Called with the step and the score of each evaluation: whether to stop the run."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SECONDS_BETWEEN_SIGNALS = 2.0
 """Within these a second signal is the first one's echo: torchrun passes on what a terminal has
@@ -54,7 +54,7 @@ class Recorder(TrainerCallback):
     def __init__(self, recipe: Recipe, folder: RunDir, world: World) -> None:
         self.recipe, self.folder, self.world = recipe, folder, world
         self.loop: TrainingLoop
-        self.hopeless: Hopeless | None = None
+        self.should_prune: ShouldPrune | None = None
         self.seconds = 0.0
         """Time in optimizer steps, over all processes of the run."""
         self.validating = 0.0
@@ -227,7 +227,9 @@ class Recorder(TrainerCallback):
         since = [entry for entry in scored if entry["step"] > best["step"]]
         impatient = training.patience is not None and len(since) >= training.patience
         latest = scored[-1]
-        if impatient or (self.hopeless and self.hopeless(state.global_step, latest["eval_score"])):
+        if impatient or (
+            self.should_prune and self.should_prune(state.global_step, latest["eval_score"])
+        ):
             control.should_training_stop = control.should_save = self._done = True
         self._since = time.monotonic()
 

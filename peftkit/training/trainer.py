@@ -24,7 +24,7 @@ from peftkit.runtime.distributed import World, say, share_of_batch
 from peftkit.strategies.base import TrainingHook, trainable
 from peftkit.tasks.base import EvalSplit
 from peftkit.training.batch_size import fitting_micro_batch
-from peftkit.training.callbacks import Hopeless, Recorder
+from peftkit.training.callbacks import Recorder, ShouldPrune
 from peftkit.training.checkpoints import (
     TRAINED,
     best_weights,
@@ -72,10 +72,10 @@ def fit(
     folder: RunDir,
     world: World,
     validation: EvalSplit,
-    hopeless: Hopeless | None = None,
+    should_prune: ShouldPrune | None = None,
 ) -> Outcome:
     """Train `assembled` by the recipe, from the last whole checkpoint in `folder` if there is one,
-    until its steps are done or it is `hopeless`, judged on `validation`.
+    until its steps are done or `should_prune` says so, scored on `validation`.
 
     Raises `RunStopped` after a signal, `RunError` when the loss is not a number or the recipe asks
     for more than the data has.
@@ -90,7 +90,7 @@ def fit(
     if assembled.batcher.packed:
         assembled = using(assembled, engine.used)
     loop = Loop(recipe, assembled, examples, folder, world, micro, share // micro, validation)
-    loop.recorder.hopeless = hopeless
+    loop.recorder.should_prune = should_prune
     loop.go_on()
     recorder, state = loop.recorder, loop.state
     best = recorder.best(state.log_history)
