@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftkit.comparison.forecast import operations_a_token
+from peftkit.comparison.forecast import operations_per_token
 from peftkit.config.recipe import Recipe
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import meta_model
@@ -156,7 +156,7 @@ def operations_of(model: str) -> int:
     """Operations of matrix products a token of training takes, attention's apart."""
     recipe = Recipe.load(MODELS[model][0], *MODELS[model][2])
     module, _ = meta_model(recipe, find_model(recipe.model).location, recipe.task.assumed_names)
-    return operations_a_token(module)
+    return operations_per_token(module)
 
 
 def run(options: Any) -> None:

@@ -194,7 +194,7 @@ def compare_verb(options: Any) -> None:
 
     shared: dict[str, Any] = {"runs": options.runs, "workers": options.workers}
     if options.plan:
-        Project.of(options.file, options.settings, **shared).tell()
+        Project.of(options.file, options.settings, **shared).print_plan()
         return
     if options.join:
         join(options.file, *options.settings, retry=options.retry, **shared)

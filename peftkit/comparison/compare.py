@@ -1,15 +1,22 @@
-"""Comparing: strategies held against each other, each tuned alike, and what they come to."""
+"""Compare strategies: tune each on the same budget, train it with each seed, report the runs."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from peftkit.comparison.forecast import Outlook, look
-from peftkit.comparison.jobs import Job, Place, RateJob, RunJob, jobs_of, refused_jobs
-from peftkit.comparison.progress import Progress, plan_rows, time_told
-from peftkit.comparison.settings import Ways, load_comparison
-from peftkit.comparison.workers import Crew, gpus
+from peftkit.comparison.forecast import Forecast, load_forecast
+from peftkit.comparison.jobs import (
+    Job,
+    RunJob,
+    SearchJob,
+    Workspace,
+    incompatible_jobs,
+    planned_jobs,
+)
+from peftkit.comparison.progress import Progress, plan_rows, time_estimate
+from peftkit.comparison.settings import LoadedComparison, load_comparison
+from peftkit.comparison.workers import WorkerPool, visible_gpus
 from peftkit.config.recipe import Recipe
 from peftkit.hub.resolve import find_model
 from peftkit.reporting.report import Report, report
@@ -27,17 +34,18 @@ def compare(
     retry: bool = False,
     allow_mixed: bool = False,
 ) -> Report:
-    """Run the comparison that `file` describes, and report it into `to`.
+    """Run the comparison in `file` and write its report.
 
-    `settings` are `key=value`s of the comparison or its recipe. What has a record is not run again,
-    what was interrupted goes on, what failed is tried again where `retry` says so. Its folder is
-    `runs`/NAME, which other processes may share (`join`); the report goes to `to`, by default into
-    it. `workers` run at a time: by default one a GPU, or one. Runs of unlike machines or library
-    versions stand in one table only where `allow_mixed` says so. Raises `PeftkitError`.
+    `settings` are `key=value` overrides of the comparison or its recipe. Recorded runs are not
+    repeated, interrupted ones are resumed, and failed ones are repeated with `retry`. The directory
+    of the comparison is `runs`/NAME, which several processes may share (see `join`); the report is
+    written to `to`, by default a directory in it. `workers` runs train at a time (default: one per
+    GPU, or one). Runs on different machines or library versions are reported together only with
+    `allow_mixed`. Raises `PeftkitError`.
     """
     project = Project.of(Path(file), settings, Path(runs), workers)
-    project.tell()
-    project.work(retry)
+    project.print_plan()
+    project.run(retry)
     made = project.report(allow_mixed)
     made.write(to or project.root / "report")
     return made
@@ -50,93 +58,95 @@ def join(
     workers: int | None = None,
     retry: bool = False,
 ) -> None:
-    """Help with a comparison that another process has begun, on this machine or on another that
-    sees the same folder, until nothing is left; no run is done twice."""
-    Project.of(Path(file), settings, Path(runs), workers).work(retry)
+    """Share the runs of a comparison with another process, on this machine or on one that sees the
+    same directory, until none is left; no run is done twice."""
+    Project.of(Path(file), settings, Path(runs), workers).run(retry)
 
 
 @dataclass(frozen=True)
 class Project:
-    """A comparison on its way: what is to be done, and where."""
+    """A comparison with its directory, its jobs and their forecast."""
 
     root: Path
-    asked: Ways
-    outlook: Outlook
+    loaded: LoadedComparison
+    forecast: Forecast
     jobs: tuple[Job, ...]
-    refused: tuple[RunJob, ...]
+    incompatible: tuple[RunJob, ...]
     workers: int
 
     @classmethod
     def of(cls, file: Path, settings: Sequence[str], runs: Path, workers: int | None) -> "Project":
-        """The comparison of `file`, its data read and its strategies counted."""
-        asked = load_comparison(file, settings)
-        count = workers or max(1, len(gpus()))
-        recipe = asked.ways[0].recipe
+        """The comparison in `file`; reads its data and counts the parameters of its variants."""
+        loaded = load_comparison(file, settings)
+        count = workers or max(1, len(visible_gpus()))
+        recipe = loaded.variants[0].recipe
         model, data = find_model(recipe.model), recipe.data.resolve()
-        root = runs / asked.name
+        root = runs / loaded.name
         with writing(root):
             root.mkdir(parents=True, exist_ok=True)
-            outlook = look(asked.ways, asked.comparison.budget, model, data, root)
-        ways = [
+            budget = loaded.comparison.budget
+            forecast = load_forecast(loaded.variants, budget, model, data, root)
+        variants = [
             replace(
-                way,
-                recipe=way.recipe.but(training__threads=threads_of(way.recipe, count)),
-                refused=outlook.prospects[way.name].refused,
+                variant,
+                recipe=variant.recipe.but(training__threads=num_threads(variant.recipe, count)),
+                incompatibility=forecast.variants[variant.name].incompatibility,
             )
-            for way in asked.ways
+            for variant in loaded.variants
         ]
-        place = Place(root, model, data, outlook.rows)
-        jobs = jobs_of(ways, asked.comparison, place)
-        refused = refused_jobs(ways, asked.comparison, place)
-        return cls(root, asked, outlook, tuple(jobs), tuple(refused), count)
+        workspace = Workspace(root, model, data, forecast.rows)
+        jobs = planned_jobs(variants, loaded.comparison, workspace)
+        incompatible = incompatible_jobs(variants, loaded.comparison, workspace)
+        return cls(root, loaded, forecast, tuple(jobs), tuple(incompatible), count)
 
-    def tell(self) -> None:
-        """Say what will be done before it is."""
-        for note in self.outlook.notes:
+    def print_plan(self) -> None:
+        """Print the runs of each variant and the time that they need."""
+        for note in self.forecast.notes:
             say(None, f"note: {note}")
-        if self.asked.added:
-            say(None, f"every comparison has {' and '.join(self.asked.added)} too")
-        print_rows(plan_rows(self.jobs, self.outlook))
-        say(None, time_told(self.jobs, self.outlook, self.workers))
+        if self.loaded.added:
+            say(None, f"added to every comparison: {', '.join(self.loaded.added)}")
+        print_rows(plan_rows(self.jobs, self.forecast))
+        say(None, time_estimate(self.jobs, self.forecast, self.workers))
 
-    def work(self, retry: bool = False) -> None:
-        """Do all that is not done, here or elsewhere: every rate is chosen before the first run.
+    def run(self, retry: bool = False) -> None:
+        """Run all jobs that are not done; the learning rates are chosen before the first run.
 
         Raises `RunStopped` after a signal.
         """
-        for job in self.refused:
-            job.record_failure(self.outlook.prospects[job.way.name].refused or "")
+        for job in self.incompatible:
+            reason = self.forecast.variants[job.variant.name].incompatibility
+            job.record_failure(reason or "")
         runs = [job for job in self.jobs if isinstance(job, RunJob)]
         if retry:
-            forget_failures(runs)
+            remove_failures(runs)
         with (
-            Progress(self.jobs, self.outlook) as progress,
-            Crew(self.workers, self.root / "output", progress.tell) as crew,
+            Progress(self.jobs, self.forecast) as progress,
+            WorkerPool(self.workers, self.root / "output", progress.update) as pool,
         ):
-            crew.do([job for job in self.jobs if isinstance(job, RateJob)])
+            pool.run([job for job in self.jobs if isinstance(job, SearchJob)])
             for job in runs:
-                if job.rate is not None and (reason := crew.failures.get(job.rate.name)):
-                    replace(job, rate=None).record_failure(reason)
-            crew.do([job for job in runs if job.rate is None or job.rate.done])
+                if job.search is not None and (reason := pool.failures.get(job.search.name)):
+                    replace(job, search=None).record_failure(reason)
+            pool.run([job for job in runs if job.search is None or job.search.done])
 
     def report(self, allow_mixed: bool = False) -> Report:
-        """All runs of the comparison side by side, those that failed or were refused too."""
+        """The report of all runs, the failed and the incompatible ones among them."""
         runs = [job for job in self.jobs if isinstance(job, RunJob)]
-        failed = [replace(job, rate=None) for job in runs if job.rate and not job.rate.done]
-        found = [job.folder.path for job in (*runs, *failed, *self.refused) if job.done]
-        comparison = self.asked.comparison
+        failed = [replace(job, search=None) for job in runs if job.search and not job.search.done]
+        found = [job.run_dir.path for job in (*runs, *failed, *self.incompatible) if job.done]
+        comparison = self.loaded.comparison
         return report(found, comparison.reference, None, comparison.margin, allow_mixed)
 
 
-def threads_of(recipe: Recipe, workers: int) -> int | str:
-    """A run's threads: its share of the cores where several runs are made at a time."""
+def num_threads(recipe: Recipe, workers: int) -> int | str:
+    """The threads of a run: its share of the cores if several runs train at a time."""
     if recipe.training.threads != "auto" or workers == 1:
         return recipe.training.threads
     return max(1, (os.cpu_count() or 1) // workers)
 
 
-def forget_failures(runs: Sequence[RunJob]) -> None:
-    """Let runs that failed be tried again."""
+def remove_failures(runs: Sequence[RunJob]) -> None:
+    """Delete the records of failed runs, so that they run again."""
     for job in runs:
         if job.done and job.record is not None and job.record.status == "failed":
-            (job.folder.path / "record.json").unlink()
+            (job.run_dir.path / "record.json").unlink()

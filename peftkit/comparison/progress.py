@@ -1,4 +1,4 @@
-"""Progress: one view of a whole comparison, with the time that is left."""
+"""The progress of a comparison: its plan as a table, then the finished jobs and the time left."""
 
 import importlib
 import statistics
@@ -7,20 +7,20 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from peftkit.comparison.forecast import Outlook
-from peftkit.comparison.jobs import Job, Outcome, RateJob, RunJob
+from peftkit.comparison.forecast import Forecast
+from peftkit.comparison.jobs import Job, JobResult, RunJob, SearchJob
 from peftkit.runs.learning_curves import printable
 
 
 class Progress:
-    """A bar on a terminal, a line a job elsewhere; to be used in a `with` statement."""
+    """A progress bar on a terminal, else a line per job; a context manager."""
 
-    def __init__(self, jobs: Sequence[Job], outlook: Outlook) -> None:
-        self.outlook = outlook
+    def __init__(self, jobs: Sequence[Job], forecast: Forecast) -> None:
+        self.forecast = forecast
         self.left = {job.name: job for job in jobs if not job.done}
         self.total, self.done = len(self.left), 0
-        self.expected = 0.0
-        self._begun = time.monotonic()
+        self._forecast_seconds = 0.0
+        self._started = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
 
@@ -44,80 +44,82 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def tell(self, job: Job, outcome: Outcome) -> None:
-        """Show what became of a job, and how long the rest may take."""
+    def update(self, job: Job, result: JobResult) -> None:
+        """Show the result of a job and the estimated time of the others."""
         self.left.pop(job.name, None)
         self.done += 1
-        self.expected += self.least(job)
-        ahead = self.ahead()
-        said = f"{job.name}: {'failed: ' if outcome.state == 'failed' else ''}{outcome.said}"
+        self._forecast_seconds += self.min_seconds(job)
+        left = self.time_left()
+        failed = "failed: " if result.state == "failed" else ""
+        line = printable(f"{job.name}: {failed}{result.message}")
         if self._bar is not None:
-            self._bar.console.print(printable(said), highlight=False, markup=False)
-            self._bar.update(self._task, completed=self.done, left=ahead)
-            return
-        print(f"[{self.done}/{self.total}] {printable(said)}; {ahead}", file=sys.stderr, flush=True)
+            self._bar.console.print(line, highlight=False, markup=False)
+            self._bar.update(self._task, completed=self.done, left=left)
+        else:
+            print(f"[{self.done}/{self.total}] {line}; {left}", file=sys.stderr, flush=True)
 
-    def least(self, job: Job) -> float:
-        """Seconds that a job takes at least: what the others are weighed by."""
-        prospect = self.outlook.prospects[job.way.name]
-        if isinstance(job, RateJob):
-            return prospect.trial_seconds * job.budget.trials
-        return prospect.run_seconds
+    def min_seconds(self, job: Job) -> float:
+        """The lower bound of a job's time, as the weight of the job."""
+        forecast = self.forecast.variants[job.variant.name]
+        if isinstance(job, SearchJob):
+            return forecast.trial_seconds * job.budget.trials
+        return forecast.run_seconds
 
-    def ahead(self) -> str:
-        """How many jobs are left and, going by those that are done, how long they may take."""
+    def time_left(self) -> str:
+        """The number of jobs left and their time, estimated from the finished ones."""
         self.left = {name: job for name, job in self.left.items() if not job.done}
         if not self.left:
             return "all done"
-        rest = sum(map(self.least, self.left.values()))
-        seconds = (time.monotonic() - self._begun) * rest / max(self.expected, 1e-9)
-        return f"{len(self.left)} left, about {spoken(seconds)}"
+        left = sum(map(self.min_seconds, self.left.values()))
+        elapsed = time.monotonic() - self._started
+        seconds = elapsed * left / max(self._forecast_seconds, 1e-9)
+        return f"{len(self.left)} left, about {format_duration(seconds)}"
 
 
-def spoken(seconds: float) -> str:
-    """A time in words, no more exact than it is known."""
+def format_duration(seconds: float) -> str:
+    """A duration in s, min or h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def plan_rows(jobs: Sequence[Job], outlook: Outlook) -> list[dict[str, str]]:
-    """A row a strategy: its runs, what of them is recorded, and what they will take."""
+def plan_rows(jobs: Sequence[Job], forecast: Forecast) -> list[dict[str, str]]:
+    """A table row per variant: its runs, how many are recorded, and its forecast."""
     rows = []
-    for name, prospect in outlook.prospects.items():
-        own = [job for job in jobs if job.way.name == name]
+    for name, variant in forecast.variants.items():
+        own = [job for job in jobs if job.variant.name == name]
         runs = [job for job in own if isinstance(job, RunJob)]
-        trials = sum(job.budget.trials for job in own if isinstance(job, RateJob))
-        counted, memory = prospect.parameters, prospect.memory_bytes
+        trials = sum(job.budget.trials for job in own if isinstance(job, SearchJob))
+        counted, memory, reason = variant.parameters, variant.memory_bytes, variant.incompatibility
         rows.append(
             {
                 "strategy": name,
                 "runs": f"{len(runs)} runs",
                 "recorded": f"{sum(job.done for job in runs)} recorded",
-                "trials": f"{trials} rates",
+                "trials": f"{trials} trials",
                 "trainable": "" if counted is None else f"{counted.trainable:,} trainable",
                 "memory": "" if memory is None else f"about {memory / 2**20:,.0f} MiB",
-                "refused": "" if prospect.refused is None else f"refused: {prospect.refused}",
+                "incompatible": "" if reason is None else f"cannot run: {reason}",
             }
         )
     return rows
 
 
-def time_told(jobs: Sequence[Job], outlook: Outlook, workers: int) -> str:
-    """How long a comparison will take at least, or as long as such runs took."""
-    progress = Progress(jobs, outlook)
+def time_estimate(jobs: Sequence[Job], forecast: Forecast, workers: int) -> str:
+    """The time that a comparison needs: from recorded runs, else the forecast's lower bound."""
+    progress = Progress(jobs, forecast)
     left = list(progress.left.values())
     if not left:
-        return "nothing is left to run"
-    least = sum(map(progress.least, left)) / workers
-    said = f"{len(left)} jobs left, {workers} at a time: "
+        return "all runs are recorded: nothing to do"
+    seconds = sum(map(progress.min_seconds, left)) / workers
+    what = f"{len(left)} jobs left, {workers} at a time"
     ratios = [
-        job.record.cost.total_seconds / progress.least(job)
+        job.record.cost.total_seconds / progress.min_seconds(job)
         for job in jobs
         if isinstance(job, RunJob) and job.done and job.record and job.record.cost
     ]
     if ratios:
-        typical = statistics.median(ratios)
-        return f"{said}about {spoken(least * typical)}, as the recorded ones took"
-    return f"{said}at least {spoken(least)}, by this machine's products of matrices alone"
+        seconds *= statistics.median(ratios)
+        return f"{what}: about {format_duration(seconds)}, estimated from the recorded runs"
+    return f"{what}: at least {format_duration(seconds)}, for the matrix products alone"

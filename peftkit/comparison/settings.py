@@ -1,4 +1,4 @@
-"""Comparisons: a recipe, the strategies to hold against each other, seeds and a tuning budget."""
+"""The settings of a comparison: a recipe, the strategies to compare, seeds and a tuning budget."""
 
 import copy
 import re
@@ -16,58 +16,58 @@ from peftkit.models.quantization import Quantization
 from peftkit.registry import Settings, parse_settings
 
 ALWAYS = ("full", "linear_probe")
-"""Strategies that every comparison has: the most and the least that could be trained."""
+"""Strategies that are added to every comparison: the upper and the lower end of what to train."""
 
 EXAMPLE = "benchmarks/imdb.yaml"
 Entry = str | dict[str, Any] | list[Any]
 
 
 class Budget(Settings):
-    """What is spent on each strategy's learning rate: the same on all."""
+    """The learning-rate search of each strategy, the same for all of them."""
 
     trials: NonNegativeInt = 3
-    """Learning rates tried a strategy, its own default first; 0: all keep their defaults."""
+    """Learning rates to try per strategy, its default first; 0: every strategy uses its default."""
     rows: PositiveInt | None = None
-    """Training rows a trial; all of them where null."""
+    """Training rows of a trial; null: all rows."""
     factor: float = Field(default=3.0, gt=1)
-    """The rates are the default times 1, `factor`, 1/`factor`, `factor`^2, ..."""
+    """Learning rates are the default times 1, `factor`, 1/`factor`, `factor`^2, ..."""
     seed: NonNegativeInt = 1000
-    """Seeds the trials; better none of the runs' own."""
+    """Seed of the trials; should differ from the seeds of the runs."""
 
 
 class Comparison(Settings):
-    """What a comparison's file says."""
+    """The settings of a comparison file."""
 
     description: str | None = None
-    """A sentence about it."""
+    """One sentence about the comparison."""
     recipe: str
-    """The recipe whose model, data, task and training all strategies share: a name or a file."""
+    """The recipe of the model, data, task and training that all strategies share: name or file."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """What of it is changed for all, nested as in a recipe."""
+    """Settings of the recipe to change for all strategies, nested as in a recipe."""
     strategies: list[Entry] = Field(min_length=1)
-    """Each a strategy as in a recipe; a mapping may have a `quantize` of its own."""
+    """Strategies as in a recipe; a mapping may set its own `quantize`."""
     quantize: list[str | dict[str, Any]] = Field(default=["none"], min_length=1)
-    """How the base is held: every strategy without its own word on it is run in each way."""
+    """Quantizations of the base model: each strategy that sets none runs with all of them."""
     seeds: PositiveInt | list[NonNegativeInt] = 5
-    """How many seeds (from 0 on), or which."""
+    """The number of seeds (counted from 0), or a list of them."""
     folds: int | None = Field(default=None, ge=2)
-    """Cross-validation with the first seed in place of several seeds, for data too small to split;
-    each fold has a search of its own, which never sees the rows it is scored on."""
+    """Cross-validation with the first seed instead of several seeds, for data too small to split;
+    each fold has its own learning-rate search, which never sees the rows it is scored on."""
     budget: Budget = Budget()
-    """What is spent on each strategy's learning rate."""
+    """The learning-rate search of each strategy."""
     reference: str | None = None
-    """The strategy that the others are compared with; null: full fine-tuning."""
+    """The strategy to compare the others with; null: full fine-tuning."""
     margin: NonNegativeFloat = 0.01
-    """What a cheaper strategy may lose and still be shipped: a share of the perfect score, or of
-    the reference's where there is none (perplexity, RMSE)."""
+    """The loss in score that is acceptable for a cheaper strategy: a share of the perfect score,
+    or of the reference's score where there is none (perplexity, RMSE)."""
 
     @field_validator("seeds")
     @classmethod
     def _no_seed_twice(cls, seeds: int | list[int]) -> int | list[int]:
         if isinstance(seeds, list) and len(set(seeds)) < len(seeds):
-            raise ValueError("a seed stands twice: its runs would be one run counted twice")
+            raise ValueError("a seed is listed twice: the same run would count twice")
         if seeds == []:
-            raise ValueError("names no seed - give some, or how many there should be")
+            raise ValueError("names no seed - list some, or set their number")
         return seeds
 
     @property
@@ -76,56 +76,56 @@ class Comparison(Settings):
         return list(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
 
     @property
-    def spread(self) -> list[tuple[int, int | None]]:
-        """What each strategy's runs differ in: seed and fold."""
+    def seeds_and_folds(self) -> list[tuple[int, int | None]]:
+        """The seed and the fold of each run of a strategy."""
         if self.folds is None:
             return [(seed, None) for seed in self.seed_list]
         return [(self.seed_list[0], fold) for fold in range(self.folds)]
 
 
 @dataclass(frozen=True)
-class Way:
-    """One strategy on a base held in one way: a row of the table."""
+class Variant:
+    """A strategy with a quantization of the base model: one row of the report."""
 
     name: str
     recipe: Recipe
-    """Without a seed of its own."""
-    refused: str | None = None
-    """Why it cannot be run; it is a row all the same."""
+    """The recipe of its runs, without their seed."""
+    incompatibility: str | None = None
+    """Why it cannot run; it is in the report all the same."""
 
 
 @dataclass(frozen=True)
-class Ways:
-    """What a comparison's file comes to."""
+class LoadedComparison:
+    """A comparison with the variants that its file describes."""
 
     name: str
     comparison: Comparison
-    ways: tuple[Way, ...]
+    variants: tuple[Variant, ...]
     added: tuple[str, ...]
-    """Strategies that the file does not name and every comparison has."""
+    """Strategies of `ALWAYS` that the file does not name."""
 
 
-def load_comparison(file: Path, settings: Sequence[str] = ()) -> Ways:
-    """The comparison that `file` describes, with `key=value` settings on top: of the comparison
-    (`seeds=2`, `budget.trials=0`) or of the recipe (`data.path=...`).
+def load_comparison(file: Path, settings: Sequence[str] = ()) -> LoadedComparison:
+    """The comparison in `file`, with `key=value` overrides of its own settings (`seeds=2`,
+    `budget.trials=0`) or of the recipe's (`data.path=...`).
 
-    Raises `RecipeError` with all faults: of the file, the recipe and each strategy.
+    Raises `RecipeError` with all faults of the file, the recipe and the strategies.
     """
     if not file.is_file():
-        raise RecipeError(f"there is no comparison '{file}' - name a YAML file, say {EXAMPLE}")
+        raise RecipeError(f"there is no comparison '{file}' - name a YAML file such as {EXAMPLE}")
     overrides = kinds_first(parse_overrides(settings))
     check_names(override.key.partition(".")[0] for override in overrides)
     own = Composition(file.stem)
     own.merge(read_yaml(file), str(file))
     for override in overrides:
-        if is_own(override.key):
+        if is_comparison_setting(override.key):
             own.set(*override)
     comparison = parse_comparison(own, str(file))
     shared = compose(comparison.recipe, (), file.parent / "recipes")
     shared.name = file.stem
     shared.merge(comparison.settings, str(file))
     for override in overrides:
-        if not is_own(override.key):
+        if not is_comparison_setting(override.key):
             shared.set(*override)
     for key in ("strategy", "quantize"):
         shared.settings.pop(key, None)
@@ -133,14 +133,15 @@ def load_comparison(file: Path, settings: Sequence[str] = ()) -> Ways:
         shared.set("data.folds", comparison.folds, str(file))
         shared.set("data.fold", 0, str(file))
     forbid_fallback(shared, str(file))
-    check_rate(shared)
+    check_learning_rate(shared)
     named = [name_of(entry) for entry in comparison.strategies]
     added = tuple(name for name in ALWAYS if name not in named)
-    return Ways(file.stem, comparison, made_ways(shared, comparison, added), added)
+    variants = build_variants(shared, comparison, added)
+    return LoadedComparison(file.stem, comparison, variants, added)
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse settings that neither a comparison nor a recipe has."""
+    """Raise `RecipeError` for settings that neither a comparison nor a recipe has."""
     known = {*Comparison.model_fields, *Recipe.model_fields} - {"settings"}
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -148,66 +149,68 @@ def check_names(names: Iterable[str]) -> None:
         raise RecipeError("the command line cannot be read:", faults)
 
 
-def is_own(key: str) -> bool:
-    """Whether a setting is the comparison's, not its recipe's."""
+def is_comparison_setting(key: str) -> bool:
+    """Whether a setting belongs to the comparison, not to its recipe."""
     return key.partition(".")[0] in Comparison.model_fields
 
 
 def parse_comparison(composition: Composition, file: str) -> Comparison:
-    """The comparison's settings; raises `RecipeError` with each fault's place."""
+    """The comparison's settings; raises `RecipeError` that names the file."""
     try:
         return parse_settings(Comparison, composition.settings, "")
     except RecipeError as error:
-        raise RecipeError(f"{file} is not a comparison:", error.faults) from None
+        raise RecipeError(f"{file} is not a valid comparison:", error.faults) from None
 
 
 def forbid_fallback(shared: Composition, source: str) -> None:
-    """No comparison is made on other data than it names, unless it asks for them itself."""
+    """Allow fallback data only where the comparison itself sets them."""
     data = shared.settings.get("data")
-    asked = shared.sources.get("data.fallback")
-    if isinstance(data, dict) and data.get("fallback") and asked not in (source, "command line"):
+    set_by = shared.sources.get("data.fallback")
+    if isinstance(data, dict) and data.get("fallback") and set_by not in (source, "command line"):
         shared.set("data.fallback", "forbid", source)
 
 
-def check_rate(shared: Composition) -> None:
-    """Refuse one learning rate for all: it favors the strategy that it was chosen for."""
+def check_learning_rate(shared: Composition) -> None:
+    """Raise `RecipeError` for a learning rate that all share: it favors some strategies."""
     training = shared.settings.get("training")
     rate = training.get("lr", "auto") if isinstance(training, dict) else "auto"
     if rate != "auto":
         what = (
-            f"one learning rate ({rate}) for all strategies favors some - leave it out: each "
-            "has a default of its own, and budget.trials searches around it"
+            f"one learning rate ({rate}) for all strategies favors some - remove it: each strategy "
+            "has its own default, and budget.trials searches around it"
         )
-        raise RecipeError("the comparison would not be fair:", [Fault("training.lr", what)])
+        raise RecipeError("the comparison would be unfair:", [Fault("training.lr", what)])
 
 
-def made_ways(shared: Composition, comparison: Comparison, added: Sequence[str]) -> tuple[Way, ...]:
-    """Every strategy in each way that the base is to be held."""
-    asked = [
-        (entry, held)
+def build_variants(
+    shared: Composition, comparison: Comparison, added: Sequence[str]
+) -> tuple[Variant, ...]:
+    """Every strategy with each quantization that it is to run with."""
+    pairs = [
+        (entry, quantize)
         for entry in [*comparison.strategies, *added]
-        for held in holdings(entry, comparison)
+        for quantize in quantizations_of(entry, comparison)
     ]
-    ways, faults = [], list[Fault]()
-    for name, (entry, held) in zip(way_names(asked), asked, strict=True):
+    variants, faults = [], list[Fault]()
+    for name, (entry, quantize) in zip(variant_names(pairs), pairs, strict=True):
         try:
-            ways.append(made_way(name, shared, entry, held))
+            variants.append(build_variant(name, shared, entry, quantize))
         except RecipeError as error:
             faults += error.faults or [Fault(name, error.message)]
     if faults:
         raise RecipeError(f"{shared.name} cannot be compared:", sorted(set(faults)))
-    return tuple(ways)
+    return tuple(variants)
 
 
-def holdings(entry: Entry, comparison: Comparison) -> list[Any]:
-    """How the base is held for one strategy: in its own way, or in all of the comparison's."""
+def quantizations_of(entry: Entry, comparison: Comparison) -> list[Any]:
+    """The quantization that the strategy sets itself, or all of the comparison."""
     if isinstance(entry, dict) and "quantize" in entry:
         return [entry["quantize"]]
     return list(comparison.quantize)
 
 
-def made_way(name: str, shared: Composition, entry: Entry, held: Any) -> Way:
-    """One strategy on one base; what it refuses of the base makes it a row that is not run."""
+def build_variant(name: str, shared: Composition, entry: Entry, quantize: Any) -> Variant:
+    """One variant; a strategy that is incompatible with the quantization is not an error."""
     strategy = entry
     if isinstance(entry, dict):
         strategy = {key: value for key, value in entry.items() if key != "quantize"}
@@ -220,30 +223,29 @@ def made_way(name: str, shared: Composition, entry: Entry, held: Any) -> Way:
         composition.set("quantize", quantize, f"quantize of {name}")
         return Recipe.of(composition)
 
-    whole = recipe("none")  # what is wrong here is wrong anyway
+    unquantized = recipe("none")  # raises for what is wrong with every quantization
     try:
-        return Way(name, recipe(held))
+        return Variant(name, recipe(quantize))
     except RecipeError as error:
-        Quantization.parse(held, "quantize")  # a way of holding that does not exist is a mistake
-        return Way(name, whole.but(quantize="none"), "; ".join(f.what for f in error.faults))
+        Quantization.parse(quantize, "quantize")  # raises for an unknown quantization
+        reason = "; ".join(fault.what for fault in error.faults)
+        return Variant(name, unquantized.but(quantize="none"), reason)
 
 
-def way_names(asked: Sequence[tuple[Entry, Any]]) -> list[str]:
-    """A name for each, which can name a folder: strategy, its settings, the base's; none twice."""
+def variant_names(pairs: Sequence[tuple[Entry, Any]]) -> list[str]:
+    """A unique name for each strategy with its quantization, which is valid as a directory name."""
     names: list[str] = []
-    for entry, held in asked:
-        kind = held.get("kind") if isinstance(held, dict) else held
+    for entry, quantize in pairs:
+        kind = quantize.get("kind") if isinstance(quantize, dict) else quantize
         name = name_of(entry) + ("" if kind == "none" else f"_{kind}")
         name = re.sub(r"[^\w.+-]+", "-", name)[:60]
-        again = sum(
-            re.fullmatch(rf"{re.escape(name)}(-\d+)?", other) is not None for other in names
-        )
-        names.append(f"{name}-{again + 1}" if again else name)
+        same = sum(re.fullmatch(rf"{re.escape(name)}(-\d+)?", other) is not None for other in names)
+        names.append(f"{name}-{same + 1}" if same else name)
     return names
 
 
 def name_of(entry: Entry) -> str:
-    """A strategy as one would call it: its name, and the settings that are given with it."""
+    """A strategy's name with the settings it was given ('lora_r-4')."""
     if isinstance(entry, list):
         return "+".join(map(name_of, entry))
     if not isinstance(entry, dict):

@@ -1,4 +1,4 @@
-"""Tuning: the same number of learning rates for each strategy, chosen on the validation split."""
+"""Learning-rate search: the same number of trials for each strategy, scored on validation rows."""
 
 import math
 import shutil
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     import optuna
 
 EVALUATIONS = 4
-"""Of a trial: after each but the last it may be given up."""
-HOPELESS = 2.0
-"""Standard errors of the difference of two shares, on the validation rows: a trial further below
-the best of those before it is given up. Of scores that are no shares of hits (perplexity, RMSE, a
-correlation) no such error is known beforehand, and every trial is finished."""
+"""Evaluations per trial: it may be pruned after each but the last."""
+PRUNING_MARGIN = 2.0
+"""Standard errors of the difference of two proportions on the validation rows: a trial further
+below the best earlier one is pruned. The error of other scores (perplexity, RMSE, a correlation) is
+not known beforehand, and their trials are never pruned."""
 
 
-class RateTrial(Attempt):
-    """A run that only the validation split scores: what it trained is thrown away."""
+class TrialAttempt(Attempt):
+    """A run that is scored on the validation split alone and saves no artifact."""
 
-    def _conclude(self, material: RunInputs, outcome: Outcome) -> RunRecord:
+    def _conclude(self, inputs: RunInputs, outcome: Outcome) -> RunRecord:
         return RunRecord(
-            **self._known(material),
+            **self._known(inputs),
             status="finished",
             validation=outcome.best,
             steps=outcome.steps,
@@ -42,23 +42,23 @@ class RateTrial(Attempt):
 
 
 @dataclass(frozen=True)
-class Search:
-    """The search for one strategy's learning rate."""
+class LearningRateSearch:
+    """The search for the learning rate of one variant."""
 
     recipe: Recipe
     budget: Budget
     rows: dict[str, int]
-    """The runs' own, by split: the trials are scored on the same validation rows."""
+    """Rows of the runs by split: the trials are scored on the same validation rows."""
     root: Path
-    """The comparison's folder, which has Optuna's journal; trials run below it."""
+    """The comparison's directory, with Optuna's journal and the trials."""
 
     @property
     def metric(self) -> str:
-        """The score on the validation split that rates are chosen by."""
+        """The metric on the validation split to choose by."""
         return self.recipe.task.chosen_by
 
     def rates(self) -> list[float]:
-        """The rates to try, the default first."""
+        """The learning rates to try, the default first."""
         default, powers = self.recipe.strategy.default_lr, [0]
         for power in range(1, self.budget.trials):
             powers += [power, -power]
@@ -68,7 +68,7 @@ class Search:
         ]
 
     def trial_recipe(self, rate: float) -> Recipe:
-        """The recipe of one trial: the runs' own, on fewer rows, with a seed of its own."""
+        """The recipe of one trial: that of the runs, on fewer rows and with the budget's seed."""
         changes: dict[str, Any] = {
             "training__lr": rate,
             "training__seed": self.budget.seed,
@@ -85,18 +85,18 @@ class Search:
         return recipe.but(training__evaluate=every)
 
     def run(self, model: Source, data: Source) -> Tuning:
-        """Try every rate that has not been tried; what was interrupted goes on.
+        """Run every trial that is not finished; an interrupted one is resumed.
 
         Raises `RunStopped` after a signal.
         """
         study = self.study(self.trial_recipe(1.0).digest(model, data))
         for rate in self.rates():
-            if rate not in tried(study):
-                self.attempt(study, rate, model, data)
-        return self.tuning_of(study)
+            if rate not in finished_trials(study):
+                self.run_trial(study, rate, model, data)
+        return self.result(study)
 
     def study(self, digest: str) -> "optuna.Study":
-        """Optuna's study of this strategy, on the disk."""
+        """The Optuna study of this variant, stored in a journal file."""
         import optuna
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -107,13 +107,13 @@ class Search:
                 JournalFileBackend(path, JournalFileOpenLock(path))
             ),
             study_name=f"{self.recipe.name}-{digest[:8]}",
-            pruner=pruner_of(self.metric, self.rows["validation"]),
+            pruner=choose_pruner(self.metric, self.rows["validation"]),
             direction="maximize" if gain(self.metric, 1.0) > 0 else "minimize",
             load_if_exists=True,
         )
 
-    def attempt(self, study: "optuna.Study", rate: float, model: Source, data: Source) -> None:
-        """One trial, from its last checkpoint where it was interrupted; told to the study."""
+    def run_trial(self, study: "optuna.Study", rate: float, model: Source, data: Source) -> None:
+        """Run one trial, from its last checkpoint if there is one, and add it to the study."""
         import optuna
 
         recipe = self.trial_recipe(rate)
@@ -121,17 +121,17 @@ class Search:
         folder.claim(recipe.digest(model, data))
         trial = study.ask({"lr": optuna.distributions.FloatDistribution(rate, rate)})
 
-        def hopeless(step: int, score: float | None) -> bool:
+        def should_prune(step: int, score: float | None) -> bool:
             trial.report(math.nan if score is None else score, step)
             return trial.should_prune()
 
         for line in folder.logged():  # of an interrupted trial
             if "eval_score" in line:
-                hopeless(line["step"], line["eval_score"])
+                should_prune(line["step"], line["eval_score"])
         try:
             world = World.enter(recipe.training)
-            run = RateTrial(recipe, model, data, folder, world)
-            run.should_prune = hopeless
+            run = TrialAttempt(recipe, model, data, folder, world)
+            run.should_prune = should_prune
             record = run.make()
         except (RunStopped, DiskError):
             raise
@@ -141,30 +141,30 @@ class Search:
             say(None, f"learning rate {rate:g}: {error}")
         else:
             trial.set_user_attr("steps", record.steps)
-            given_up = trial.should_prune()
+            pruned = trial.should_prune()
             best = record.validation.get("score")
             trial.set_user_attr("score", best)
             trial.set_user_attr("loss", record.validation.get("loss"))
-            trial.set_user_attr("undefined", best is None and not given_up)
-            state = optuna.trial.TrialState.PRUNED if given_up or best is None else None
+            trial.set_user_attr("undefined", best is None and not pruned)
+            state = optuna.trial.TrialState.PRUNED if pruned or best is None else None
             study.tell(trial, None if state else best, state)
         finally:
             folder.release()
         shutil.rmtree(folder.path, ignore_errors=True)
 
-    def tuning_of(self, study: "optuna.Study") -> Tuning:
-        """What the study found; the default where every trial failed, and among equals.
+    def result(self, study: "optuna.Study") -> Tuning:
+        """The study's trials and the best learning rate; the default if all failed or tie with it.
 
-        Where no trial has a score that is defined, their losses decide, and are told.
+        If no trial has a defined score, the losses are compared instead.
         """
         import optuna
 
         states = optuna.trial.TrialState
         named = {states.COMPLETE: "finished", states.PRUNED: "pruned", states.FAIL: "failed"}
-        trials, default = tried(study), self.recipe.strategy.default_lr
-        told = [trial.user_attrs for trial in trials.values()]
-        scored = any(said.get("score") is not None for said in told)
-        by_loss = not scored and any(said.get("loss") is not None for said in told)
+        trials, default = finished_trials(study), self.recipe.strategy.default_lr
+        results = [trial.user_attrs for trial in trials.values()]
+        scored = any(result.get("score") is not None for result in results)
+        by_loss = not scored and any(result.get("loss") is not None for result in results)
         metric, key = ("loss", "loss") if by_loss else (self.metric, "score")
         found = [
             Trial(
@@ -190,8 +190,8 @@ class Search:
         )
 
 
-def tried(study: "optuna.Study") -> "dict[float, optuna.trial.FrozenTrial]":
-    """The study's trials by rate; an interrupted one has no reason to have failed."""
+def finished_trials(study: "optuna.Study") -> "dict[float, optuna.trial.FrozenTrial]":
+    """The study's finished trials by learning rate."""
     return {
         trial.params["lr"]: trial
         for trial in study.trials
@@ -199,34 +199,34 @@ def tried(study: "optuna.Study") -> "dict[float, optuna.trial.FrozenTrial]":
     }
 
 
-def pruner_of(metric: str, rows: int) -> "optuna.pruners.BasePruner":
-    """What gives hopeless trials up, where it can be known that they are."""
+def choose_pruner(metric: str, rows: int) -> "optuna.pruners.BasePruner":
+    """The pruner for a metric: none where the standard error of a score is unknown."""
     import optuna
 
     if plain_name(metric) in SMOOTH | PERCENT:
         return optuna.pruners.NopPruner()
-    return hopeless_pruner(rows)
+    return margin_pruner(rows)
 
 
-def hopeless_pruner(rows: int) -> "optuna.pruners.BasePruner":
-    """Gives a trial up that is far below the best of the finished ones at the same step.
+def margin_pruner(rows: int) -> "optuna.pruners.BasePruner":
+    """A pruner of trials far below the best finished one at the same step.
 
-    Optuna's own pruners give up whatever is worse, by however little; a low rate starts slowly, and
-    a few hundred rows tell small differences by luck.
+    Optuna's pruners stop any trial that is worse, however little; a low learning rate starts
+    slowly, and small differences on a few hundred rows are chance.
     """
     import optuna
 
-    class Hopeless(optuna.pruners.BasePruner):
+    class MarginPruner(optuna.pruners.BasePruner):
         def prune(self, study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> bool:
             step = trial.last_step
             if step is None:
                 return False
             value = trial.intermediate_values[step]
-            finished = tried(study).values()
+            finished = finished_trials(study).values()
             others = [t.intermediate_values.get(step, math.nan) for t in finished]
             known = [other for other in others if not math.isnan(other)]
             if math.isnan(value) or not known or not rows:
                 return False
-            return value < max(known) - HOPELESS * math.sqrt(2 * 0.25 / rows)
+            return value < max(known) - PRUNING_MARGIN * math.sqrt(2 * 0.25 / rows)
 
-    return Hopeless()
+    return MarginPruner()

@@ -1,7 +1,7 @@
-"""Workers: jobs in fresh processes, some at a time; other machines and a kill are reckoned with.
+"""A pool of worker processes that run the jobs of a comparison, shared with other machines.
 
-Nothing here goes by a clock. Who has a job holds the lock of its file, which the system takes back
-from a process that dies: a job is taken by one, and a dead worker's by the next.
+A worker holds the lock of its job's file. The system releases it if the worker dies, so that each
+job runs once and another worker takes over that of a dead one, without any timeout.
 """
 
 import multiprocessing
@@ -15,61 +15,63 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from peftkit.comparison.jobs import Job, Outcome, RunJob, do
+from peftkit.comparison.jobs import Job, JobResult, RunJob, run_job
 from peftkit.errors import DiskError, PeftkitError, RunError, RunStopped
 
 PRELOADED = ["peftkit.runs.pipeline", "peftkit.comparison.tuning", "peft", "bitsandbytes", "altair"]
-"""Imported once, before the processes are forked: each would take seconds to do it itself."""
+"""Modules to import before forking, which takes seconds in each process otherwise."""
 POLL_SECONDS = 1.0
-"""Between looks at jobs that another process has."""
+"""Interval between checks of jobs that another process runs."""
 ATTEMPTS = 3
-"""At a job whose process is killed; each goes on from the last checkpoint."""
+"""Attempts at a job whose process is killed; each resumes from the last checkpoint."""
 Result = TypeVar("Result")
-Told = Callable[[Job, Outcome], None]
+OnDone = Callable[[Job, JobResult], None]
 
 
 @dataclass
 class Worker:
-    """A process at a job."""
+    """A process and its job."""
 
     job: Job
     process: Any
-    ear: Connection
+    receiver: Connection
     number: int
-    """Its place among those that work at once: the GPU it has."""
-    memory_kills: int
-    """The system's count when it began."""
+    """Its number in the pool, which selects its GPU."""
+    oom_kills: int
+    """The system's count of out-of-memory kills at its start."""
 
 
-class Crew:
-    """Processes that do jobs, `size` at a time; to be used in a `with` statement."""
+class WorkerPool:
+    """Runs jobs in `size` processes at a time; a context manager, which handles signals.
 
-    def __init__(self, size: int, output: Path, told: Told) -> None:
-        self.size, self.output, self.told = size, output, told
+    Each process writes its output to a log in `output`; `on_done` is called with each result.
+    """
+
+    def __init__(self, size: int, output: Path, on_done: OnDone) -> None:
+        self.size, self.output, self.on_done = size, output, on_done
         self.workers: list[Worker] = []
         self.settled: set[str] = set()
-        """Jobs that need no more work here: done or failed."""
+        """Names of the jobs that are done or failed."""
         self.failures: dict[str, str] = {}
-        """What jobs that failed said."""
+        """The messages of failed jobs by name."""
         self.kills: dict[str, int] = {}
-        self.asked_to_stop: int | None = None
-        self.no_disk = ""
-        """What a process said that could not write."""
-        self._before: dict[int, Any] = {}
+        self.stop_signal: int | None = None
+        self.disk_error = ""
+        self._handlers: dict[int, Any] = {}
         self.context = process_context()
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "WorkerPool":
         for number in (signal.SIGTERM, signal.SIGINT):
             if threading.current_thread() is threading.main_thread():
-                self._before[number] = signal.signal(number, self._stop)
+                self._handlers[number] = signal.signal(number, self._stop)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def _stop(self, number: int, _: object) -> None:
-        self.asked_to_stop = number
+        self.stop_signal = number
         self._stop_all()
 
     def _stop_all(self) -> None:
@@ -77,35 +79,35 @@ class Crew:
             if worker.process.is_alive():
                 os.kill(worker.process.pid, signal.SIGTERM)
 
-    def do(self, jobs: Sequence[Job]) -> None:
-        """Do the jobs, whichever are not done, here or elsewhere.
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run the jobs that are not done, and wait for those that other processes run.
 
-        Raises `RunStopped` after a signal and `DiskError` where nothing can be written, once every
-        process has ended, with a checkpoint if it can.
+        Raises `RunStopped` after a signal and `DiskError` if the disk cannot be written, once the
+        processes have saved their checkpoints and ended.
         """
         left = [job for job in jobs if job.name not in self.settled]
-        while not self.asked_to_stop and not self.no_disk and (left or self.workers):
+        while not self.stop_signal and not self.disk_error and (left or self.workers):
             left = [job for job in left if not self._is_settled(job)]
             self._start_some(left)
             self._wait()
         while self.workers:
             self._wait()
-        if self.no_disk:
-            raise DiskError(f"{self.no_disk}; the same command then goes on from here")
-        if self.asked_to_stop:
-            raise RunStopped("stopped - the same command goes on from here", self.asked_to_stop)
+        if self.disk_error:
+            raise DiskError(f"{self.disk_error}; then run the same command to continue")
+        if self.stop_signal:
+            raise RunStopped("stopped - run the same command to continue", self.stop_signal)
 
     def _is_settled(self, job: Job) -> bool:
         if job.name in self.settled:
             return True
-        at_work = any(worker.job.name == job.name for worker in self.workers)
-        if not at_work and job.done:  # another process may have done it
+        running = any(worker.job.name == job.name for worker in self.workers)
+        if not running and job.done:  # maybe by another process
             self.settled.add(job.name)
             return True
         return False
 
     def _start_some(self, left: Sequence[Job]) -> None:
-        """Give a job to each free place: one that no process has, here or elsewhere."""
+        """Start jobs that no process runs, here or on another machine, until the pool is full."""
         for job in left:
             if len(self.workers) == self.size:
                 return
@@ -113,76 +115,76 @@ class Crew:
                 self._start(job)
 
     def _start(self, job: Job) -> None:
-        ear, mouth = self.context.Pipe(duplex=False)
+        receiver, sender = self.context.Pipe(duplex=False)
         number = min(set(range(self.size)) - {worker.number for worker in self.workers})
-        arguments = (job, mouth, self.output, number)
-        process = self.context.Process(target=serve, args=arguments, name=job.name)
-        kills = memory_kills()
+        arguments = (job, sender, self.output, number)
+        process = self.context.Process(target=worker_main, args=arguments, name=job.name)
+        kills = num_oom_kills()
         process.start()
-        mouth.close()
-        self.workers.append(Worker(job, process, ear, number, kills))
+        sender.close()
+        self.workers.append(Worker(job, process, receiver, number, kills))
 
     def _wait(self) -> None:
-        """Wait until some process ends, or a moment, and take note of what became of its job."""
-        wait([worker.ear for worker in self.workers], timeout=POLL_SECONDS)
+        """Wait until a process ends, at most `POLL_SECONDS`, and collect its result."""
+        wait([worker.receiver for worker in self.workers], timeout=POLL_SECONDS)
         for worker in list(self.workers):
-            if worker.ear.poll() or not worker.process.is_alive():
+            if worker.receiver.poll() or not worker.process.is_alive():
                 self.workers.remove(worker)
-                self._take(worker)
+                self._collect(worker)
 
-    def _take(self, worker: Worker) -> None:
+    def _collect(self, worker: Worker) -> None:
         job = worker.job
         try:
-            outcome = worker.ear.recv()
+            result = worker.receiver.recv()
             worker.process.join()
         except EOFError:
             worker.process.join()
-            outcome = self._ended(worker)
-        if outcome.state == "no disk" and not self.no_disk:
-            self.no_disk = outcome.said
+            result = self._result_of_killed(worker)
+        if result.state == "disk error" and not self.disk_error:
+            self.disk_error = result.message
             self._stop_all()
-        if outcome.state not in ("done", "failed"):
+        if result.state not in ("done", "failed"):
             return
         self.settled.add(job.name)
-        if outcome.state == "failed":
-            self.failures[job.name] = outcome.said
+        if result.state == "failed":
+            self.failures[job.name] = result.message
             if isinstance(job, RunJob):
-                job.record_failure(outcome.said)
-        self.told(job, outcome)
+                job.record_failure(result.message)
+        self.on_done(job, result)
 
-    def _ended(self, worker: Worker) -> Outcome:
-        """What to make of a process that ended without a word."""
+    def _result_of_killed(self, worker: Worker) -> JobResult:
+        """The result of a process that ended without sending one."""
         name, code = worker.job.name, worker.process.exitcode
-        if self.asked_to_stop or self.no_disk:
-            return Outcome("stopped", "")
-        if code == -signal.SIGKILL and memory_kills() > worker.memory_kills:
-            return Outcome("failed", "out of memory: the system killed the process")
+        if self.stop_signal or self.disk_error:
+            return JobResult("stopped", "")
+        if code == -signal.SIGKILL and num_oom_kills() > worker.oom_kills:
+            return JobResult("failed", "out of memory: the system killed the process")
         self.kills[name] = self.kills.get(name, 0) + 1
         if self.kills[name] < ATTEMPTS:
-            return Outcome("stopped", "")
+            return JobResult("stopped", "")
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         what = f"its process ended {ATTEMPTS} times with {how}"
-        return Outcome("failed", f"{what} - see {output_of(self.output, name)}")
+        return JobResult("failed", f"{what} - see {log_path(self.output, name)}")
 
 
 def process_context() -> Any:
-    """How processes are started: forked from one that has imported the libraries."""
-    # a GPU's driver does not outlive a fork, and libraries may wake it when they are imported
-    context: Any = multiprocessing.get_context("spawn" if gpus() else "forkserver")
-    if not gpus():
+    """The multiprocessing context: forks from a process that has imported the libraries."""
+    # CUDA does not survive a fork, and libraries may initialize it when they are imported
+    context: Any = multiprocessing.get_context("spawn" if visible_gpus() else "forkserver")
+    if not visible_gpus():
         context.set_forkserver_preload(PRELOADED)
     return context
 
 
-def elsewhere(work: Callable[..., Result], *arguments: Any) -> Result:
-    """What `work` gives in a process of its own, or the error of a user's mistake."""
+def run_in_subprocess(work: Callable[..., Result], *arguments: Any) -> Result:
+    """The result of `work` in a process of its own; raises its `PeftkitError`."""
     context = process_context()
-    ear, mouth = context.Pipe(duplex=False)
-    process = context.Process(target=answer, args=(mouth, work, arguments))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=send_result, args=(sender, work, arguments))
     process.start()
-    mouth.close()
+    sender.close()
     try:
-        value, error = ear.recv()
+        value, error = receiver.recv()
     except EOFError:
         process.join()
         raise RunError(f"a process ended with exit code {process.exitcode}") from None
@@ -192,54 +194,54 @@ def elsewhere(work: Callable[..., Result], *arguments: Any) -> Result:
     return value  # type: ignore[no-any-return]
 
 
-def answer(mouth: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """Send what `work` gives, or a user's mistake."""
+def send_result(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Send the result of `work` or its `PeftkitError`."""
     try:
-        mouth.send((work(*arguments), None))
+        sender.send((work(*arguments), None))
     except PeftkitError as error:
-        mouth.send((None, error))
+        sender.send((None, error))
 
 
-def serve(job: Job, mouth: Connection, output: Path, number: int) -> None:
-    """A worker's process: one job, its words in a file of its own, its outcome into the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the comparison hears it and asks us to stop
+def worker_main(job: Job, sender: Connection, output: Path, number: int) -> None:
+    """Run one job in a worker's process, with its output in a log file; send the result."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool handles it and sends a SIGTERM
     threading.Thread(target=stop_with_parent, daemon=True).start()
-    if gpus():
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus()[number % len(gpus())]
+    if visible_gpus():
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus()[number % len(visible_gpus())]
     output.mkdir(parents=True, exist_ok=True)
-    with open(output_of(output, job.name), "a") as file:
+    with open(log_path(output, job.name), "a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    outcome = do(job)
-    print(f"{outcome.state}: {outcome.said}", flush=True)
-    mouth.send(outcome)
+    result = run_job(job)
+    print(f"{result.state}: {result.message}", flush=True)
+    sender.send(result)
 
 
 def stop_with_parent() -> None:
-    """Ask this process to stop when the comparison that it works for has died."""
+    """Send this process a SIGTERM when the process of the comparison has died."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def output_of(folder: Path, name: str) -> Path:
-    """The file that holds what a job printed."""
+def log_path(folder: Path, name: str) -> Path:
+    """The log file of a job's output."""
     return folder / f"{re.sub('[^a-zA-Z0-9.+-]+', '-', name)}.log"
 
 
-def gpus() -> list[str]:
-    """The GPUs that may be used, as CUDA calls them; without waking the driver."""
-    said = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if said is not None:
-        return [each for each in said.split(",") if each]
+def visible_gpus() -> list[str]:
+    """The CUDA device numbers that may be used, found without initializing CUDA."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [each for each in visible.split(",") if each]
     return [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
 
 
-def memory_kills() -> int:
-    """How often this system has killed a process for want of memory; 0 where it does not say."""
+def num_oom_kills() -> int:
+    """Processes that the system has killed for lack of memory; 0 if it does not count them."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:  # no Linux: such a kill is then told by its signal alone
+    except OSError:  # not Linux: such a kill then looks like any other
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -102,7 +102,7 @@ def test_a_comparisons_settings_are_typed_alike(tmp_path: Path) -> None:
     file = tmp_path / "small.yaml"
     file.write_text("recipe: lora_tiny\nstrategies: [lora]\nseeds: 2\n")
     found = load_comparison(file, ["data.path=0815", "data.kind=files", "data.text=a #b"])
-    data = found.ways[0].recipe.data.plain()
+    data = found.variants[0].recipe.data.plain()
     assert (data["kind"], data["path"], data["text"]) == ("files", "0815", "a #b")
 
 

@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from peftkit.comparison.settings import Budget
-from peftkit.comparison.tuning import Search
+from peftkit.comparison.tuning import LearningRateSearch
 from peftkit.config.recipe import Recipe
 from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World
@@ -104,14 +104,14 @@ def test_rates_none_of_which_has_a_score_are_chosen_by_their_losses(
     losses: tuple[float | None, ...], chosen: int, tmp_path: Path
 ) -> None:
     recipe = Recipe.load("lora_tiny", "task.metric=mcc")
-    search = Search(recipe, Budget(trials=3), {"train": 84, "validation": 1}, tmp_path)
+    search = LearningRateSearch(recipe, Budget(trials=3), {"train": 84, "validation": 1}, tmp_path)
     study, rates = search.study("digest"), search.rates()
     for rate, loss in zip(rates, losses, strict=True):
         trial = study.ask({"lr": optuna.distributions.FloatDistribution(rate, rate)})
         for key, value in {"score": None, "loss": loss, "undefined": True, "steps": 9}.items():
             trial.set_user_attr(key, value)
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    tuning = search.tuning_of(study)
+    tuning = search.result(study)
     assert (tuning.metric, tuning.chosen) == ("loss", rates[chosen])
     assert [trial.score for trial in tuning.trials] == list(losses)
     assert {trial.status for trial in tuning.trials} == {"finished"}
