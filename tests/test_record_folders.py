@@ -20,7 +20,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
     settings = "training={steps: 3, threads: 1, proof: run, batch_size: 8, precision: fp32}"
     root = tmp_path_factory.mktemp("elsewhere")
     recipe = toy("tiny-bert", settings, "strategy=lora")
-    first, second = peftkit.train(recipe, root), peftkit.train(recipe, root, True)
+    first, second = peftkit.train(recipe, root), peftkit.train(recipe, root, rerun=True)
     assert second.folder_name == first.folder_name, "their recipes are the same"
     return [first, second]
 
