@@ -65,7 +65,7 @@ def held(weight: "Tensor", quantize: Quantization, precision: str) -> "Tensor":
     if quantize.bits == 4:
         packed = {
             "compress_statistics": settings.double_quant,
-            "quant_type": settings.type,
+            "quant_type": settings.quant_type,
             "quant_storage": dtype if settings.quant_storage == "compute" else torch.uint8,
         }
         layer = made.Linear4bit(narrow, wide, bias=False, **packed)

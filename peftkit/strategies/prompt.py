@@ -94,12 +94,12 @@ class Prompt(VirtualTokens):
         count = len(token_ids(self.init_text, folder))
         if not count:
             faults.append(
-                Fault("strategy.text", f"{self.init_text!r} gives no token - write a word")
+                Fault("strategy.init_text", f"{self.init_text!r} gives no token - write a word")
             )
         if count > self.num_virtual_tokens:
             what = f"is {count} tokens long, the prompt {self.num_virtual_tokens}"
             fix = f"use strategy.num_virtual_tokens={count}, or a shorter text"
-            faults.append(Fault("strategy.text", f"{what} - {fix}"))
+            faults.append(Fault("strategy.init_text", f"{what} - {fix}"))
         return faults
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":

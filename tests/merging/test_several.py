@@ -178,7 +178,7 @@ def test_two_runs_are_merged_with_the_head_that_was_named(
     one, two = (next((tmp_path / n).glob("*/record.json")).parent for n in "12")
     with pytest.raises(RunError, match=r"another head than .* - name the one to keep"):
         peftkit.merge([one, two], tmp_path / "merged")
-    with pytest.raises(RunError, match=r"is none of the adapters that bring a head - name one of"):
+    with pytest.raises(RunError, match=r"is none of the adapters with a head - name one of"):
         peftkit.merge([one, two], tmp_path / "merged", head_from=tmp_path)
     said = ["--weights", "0.5,0.5", "--head-from", str(two), "--to", str(tmp_path / "merged")]
     assert main(["merge", str(one), str(two), *said]) == 0

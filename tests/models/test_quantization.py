@@ -151,7 +151,9 @@ def test_norms_embeddings_poolers_and_heads_stay_whole(model: str, quantize: str
     assert heads and all(p.dtype == torch.float32 for p in heads)
 
 
-@pytest.mark.parametrize("quantize", [*QUANTIZE, "{kind: 4bit, quant_type: fp4, double: false}"])
+@pytest.mark.parametrize(
+    "quantize", [*QUANTIZE, "{kind: 4bit, quant_type: fp4, double_quant: false}"]
+)
 @pytest.mark.parametrize("after_a_pass", [False, True])
 def test_dequantized_weights_are_what_the_layer_computes_with(
     quantize: str, after_a_pass: bool

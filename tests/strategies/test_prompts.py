@@ -443,7 +443,7 @@ def test_a_mean_over_the_text_is_not_taken_over_a_prompt() -> None:
 
 
 def test_a_width_without_a_network_is_refused() -> None:
-    with pytest.raises(RecipeError, match="hidden=8 is the width of a network that is not there"):
+    with pytest.raises(RecipeError, match="encoder_hidden_size=8: there is no network"):
         toy("tiny-bert", "strategy={kind: prefix, encoder_hidden_size: 8}")
 
 
