@@ -153,7 +153,7 @@ def test_a_strategy_in_one_file_of_a_plug_in_is_shown_with_its_settings(lab: Pat
     assert code == 0
     assert 'strategy.targets\t"auto"\tdefault' in text
     assert 'strategy.kind\t"rescale"\trecipes/rescale_tiny.yaml' in text
-    assert "default (rescale's own: 0.005)" in text
+    assert "default of rescale: 0.005" in text
     assert 'plugins\t["my_lab.strategies"]\trecipes/rescale_tiny.yaml' in text
 
 

@@ -1,1 +1,1 @@
-"""The `peftkit` command: its parser, its commands, and the tables they print."""
+"""The `peftkit` command: parser, commands and tables."""

@@ -1,4 +1,4 @@
-"""Verbs: what each does with its options, and what it prints."""
+"""The commands: each takes the parsed options and prints its result."""
 
 import json
 import os
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def load(name: str, settings: Sequence[str]) -> "Recipe":
-    """The recipe that the command line describes."""
+    """The recipe with the settings of the command line."""
     from peftkit.config.recipe import Recipe
 
     return Recipe.of(compose(name, parse_overrides(settings)))
 
 
-def train_verb(options: Any) -> None:
-    """Train here, or through accelerate's launcher once the recipe is known to be right."""
+def train_command(options: Any) -> None:
+    """Train in this process, or launch several ranks once the recipe is validated."""
     recipe = load(options.recipe, options.settings)
     if options.ranks in {None, 1} and options.launch is None:
         train_and_show(recipe, options)
@@ -37,7 +37,7 @@ def train_verb(options: Any) -> None:
 
 
 def train_and_show(recipe: "Recipe", options: Any) -> None:
-    """Train in this process; rank 0 prints the table."""
+    """Train in this process; rank 0 prints the record."""
     from peftkit.runs.runner import train
 
     record = train(recipe, options.runs, options.rerun, options.allow_inexact_resume)
@@ -53,8 +53,8 @@ def train_and_show(recipe: "Recipe", options: Any) -> None:
         print(f"trained and scored on {record.data.used}, not on {record.data.asked}")
 
 
-def show_verb(options: Any) -> None:
-    """Print each setting with its value and who set it, or the tree of the model's modules."""
+def show_command(options: Any) -> None:
+    """Print each setting with its value and source, or the module tree of the model."""
     if options.tree:
         from peftkit.planning.module_tree import show_tree
 
@@ -66,21 +66,21 @@ def show_verb(options: Any) -> None:
 
     recipe = Recipe.of(composition)
     whole = {"name": recipe.name, **recipe.settings()}
-    print_made(whole, setting_rows(recipe, composition), options.json)
+    print_result(whole, setting_rows(recipe, composition), options.json)
 
 
-def plan_verb(options: Any) -> None:
-    """Print the plan."""
+def plan_command(options: Any) -> None:
+    """Print the plan of a run."""
     from peftkit.config.composition import flat
     from peftkit.planning.plan import plan
 
     planned = plan(load(options.recipe, options.settings), [options.recipe, *options.settings])
     facts = [*flat(planned.model_dump()), ("memory.total", planned.memory.total)]
-    print_made(planned, [{"what": path, "value": value} for path, value in facts], options.json)
+    print_result(planned, [{"what": path, "value": value} for path, value in facts], options.json)
 
 
-def list_verb(options: Any) -> None:
-    """Print what there is, with a line about each."""
+def list_command(options: Any) -> None:
+    """Print the available recipes, strategies, ..., each with a description."""
     from peftkit.cli.listing import listing
     from peftkit.registry import import_named
 
@@ -89,26 +89,26 @@ def list_verb(options: Any) -> None:
         list_offers(options)
         return
     rows = listing(options.family)
-    print_made(rows, rows, options.json)
+    print_result(rows, rows, options.json)
 
 
 def list_offers(options: Any) -> None:
-    """Print what each strategy comes to on the model that `--for` names."""
+    """Print the cost of each strategy on the model given by `--for`."""
     if options.family != "strategies":
         raise RecipeError(
-            f"--for goes with strategies (got {options.family}) - "
-            f"type: peftkit list strategies --for {options.model}"
+            f"--for applies to strategies (got {options.family}) - "
+            f"run: peftkit list strategies --for {options.model}"
         )
     from peftkit.planning.strategy_costs import COUNTED, offer_rows, offers
 
     found = offers(options.model)
-    print_made([vars(offer) for offer in found], offer_rows(found), options.json)
+    print_result([vars(offer) for offer in found], offer_rows(found), options.json)
     if not options.json:
         print(COUNTED, file=sys.stderr)
 
 
-def schema_verb(options: Any) -> None:
-    """Print the JSON schema of recipe files."""
+def schema_command(options: Any) -> None:
+    """Print the JSON schema of recipes."""
     from peftkit.config.schema import recipe_schema
     from peftkit.registry import import_named
 
@@ -116,8 +116,8 @@ def schema_verb(options: Any) -> None:
     print(json.dumps(recipe_schema(), indent=1))
 
 
-def new_verb(options: Any) -> None:
-    """Write a recipe for the user's data and say what was guessed."""
+def new_command(options: Any) -> None:
+    """Write a recipe for a data file and print what was inferred from it."""
     from peftkit.scaffold.recipe_writer import new
 
     found = new(options.data, options.to)
@@ -129,67 +129,67 @@ def new_verb(options: Any) -> None:
     print(f"wrote {found.path}; next: peftkit train {found.path}")
 
 
-def predict_verb(options: Any) -> None:
-    """Predict texts given here, or the rows of a file."""
+def predict_command(options: Any) -> None:
+    """Predict the texts of the command line, or the rows of a file."""
     from peftkit.evaluation.streaming import Live
     from peftkit.inference.files import predict_file
-    from peftkit.inference.predictor import inputs_of, predictions, rows_given, told
+    from peftkit.inference.predictor import format_prediction, group_texts, inputs_of, predictions
     from peftkit.records.run_dir import RunDir
 
     folder = RunDir.open(options.run).path
     if options.source is not None:
         count = predict_file(folder, options.source, options.out, options.json)
-        print(f"{count} rows scored", file=sys.stderr)
+        print(f"{count} rows predicted", file=sys.stderr)
         return
     if not options.texts:
         raise RecipeError("nothing to predict - give texts, or a file with --in texts.csv")
-    rows = rows_given(options.texts, inputs := inputs_of(folder))
+    rows = group_texts(options.texts, inputs := inputs_of(folder))
     live = Live(sys.stdout)
     show = live if len(rows) == 1 and sys.stdout.isatty() and not options.json else None
-    for row, said in zip(rows, predictions(folder, rows, show), strict=True):
+    for row, prediction in zip(rows, predictions(folder, rows, show), strict=True):
         if options.json:
-            print(json.dumps({**dict(zip(inputs.asked, row, strict=True)), **said}))
+            print(json.dumps({**dict(zip(inputs.required, row, strict=True)), **prediction}))
         else:
-            print("\t".join([live.rest(told(said)), *row]))
+            print("\t".join([live.rest(format_prediction(prediction)), *row]))
 
 
-def chat_verb(options: Any) -> None:
-    """Talk with a run's model."""
-    from peftkit.inference.chat import chat
+def chat_command(options: Any) -> None:
+    """Chat with the model of a run."""
+    from peftkit.inference.chat import run_chat
 
-    chat(options)
+    run_chat(options)
 
 
-def merge_verb(options: Any) -> None:
-    """Fold an adapter into its base, and say how near the result is to base + adapter."""
+def merge_command(options: Any) -> None:
+    """Merge adapters into their base and print how close the result is to base + adapter."""
     from peftkit.merging.merge import merge
     from peftkit.merging.verification.proof import merge_rows
 
-    given = {k: v for k, v in vars(options).items() if k not in ("verb", "json", "run")}
-    made = merge(options.run, **given)
-    print_made(made, merge_rows(made), options.json)
+    settings = {k: v for k, v in vars(options).items() if k not in ("command", "json", "run")}
+    made = merge(options.run, **settings)
+    print_result(made, merge_rows(made), options.json)
 
 
-def export_verb(options: Any) -> None:
-    """Write a run's result as a folder that opens without peftkit, and say how near it is."""
+def export_command(options: Any) -> None:
+    """Export a run to a directory that loads without peftkit and print how close its output is."""
     from peftkit.exporting.export import export
     from peftkit.exporting.facts import export_rows
 
     made = export(options.run, options.to, options.base, options.verify)
-    print_made(made, export_rows(made), options.json)
+    print_result(made, export_rows(made), options.json)
 
 
-def print_made(made: Any, rows: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Print what was made: the whole value as JSON, or its table."""
+def print_result(result: Any, rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Print the whole result as JSON, or its table."""
     if not as_json:
         print_rows(rows)
     else:
-        plain = isinstance(made, (dict, list))
-        print(json.dumps(made, indent=1) if plain else made.model_dump_json(indent=1))
+        plain = isinstance(result, (dict, list))
+        print(json.dumps(result, indent=1) if plain else result.model_dump_json(indent=1))
 
 
-def compare_verb(options: Any) -> None:
-    """Make a comparison, or only say what it will take, or help another process with it."""
+def compare_command(options: Any) -> None:
+    """Run a comparison, print its plan, or share the work of another process."""
     from peftkit.comparison.compare import Project, compare, join
 
     shared: dict[str, Any] = {"runs": options.runs, "workers": options.workers}
@@ -214,17 +214,17 @@ def compare_verb(options: Any) -> None:
         print(printable(line))
 
 
-def report_verb(options: Any) -> None:
-    """Compare runs; print the page, or write it and print the verdict."""
+def report_command(options: Any) -> None:
+    """Report on runs: print the page, or write it and print the verdict."""
     from peftkit.reporting.render.svg import Drawing
 
     if options.png and options.to is None:
-        raise RecipeError("--png writes files - name a folder for them with --to")
+        raise RecipeError("--png writes files - set their directory with --to")
     with Drawing() if options.to else nullcontext() as drawing:
         from peftkit.reporting.report import report
 
-        asked = options.reference, options.metric, options.margin, options.allow_mixed
-        made = report(options.records, *asked)
+        settings = options.reference, options.metric, options.margin, options.allow_mixed
+        made = report(options.records, *settings)
         paths = made.write(options.to, options.png, drawing) if options.to else []
     if options.json:
         print(made.model_dump_json(indent=1))
@@ -237,17 +237,17 @@ def report_verb(options: Any) -> None:
     print(f"wrote {', '.join(map(str, paths))}")
 
 
-VERBS: dict[str, Callable[[Any], None]] = {
-    "train": train_verb,
-    "show": show_verb,
-    "plan": plan_verb,
-    "list": list_verb,
-    "schema": schema_verb,
-    "new": new_verb,
-    "predict": predict_verb,
-    "chat": chat_verb,
-    "merge": merge_verb,
-    "export": export_verb,
-    "compare": compare_verb,
-    "report": report_verb,
+COMMANDS: dict[str, Callable[[Any], None]] = {
+    "train": train_command,
+    "show": show_command,
+    "plan": plan_command,
+    "list": list_command,
+    "schema": schema_command,
+    "new": new_command,
+    "predict": predict_command,
+    "chat": chat_command,
+    "merge": merge_command,
+    "export": export_command,
+    "compare": compare_command,
+    "report": report_command,
 }

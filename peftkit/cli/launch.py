@@ -1,4 +1,4 @@
-"""Launching: the ranks of one machine, or accelerate's launcher with a file."""
+"""Launch the ranks of a run: with torchrun on one machine, or with accelerate and a config file."""
 
 import signal
 import subprocess
@@ -10,44 +10,44 @@ from peftkit.errors import RunError
 
 
 def launch(options: Any) -> int:
-    """Start `run.py` through the launcher, its recipe already checked; the exit code.
+    """Start `run.py` with the launcher, for a recipe that is validated; the exit code.
 
-    A SIGTERM is passed on, so that the ranks save a checkpoint and end with this process; a Ctrl-C
-    has reached them already. Launchers exit 1 whatever their ranks did: what a signal ended is
-    128 and the signal's number here.
+    A SIGTERM is forwarded, so that the ranks save a checkpoint and exit with this process; a Ctrl-C
+    reaches them directly. Launchers exit with 1 after any failure of a rank; after a signal the
+    exit code here is 128 plus its number.
     """
     command = [sys.executable, "-m", *starter(options.launch, options.ranks), *arguments(options)]
-    asked: list[int] = []
+    received: list[int] = []
     with subprocess.Popen(command) as started:
 
-        def pass_on(number: int, _: object) -> None:
-            asked.append(number)
+        def forward(number: int, _: object) -> None:
+            received.append(number)
             if number == signal.SIGTERM:
                 started.terminate()
 
-        before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
+        before = {n: signal.signal(n, forward) for n in (signal.SIGTERM, signal.SIGINT)}
         code = started.wait()
     for number, handler in before.items():
         signal.signal(number, handler)
-    return 128 + asked[0] if asked else code
+    return 128 + received[0] if received else code
 
 
 def starter(file: Path | None, ranks: int | None) -> list[str]:
-    """The launcher's module and its options.
+    """The module of the launcher and its options.
 
-    Without CUDA `accelerate launch --cpu` starts one process whatever it is told (1.15), so ranks
-    without a file are started by torchrun.
+    Without CUDA, `accelerate launch --cpu` starts one process whatever its options (1.15), so that
+    torchrun is used unless there is a config file.
     """
     if file is None:
         return ["torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     if not file.is_file():
-        raise RunError(f"--launch {file}: there is no such file - recipes/launch/ has some")
-    asked = [] if ranks is None else [f"--num_processes={ranks}"]
-    return ["accelerate.commands.launch", f"--config_file={file}", *asked]
+        raise RunError(f"--launch {file}: there is no such file - see recipes/launch/ for examples")
+    options = [] if ranks is None else [f"--num_processes={ranks}"]
+    return ["accelerate.commands.launch", f"--config_file={file}", *options]
 
 
 def arguments(options: Any) -> list[str]:
-    """The script and what was typed behind `peftkit train`, as the script takes it."""
+    """`run.py` with the recipe, settings and options of `peftkit train`."""
     script = str(Path(__file__).parents[1] / "run.py")
     flags = [
         f"--{flag}"

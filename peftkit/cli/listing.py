@@ -1,4 +1,4 @@
-"""Listings: what there is to choose from, and what a recipe comes to, as rows of a table."""
+"""Table rows for `peftkit list` and `peftkit show`."""
 
 import json
 from pathlib import Path
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 FAMILIES = {"strategies": "strategy", "tasks": "task", "data": "data", "quantization": "quantize"}
-"""What a family is called in a list, and in a recipe."""
+"""The names of the families in `peftkit list`, each with its key in a recipe."""
 
 
 def listing(family: str) -> list[dict[str, str]]:
-    """The members of a family: name, what it is, and its settings (or its file)."""
+    """The members of a family: name, description, and settings or file."""
     if family == "recipes":
         return [
             {"name": name, "about": about_recipe(path), "file": str(path)}
@@ -34,39 +34,39 @@ def listing(family: str) -> list[dict[str, str]]:
         for kind, cls in root.kinds().items()
     ]
     for alias, meant in root.all_aliases().items():
-        rows.append({"name": alias, "about": f"short for {told(meant)}", "settings": ""})
+        rows.append({"name": alias, "about": f"short for {format_part(meant)}", "settings": ""})
     return sorted(rows, key=lambda row: row["name"])
 
 
 def about_recipe(path: Path) -> str:
-    """A recipe's own description, or what it trains on what; broken ones say so."""
+    """A recipe's description, else its strategy, model and data; for an invalid one, the error."""
     try:
         settings = compose(str(path)).settings
     except PeftkitError as error:
         return str(error).partition("\n")[0]
     if "description" in settings:
         return str(settings["description"])
-    strategy = told(settings.get("strategy"))
-    if (held := kind_of(settings.get("quantize"))) not in {"", "none"}:
-        strategy += f" on {held}"
+    strategy = format_part(settings.get("strategy"))
+    if (quantized := kind_of(settings.get("quantize"))) not in {"", "none"}:
+        strategy += f" on {quantized}"
     data = settings.get("data")
     place = data.get("path") or data.get("name") or kind_of(data) if isinstance(data, dict) else ""
     return f"{strategy}; {settings.get('model', 'no model')}; {place or kind_of(data)}"
 
 
-def told(part: Any) -> str:
-    """A part of a recipe as one would type it: its kind and its settings."""
+def format_part(part: Any) -> str:
+    """A part of a recipe on one line: its kind and its settings."""
     rest = part.items() if isinstance(part, dict) else []
     return " ".join([kind_of(part), *(f"{k}={v}" for k, v in rest if k != "kind")])
 
 
 def kind_of(part: Any) -> str:
-    """The kind of a part of a recipe; empty where it has none."""
+    """The kind of a part of a recipe, or an empty string."""
     return str(part.get("kind", "")) if isinstance(part, dict) else str(part or "")
 
 
 def settings_of(cls: type[Component]) -> str:
-    """A component's settings as one would type them: the required ones, then the defaults."""
+    """A component's settings on one line: the required ones, then those with defaults."""
     fields = {name: field for name, field in cls.model_fields.items() if name != "kind"}
     required = [f"{name}=..." for name, field in fields.items() if field.is_required()]
     return " ".join(
@@ -81,7 +81,7 @@ def default_of(field: "FieldInfo") -> str:
 
 
 def setting_rows(recipe: Recipe, composition: Composition) -> list[dict[str, str]]:
-    """Each setting of a recipe with its value, and who set it."""
+    """Each setting of a recipe with its value and where it was set."""
     return [
         {"setting": path, "value": json.dumps(value), "set by": source(recipe, composition, path)}
         for path, value in flat(recipe.settings())
@@ -89,9 +89,9 @@ def setting_rows(recipe: Recipe, composition: Composition) -> list[dict[str, str
 
 
 def source(recipe: Recipe, composition: Composition, path: str) -> str:
-    """Who set the value at `path`; a bare word (`task: classification`) set the kind below it."""
+    """Where the value at `path` was set; `strategy: lora` sets `strategy.kind`."""
     known = composition.sources
     found = known.get(path) or known.get(path.removesuffix(".kind"))
     if found is None and path == "training.lr":
-        return f"default ({recipe.strategy.kind}'s own: {recipe.lr()})"
+        return f"default of {recipe.strategy.kind}: {recipe.lr()}"
     return found or "default"

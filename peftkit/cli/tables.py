@@ -1,4 +1,4 @@
-"""Tables: by rich on a terminal; elsewhere plain text, a row a line, the name first, no header."""
+"""The table that `peftkit train` prints for a record."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def record_rows(record: "RunRecord") -> list[dict[str, str]]:
-    """The table that a run ends with."""
+    """A record as rows: strategy, scores, baselines, cost and proof."""
     rows = [("run", f"{record.name} {record.digest[:8]}"), ("strategy", strategy_of(record))]
     if record.parameters is not None:
         counted = record.parameters
@@ -24,7 +24,7 @@ def record_rows(record: "RunRecord") -> list[dict[str, str]]:
     if record.cost is not None:
         cost = record.cost
         rows.append(
-            ("time", f"{cost.train_seconds:.1f} s training, {cost.total_seconds:.1f} s in all")
+            ("time", f"{cost.train_seconds:.1f} s training, {cost.total_seconds:.1f} s total")
         )
         rows.append(
             (
@@ -40,14 +40,14 @@ def record_rows(record: "RunRecord") -> list[dict[str, str]]:
 
 
 def strategy_of(record: "RunRecord") -> str:
-    """The strategy, and how the base is held."""
-    held = record.recipe["quantize"]["kind"]
+    """The strategy and the quantization of the base model."""
+    quantization = record.recipe["quantize"]["kind"]
     kind = record.recipe["strategy"]["kind"]
-    return kind if held == "none" else f"{kind} on {held}"
+    return kind if quantization == "none" else f"{kind} on {quantization}"
 
 
 def interval(score: "Score") -> str:
-    """A score with its 95 % interval."""
+    """A score with its 95% interval."""
     if score.value is None:
         return f"undefined (n={score.n})"
     if score.low is None or score.high is None:
@@ -56,13 +56,13 @@ def interval(score: "Score") -> str:
 
 
 def proof_of(record: "RunRecord") -> str:
-    """The proof in a sentence."""
+    """The proof on one line."""
     proof = record.proof
     assert proof is not None
-    frozen = "every frozen one is bit-identical" if proof.frozen_intact else "frozen ones CHANGED"
+    frozen = "frozen tensors unchanged" if proof.frozen_intact else "frozen tensors CHANGED"
     reload = (
-        "reload not tried"
+        "artifact not reloaded"
         if proof.reload_difference is None
         else f"reloaded artifact differs by {proof.reload_difference:.1g}"
     )
-    return f"{proof.status}: {proof.moved} tensors moved, {frozen}, {reload}"
+    return f"{proof.status}: {proof.moved} tensors trained, {frozen}, {reload}"

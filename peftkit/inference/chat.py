@@ -1,4 +1,4 @@
-"""Chat: a conversation with a finished run's model, turn by turn, its answers as they come."""
+"""Chat with the model of a finished run; answers are printed while they are generated."""
 
 import json
 import math
@@ -18,86 +18,87 @@ from peftkit.tasks.language_modeling.instruction_tuning import Instructions
 from peftkit.text.conversations import assistant, user
 from peftkit.text.messages import Message
 
-HELP = "/reset forgets what was said, /quit ends (as the end of the input does), /help says this"
-WHOLE = 10**9
-"""A length that cuts nothing."""
+HELP = "/reset starts a new conversation, /quit or end of input exits, /help prints this"
+NO_LIMIT = 10**9
+"""A maximum length that truncates nothing."""
 
 
-def chat(options: Any) -> None:
-    """`peftkit chat`: answer what is typed, or what is piped in, a line a turn."""
-    heat = options.temperature
-    if heat is not None and not (math.isfinite(heat) and heat >= 0):
-        raise RecipeError(f"--temperature should be 0 or more (got {heat})")
-    how = {name: getattr(options, name) for name in ("max_new_tokens", "temperature", "seed")}
-    talk = Chat(options.run, options.system, **how)
+def run_chat(options: Any) -> None:
+    """`peftkit chat`: answer each line of the input, typed or piped."""
+    temperature = options.temperature
+    if temperature is not None and not (math.isfinite(temperature) and temperature >= 0):
+        raise RecipeError(f"--temperature should be 0 or more (got {temperature})")
+    names = ("max_new_tokens", "temperature", "seed")
+    chat = Chat(options.run, options.system, **{name: getattr(options, name) for name in names})
     if options.json:
         for line in filter(str.strip, sys.stdin):
-            said = {"prompt": line.strip(), "generated": talk.say(line.strip())}
-            print(json.dumps(said), flush=True)
+            turn = {"prompt": line.strip(), "generated": chat.answer(line.strip())}
+            print(json.dumps(turn), flush=True)
         return
-    typed = sys.stdin.isatty()
-    if typed:
+    interactive = sys.stdin.isatty()
+    if interactive:
         print(HELP, file=sys.stderr)
-    converse(talk, sys.stdin, sys.stdout, "> " if typed else "")
+    converse(chat, sys.stdin, sys.stdout, "> " if interactive else "")
 
 
 class Chat:
-    """A model and what was said so far."""
+    """A conversation with a model; `generation` overrides settings of the run's `generate`.
 
-    def __init__(self, folder: Path, system: str | None = None, **how: Any) -> None:
-        """Raises `RunError` where the run is not finished, or was made for another task."""
+    Raises `RunError` if the run is not finished or was trained for another task.
+    """
+
+    def __init__(self, folder: Path, system: str | None = None, **generation: Any) -> None:
         recipe = RunDir.open(folder).recipe
         if not isinstance(recipe.task, Instructions):
             raise RunError(
-                f"{folder}: was trained for 'task: {recipe.task.kind}', which is no conversation - "
+                f"{folder}: cannot chat, it was trained for 'task: {recipe.task.kind}' - "
                 "use peftkit predict, or train task=instructions"
             )
-        self.recipe, self.assembled, _ = load_run(folder)
+        self.recipe, self.loaded, _ = load_run(folder)
         self.task = recipe.task
         self.system = system
-        given = {key: value for key, value in how.items() if value is not None}
-        self.how = (recipe.task.generate or Generation()).model_copy(update=given)
+        changes = {key: value for key, value in generation.items() if value is not None}
+        self.generation = (recipe.task.generate or Generation()).model_copy(update=changes)
         self.messages: list[Message] = []
-        self.forgotten = 0
-        """Messages that the model has no room for any more."""
+        self.num_dropped = 0
+        """Messages that no longer fit in the context."""
 
-    def say(self, text: str, show: Show | None = None) -> str:
-        """The model's answer, which it remembers, its words told to `show` as they come; the oldest
-        turns are forgotten where there is no room for them."""
+    def answer(self, text: str, show: Show | None = None) -> str:
+        """The model's answer to `text`, added to the conversation; `show` receives its words as
+        they are generated. The oldest turns are dropped if the context is too small for them."""
         self.messages.append(user(text))
         prompt = self._prompt()
-        tokenizer = self.assembled.tokenizer
-        ends = self.task.stop_ids(tokenizer)
-        (said,) = generate(self.assembled, [prompt], self.how, ends, None, show)
-        said = said.strip()
-        self.messages.append(assistant(said))
-        return said
+        tokenizer = self.loaded.tokenizer
+        stop_ids = self.task.stop_ids(tokenizer)
+        (text,) = generate(self.loaded, [prompt], self.generation, stop_ids, None, show)
+        self.messages.append(assistant(text.strip()))
+        return text.strip()
 
     def reset(self) -> None:
-        """Forget what was said."""
+        """Start a new conversation."""
         self.messages.clear()
 
     def _prompt(self) -> list[int]:
-        room = room_for_prompts(self.recipe, self.assembled, self.how)
+        room = room_for_prompts(self.recipe, self.loaded, self.generation)
         while True:
-            prompt = prompt_for(self.task, self.assembled, self._told())
+            prompt = prompt_for(self.task, self.loaded, self._conversation())
             if len(prompt) <= room or len(self.messages) == 1:
                 return prompt[-room:]
             del self.messages[:2]
-            self.forgotten += 2
+            self.num_dropped += 2
 
-    def _told(self) -> list[Message]:
-        said = [{"role": "system", "content": self.system}] if self.system else []
-        return [*said, *self.messages]
+    def _conversation(self) -> list[Message]:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, *self.messages]
 
 
-def prompt_for(task: Instructions, assembled: LoadedModel, messages: list[Message]) -> list[int]:
-    """The tokens of a conversation up to where the next answer begins."""
-    return task.prompts({"messages": [messages]}, assembled.tokenizer, WHOLE)[0]
+def prompt_for(task: Instructions, loaded: LoadedModel, messages: list[Message]) -> list[int]:
+    """The token ids of a conversation up to the next answer."""
+    return task.prompts({"messages": [messages]}, loaded.tokenizer, NO_LIMIT)[0]
 
 
 def converse(chat: Chat, lines: Iterable[str], out: TextIO, prompt: str) -> None:
-    """Answer each line to `out` until /quit or the last; `prompt` stands before what is typed."""
+    """Print an answer to each line until /quit; `prompt` is printed before each line is read."""
     print(prompt, end="", file=out, flush=True)
     for line in lines:
         text = line.strip()
@@ -108,10 +109,10 @@ def converse(chat: Chat, lines: Iterable[str], out: TextIO, prompt: str) -> None
         elif text.startswith("/"):
             print(HELP, file=out)
         elif text:
-            before = chat.forgotten
+            before = chat.num_dropped
             live = Live(out)
-            said = chat.say(text, live)
-            print(live.rest(said), file=out, flush=True)
-            if chat.forgotten > before:
-                print("(the oldest turns no longer fit and are forgotten)", file=out)
+            answer = chat.answer(text, live)
+            print(live.rest(answer), file=out, flush=True)
+            if chat.num_dropped > before:
+                print("(the oldest turns no longer fit and were dropped)", file=out)
         print(prompt, end="", file=out, flush=True)

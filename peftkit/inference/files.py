@@ -1,4 +1,4 @@
-"""Scored files: the rows of a data file with a run's answers behind them."""
+"""Predict the rows of a data file and write them with their predictions."""
 
 import base64
 import csv
@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,73 +23,74 @@ Values = Mapping[str, Any]
 
 
 def predict_file(run: Path, source: Path, to: Path | None, as_json: bool = False) -> int:
-    """Write the rows of `source` (any format that data are read from) with what `run` says of each
-    behind them, as csv or jsonl by the ending of `to`; the number of rows.
+    """Write the rows of `source` (any data format) with the predictions of `run` as additional
+    columns to `to`, a .csv or .jsonl file; the number of rows.
 
-    Without `to` they are printed: as csv, or `as_json` a line each. Raises `DataError` for a file
-    that cannot be read or lacks a column; what was written until then stays in `to`.partial.
+    Without `to` they are printed, as CSV or as JSON lines (`as_json`). Raises `DataError` for a
+    file that cannot be read or lacks a column; rows written before stay in `to`.partial.
     """
     folder = RunDir.open(run).path
     check_endings(source, to)
-    rows = checked(source, inputs_of(folder))
+    rows = checked_rows(source, inputs_of(folder))
     as_json = as_json if to is None else to.suffix.lower() == ".jsonl"
     if to is None:
         return write_rows(folder, rows, sys.stdout, as_json)
-    with finished_at_once(to) as out:
+    with written_at_once(to) as out:
         return write_rows(folder, rows, out, as_json)
 
 
 def check_endings(source: Path, to: Path | None) -> None:
-    """Refuse files of which it cannot be told how to read or write them."""
+    """Raise `DataError` for a missing file or an unknown file format."""
     if not source.is_file():
-        raise DataError(f"{source}: there is no such file - name one with the rows to predict")
+        raise DataError(f"{source}: there is no such file - name a file with the rows to predict")
     if source.suffix.lower() not in DATA_SUFFIXES:
         known = ", ".join(DATA_SUFFIXES)
-        raise DataError(f"{source}: ends in none of {known} - save it as one of those")
+        raise DataError(f"{source}: unknown format - save it as one of {known}")
     if to is not None and to.suffix.lower() not in ENDINGS:
-        raise DataError(f"{to}: should end in {' or '.join(ENDINGS)} - name it so")
+        raise DataError(f"{to}: should end in {' or '.join(ENDINGS)} - rename it")
 
 
 @contextmanager
-def finished_at_once(path: Path) -> Iterator[TextIO]:
-    """A file that stands at `path` once all is written."""
-    beside = path.with_name(f"{path.name}.partial")
-    # half a character, as only json can hold it, is written as json writes it
-    with open(beside, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+def written_at_once(path: Path) -> Iterator[TextIO]:
+    """A file that is moved to `path` once it is complete."""
+    partial = path.with_name(f"{path.name}.partial")
+    # lone surrogates, which JSON allows and UTF-8 does not, are written as JSON escapes
+    with open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         yield file
-    os.replace(beside, path)
+    os.replace(partial, path)
 
 
-def checked(source: Path, inputs: Inputs) -> Iterator[Values]:
-    """The rows of a file, the first of which has the columns that the run reads.
+def checked_rows(source: Path, inputs: Inputs) -> Iterator[Values]:
+    """The rows of a file, once all its columns and cells have been checked.
 
-    Raises `DataError` that names every place which cannot be read; blank cells can.
+    Raises `DataError` with each fault; empty cells are none.
     """
     first = next(rows_of(source), None)
     if first is None:
         return iter(())
-    columns = {role: inputs.columns.get(role, role) for role in (*inputs.asked, *inputs.also)}
-    there = [role for role, column in columns.items() if role in first or column in first]
-    lacking = [role for role in inputs.asked if role not in there]
-    if lacking and not (inputs.any_of and there):
-        column = columns[lacking[0]]
+    roles = (*inputs.required, *inputs.optional)
+    columns = {role: inputs.columns.get(role, role) for role in roles}
+    present = [role for role, column in columns.items() if role in first or column in first]
+    missing = [role for role in inputs.required if role not in present]
+    if missing and not (inputs.any_of and present):
+        column = columns[missing[0]]
         raise DataError(f"{source}: has no column {column!r} - {nearest(column, list(first))}")
-    places = {role: role if role in first else columns[role] for role in there}
-    of_use = {*inputs.asked, *inputs.used(there)}
+    places = {role: role if role in first else columns[role] for role in present}
+    used = {*inputs.required, *inputs.used(present)}
     wanted = [
         Wanted(role, place, needed=False, cell=inputs.cells[role])
         for role, place in places.items()
-        if role in of_use
+        if role in used
     ]
     found = survey(source, source.name, wanted)
     faults = [*flaws_of(found), *(f for want in wanted for f in unreadable_cells(found, want))]
     if faults:
-        raise DataError(f"the rows of {source} cannot be read:", faults)
+        raise DataError(f"{source} cannot be read:", faults)
     return rows_of(source)
 
 
 def rows_of(source: Path) -> Iterator[Values]:
-    """The rows of a file, one at a time."""
+    """The rows of a file; raises `DataError` for a row that cannot be read."""
     for record in records(source):
         if isinstance(record, Flaw):
             raise DataError(f"{source}, {record.place}: {record.what}")
@@ -97,69 +98,69 @@ def rows_of(source: Path) -> Iterator[Values]:
 
 
 def write_rows(folder: Path, rows: Iterator[Values], out: TextIO, as_json: bool) -> int:
-    """Write each row with what is said of it."""
-    kept: deque[Values] = deque()
+    """Write each row with its prediction; the number of rows."""
+    pending: deque[Values] = deque()
 
     def read() -> Iterator[Values]:
         for row in rows:
-            kept.append(row)
+            pending.append(row)
             yield row
 
-    sheet: Any = None
-    taken: Values = {}
+    writer: Any = None
+    columns: set[str] = set()
     count = 0
-    for count, said in enumerate(predictions(folder, read()), 1):
-        row = kept.popleft()
-        taken = {**taken, **row}
+    for count, prediction in enumerate(predictions(folder, read()), 1):
+        row = pending.popleft()
+        columns |= row.keys()
         if as_json:
-            answer = {free(key, taken): value for key, value in said.items()}
-            out.write(json.dumps({**row, **answer}, ensure_ascii=False, default=spelled) + "\n")
+            new = {new_name(key, columns): value for key, value in prediction.items()}
+            out.write(json.dumps({**row, **new}, ensure_ascii=False, default=to_text) + "\n")
             continue
-        line = {key: cell(value) for key, value in row.items()} | flat(said, taken)
-        sheet = sheet or begun(out, line)
-        if new := [key for key in line if key not in sheet.fieldnames]:
-            what = f"row {count} has a column {new[0]!r}, which the first has not"
-            raise DataError(f"{what} - write .jsonl, where each row has its own")
-        sheet.writerow(line)
+        line = {key: csv_cell(value) for key, value in row.items()} | flatten(prediction, columns)
+        writer = writer or csv_writer(out, line)
+        if late := [key for key in line if key not in writer.fieldnames]:
+            what = f"row {count} has a column {late[0]!r} that the first row lacks"
+            raise DataError(f"{what} - write .jsonl, where each row has its own columns")
+        writer.writerow(line)
     return count
 
 
-def begun(out: TextIO, line: Values) -> Any:
-    """A sheet with the columns of its first line."""
-    sheet = csv.DictWriter(out, list(line))
-    sheet.writeheader()
-    return sheet
+def csv_writer(out: TextIO, first: Values) -> Any:
+    """A CSV writer with the columns of the first row."""
+    writer = csv.DictWriter(out, list(first))
+    writer.writeheader()
+    return writer
 
 
-def flat(said: Values, row: Values) -> dict[str, Any]:
-    """An answer as columns of a sheet; a label is called `predicted`, beside the right one."""
-    found: dict[str, Any] = {}
-    for key, value in said.items():
+def flatten(prediction: Values, columns: Collection[str]) -> dict[str, Any]:
+    """A prediction as columns; the label is `predicted`, as `label` may be the true one."""
+    flat: dict[str, Any] = {}
+    for key, value in prediction.items():
         name = {"label": "predicted", "probabilities": "probability"}.get(key, key)
         if isinstance(value, Mapping):
             parts = {f"{name}[{inner}]": number for inner, number in value.items()}
         else:
             parts = {name: value}
-        found |= {free(part, row): rounded(number) for part, number in parts.items()}
-    return found
+        flat |= {new_name(part, columns): csv_number(number) for part, number in parts.items()}
+    return flat
 
 
-def free(name: str, row: Values) -> str:
-    """A name for a new column that is none of the row's."""
-    while name in row:
+def new_name(name: str, columns: Collection[str]) -> str:
+    """The name of a new column, which is none of the row's columns."""
+    while name in columns:
         name = f"predicted_{name}"
     return name
 
 
-def cell(value: Any) -> Any:
-    """A value as a sheet holds it: lists and mappings as JSON, unknown as nothing."""
+def csv_cell(value: Any) -> Any:
+    """A value for CSV: lists and mappings as JSON."""
     if isinstance(value, (list, tuple, Mapping)):
-        return json.dumps(value, ensure_ascii=False, default=spelled)
-    return spelled(value) if isinstance(value, bytes) else value
+        return json.dumps(value, ensure_ascii=False, default=to_text)
+    return to_text(value) if isinstance(value, bytes) else value
 
 
-def spelled(value: Any) -> str:
-    """What json has no form for: bytes as text where they are that, else as base64."""
+def to_text(value: Any) -> str:
+    """A value that JSON cannot hold: bytes as UTF-8 or else base64, others by `str`."""
     if not isinstance(value, bytes):
         return str(value)
     try:
@@ -168,8 +169,8 @@ def spelled(value: Any) -> str:
         return base64.b64encode(value).decode()
 
 
-def rounded(value: Any) -> Any:
-    """A value of an answer as a sheet holds it."""
+def csv_number(value: Any) -> Any:
+    """A value of a prediction for CSV: numbers with six decimal places."""
     if isinstance(value, float):
         return f"{value:.6f}" if abs(value) < 1e6 else repr(value)
-    return cell(value)
+    return csv_cell(value)

@@ -1,4 +1,4 @@
-"""A shared base: several runs' adapters on one base model in memory, each row its own."""
+"""Several runs on one base model in memory: each row is predicted by the run that it names."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,14 @@ from typing_extensions import Self
 
 from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError, RunError, nearest
-from peftkit.inference.predictor import Inputs, Row, columns_of, inputs_of, load_run, predicted
+from peftkit.inference.predictor import (
+    Inputs,
+    Row,
+    columns_of,
+    inputs_of,
+    load_run,
+    predict_columns,
+)
 from peftkit.loading.model import LoadedModel
 from peftkit.records.record import RunRecord, run_folder
 from peftkit.records.run_dir import RunDir
@@ -19,24 +26,24 @@ from peftkit.training.integrity import fingerprint
 
 
 @dataclass(frozen=True)
-class Held:
-    """One run that is held."""
+class LoadedRun:
+    """A run in memory."""
 
     recipe: Recipe
-    assembled: LoadedModel
+    loaded: LoadedModel
     labels: list[str]
     inputs: Inputs
 
 
 class SharedBase:
-    """Finished runs on one base model, the weights that are the same in all of them held once.
+    """Finished runs on one base model, whose weights are in memory only once.
 
-    Each run keeps what it trained, its labels and its settings, and answers bit for bit as it does
-    alone. While a run is added its own copy of the base is in memory for a moment.
+    The predictions are bit-identical to those of each run alone. While a run is added, a second
+    copy of the base model is in memory.
     """
 
     def __init__(self) -> None:
-        self._held: dict[str, Held] = {}
+        self._runs: dict[str, LoadedRun] = {}
         self._weights: dict[bytes, torch.Tensor] = {}
         self._base: str | None = None
 
@@ -54,56 +61,55 @@ class SharedBase:
     def add(self, run: RunRecord | Path | str) -> None:
         """Load one more run; its name is its directory's."""
         folder = RunDir.open(run_folder(run)).path
-        if folder.name in self._held:
+        if folder.name in self._runs:
             raise RunError(f"{folder}: a run of this name is loaded already - rename its directory")
         identity = RunDir(folder).description()["model"]["identity"]
         if self._base not in (None, identity):
             raise RunError(
-                f"{folder}: was trained on another base than {', '.join(self._held)} - load it on "
+                f"{folder}: was trained on another base than {', '.join(self._runs)} - load it on "
                 "a shared base of its own"
             )
-        recipe, assembled, labels = load_run(folder)
-        self._share(assembled.module)
+        recipe, loaded, labels = load_run(folder)
+        self._share(loaded.module)
         self._base = identity
-        self._held[folder.name] = Held(recipe, assembled, labels, inputs_of(folder))
+        self._runs[folder.name] = LoadedRun(recipe, loaded, labels, inputs_of(folder))
 
     @property
     def runs(self) -> list[str]:
-        """The names of the runs that are held."""
-        return list(self._held)
+        """The names of the loaded runs."""
+        return list(self._runs)
 
     def predict(self, texts: Iterable[Row], runs: str | Sequence[str]) -> list[dict[str, Any]]:
-        """What is said of each text (or row), and its run; `runs` names one for all, or one a text.
+        """The predictions for `texts` (or rows), each with its 'run'; `runs` is the name of one run
+        for all texts, or one name per text.
 
-        Rows of the same run go through the model together. Raises `RunError` for a name that is not
-        held, `DataError` where there are not as many names as texts.
+        Raises `RunError` for the name of a run that is not loaded, and `DataError` if there are not
+        as many names as texts.
         """
-        chosen = list(texts)
-        named = [runs] * len(chosen) if isinstance(runs, str) else list(runs)
-        if len(named) != len(chosen):
-            raise DataError(f"{len(chosen)} texts and {len(named)} runs - name one run a text")
+        rows = list(texts)
+        named = [runs] * len(rows) if isinstance(runs, str) else list(runs)
+        if len(named) != len(rows):
+            raise DataError(f"{len(rows)} texts and {len(named)} runs - name one run per text")
         for name in dict.fromkeys(named):
-            if name not in self._held:
-                raise RunError(f"no run {name!r} is held - {nearest(name, self._held)}")
+            if name not in self._runs:
+                raise RunError(f"no run {name!r} is loaded - {nearest(name, self._runs)}")
         found: dict[int, dict[str, Any]] = {}
         for name in dict.fromkeys(named):
-            rows = [index for index, other in enumerate(named) if other == name]
-            answers = self._answers(self._held[name], [chosen[index] for index in rows])
-            found.update(zip(rows, ({**said, "run": name} for said in answers), strict=True))
-        return [found[index] for index in range(len(chosen))]
-
-    def _answers(self, held: Held, texts: list[Row]) -> Iterable[dict[str, Any]]:
-        columns = columns_of(texts, 1, held.inputs)
-        return predicted(held.recipe, held.assembled, held.labels, columns)
+            places = [index for index, other in enumerate(named) if other == name]
+            run = self._runs[name]
+            columns = columns_of([rows[index] for index in places], 1, run.inputs)
+            predictions = predict_columns(run.recipe, run.loaded, run.labels, columns)
+            found.update(zip(places, ({**p, "run": name} for p in predictions), strict=True))
+        return [found[index] for index in range(len(rows))]
 
     def _share(self, module: nn.Module) -> None:
-        """Let frozen weights of the same content be the same memory."""
+        """Make frozen parameters of the same content share their memory."""
         for parameter in module.parameters():
             if parameter.requires_grad:
                 continue
             whole: Any = parameter
             kind = f"{parameter.dtype} {tuple(parameter.shape)}".encode()
             known = self._weights.setdefault(kind + fingerprint(parameter.data), parameter.data)
-            if getattr(whole, "CB", None) is not None:  # an 8-bit weight keeps a second name for it
+            if getattr(whole, "CB", None) is not None:  # bitsandbytes refers to 8-bit weights twice
                 whole.CB = known
             whole.data = known

@@ -1,4 +1,4 @@
-"""Prediction: a finished run's word on new texts, in their order, a chunk at a time."""
+"""Predict new rows with a finished run, in their order, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -33,41 +33,42 @@ from peftkit.tasks.language_modeling.generation_settings import Generation
 from peftkit.training.packing import using
 
 CHUNK = 1024
-"""Rows that are sorted by length and predicted together."""
+"""Rows that are sorted by length and batched together."""
 
 Row = str | Sequence[Any] | Mapping[str, Any]
-"""What one prediction is made from: a text, the inputs in their order, or by role or column."""
+"""The input of one prediction: a text, the inputs in order, or a mapping by role or column."""
 
 
 def predict(run: RunRecord | Path | str, rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """What `run` (a record or a folder) says of each row: label and probabilities, tags, a text.
+    """Predict each row with `run` (a record or a directory); one mapping per row, by task.
 
-    A row is a text, a tuple where the run reads several inputs (two texts, question and context),
-    or a mapping of roles or of the run's columns. Raises `RunError` where the run is not finished,
-    `DataError` where a row lacks what the run reads.
+    Classification returns 'label' and 'probabilities', tagging 'words', 'tags' and 'entities',
+    text generation 'generated'. A row is a text, a tuple of the run's inputs (two texts, question
+    and context), or a mapping by role or column. Raises `RunError` if the run is not finished and
+    `DataError` if a row lacks an input.
     """
     if isinstance(rows, str):
-        raise DataError(f"one text instead of several - give [{rows[:20]!r} ...], a list")
+        raise DataError(f"expected a list of texts, got one text - pass [{rows[:20]!r} ...]")
     return list(predictions(RunDir.open(run_folder(run)).path, rows))
 
 
 def predictions(
     folder: Path, rows: Iterable[Row], show: Show | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The predictions for a stream of rows, in their order; `show` is told the words of a single
-    row's text as they come."""
-    wanted = inputs_of(folder)
-    recipe, assembled, names = load_run(folder)
+    """The predictions for a stream of rows, in order; `show` receives the words of a single row's
+    generated text as they are generated."""
+    inputs = inputs_of(folder)
+    recipe, loaded, names = load_run(folder)
     stream, first = iter(rows), 1
     while chunk := list(islice(stream, CHUNK)):
-        columns = columns_of(chunk, first, wanted)
-        yield from predicted(recipe, assembled, names, columns, show)
+        columns = columns_of(chunk, first, inputs)
+        yield from predict_columns(recipe, loaded, names, columns, show)
         first += len(chunk)
 
 
-def predicted(
+def predict_columns(
     recipe: Recipe,
-    assembled: LoadedModel,
+    loaded: LoadedModel,
     names: Sequence[str],
     columns: Mapping[str, list[Any]],
     show: Show | None = None,
@@ -76,74 +77,72 @@ def predicted(
     task = recipe.task
     if isinstance(task, LanguageModeling):
         how = task.generate or Generation()
-        for text in answers_to(recipe, assembled, columns, task, how, show):
+        for text in answers_to(recipe, loaded, columns, task, how, show):
             yield {"generated": text.strip()}
         return
-    encoded = task.encode(columns, assembled.tokenizer, names, recipe.data.max_length)
+    encoded = task.encode(columns, loaded.tokenizer, names, recipe.data.max_length)
     rows = [
         dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)
     ]
     batches = longest_first([len(row["input_ids"]) for row in rows], MAX_TOKENS)
-    found = collected(forward(assembled, task, rows, batches), encoded["labels"])
-    given = EvalSplit(columns, encoded, names, resamples=0, tuned=task.carried)
-    yield from task.answers(found, given)
+    outputs = collected(forward(loaded, task, rows, batches), encoded["labels"])
+    split = EvalSplit(columns, encoded, names, resamples=0, tuned=task.carried)
+    yield from task.answers(outputs, split)
 
 
-def rows_given(texts: Sequence[str], inputs: Inputs) -> list[tuple[str, ...]]:
-    """Texts of a command line as rows of as many inputs as the run reads.
+def group_texts(texts: Sequence[str], inputs: Inputs) -> list[tuple[str, ...]]:
+    """The texts of a command line as rows with the run's required inputs.
 
-    Raises `DataError` where they are not as many as that, or several times as many.
+    Raises `DataError` if their number is not a multiple of the number of inputs.
     """
-    each = len(inputs.asked)
-    if len(texts) % each:
-        wanted = ", ".join(inputs.asked)
-        what = f"the run reads {each} texts a row ({wanted}), and {len(texts)} are given"
-        raise DataError(f"{what} - give {each} for each row, in this order")
-    return [tuple(texts[first : first + each]) for first in range(0, len(texts), each)]
+    size = len(inputs.required)
+    if len(texts) % size:
+        what = f"a row has {size} texts ({', '.join(inputs.required)}), and {len(texts)} are given"
+        raise DataError(f"{what} - give {size} for each row, in this order")
+    return [tuple(texts[first : first + size]) for first in range(0, len(texts), size)]
 
 
-def told(said: Mapping[str, Any]) -> str:
-    """An answer on one line, as people read it: what is said first, the rest behind it."""
-    if "entities" in said:
-        return "  ".join(f"{each['text']} {each['type']}" for each in said["entities"]) or "none"
-    return "\t".join(spelled(value) for value in said.values())
+def format_prediction(prediction: Mapping[str, Any]) -> str:
+    """A prediction on one line, for people to read."""
+    if "entities" in prediction:
+        entities = prediction["entities"]
+        return "  ".join(f"{entity['text']} {entity['type']}" for entity in entities) or "none"
+    return "\t".join(map(format_value, prediction.values()))
 
 
-def spelled(value: Any) -> str:
-    """One part of an answer."""
+def format_value(value: Any) -> str:
+    """One value of a prediction: mappings and lists on one line, numbers with four digits."""
     if isinstance(value, Mapping):
-        return "  ".join(f"{name} {spelled(inner)}" for name, inner in value.items())
+        return "  ".join(f"{name} {format_value(inner)}" for name, inner in value.items())
     if isinstance(value, (list, tuple)):
-        return " ".join(map(spelled, value))
+        return " ".join(map(format_value, value))
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads of each row."""
+    """The inputs that a run reads from each row, by role ('text', 'question', ...)."""
 
-    asked: tuple[str, ...]
-    """The roles that a row must have, in the order in which they are given."""
-    also: tuple[str, ...]
-    """Those that it may have."""
+    required: tuple[str, ...]
+    """The roles that a row must have, in the order of a row that is a tuple."""
+    optional: tuple[str, ...]
     any_of: bool
-    """Whether any one of both will do."""
+    """Whether one of all these roles is enough."""
     columns: Mapping[str, str]
-    """By role the column that the run read."""
+    """The name of each role's column."""
     cells: Mapping[str, Cell]
-    """By role what its cells are."""
+    """The type of each role's values."""
     used: Used
-    """Of the roles that a row has, those that something is made of."""
+    """Selects from the roles of a row those that the model's input is built from."""
 
     def value(self, row: Mapping[str, Any], role: str) -> Any:
-        """A row's value for a role; None where it has none."""
-        place = role if role in row else self.columns.get(role, role)
-        return row.get(place)
+        """A row's value for a role, or None."""
+        return row.get(role if role in row else self.columns.get(role, role))
 
     def cell(self, value: Any, role: str, number: int) -> Any:
-        """A value as what the role's cells are, as in the files that a run learns from.
+        """A value converted to the type of its role, as in training files.
 
-        Raises `DataError`, which names the row by its `number`.
+        Raises `DataError` with the `number` of the row.
         """
         try:
             return read_cell(value, self.cells[role])
@@ -152,55 +151,56 @@ class Inputs:
 
 
 def inputs_of(folder: Path) -> Inputs:
-    """What the run in `folder` reads."""
+    """The inputs of the run in `folder`."""
     run = RunDir(folder)
-    return inputs_asked(run.recipe, run.description().get("inputs"))
+    return inputs_from(run.recipe, run.description().get("inputs"))
 
 
-def inputs_asked(recipe: Recipe, read: Sequence[str] | None) -> Inputs:
-    """What a run reads whose train split had the roles `read`; None: of a run of before."""
+def inputs_from(recipe: Recipe, trained_roles: Sequence[str] | None) -> Inputs:
+    """The inputs of a run whose train split had `trained_roles` (None: an old run, unrecorded)."""
     task, data = recipe.task, recipe.data
-    asked = tuple(role for role in task.inputs if task.roles[role])
-    if read is None:
-        read = [*asked, *(["text_pair"] if data.text_pair else [])]
-    any_of = not asked  # then a text by itself is the first of them
-    asked = task.inputs[:1] if any_of else tuple(role for role in task.inputs if role in read)
-    also = tuple(role for role in task.inputs if role not in asked)
+    required = tuple(role for role in task.inputs if task.roles[role])
+    if trained_roles is None:
+        trained_roles = [*required, *(["text_pair"] if data.text_pair else [])]
+    any_of = not required  # a row that is a text is then the first role
+    required = tuple(role for role in task.inputs if role in trained_roles)
+    required = task.inputs[:1] if any_of else required
+    optional = tuple(role for role in task.inputs if role not in required)
     columns = {want.role: want.column for want in data.wanted(task.roles)}
     cells = {role: role_of(role, need).cell for role, need in task.roles.items()}
-    return Inputs(asked, also, any_of, columns, cells, task.used_roles)
+    return Inputs(required, optional, any_of, columns, cells, task.used_roles)
 
 
 def columns_of(chunk: Sequence[Row], first: int, inputs: Inputs) -> dict[str, list[Any]]:
-    """Rows as columns, a role each; `first` is the number of the chunk's first row.
+    """Rows as columns by role; `first` is the number of the chunk's first row.
 
-    Raises `DataError` that names a row which is empty, or is not what the run reads.
+    Raises `DataError` for a row that is empty or lacks a required input.
     """
-    rows = [inputs_in(row, number, inputs) for number, row in enumerate(chunk, first)]
-    there = [role for role in (*inputs.asked, *inputs.also) if any(role in row for row in rows)]
-    return {role: [row.get(role) for row in rows] for role in there}
+    rows = [read_row(row, number, inputs) for number, row in enumerate(chunk, first)]
+    roles = [r for r in (*inputs.required, *inputs.optional) if any(r in row for row in rows)]
+    return {role: [row.get(role) for row in rows] for role in roles}
 
 
-def inputs_in(row: Row, number: int, inputs: Inputs) -> dict[str, Any]:
+def read_row(row: Row, number: int, inputs: Inputs) -> dict[str, Any]:
     """One row's inputs by role."""
-    asked = inputs.asked
+    required = inputs.required
     if isinstance(row, Mapping):
-        known = {role: inputs.value(row, role) for role in (*asked, *inputs.also)}
-        there = [role for role, value in known.items() if value is not None]
-        of_use = {*asked, *inputs.used(there)}
-        cells = {role: inputs.cell(known[role], role, number) for role in there if role in of_use}
+        found = {role: inputs.value(row, role) for role in (*required, *inputs.optional)}
+        present = [role for role, value in found.items() if value is not None]
+        used = {*required, *inputs.used(present)}
+        cells = {role: inputs.cell(found[role], role, number) for role in present if role in used}
         values = {role: value for role, value in cells.items() if not is_empty(value)}
-        missing = [role for role in asked if role not in values]
+        missing = [role for role in required if role not in values]
         if missing and not (inputs.any_of and values):
-            what = "is empty" if len(asked) == 1 else f"has no {missing[0]}"
+            what = "is empty" if len(required) == 1 else f"has no {missing[0]}"
             raise DataError(f"text {number} {what} - there is nothing to predict")
         return values
-    alone = isinstance(row, (str, bytes)) or not isinstance(row, Iterable)
-    parts = (row,) if alone else tuple(row)
-    if len(parts) != len(asked):
-        wanted = "single texts" if len(asked) == 1 else " and ".join(asked)
-        raise DataError(f"text {number}: the run reads {wanted} (got {len(parts)}) - give those")
-    pairs = zip(asked, parts, strict=True)
+    single = isinstance(row, (str, bytes)) or not isinstance(row, Iterable)
+    parts = (row,) if single else tuple(row)
+    if len(parts) != len(required):
+        what = f"{len(parts)} values for ({', '.join(required)})"
+        raise DataError(f"text {number}: {what} - pass one value per input")
+    pairs = zip(required, parts, strict=True)
     values = {role: inputs.cell(part, role, number) for role, part in pairs}
     if any(map(is_empty, values.values())):
         raise DataError(f"text {number} is empty - there is nothing to predict")
@@ -208,36 +208,36 @@ def inputs_in(row: Row, number: int, inputs: Inputs) -> dict[str, Any]:
 
 
 def load_run(path: Path) -> tuple[Recipe, LoadedModel, list[str]]:
-    """A run's recipe, its model with the artifact in place, and the labels' names.
+    """A run's recipe, its model with the trained weights, and the names of its labels.
 
-    Raises `RunError` when the base model is no longer the one the run was made with.
+    Raises `RunError` if the base model is no longer the one that the run was trained on.
     """
     folder = RunDir(path)
-    said = folder.description()
-    recipe = folder.recipe.carrying(said.get("tuned", {}))
+    facts = folder.description()
+    recipe = folder.recipe.carrying(facts.get("tuned", {}))
     torch.set_num_threads(threads_of_rank(recipe.training.threads))
     source = base_of_run(folder)
     check(folder.artifact, source)
-    precision = said.get("world", {}).get("precision") or resting_precision(
+    precision = facts.get("world", {}).get("precision") or resting_precision(
         recipe.training.precision
     )
     tokenizer = load_tokenizer(source.location, recipe.task)
-    assembled = load_model(recipe, source, tokenizer, said["names"], precision, folder.artifact)
-    if assembled.batcher.packed and said.get("engine"):
-        assembled = using(assembled, said["engine"]["used"])
-    return recipe, assembled, said["names"]
+    loaded = load_model(recipe, source, tokenizer, facts["names"], precision, folder.artifact)
+    if loaded.batcher.packed and facts.get("engine"):
+        loaded = using(loaded, facts["engine"]["used"])
+    return recipe, loaded, facts["names"]
 
 
 def base_of_run(folder: RunDir) -> Source:
-    """The base model of a run, where it lies now.
+    """The base model of a run, at its present location.
 
-    Raises `RunError` when it is no longer the one the run was made with.
+    Raises `RunError` if it is no longer the one that the run was trained on.
     """
     recipe, was = folder.recipe, Source.model_validate(folder.description()["model"])
     source = was if Path(was.location).exists() else find_model(recipe.model)
     if source.identity != was.identity:
         raise RunError(
             f"{folder.path}: was trained on another {recipe.model} ({was.identity[:24]}) than the "
-            f"one found now ({source.identity[:24]}) - put the old one back"
+            f"one found now ({source.identity[:24]}) - restore the earlier one"
         )
     return source

@@ -1,4 +1,4 @@
-"""The command line, in processes of its own: right words, right exit codes, and nothing heavy."""
+"""The command line in processes of its own: messages, exit codes, and no heavy imports."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.cli.commands import VERBS
+from peftkit.cli.commands import COMMANDS
 from peftkit.cli.launch import arguments, starter
 from peftkit.cli.main import guarded
 from peftkit.cli.parser import parser, run_parser
@@ -36,7 +36,7 @@ def imported(code: str, cwd: Path, names: tuple[str, ...]) -> list[str]:
 
 
 def cli(*typed: str, door: str = "main") -> str:
-    """Code that types `typed` and goes on whatever it exits with."""
+    """Code that runs a command line and ignores its exit code."""
     return (
         "import contextlib, peftkit.cli.main\n"
         f"with contextlib.suppress(SystemExit): peftkit.cli.main.{door}({list(typed)!r})"
@@ -44,7 +44,7 @@ def cli(*typed: str, door: str = "main") -> str:
 
 
 @pytest.mark.parametrize("door", [run_py, peftkit])
-def test_a_faulty_recipe_is_told_once_on_stderr_with_code_2_and_no_traceback(
+def test_a_faulty_recipe_prints_one_message_on_stderr_and_exits_with_2(
     door: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     typed = ["recipe=lora_imdb"] if door is run_py else ["train", "lora_imdb"]
@@ -52,41 +52,41 @@ def test_a_faulty_recipe_is_told_once_on_stderr_with_code_2_and_no_traceback(
     assert (done.returncode, done.stdout, done.stderr) == (2, "", FAULTS)
 
 
-def test_only_rank_0_speaks(tmp_path: Path) -> None:
+def test_only_rank_0_prints(tmp_path: Path) -> None:
     for typed in (["recipe=lora_imdb", *WRONG], ["recipe=lora_imdb", "--bogus"], []):
         done = run_py(*typed, cwd=tmp_path, RANK="1", WORLD_SIZE="2")
         assert (done.returncode, done.stdout, done.stderr) == (2, "", ""), typed
         assert run_py(*typed, cwd=tmp_path, RANK="0", WORLD_SIZE="2").stderr
 
 
-def test_a_misspelt_recipe_is_told_the_nearest(tmp_path: Path) -> None:
+def test_a_misspelled_recipe_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
     done = run_py("recipe=lora_imbd", cwd=ROOT)
-    said = "error: no recipe is called 'lora_imbd' in recipes - did you mean 'lora_imdb'?\n"
-    assert done.stderr == said
+    message = "error: no recipe is called 'lora_imbd' in recipes - did you mean 'lora_imdb'?\n"
+    assert done.stderr == message
     assert run_py("recipe=lora_imbd", cwd=tmp_path).stderr.endswith("did you mean 'lora_imdb'?\n")
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
-        ([], "error: no recipe is named - say recipe=NAME, one of adapter_"),
-        (["recipe="], "error: no recipe is named - say recipe=NAME"),
-        (["recipe=a", "recipe=b"], "error: recipe= is given 2 times - say recipe=NAME"),
+        ([], "error: recipe= is missing - set recipe=NAME, one of adapter_"),
+        (["recipe="], "error: recipe= is missing - set recipe=NAME"),
+        (["recipe=a", "recipe=b"], "error: recipe= is given 2 times - set recipe=NAME"),
         (["recipe=lora_imdb", "strategy.r"], "strategy.r: is not of the form key=value"),
         (["recipe=/etc"], "error: the recipe '/etc' is a folder - name a YAML file"),
         (["recipe=lora_imdb", "--jsn"], "run.py: error: unrecognized arguments: --jsn"),
     ],
     ids=["none", "empty", "twice", "bare", "folder", "flag"],
 )
-def test_what_cannot_be_understood_says_what_to_type(
-    typed: list[str], said: str, tmp_path: Path
+def test_invalid_arguments_are_answered_with_what_to_write(
+    typed: list[str], message: str, tmp_path: Path
 ) -> None:
     done = run_py(*typed, cwd=tmp_path)
-    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("verb", "typed"),
+    ("command", "typed"),
     [
         ("list", ["list"]),
         ("show", ["show", "lora_imdb"]),
@@ -97,8 +97,8 @@ def test_what_cannot_be_understood_says_what_to_type(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_needs_no_model_imports_no_heavy_library(
-    verb: str, typed: list[str], tmp_path: Path
+def test_commands_without_a_model_import_no_heavy_library(
+    command: str, typed: list[str], tmp_path: Path
 ) -> None:
     assert imported(cli(*typed), tmp_path, HEAVY) == []
 
@@ -107,27 +107,27 @@ def test_a_faulty_launch_imports_no_heavy_library(tmp_path: Path) -> None:
     assert imported(cli("recipe=lora_imdb", *WRONG, door="launched"), tmp_path, HEAVY) == []
 
 
-def test_help_and_wrong_names_import_not_even_pydantic(tmp_path: Path) -> None:
+def test_help_and_unknown_names_do_not_import_pydantic(tmp_path: Path) -> None:
     assert imported(cli("--help"), tmp_path, BARE) == []
     assert imported(cli("show", "lora_imbd"), tmp_path, BARE) == []
     assert imported("import peftkit", tmp_path, BARE) == []
 
 
-def test_help_names_every_verb(tmp_path: Path) -> None:
+def test_help_lists_every_command(tmp_path: Path) -> None:
     done = peftkit("--help", cwd=tmp_path)
-    assert done.returncode == 0 and all(f"\n    {verb} " in done.stdout for verb in VERBS)
-    verbs = next(a for a in parser()._actions if a.dest == "verb")
-    assert set(verbs.choices or ()) == set(VERBS)
+    assert done.returncode == 0 and all(f"\n    {name} " in done.stdout for name in COMMANDS)
+    listed = next(a for a in parser()._actions if a.dest == "command")
+    assert set(listed.choices or ()) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_takes_json(verb: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_json(command: str, tmp_path: Path) -> None:
     needed = {"new": ["x.csv"], "predict": ["run"], "list": [], "schema": []}
-    needed |= {verb: ["run", "--to", "made"] for verb in ("merge", "export")}
-    assert parser().parse_args([verb, *needed.get(verb, ["lora_tiny"]), "--json"]).json
+    needed |= {name: ["run", "--to", "made"] for name in ("merge", "export")}
+    assert parser().parse_args([command, *needed.get(command, ["lora_tiny"]), "--json"]).json
 
 
-def test_show_tells_each_value_and_who_set_it(tmp_path: Path) -> None:
+def test_show_prints_each_value_and_where_it_is_set(tmp_path: Path) -> None:
     typed = ["show", "lora_imdb", "strategy.r=16", "task.metric=f1"]
     done = peftkit(*typed, cwd=ROOT)
     rows = {line.split("\t")[0]: line.split("\t")[1:] for line in done.stdout.splitlines()}
@@ -137,7 +137,7 @@ def test_show_tells_each_value_and_who_set_it(tmp_path: Path) -> None:
     assert rows["task.kind"] == ['"text_classification"', "recipes/_imdb.yaml"]
     assert rows["task.metric"] == ['"f1"', "command line"]
     assert rows["strategy.alpha"][1] == rows["quantize.kind"][1] == "default"
-    assert rows["training.lr"] == ['"auto"', "default (lora's own: 0.0005)"]
+    assert rows["training.lr"] == ['"auto"', "default of lora: 0.0005"]
 
 
 def test_show_as_json_is_a_recipe_that_runs_again(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_show_as_json_is_a_recipe_that_runs_again(tmp_path: Path) -> None:
     assert again.stdout == done.stdout and json.loads(again.stdout)["training"]["seed"] == 3
 
 
-def test_lists_are_a_row_a_line_with_the_name_first_and_no_header(tmp_path: Path) -> None:
+def test_lists_print_a_row_per_line_with_the_name_first_and_no_header(tmp_path: Path) -> None:
     lines = peftkit("list", cwd=ROOT).stdout.splitlines()
     rows = {line.split("\t")[0]: line.split("\t")[1:] for line in lines}
     about, file = rows["qlora_imdb"]
@@ -157,14 +157,14 @@ def test_lists_are_a_row_a_line_with_the_name_first_and_no_header(tmp_path: Path
 @pytest.mark.parametrize(
     "family", ["recipes", "strategies", "tasks", "data", "quantization", "metrics"]
 )
-def test_every_family_is_listed_in_words_and_as_json(family: str, tmp_path: Path) -> None:
+def test_every_family_is_listed_as_text_and_as_json(family: str, tmp_path: Path) -> None:
     plain = peftkit("list", family, cwd=tmp_path).stdout.splitlines()
     rows = json.loads(peftkit("list", family, "--json", cwd=tmp_path).stdout)
     assert [line.split("\t")[0] for line in plain] == [row["name"] for row in rows]
     assert rows and all(row["about"] for row in rows)
 
 
-def test_a_listed_recipe_tells_its_description_or_what_it_trains_or_that_it_is_broken(
+def test_a_listed_recipe_has_its_description_or_its_parts_or_its_error(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "recipes").mkdir()
@@ -187,7 +187,7 @@ def test_a_listed_recipe_tells_its_description_or_what_it_trains_or_that_it_is_b
     assert about["e"].startswith("full; no model")
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     for typed in ("schema", "show lora_imdb"):
         command = f"{sys.executable} -m peftkit.cli {typed} | head -1; exit ${{PIPESTATUS[0]}}"
         done = subprocess.run(
@@ -201,7 +201,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
         assert done.returncode in {0, 141}
 
 
-def test_options_may_stand_between_settings() -> None:
+def test_options_may_be_between_settings() -> None:
     typed = ["lora_imdb", "a=1", "--json", "b=2", "--runs", "x", "c=-1", "-n", "2"]
     options = parser().parse_args(["train", *typed])
     assert (options.recipe, options.settings) == ("lora_imdb", ["a=1", "b=2", "c=-1"])
@@ -212,11 +212,11 @@ def test_options_may_stand_between_settings() -> None:
     assert options.texts == ["a text", "-another"] and options.json
 
 
-def test_a_recipe_may_be_typed_as_for_run_py() -> None:
+def test_a_recipe_may_be_written_as_for_run_py() -> None:
     assert parser().parse_args(["show", "recipe=lora_tiny"]).recipe == "lora_tiny"
 
 
-def test_what_is_typed_for_train_reaches_run_py_as_it_is() -> None:
+def test_the_arguments_of_train_are_passed_to_run_py() -> None:
     typed = ["train", "lora_tiny", "a=1", "--rerun", "b=[2, 3]", "--runs", "some where"]
     _, *passed = arguments(parser().parse_args(typed))
     options = run_parser().parse_args(passed)
@@ -228,7 +228,7 @@ def test_ranks_are_started_by_torchrun_and_a_file_by_accelerate(tmp_path: Path) 
     torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node=4"]
     assert starter(None, 4) == torchrun
     file = tmp_path / "a.yaml"
-    with pytest.raises(RunError, match="there is no such file - recipes/launch/ has some"):
+    with pytest.raises(RunError, match="there is no such file - see recipes/launch/"):
         starter(file, None)
     file.touch()
     assert starter(file, None) == ["accelerate.commands.launch", f"--config_file={file}"]
@@ -241,17 +241,17 @@ def test_a_recipe_is_checked_before_anything_is_launched(tmp_path: Path) -> None
     assert peftkit("train", "lora_tiny", "-n", "0", cwd=tmp_path).returncode == 2
 
 
-def test_each_way_to_end_has_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_error_has_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     def ends(error: BaseException) -> int:
         def work() -> None:
             raise error
 
         return guarded(work)
 
-    assert ends(RunError("wrong - mend it")) == 2
+    assert ends(RunError("wrong - fix it")) == 2
     assert ends(RunStopped("stopped at step 3", 15)) == 143
     assert ends(KeyboardInterrupt()) == 130
-    assert capsys.readouterr().err == "error: wrong - mend it\nstopped at step 3\nstopped\n"
+    assert capsys.readouterr().err == "error: wrong - fix it\nstopped at step 3\nstopped\n"
     with pytest.raises(ZeroDivisionError):
         ends(ZeroDivisionError())
 
@@ -267,7 +267,7 @@ def test_new_writes_a_recipe_that_show_can_read(tmp_path: Path) -> None:
     assert 'data.label\t"label"\trecipes/mails.yaml' in shown.stdout
 
 
-def test_predicting_without_a_run_or_texts_says_what_is_missing(tmp_path: Path) -> None:
+def test_predicting_with_a_run_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     done = peftkit("predict", "runs/none", "a text", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: runs/none: is not a finished run")

@@ -1,4 +1,4 @@
-"""Launching: ranks that start, stop and end together."""
+"""Ranks that start, stop and exit together."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_a_sigterm_reaches_the_ranks_which_save_and_leave_no_orphan(tmp_path: Path) -> None:
+def test_a_sigterm_is_forwarded_to_the_ranks_which_save_and_exit(tmp_path: Path) -> None:
     settings = ["training.epochs=400", "training.threads=1", "training.evaluate=never"]
     command = [sys.executable, "-m", "peftkit.cli", "train", "lora_tiny", *settings, "-n", "2"]
     started = subprocess.Popen(
@@ -23,9 +23,9 @@ def test_a_sigterm_reaches_the_ranks_which_save_and_leave_no_orphan(tmp_path: Pa
     ranks = [pid for pid in pids() if str(tmp_path) in words_of(pid) and pid != started.pid]
     assert len(ranks) >= 2
     started.send_signal(signal.SIGTERM)
-    _, told = started.communicate(timeout=120)
+    _, output = started.communicate(timeout=120)
     assert started.returncode == 128 + signal.SIGTERM
-    assert "the same command goes on from it" in told
+    assert "the same command goes on from it" in output
     assert list(log.parent.glob("checkpoints/checkpoint-*/whole.json"))
     assert not [pid for pid in ranks if str(tmp_path) in words_of(pid)]
 

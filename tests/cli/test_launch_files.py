@@ -1,4 +1,4 @@
-"""The launch files say to accelerate what they say to their reader."""
+"""The launch files are what accelerate accepts and what their comments describe."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def launched(file: Path) -> Any:
     return _validate_launch_command(args)[0]
 
 
-def test_there_is_a_file_for_each_way_to_launch() -> None:
+def test_there_is_a_file_for_each_kind_of_launch() -> None:
     assert [f.stem for f in FILES] == ["ddp", "fsdp2", "multi_node", "zero3"]
 
 

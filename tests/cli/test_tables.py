@@ -1,4 +1,4 @@
-"""Tables: a row a line for other programs, and rich ones for people."""
+"""Tables: a row per line for other programs, rich ones on a terminal."""
 
 import os
 import pty
@@ -16,7 +16,7 @@ ROWS = [
 ]
 
 
-def test_without_a_terminal_each_row_is_a_line_with_the_name_first_and_no_header(
+def test_without_a_terminal_each_row_is_a_line_without_a_header(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     print_rows(ROWS)

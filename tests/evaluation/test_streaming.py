@@ -106,9 +106,9 @@ def test_a_chat_writes_answers_as_they_come_and_remembers_them(run: Path) -> Non
     said = talk_with.messages[-1]["content"]
     assert said and [m["role"] for m in talk_with.messages] == ["user", "assistant"]
     assert out.getvalue() == f"> {said}\n> > {said}\n> "
-    talk_with.say("the goal")
-    decode = talk_with.assembled.tokenizer.decode
-    asked = decode(prompt_for(talk_with.task, talk_with.assembled, talk_with.messages[:3]))
+    talk_with.answer("the goal")
+    decode = talk_with.loaded.tokenizer.decode
+    asked = decode(prompt_for(talk_with.task, talk_with.loaded, talk_with.messages[:3]))
     assert asked.index(ASKED) < asked.index("the goal"), "the last question, behind what was said"
 
 

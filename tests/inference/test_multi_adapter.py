@@ -1,4 +1,4 @@
-"""A shared base: several runs in one process, each row answered by its own, weights held once."""
+"""Several runs on one base model: each row predicted by its run, shared weights in memory once."""
 
 from pathlib import Path
 
@@ -28,12 +28,12 @@ def made(folder: Path, strategy: str, *more: str) -> Path:
 
 @pytest.fixture(scope="module", params=["none", "8bit", "4bit"])
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Runs of four strategies on one base, held in one way."""
+    """Runs of four strategies with the same quantization of one base model."""
     folder = tmp_path_factory.mktemp(request.param)
     return [made(folder, each, f"quantize={request.param}") for each in STRATEGIES.values()]
 
 
-def test_a_mixed_batch_is_answered_as_by_each_run_alone(runs: list[Path]) -> None:
+def test_predictions_of_mixed_runs_equal_those_of_each_run_alone(runs: list[Path]) -> None:
     alone = {run.name: peftkit.predict(run, TEXTS) for run in runs}
     assert len({str(said) for said in alone.values()}) == len(runs), "the runs differ"
     shared = SharedBase.load(runs)
@@ -53,9 +53,9 @@ def name_in(runs: list[Path], name: str) -> Path:
     return next(run for run in runs if run.name == name)
 
 
-def test_weights_of_the_base_are_held_once(runs: list[Path]) -> None:
+def test_weights_of_the_base_are_in_memory_once(runs: list[Path]) -> None:
     shared = SharedBase.load(runs)
-    modules = [held.assembled.module for held in shared._held.values()]
+    modules = [run.loaded.module for run in shared._runs.values()]
     places = [
         {p.data_ptr() for p in module.parameters() if not p.requires_grad} for module in modules
     ]
@@ -64,11 +64,11 @@ def test_weights_of_the_base_are_held_once(runs: list[Path]) -> None:
     assert pfeiffer <= lora and pfeiffer <= dora
 
 
-def test_what_cannot_be_answered_is_refused(runs: list[Path], tmp_path: Path) -> None:
+def test_unknown_runs_and_other_base_models_are_refused(runs: list[Path], tmp_path: Path) -> None:
     shared = SharedBase.load(runs)
-    with pytest.raises(RunError, match="no run 'lora_tini' is held - "):
+    with pytest.raises(RunError, match="no run 'lora_tini' is loaded - "):
         shared.predict(TEXTS, "lora_tini")
-    with pytest.raises(DataError, match="4 texts and 1 runs - name one run a text"):
+    with pytest.raises(DataError, match="4 texts and 1 runs - name one run per text"):
         shared.predict(TEXTS, [runs[0].name])
     other = made(tmp_path, "lora", "model=tiny-electra")
     with pytest.raises(RunError, match="was trained on another base than"):

@@ -1,4 +1,4 @@
-"""Prediction: a finished run's word on new texts, in their order, whatever their lengths."""
+"""Predict new texts with a finished run: order, lengths, inputs, files."""
 
 import csv
 import json
@@ -16,7 +16,13 @@ from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source
 from peftkit.inference import predictor
 from peftkit.inference.files import predict_file
-from peftkit.inference.predictor import columns_of, inputs_asked, predict, rows_given, told
+from peftkit.inference.predictor import (
+    columns_of,
+    format_prediction,
+    group_texts,
+    inputs_from,
+    predict,
+)
 from peftkit.records.artifact import write_manifest
 from peftkit.records.record import RunRecord
 from peftkit.records.run_dir import RunDir
@@ -28,7 +34,7 @@ from support.toy_models import NAMES, assembled, toy, train
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short run that knows sport from food, on toy data."""
+    """The directory of a short run that classifies sport and food, on toy data."""
     recipe = toy("tiny-bert", "strategy=full", "training.threads=1")
     made = assembled(recipe)
     train(recipe, made, steps=60, lr=2e-3)
@@ -37,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def finished(root: Path, recipe: Recipe, made: Any) -> Path:
-    """A run's folder as far as prediction reads it."""
+    """A run's directory with the files that prediction reads."""
     model, data = find_model(recipe.model), recipe.data.resolve()
     folder = RunDir.of(root, recipe, model, data)
     folder.path.mkdir(parents=True)
@@ -68,13 +74,13 @@ FOOD = "bread soup and cheese near the kitchen"
 
 
 def texts(count: int) -> list[str]:
-    """Texts of all lengths, in no order."""
+    """Texts of random lengths."""
     chance = random.Random(0)
     words = f"{SPORT} {FOOD}".split()
     return [" ".join(chance.choices(words, k=chance.randint(1, 25))) for _ in range(count)]
 
 
-def test_a_label_and_its_probabilities_come_for_each_text(run: Path) -> None:
+def test_each_text_has_a_label_and_probabilities(run: Path) -> None:
     sport, food = predict(run, [SPORT, FOOD])
     assert (sport["label"], food["label"]) == ("sport", "food")
     assert list(sport["probabilities"]) == list(NAMES)
@@ -98,7 +104,7 @@ def test_a_text_longer_than_the_limit_is_cut(run: Path) -> None:
     assert said["label"] == "sport"
 
 
-def test_nothing_gives_nothing(run: Path) -> None:
+def test_no_texts_give_no_predictions(run: Path) -> None:
     assert predict(run, []) == []
 
 
@@ -111,16 +117,16 @@ def test_an_empty_text_is_named_by_its_number(
         predict(run, [SPORT, FOOD, SPORT, empty, FOOD])
 
 
-def test_one_string_is_not_taken_for_its_letters(run: Path) -> None:
-    with pytest.raises(DataError, match="one text instead of several"):
+def test_a_string_is_not_iterated_by_characters(run: Path) -> None:
+    with pytest.raises(DataError, match="expected a list of texts"):
         predict(run, SPORT)
 
 
-def test_pairs_are_wanted_where_the_run_reads_pairs_and_nowhere_else(run: Path) -> None:
-    with pytest.raises(DataError, match=r"text 2: the run reads single texts \(got 2\)"):
+def test_pairs_are_required_if_the_run_reads_pairs_and_refused_otherwise(run: Path) -> None:
+    with pytest.raises(DataError, match=r"text 2: 2 values for \(text\)"):
         predict(run, [SPORT, (SPORT, FOOD)])
-    pairs = inputs_asked(toy("tiny-bert"), ["text", "text_pair"])
-    with pytest.raises(DataError, match=r"text 7: the run reads text and text_pair \(got 1\)"):
+    pairs = inputs_from(toy("tiny-bert"), ["text", "text_pair"])
+    with pytest.raises(DataError, match=r"text 7: 1 values for \(text, text_pair\)"):
         columns_of([SPORT], 7, pairs)
     both = columns_of([("a", "b"), ("c", "d")], 1, pairs)
     assert both == {"text": ["a", "c"], "text_pair": ["b", "d"]}
@@ -128,32 +134,32 @@ def test_pairs_are_wanted_where_the_run_reads_pairs_and_nowhere_else(run: Path) 
         columns_of([("a", "")], 1, pairs)
 
 
-def test_a_run_of_before_reads_what_its_recipe_says() -> None:
+def test_an_old_run_reads_the_inputs_of_its_recipe() -> None:
     recipe = toy("tiny-bert")
-    assert inputs_asked(recipe, None).asked == ("text",)
-    assert inputs_asked(recipe.but(data__text_pair="other"), None).asked == ("text", "text_pair")
+    assert inputs_from(recipe, None).required == ("text",)
+    assert inputs_from(recipe.but(data__text_pair="other"), None).required == ("text", "text_pair")
 
 
 def test_mappings_name_roles_or_the_runs_columns_and_may_hold_more() -> None:
     recipe = toy("tiny-bert").but(data__text="body", data__text_pair="title")
-    inputs = inputs_asked(recipe, ["text", "text_pair"])
+    inputs = inputs_from(recipe, ["text", "text_pair"])
     rows = [{"body": "a", "title": "b", "id": 3}, {"text": "c", "text_pair": "d"}]
     assert columns_of(rows, 1, inputs) == {"text": ["a", "c"], "text_pair": ["b", "d"]}
     with pytest.raises(DataError, match="text 5 has no text_pair - there is nothing to predict"):
         columns_of([{"body": "a", "title": " "}], 5, inputs)
 
 
-def test_questions_want_their_context_and_texts_of_a_line_are_counted() -> None:
-    inputs = inputs_asked(toy("tiny-bert", "task=question_answering"), None)
-    assert inputs.asked == ("question", "context")
-    rows = rows_given(["who?", "Ada did.", "what?", "A loom."], inputs)
+def test_questions_require_their_context_and_texts_are_grouped_into_rows() -> None:
+    inputs = inputs_from(toy("tiny-bert", "task=question_answering"), None)
+    assert inputs.required == ("question", "context")
+    rows = group_texts(["who?", "Ada did.", "what?", "A loom."], inputs)
     assert rows == [("who?", "Ada did."), ("what?", "A loom.")]
-    with pytest.raises(DataError, match=r"reads 2 texts a row \(question, context\), and 3 are"):
-        rows_given(["who?", "Ada did.", "what?"], inputs)
+    with pytest.raises(DataError, match=r"a row has 2 texts \(question, context\), and 3 are"):
+        group_texts(["who?", "Ada did.", "what?"], inputs)
 
 
-def test_a_conversation_may_come_in_any_of_its_forms() -> None:
-    inputs = inputs_asked(toy("tiny-llama", "task=instruction_tuning"), ["instruction", "input"])
+def test_a_conversation_may_be_in_any_format() -> None:
+    inputs = inputs_from(toy("tiny-llama", "task=instruction_tuning"), ["instruction", "input"])
     assert columns_of(["Say hello"], 1, inputs) == {"prompt": ["Say hello"]}
     messages = [{"role": "user", "content": "hello"}]
     assert columns_of([{"messages": messages}], 1, inputs) == {"messages": [messages]}
@@ -161,13 +167,18 @@ def test_a_conversation_may_come_in_any_of_its_forms() -> None:
         columns_of([{"other": "x"}], 1, inputs)
 
 
-def test_answers_are_told_on_one_line() -> None:
+def test_predictions_are_formatted_on_one_line() -> None:
     said = {"label": "food", "probabilities": {"food": 0.75, "sport": 0.25}}
-    assert told(said) == "food\tfood 0.7500  sport 0.2500"
-    assert told({"value": 3.25}) == "3.2500" and told({"generated": "Hello."}) == "Hello."
+    assert format_prediction(said) == "food\tfood 0.7500  sport 0.2500"
+    assert (
+        format_prediction({"value": 3.25}) == "3.2500"
+        and format_prediction({"generated": "Hello."}) == "Hello."
+    )
     entity = {"type": "PER", "text": "Ada", "start": 0, "end": 3, "probability": 0.9}
-    assert told({"words": ["Ada"], "tags": ["B-PER"], "entities": [entity]}) == "Ada PER"
-    assert told({"words": ["a", "b"], "tags": ["DT", "NN"]}) == "a b\tDT NN"
+    assert (
+        format_prediction({"words": ["Ada"], "tags": ["B-PER"], "entities": [entity]}) == "Ada PER"
+    )
+    assert format_prediction({"words": ["a", "b"], "tags": ["DT", "NN"]}) == "a b\tDT NN"
 
 
 def test_an_unfinished_run_cannot_predict(tmp_path: Path) -> None:
@@ -187,7 +198,7 @@ def test_another_base_model_is_refused(run: Path, tmp_path: Path) -> None:
         predict(tmp_path, [SPORT])
 
 
-def test_a_file_is_scored_row_by_row_and_keeps_its_columns(run: Path, tmp_path: Path) -> None:
+def test_a_file_is_predicted_row_by_row_and_keeps_its_columns(run: Path, tmp_path: Path) -> None:
     given, scored = tmp_path / "texts.csv", tmp_path / "scored.csv"
     rows = [{"id": str(i), "text": text} for i, text in enumerate(texts(7))]
     with open(given, "w", newline="") as file:
@@ -225,7 +236,7 @@ def test_a_file_without_the_column_or_with_a_short_or_empty_row_is_refused(
         predict_file(run, empty, tmp_path / "scored.xlsx")
     odd = tmp_path / "texts.doc"
     odd.touch()
-    with pytest.raises(DataError, match=r"ends in none of .csv, .tsv"):
+    with pytest.raises(DataError, match=r"unknown format - save it as one of .csv, .tsv"):
         predict_file(run, odd, None)
 
 
@@ -244,9 +255,7 @@ def test_bytes_are_read_as_text_and_written_as_text_or_base64(
     assert [row.get("label", row.get("predicted")) for row in found] == ["sport", "food"]
 
 
-def test_half_a_character_in_another_column_is_written_as_it_came(
-    run: Path, tmp_path: Path
-) -> None:
+def test_a_lone_surrogate_in_another_column_is_kept(run: Path, tmp_path: Path) -> None:
     row = '{"text": "the goal", "note": "half \\ud800"}'
     (tmp_path / "rows.jsonl").write_text(row)
     predict_file(run, tmp_path / "rows.jsonl", tmp_path / "said.jsonl")
@@ -255,7 +264,7 @@ def test_half_a_character_in_another_column_is_written_as_it_came(
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".tsv", ".parquet"])
-def test_files_of_every_format_are_read_and_answers_stand_behind_their_columns(
+def test_files_of_every_format_are_read_and_predictions_are_added_as_columns(
     ending: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictor, "CHUNK", 2)
@@ -278,7 +287,7 @@ def test_files_of_every_format_are_read_and_answers_stand_behind_their_columns(
         assert line["probabilities"] == pytest.approx(answer["probabilities"], abs=1e-5)
 
 
-def test_a_sheet_holds_lists_as_json_and_refuses_columns_that_come_late(
+def test_csv_holds_lists_as_json_and_refuses_columns_that_the_first_row_lacks(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "texts.jsonl"
@@ -293,11 +302,11 @@ def test_a_sheet_holds_lists_as_json_and_refuses_columns_that_come_late(
     )
     assert (second["predicted_predicted"], second["predicted"], second["at"]) == ("food", "", "")
     source.write_text("\n".join(map(json.dumps, [*rows, {"text": FOOD, "late": 1}])))
-    with pytest.raises(DataError, match="row 3 has a column 'late', which the first has not"):
+    with pytest.raises(DataError, match="row 3 has a column 'late' that the first row lacks"):
         predict_file(run, source, tmp_path / "said.csv")
 
 
-def test_reloading_tells_how_far_probabilities_are_off(run: Path) -> None:
+def test_reloading_returns_the_largest_difference_of_a_probability(run: Path) -> None:
     recipe, assembled_again, _ = predictor.load_run(run)
     rows = [{"input_ids": [2, 60 + i, 3], "token_type_ids": [0] * 3, "labels": 0} for i in range(3)]
     said = probed(recipe, assembled_again, rows)
@@ -309,6 +318,6 @@ def test_reloading_tells_how_far_probabilities_are_off(run: Path) -> None:
     assert reload_difference(run) == pytest.approx(0.25)
 
 
-def test_the_source_of_the_base_is_what_the_record_says(run: Path) -> None:
+def test_the_source_of_the_base_is_that_of_the_run(run: Path) -> None:
     said = json.loads((run / "run.json").read_text())
     assert Source.model_validate(said["model"]) == find_model("tiny-bert")

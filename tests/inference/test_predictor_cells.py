@@ -9,13 +9,13 @@ import pandas
 import pytest
 
 from peftkit.errors import DataError
-from peftkit.inference.files import checked
-from peftkit.inference.predictor import Inputs, columns_of, inputs_asked
+from peftkit.inference.files import checked_rows
+from peftkit.inference.predictor import Inputs, columns_of, inputs_from
 from support.toy_models import toy
 
 
 def inputs_for(task: str, read: list[str] | None = None) -> Inputs:
-    return inputs_asked(toy("tiny-llama", f"task={task}"), read)
+    return inputs_from(toy("tiny-llama", f"task={task}"), read)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_every_cell_of_a_file_that_cannot_be_read_is_named_before_a_model_is_loa
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps({"text": each, "note": [1]}) + "\n" for each in rows))
     with pytest.raises(DataError) as caught:
-        checked(source, inputs_for("text_classification"))
+        checked_rows(source, inputs_for("text_classification"))
     said = str(caught.value)
     assert "rows.jsonl, column 'text': is a list in 1 row (line 3)" in said
     assert "half a character (\\ud800) in 1 row (line 4)" in said
