@@ -21,9 +21,9 @@ from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source
 from peftkit.loading.model import load_model, load_tokenizer
 from peftkit.preprocessing.tokenization import encode
-from peftkit.progress import peak_resident_bytes
 from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World
+from peftkit.runtime.peak_memory import peak_resident_bytes
 from peftkit.tasks.base import EvalSplit
 from peftkit.training.trainer import fit
 

@@ -1,114 +1,77 @@
-"""The display: a progress bar on a terminal, a line now and then elsewhere."""
+"""A progress bar on a terminal, drawn by rich."""
 
 import importlib
-import resource
 import sys
-import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
-class Display:
-    """What the user sees of the steps; nothing on other ranks than the first."""
+class ProgressBar:
+    """A rich progress bar on standard error; a context manager.
 
-    LINES = 20
-    """Lines over a whole run where there is no terminal."""
+    Without a terminal, or if not `enabled`, there is no bar: `is_shown` is False and `update` does
+    nothing. `unit` is what is counted; the time shown at the end is the one that is left, by rich's
+    estimate, or the one elapsed.
+    """
 
-    def __init__(self, name: str, shown: bool) -> None:
-        self.name, self.shown = name, shown
-        self.bar: Any = None
+    def __init__(
+        self,
+        name: str,
+        unit: Literal["items", "bytes"] = "items",
+        time: Literal["left", "elapsed"] = "left",
+        enabled: bool = True,
+    ) -> None:
+        self.name, self.unit, self.time, self.enabled = name, unit, time, enabled
+        self._bar: Any = None
         self._task: Any = None
-        self._started = 0.0
-        self._first = 0
-        self._steps = 0
 
-    def start(self, step: int, steps: int) -> None:
-        """Begin at `step` of `steps`."""
-        self._started, self._first, self._steps = time.monotonic(), step, steps
-        if not (self.shown and sys.stderr.isatty()):
-            return
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is a bar."""
+        return self._bar is not None
+
+    def start(self, total: int, completed: int = 0) -> "ProgressBar":
+        """Show the bar at `completed` of `total`."""
+        if not (self.enabled and sys.stderr.isatty()):
+            return self
         progress = importlib.import_module("rich.progress")
         console = importlib.import_module("rich.console").Console(stderr=True)
-        self.bar = progress.Progress(
+        is_bytes = self.unit == "bytes"
+        self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[facts]}"),
-            progress.TimeRemainingColumn(),
+            progress.DownloadColumn() if is_bytes else progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[text]}"),
+            progress.TimeRemainingColumn() if self.time == "left" else progress.TimeElapsedColumn(),
             console=console,
         )
-        self._task = self.bar.add_task(self.name, total=steps, completed=step, facts="")
-        self.bar.start()
+        self._task = self._bar.add_task(self.name, total=total, completed=completed, text="")
+        self._bar.start()
+        return self
 
-    def update(
-        self, step: int, logs: Mapping[str, Any], tokens_per_second: float, padding: float
-    ) -> None:
-        """Show a step's loss, or an evaluation's score."""
-        if not self.shown:
-            return
-        if "eval_loss" in logs:
-            score = logs["eval_score"]
-            self._print(
-                f"step {step}: validation score "
-                + ("undefined" if score is None else f"{score:.4f}")
-            )
-            return
-        facts = (
-            f"loss {logs['loss']:.4f}  {tokens_per_second:,.0f} tokens/s  "
-            f"padding {padding:.0%}  {peak_bytes()[0] / 2**30:.1f} GiB"
-        )
-        if self.bar is not None:
-            self.bar.update(self._task, completed=step, facts=facts)
-        elif step % -(-self._steps // self.LINES) == 0:
-            done = max(1, step - self._first)
-            left = (time.monotonic() - self._started) / done * (self._steps - step)
-            self._print(f"step {step}/{self._steps}  {facts}  {left:.0f} s left")
+    def __enter__(self) -> "ProgressBar":
+        return self
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         """Leave the terminal as it was."""
-        if self.bar is not None:
-            self.bar.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
-    def _print(self, line: str) -> None:
-        if self.bar is not None:
-            self.bar.console.print(line, highlight=False, markup=False)
-        else:
+    def update(self, completed: int, text: str = "") -> None:
+        """Set what is completed, and the text after the bar."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=completed, text=text)
+
+    def advance(self, amount: int) -> None:
+        """Add `amount` to what is completed."""
+        if self._bar is not None:
+            self._bar.advance(self._task, amount)
+
+    def print(self, line: str) -> None:
+        """Print a line above the bar, or to standard error if there is none."""
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False)
+        elif self.enabled:
             print(line, file=sys.stderr, flush=True)
-
-
-def peak_bytes() -> tuple[int, int | None]:
-    """Largest memory so far: allocated and reserved on a GPU, else the resident set and None."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    return peak_resident_bytes(), None
-
-
-def forget_peak() -> bool:
-    """Let `peak_bytes` count anew from here; False where the system does not let it."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return True
-    if sys.platform != "linux":
-        return False
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc_pid_clear_refs(5)
-    except OSError:  # kernels without CONFIG_PROC_PAGE_MONITOR, or a closed /proc
-        return False
-    return True
-
-
-def peak_resident_bytes() -> int:
-    """Largest resident set of this process.
-
-    Linux hands `ru_maxrss` on from the process that started this one: its own is in /proc.
-    """
-    if sys.platform == "linux":
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

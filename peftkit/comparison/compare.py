@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from peftkit.comparison.forecast import Forecast, load_forecast
+from peftkit.comparison.forecast import (
+    Forecast,
+    JobProgress,
+    load_forecast,
+    plan_rows,
+    time_estimate,
+)
 from peftkit.comparison.jobs import (
     Job,
     RunJob,
@@ -14,7 +20,6 @@ from peftkit.comparison.jobs import (
     incompatible_jobs,
     planned_jobs,
 )
-from peftkit.comparison.progress import Progress, plan_rows, time_estimate
 from peftkit.comparison.settings import LoadedComparison, load_comparison
 from peftkit.comparison.workers import WorkerPool, visible_gpus
 from peftkit.config.recipe import Recipe
@@ -120,7 +125,7 @@ class Project:
         if retry:
             remove_failures(runs)
         with (
-            Progress(self.jobs, self.forecast) as progress,
+            JobProgress(self.jobs, self.forecast) as progress,
             WorkerPool(self.workers, self.root / "output", progress.update) as pool,
         ):
             pool.run([job for job in self.jobs if isinstance(job, SearchJob)])

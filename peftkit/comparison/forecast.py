@@ -1,19 +1,23 @@
-"""The forecast of a comparison: parameters, memory and time of each variant, before training."""
+"""The forecast of a comparison: parameters, memory and time of each variant, and the time left."""
 
 import importlib.metadata
+import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftkit.comparison.jobs import hashed
+from peftkit.comparison.jobs import Job, JobResult, RunJob, SearchJob, hashed
 from peftkit.comparison.settings import Budget, Variant
 from peftkit.comparison.workers import run_in_subprocess
 from peftkit.config.recipe import Recipe
 from peftkit.errors import Fault, PeftkitError, RecipeError
 from peftkit.hub.source import Source
+from peftkit.progress import ProgressBar
 from peftkit.records.record import ParameterCount
 from peftkit.registry import Settings
+from peftkit.runs.learning_curves import printable
 from peftkit.runtime.matmul_speed import operations_a_second
 from peftkit.storage.atomic_files import write_text
 
@@ -164,3 +168,102 @@ def operations_per_token(module: "nn.Module") -> int:
     share = min(1.0, blocks_with_gradient(module) / max(len(blocks) * runs_of_a_block(module), 1))
     trained = sum(parameter.numel() for parameter in trainable(module).values())
     return int(2 * weights + 2 * weights * share + 2 * min(trained, weights))
+
+
+class JobProgress:
+    """A progress bar on a terminal, else a line per job; a context manager."""
+
+    def __init__(self, jobs: Sequence[Job], forecast: Forecast) -> None:
+        self.forecast = forecast
+        self.left = {job.name: job for job in jobs if not job.done}
+        self.total, self.done = len(self.left), 0
+        self._forecast_seconds = 0.0
+        self._started = time.monotonic()
+        self._bar = ProgressBar("comparing", time="elapsed")
+
+    def __enter__(self) -> "JobProgress":
+        self._bar.start(self.total)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, job: Job, result: JobResult) -> None:
+        """Show the result of a job and the estimated time of the others."""
+        self.left.pop(job.name, None)
+        self.done += 1
+        self._forecast_seconds += self.min_seconds(job)
+        left = self.time_left()
+        failed = "failed: " if result.state == "failed" else ""
+        line = printable(f"{job.name}: {failed}{result.message}")
+        if self._bar.is_shown:
+            self._bar.print(line)
+            self._bar.update(self.done, left)
+        else:
+            self._bar.print(f"[{self.done}/{self.total}] {line}; {left}")
+
+    def min_seconds(self, job: Job) -> float:
+        """The lower bound of a job's time, as the weight of the job."""
+        forecast = self.forecast.variants[job.variant.name]
+        if isinstance(job, SearchJob):
+            return forecast.trial_seconds * job.budget.trials
+        return forecast.run_seconds
+
+    def time_left(self) -> str:
+        """The number of jobs left and their time, estimated from the finished ones."""
+        self.left = {name: job for name, job in self.left.items() if not job.done}
+        if not self.left:
+            return "all done"
+        left = sum(map(self.min_seconds, self.left.values()))
+        elapsed = time.monotonic() - self._started
+        seconds = elapsed * left / max(self._forecast_seconds, 1e-9)
+        return f"{len(self.left)} left, about {format_duration(seconds)}"
+
+
+def format_duration(seconds: float) -> str:
+    """A duration in s, min or h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def plan_rows(jobs: Sequence[Job], forecast: Forecast) -> list[dict[str, str]]:
+    """A table row per variant: its runs, how many are recorded, and its forecast."""
+    rows = []
+    for name, variant in forecast.variants.items():
+        own = [job for job in jobs if job.variant.name == name]
+        runs = [job for job in own if isinstance(job, RunJob)]
+        trials = sum(job.budget.trials for job in own if isinstance(job, SearchJob))
+        counted, memory, reason = variant.parameters, variant.memory_bytes, variant.incompatibility
+        rows.append(
+            {
+                "strategy": name,
+                "runs": f"{len(runs)} runs",
+                "recorded": f"{sum(job.done for job in runs)} recorded",
+                "trials": f"{trials} trials",
+                "trainable": "" if counted is None else f"{counted.trainable:,} trainable",
+                "memory": "" if memory is None else f"about {memory / 2**20:,.0f} MiB",
+                "incompatible": "" if reason is None else f"cannot run: {reason}",
+            }
+        )
+    return rows
+
+
+def time_estimate(jobs: Sequence[Job], forecast: Forecast, workers: int) -> str:
+    """The time that a comparison needs: from recorded runs, else the forecast's lower bound."""
+    progress = JobProgress(jobs, forecast)
+    left = list(progress.left.values())
+    if not left:
+        return "all runs are recorded: nothing to do"
+    seconds = sum(map(progress.min_seconds, left)) / workers
+    what = f"{len(left)} jobs left, {workers} at a time"
+    ratios = [
+        job.record.cost.total_seconds / progress.min_seconds(job)
+        for job in jobs
+        if isinstance(job, RunJob) and job.done and job.record and job.record.cost
+    ]
+    if ratios:
+        seconds *= statistics.median(ratios)
+        return f"{what}: about {format_duration(seconds)}, estimated from the recorded runs"
+    return f"{what}: at least {format_duration(seconds)}, for the matrix products alone"

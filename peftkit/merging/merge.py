@@ -20,12 +20,12 @@ from peftkit.merging.metadata_files import base_config, write_card, write_compan
 from peftkit.merging.mixing import Method, Mix, mix_of, silent
 from peftkit.merging.outputs import Plan
 from peftkit.merging.plan import plan
-from peftkit.merging.progress import Progress
 from peftkit.merging.several import common_base, left_out, together
 from peftkit.merging.streaming import Written, output_bytes, write_shards
 from peftkit.merging.subtracting import check_subtraction, restored, subtracted
 from peftkit.merging.verification.completeness import Loaded, checking
 from peftkit.merging.verification.proof import Merged, MergeProof, merge_rows, prove, said_of
+from peftkit.progress import ProgressBar
 from peftkit.records.record import RunRecord, run_folder
 from peftkit.storage.atomic_files import settle, write_text, writing
 
@@ -180,7 +180,7 @@ def written(
             f"{folder.parent}: {free / 1e9:.1f} GB free, the {what} needs "
             f"{needed / 1e9:.1f} GB - free some space, or name another folder with --to"
         )
-    with Progress(what, needed - SPARE_BYTES) as progress:
+    with ProgressBar(what, "bytes").start(needed - SPARE_BYTES) as progress:
         return write_shards(planned, folder, sign, progress.advance)
 
 

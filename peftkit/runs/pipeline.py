@@ -17,7 +17,6 @@ from peftkit.hub.source import Source
 from peftkit.loading.model import LoadedModel, load_model, load_tokenizer, meta_model
 from peftkit.planning.plan import estimate
 from peftkit.preprocessing.tokenization import checked, content_key, encode, noted
-from peftkit.progress import forget_peak, peak_bytes
 from peftkit.records.artifact import write_config, write_manifest
 from peftkit.records.record import Cost, Proof, RunRecord, Tuning
 from peftkit.records.run_dir import RunDir
@@ -33,6 +32,7 @@ from peftkit.runtime.distributed import (
     versions,
     world_record,
 )
+from peftkit.runtime.peak_memory import peak_bytes, reset_peak_bytes
 from peftkit.storage.atomic_files import check_space, folder_bytes, write_text, writing
 from peftkit.tasks.base import EvalSplit, Predictions, Scored
 from peftkit.training.batch_size import is_out_of_memory, out_of_memory
@@ -171,7 +171,7 @@ class Attempt:
 
     def _conclude(self, material: RunInputs, outcome: Outcome) -> RunRecord:
         """Score the test split on all ranks; the rest is rank 0's."""
-        peak, apart, began = peak_bytes(), forget_peak(), time.monotonic()
+        peak, apart, began = peak_bytes(), reset_peak_bytes(), time.monotonic()
         self._tune(material)
         given = self._given(material, "test", train=material.splits.train)
         predictions, scored = judged(

@@ -17,7 +17,6 @@ from peftkit.errors import RunError
 from peftkit.loading.model import LoadedModel
 from peftkit.metrics.registry import gain
 from peftkit.preprocessing.batching import Order
-from peftkit.progress import Display
 from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World, any_rank, highest, summed
 from peftkit.training.checkpoints import (
@@ -29,6 +28,7 @@ from peftkit.training.checkpoints import (
     save_trained,
 )
 from peftkit.training.optimizer import MasterAdamW
+from peftkit.training.step_progress import StepProgress
 
 ShouldPrune = Callable[[int, float | None], bool]
 """Called with the step and the score of each evaluation: whether to stop the run."""
@@ -69,7 +69,7 @@ class Recorder(TrainerCallback):
         self._asked_at = 0.0
         self._done = False
         self._before: dict[int, Any] = {}
-        self._display = Display(recipe.name, world.is_main)
+        self._progress = StepProgress(recipe.name, world.is_main)
         self._trackers: list[Any] = []
 
     def __enter__(self) -> "Recorder":
@@ -86,7 +86,7 @@ class Recorder(TrainerCallback):
             signal.signal(number, handler)
         for tracker in self._trackers:
             tracker.finish()
-        self._display.close()
+        self._progress.stop()
 
     def _stop_soon(self, number: int, _: object) -> None:
         now = time.monotonic()
@@ -161,7 +161,7 @@ class Recorder(TrainerCallback):
         if self.world.is_main:
             self.folder.forget_after(state.global_step)
             forget_checkpoints_after(self.folder.checkpoints, state.global_step)
-        self._display.start(state.global_step, state.max_steps)
+        self._progress.start(state.global_step, state.max_steps)
         self._since = time.monotonic()
 
     def on_step_end(
@@ -210,7 +210,7 @@ class Recorder(TrainerCallback):
         self.folder.log(entry)
         rate = self._tokens * self.world.size / max(self.seconds, 1e-9)
         padding = 1 - self._tokens / max(1, self._positions)
-        self._display.update(state.global_step, logs, rate, padding)
+        self._progress.update(state.global_step, logs, rate, padding)
         for tracker in self._trackers:
             tracker.log({k: v for k, v in entry.items() if v is not None}, step=state.global_step)
 

@@ -1,4 +1,4 @@
-"""The recorder and the display: what a user sees of a run, and when it saves and stops."""
+"""The recorder and the progress: what a user sees of a run, and when it saves and stops."""
 
 import fcntl
 import os
@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from peftkit.config.recipe import Recipe
-from peftkit.progress import Display
 from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World
 from peftkit.training.callbacks import Recorder, due
+from peftkit.training.step_progress import StepProgress
 from support.run_processes import Zygote, logged, losses, only_run
 
 
@@ -84,11 +84,11 @@ def test_outside_the_main_thread_signals_are_left_alone(recorder: Recorder) -> N
 
 def test_without_a_terminal_there_are_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
     for steps in (3, 39, 1000):
-        display = Display("run", shown=True)
-        display.start(0, steps)
+        progress = StepProgress("run", enabled=True)
+        progress.start(0, steps)
         for step in range(1, steps + 1):
-            display.update(step, {"loss": 0.5}, 1234.0, 0.25)
-        display.close()
+            progress.update(step, {"loss": 0.5}, 1234.0, 0.25)
+        progress.stop()
         lines = capsys.readouterr().err.splitlines()
         assert min(steps, 10) <= len(lines) <= 20
         assert lines[0].startswith(f"step {-(-steps // 20)}/{steps}  loss 0.5000  1,234 tokens/s")
@@ -96,11 +96,11 @@ def test_without_a_terminal_there_are_few_lines(capsys: pytest.CaptureFixture[st
 
 
 def test_other_ranks_show_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    display = Display("run", shown=False)
-    display.start(0, 10)
-    display.update(1, {"loss": 0.5}, 1.0, 0.0)
-    display.update(1, {"eval_loss": 0.5, "eval_score": None}, 1.0, 0.0)
-    display.close()
+    progress = StepProgress("run", enabled=False)
+    progress.start(0, 10)
+    progress.update(1, {"loss": 0.5}, 1.0, 0.0)
+    progress.update(1, {"eval_loss": 0.5, "eval_score": None}, 1.0, 0.0)
+    progress.stop()
     assert capsys.readouterr() == ("", "")
 
 

@@ -20,8 +20,8 @@ from peftkit.evaluation.prediction import predict
 from peftkit.hub.source import Source, cache_folder
 from peftkit.loading.model import load_model
 from peftkit.models.architectures import first_position
-from peftkit.progress import forget_peak
 from peftkit.runtime.distributed import World, on_main, say, surroundings
+from peftkit.runtime.peak_memory import reset_peak_bytes
 from peftkit.storage.atomic_files import write_json
 from peftkit.tasks.base import EvalSplit, Predictions
 from peftkit.tasks.embedding_baseline import Embedded
@@ -61,7 +61,7 @@ def untrained_predictions(
     if known is None:
         say(world, "predicting the test rows with the untrained base model, as a baseline")
         known = dict(asked(recipe, model, tokenizer, given, world))
-        forget_peak()  # a run's is that of what it trains
+        reset_peak_bytes()  # a run's is that of what it trains
         on_main(world, lambda: kept(path, known))
     return {name: predictions_of(said, given) for name, said in known.items()}
 

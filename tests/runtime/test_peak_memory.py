@@ -1,4 +1,4 @@
-"""The display: what it says of memory."""
+"""Peak memory: of this process, of training and of evaluation."""
 
 from pathlib import Path
 
@@ -12,7 +12,9 @@ def test_the_peak_is_the_process_own_and_not_that_of_the_one_that_started_it(
     tmp_path: Path,
 ) -> None:
     held = b"x" * 400_000_000  # resident here when the other process starts
-    code = "from peftkit.progress import peak_resident_bytes; print(peak_resident_bytes())"
+    code = (
+        "from peftkit.runtime.peak_memory import peak_resident_bytes; print(peak_resident_bytes())"
+    )
     peak = int(python("-c", code, cwd=tmp_path).stdout)
     assert 5_000_000 < peak < len(held)
 
