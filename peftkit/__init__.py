@@ -1,4 +1,4 @@
-"""peftkit: parameter-efficient fine-tuning that says honestly what it did."""
+"""peftkit: parameter-efficient fine-tuning by recipe, with records that can be compared."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -57,7 +57,7 @@ openmp.wait_briefly()
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported when they are first used: `import peftkit` leaves torch alone."""
+    """Import a public name on first use, so that `import peftkit` does not import torch."""
     if name not in PUBLIC:
         raise AttributeError(f"module 'peftkit' has no attribute {name!r}")
     return getattr(importlib.import_module(f"peftkit.{PUBLIC[name]}"), name)

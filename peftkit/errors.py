@@ -1,4 +1,4 @@
-"""The errors users meet: each says where, what, and what to do."""
+"""Exceptions for users: each message has a place, a fault and a fix."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Fault(NamedTuple):
-    """One thing wrong: `where` it stands and `what` is wrong with it, ending in what to do."""
+    """A fault: `where` it is, and `what` is wrong with the fix after a dash."""
 
     where: str
     what: str
@@ -17,10 +17,10 @@ class Fault(NamedTuple):
 
 
 class PeftkitError(Exception):
-    """Root of all errors that are a user's to mend: printed without a traceback, exit code 2."""
+    """Base class of errors that users can fix: printed without a traceback, exit code 2."""
 
     def __init__(self, message: str, faults: Sequence[Fault] = ()) -> None:
-        super().__init__(message, tuple(faults))  # both in args, so that ranks can pickle it
+        super().__init__(message, tuple(faults))  # both in args, so that it can be pickled
         self.message = message
         self.faults = tuple(faults)
 
@@ -29,7 +29,7 @@ class PeftkitError(Exception):
 
 
 class RecipeError(PeftkitError, ValueError):
-    """The recipe cannot run as written."""
+    """The recipe is invalid."""
 
 
 class DataError(PeftkitError, ValueError):
@@ -37,19 +37,19 @@ class DataError(PeftkitError, ValueError):
 
 
 class RunError(PeftkitError, RuntimeError):
-    """The run cannot start, go on or be trusted."""
+    """The run cannot start or continue, or its result cannot be trusted."""
 
 
 class RunBusy(RunError):
-    """Another process is at work on the run."""
+    """Another process is working on the run."""
 
 
 class DiskError(RunError):
-    """The disk is full, or may not be written."""
+    """The disk is full or read-only."""
 
 
 class RunStopped(RunError):
-    """The run was asked to stop by a signal, saved a checkpoint and can be resumed."""
+    """The run was stopped by a signal; it saved a checkpoint and can be resumed."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ class RunStopped(RunError):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """What to type instead of `word`: the nearest choice, or all of them where none is near."""
+    """A hint for an unknown `word`: the nearest choice, or all of them if none is near."""
     names = sorted(set(choices))
     close = get_close_matches(word.lower(), names, n=1, cutoff=0.6)
     if close:
@@ -66,8 +66,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"choose from {', '.join(names)}" if names else "there are none to choose from"
 
 
-def workable(whole: int, wanted: int) -> str:
-    """The divisors of `whole` nearest to `wanted`, below and above."""
+def nearest_divisors(whole: int, wanted: int) -> str:
+    """The divisors of `whole` next to `wanted`, below and above."""
     small = [n for n in range(1, math.isqrt(whole) + 1) if whole % n == 0]
     divisors = sorted({*small, *(whole // n for n in small)})
     below = [n for n in divisors if n <= wanted][-1:]

@@ -1,10 +1,10 @@
-"""The door for launchers: `accelerate launch peftkit/run.py recipe=lora_imdb strategy.r=16`."""
+"""The script for launchers: `accelerate launch peftkit/run.py recipe=lora_imdb strategy.r=16`."""
 
 import sys
 from pathlib import Path
 
-# a script's own folder comes first on sys.path, where our modules could shadow others; the
-# repository in its place lets a plain checkout run uninstalled
+# Python puts the directory of a script first on sys.path, where our modules could shadow others;
+# the repository in its place allows to run from a checkout
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from peftkit.cli.main import launched  # noqa: E402

@@ -1,4 +1,4 @@
-"""Errors say where, what and what to do, survive a trip between ranks, and guess what was meant."""
+"""Errors have a place, a fault and a fix, can be pickled, and suggest the nearest name."""
 
 import pickle
 
@@ -15,11 +15,11 @@ from peftkit.errors import (
 )
 
 
-def test_an_error_prints_its_message_and_then_a_fault_a_line() -> None:
+def test_an_error_prints_its_message_and_a_fault_per_line() -> None:
     error = RecipeError(
-        "it cannot run:", [Fault("a.b (here)", "is wrong - mend it"), Fault("c", "d")]
+        "it cannot run:", [Fault("a.b (here)", "is wrong - fix it"), Fault("c", "d")]
     )
-    assert str(error) == "it cannot run:\n  a.b (here): is wrong - mend it\n  c: d"
+    assert str(error) == "it cannot run:\n  a.b (here): is wrong - fix it\n  c: d"
 
 
 @pytest.mark.parametrize("kind", [PeftkitError, RecipeError, DataError, RunError])
@@ -34,7 +34,7 @@ def test_a_stopped_run_survives_pickling_with_its_signal() -> None:
     assert (str(again), again.signal_number) == ("stopped at step 3", 15)
 
 
-def test_each_error_is_also_the_standard_one_it_stands_for() -> None:
+def test_each_error_is_also_a_standard_one() -> None:
     assert issubclass(RecipeError, ValueError) and issubclass(DataError, ValueError)
     assert issubclass(RunError, RuntimeError) and issubclass(RunStopped, RunError)
 

@@ -77,7 +77,7 @@ def settings_of(cls: type[Component]) -> str:
 def default_of(field: "FieldInfo") -> str:
     """A setting's default as YAML on one line."""
     value = field.get_default(call_default_factory=True)
-    return json.dumps(value.plain() if isinstance(value, Settings) else value)
+    return json.dumps(value.to_dict() if isinstance(value, Settings) else value)
 
 
 def setting_rows(recipe: Recipe, composition: Composition) -> list[dict[str, str]]:

@@ -23,10 +23,10 @@ from peftkit.config.composition import Composition, Override, compose, kinds_fir
 from peftkit.config.earlier_names import earlier_names
 from peftkit.data.base import LATER, Data
 from peftkit.data.splits import Splits
-from peftkit.errors import Fault, RecipeError, nearest, workable
+from peftkit.errors import Fault, RecipeError, nearest, nearest_divisors
 from peftkit.hub.source import Source
 from peftkit.models.quantization import Quantization, Unquantized
-from peftkit.registry import Component, Settings, import_plugin, parse_settings, refusal
+from peftkit.registry import Component, Settings, import_plugin, parse_settings, recipe_error
 from peftkit.strategies.base import Strategy
 from peftkit.tasks.base import Task
 
@@ -152,7 +152,7 @@ class Recipe(Settings):
         try:
             recipe = cls.model_validate({**rest, **parts}, strict=True)
         except ValidationError as error:
-            faults += refusal(error, cls, "").faults
+            faults += recipe_error(error, cls, "").faults
         if not faults:
             faults = conflicts(recipe)
         if faults:
@@ -170,7 +170,7 @@ class Recipe(Settings):
 
     def settings(self) -> dict[str, Any]:
         """All settings but the name as plain data: a recipe file that runs again."""
-        return {key: value for key, value in self.plain().items() if key != "name"}
+        return {key: value for key, value in self.to_dict().items() if key != "name"}
 
     def digest(self, model: Source, data: Source) -> str:
         """64 hex digits that name all that can change the result, and no path or machine."""
@@ -215,7 +215,7 @@ PARTS: dict[str, type[Settings]] = {
 def keywords(settings: dict[str, Any]) -> list[Override]:
     """Keyword arguments as overrides by plain values."""
     return [
-        Override(key.replace("__", "."), v.plain() if isinstance(v, Settings) else v, "Python")
+        Override(key.replace("__", "."), v.to_dict() if isinstance(v, Settings) else v, "Python")
         for key, v in settings.items()
     ]
 
@@ -265,7 +265,7 @@ def conflicts(recipe: Recipe) -> list[Fault]:
         )
         faults.append(Fault("training.trainer.torch_compile", what))
     if training.micro_batch_size != "auto" and training.batch_size % training.micro_batch_size:
-        near = workable(training.batch_size, training.micro_batch_size)
+        near = nearest_divisors(training.batch_size, training.micro_batch_size)
         what = (
             f"{training.micro_batch_size} does not divide training.batch_size={training.batch_size}"
             f" - the nearest that do are {near}"

@@ -107,7 +107,7 @@ def check_held_alike(members: Sequence[Adapter]) -> None:
 def held_as(adapter: Adapter) -> str:
     """How the base was held in training."""
     quantize = quantization_of(adapter)
-    return f"{quantize.plain()} of {trained_precision(adapter)}" if quantize else "its own type"
+    return f"{quantize.to_dict()} of {trained_precision(adapter)}" if quantize else "its own type"
 
 
 def check_tied_alike(members: Sequence[Adapter]) -> None:

@@ -39,9 +39,9 @@ def write_manifest(folder: Path, recipe: Recipe, base: Source, names: tuple[str,
         folder / MANIFEST,
         {
             "format": FORMAT,
-            "strategy": recipe.strategy.plain(),
-            "task": recipe.task.plain(),
-            "quantize": recipe.quantize.plain(),
+            "strategy": recipe.strategy.to_dict(),
+            "task": recipe.task.to_dict(),
+            "quantize": recipe.quantize.to_dict(),
             "labels": names,
             "tuned": dict(recipe.task.carried),
             "base": {

@@ -103,7 +103,7 @@ def facts(record: RunRecord, recipe: Recipe) -> list[tuple[str, str]]:
     """What was trained on what."""
     parameters = record.parameters
     assert parameters is not None, "a finished run has counted its parameters"
-    settings = ", ".join(f"{k}={v}" for k, v in recipe.strategy.plain().items() if k != "kind")
+    settings = ", ".join(f"{k}={v}" for k, v in recipe.strategy.to_dict().items() if k != "kind")
     return [
         ("", ""),
         ("base", f"{record.model.used} ({record.model.identity}, from {record.model.origin})"),

@@ -8,7 +8,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from typing_extensions import Self
 
 from peftkit.errors import Fault, RecipeError
-from peftkit.registry import got, refusal
+from peftkit.registry import got, recipe_error
 from peftkit.strategies.base import LRMultiplier, PeftStrategy, Strategy, TrainingHook
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Combination(Strategy):
         try:
             return cls.model_validate({**settings, "parts": parts})
         except ValidationError as error:
-            raise refusal(error, cls, path) from None
+            raise recipe_error(error, cls, path) from None
 
     def check_quantization(self, quantized: str | None) -> str | None:
         """The first reason that a part has."""

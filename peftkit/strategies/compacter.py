@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from peftkit.errors import Fault, RecipeError, workable
+from peftkit.errors import Fault, RecipeError, nearest_divisors
 from peftkit.models.architectures import base_of, layout_of
 from peftkit.models.bottleneck import (
     Activation,
@@ -55,7 +55,7 @@ class Compacter(Strategy):
         size = model.config.hidden_size
         if size % self.n:
             what = f"{self.n} does not divide the hidden size {size} - the nearest that do are "
-            fault = Fault("strategy.n", what + workable(size, self.n))
+            fault = Fault("strategy.n", what + nearest_divisors(size, self.n))
             raise RecipeError("the strategy does not fit the model:", [fault])
         model.requires_grad_(False)
         _, block, _ = layout_of(model, "strategy=compacter")[0]

@@ -80,7 +80,7 @@ def test_settings_reach_the_comparison_or_its_recipe(tmp_path: Path) -> None:
 
 def test_the_strategy_of_the_recipe_is_replaced(tmp_path: Path) -> None:
     variant = load_comparison(written(tmp_path)).variants[0]  # lora_tiny has r: 4
-    assert variant.recipe.strategy.plain()["r"] == 8
+    assert variant.recipe.strategy.to_dict()["r"] == 8
 
 
 def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:

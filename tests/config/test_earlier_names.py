@@ -65,8 +65,8 @@ def test_a_comparison_is_read_by_earlier_names(tmp_path: Path) -> None:
     file = tmp_path / "small.yaml"
     file.write_text("recipe: lora_tiny\nstrategies: [{kind: prompt, tokens: 4}]\nseeds: 2\n")
     with pytest.warns(EarlierNameWarning, match="strategy.tokens is now called"):
-        ways = load_comparison(file).ways
-    assert ways[0].recipe.strategy.num_virtual_tokens == 4  # type: ignore[attr-defined]
+        variants = load_comparison(file).variants
+    assert variants[0].recipe.strategy.num_virtual_tokens == 4  # type: ignore[attr-defined]
 
 
 def test_the_command_line_notes_each_earlier_name_in_one_line(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import peftkit
 from peftkit.config.composition import compose, parse_overrides, recipe_names
 from peftkit.config.recipe import Recipe
 from peftkit.data.synthetic import Synthetic
-from peftkit.errors import RecipeError, workable
+from peftkit.errors import RecipeError, nearest_divisors
 from peftkit.hub.source import Source
 from peftkit.storage.yaml import dump_yaml
 from peftkit.strategies.full import Full
@@ -110,7 +110,7 @@ def test_the_sizes_offered_are_the_nearest_divisors(whole: int, wanted: int) -> 
     divisors = [n for n in range(1, whole + 1) if whole % n == 0]
     below = [str(n) for n in divisors if n <= wanted][-1:]
     above = [str(n) for n in divisors if n > wanted][:1]
-    assert workable(whole, wanted) == " and ".join(below + above)
+    assert nearest_divisors(whole, wanted) == " and ".join(below + above)
 
 
 @pytest.mark.parametrize(
@@ -163,10 +163,10 @@ def test_what_is_missing_is_named_with_everything_else() -> None:
     with pytest.raises(RecipeError) as raised:
         Recipe.load("bare.yaml")
     assert [str(fault) for fault in raised.value.faults] == [
-        "data.path: is required, and nothing sets it",
-        "model: is required, and nothing sets it",
-        "strategy: is required, and nothing sets it",
-        "task: is required, and nothing sets it",
+        "data.path: is required, and not set",
+        "model: is required, and not set",
+        "strategy: is required, and not set",
+        "task: is required, and not set",
         "traning (bare.yaml): no such setting - did you mean 'training'?",
     ]
 

@@ -83,13 +83,13 @@ def test_a_recipes_file_is_read_so_too_and_what_replaced_a_number_stays(tmp_path
     path = tmp_path / "mine.yaml"
     path.write_text("base: lora_tiny\ndata: {kind: files, path: 0042, max_length: 16}\n")
     recipe = Recipe.load(str(path))
-    assert (recipe.data.plain()["path"], recipe.data.max_length) == ("0042", 16)
-    assert Recipe.load(str(path), "data.path=new").data.plain()["path"] == "new"
+    assert (recipe.data.to_dict()["path"], recipe.data.max_length) == ("0042", 16)
+    assert Recipe.load(str(path), "data.path=new").data.to_dict()["path"] == "new"
 
 
 def test_lists_of_texts_take_spellings_and_numbers_stay_numbers() -> None:
     task = Recipe.load("lora_tiny", "task={kind: text_generation, attributes: [01, yes, x]}").task
-    assert task.plain()["attributes"] == ["01", "yes", "x"]
+    assert task.to_dict()["attributes"] == ["01", "yes", "x"]
     assert Recipe.load("lora_tiny", "training.lr=1e-3").training.lr == 0.001
 
 
@@ -102,7 +102,7 @@ def test_a_comparisons_settings_are_typed_alike(tmp_path: Path) -> None:
     file = tmp_path / "small.yaml"
     file.write_text("recipe: lora_tiny\nstrategies: [lora]\nseeds: 2\n")
     found = load_comparison(file, ["data.path=0815", "data.kind=files", "data.text=a #b"])
-    data = found.variants[0].recipe.data.plain()
+    data = found.variants[0].recipe.data.to_dict()
     assert (data["kind"], data["path"], data["text"]) == ("files", "0815", "a #b")
 
 
@@ -110,7 +110,7 @@ def test_a_comparisons_settings_are_typed_alike(tmp_path: Path) -> None:
 def test_a_kind_counts_before_the_settings_of_its_part_wherever_it_is_typed(kind: str) -> None:
     for settings in (["data.path=x", "data.seed=3", kind], ["data.path=x", kind, "data.seed=3"]):
         data = Recipe.load("lora_tiny", *settings).data
-        assert (data.kind, data.plain()["path"], data.seed) == ("files", "x", 3)
+        assert (data.kind, data.to_dict()["path"], data.seed) == ("files", "x", 3)
 
 
 def test_a_setting_that_the_kind_behind_it_lacks_is_refused() -> None:
@@ -134,16 +134,16 @@ def test_weights_below_zero_are_values_and_no_options(weights: str) -> None:
         assert options.weights == [float(each) for each in weights.split(",")]
 
 
-def test_values_that_begin_with_a_dash_are_told_how_to_type(
+def test_values_that_begin_with_a_dash_are_answered_with_how_to_write_them(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for line, cure in {
-        "chat run --system -brief": "type it as --system=VALUE",
+    for line, hint in {
+        "chat run --system -brief": "--system=VALUE",
         "merge a --to b --base -x": "--base=VALUE",
-        "predict run -strange": "stands at the end, behind --",
+        "predict run -strange": "at the end, after --",
     }.items():
         with pytest.raises(SystemExit) as ended:
             parser().parse_args(line.split())
         assert ended.value.code == 2
-        assert cure.removeprefix("type it as ") in capsys.readouterr().err
+        assert hint in capsys.readouterr().err
     assert parser().parse_args(["chat", "run", "--system=-brief"]).system == "-brief"

@@ -166,10 +166,10 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 def test_a_run_without_a_judge_keeps_its_name() -> None:
     plain = Generation(rows=3)
     assert not {"grader", "samples", "grader_timeout"} & (
-        set(plain.model_dump()) | set(plain.plain())
+        set(plain.model_dump()) | set(plain.to_dict())
     )
     with_judge = Generation(rows=3, grader=["x"], samples=2, temperature=1.0)
-    assert Generation.model_validate(with_judge.plain()) == with_judge
+    assert Generation.model_validate(with_judge.to_dict()) == with_judge
     recipe = talk("tiny-llama", "{kind: text_generation, generate: {rows: 3}}")
     model, data = find_model("tiny-llama"), recipe.data.resolve()
     names = [

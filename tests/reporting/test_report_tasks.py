@@ -147,7 +147,7 @@ def test_scores_of_generated_texts_are_compared_on_the_rows_that_have_one(tmp_pa
             scores = {name: float(value[0]) for name, value in totals.items()}
             exact_match = {"exact_match": scores.pop("exact_match")}
             folder = write_task_run(
-                tmp_path, strategy, seed, task.plain(), lines, {**exact_match, **scores}
+                tmp_path, strategy, seed, task.to_dict(), lines, {**exact_match, **scores}
             )
             said = json.loads((folder / "record.json").read_text())
             said["scores"]["exact_match"]["n"] = ROWS // 4
@@ -205,7 +205,7 @@ def test_tags_are_compared_by_counts_under_the_records_labels(tmp_path: Path) ->
             found = task.totals(counts.sum(axis=0, keepdims=True), labels)
             scores = {name: float(value[0]) for name, value in found.items()}
             lines = [{"tags": ["O"], "predicted": ["O"], "counts": list(row)} for row in counts]
-            write_task_run(tmp_path, strategy, seed, task.plain(), lines, scores, None, labels)
+            write_task_run(tmp_path, strategy, seed, task.to_dict(), lines, scores, None, labels)
     made = report(tmp_path)
     assert made.metric == "f1" and by_label(made)["lora"].difference.p_corrected < 0.05
     assert report(tmp_path, metric="f1[PER]").standings[0].label == "full"

@@ -8,18 +8,18 @@ from support.run_processes import Zygote, record
 MIB = 2**20
 
 
-def test_the_peak_is_the_process_own_and_not_that_of_the_one_that_started_it(
+def test_the_peak_is_that_of_the_process_and_not_of_its_parent(
     tmp_path: Path,
 ) -> None:
-    held = b"x" * 400_000_000  # resident here when the other process starts
+    resident = b"x" * 400_000_000  # in memory when the other process starts
     code = (
         "from peftkit.runtime.peak_memory import peak_resident_bytes; print(peak_resident_bytes())"
     )
     peak = int(python("-c", code, cwd=tmp_path).stdout)
-    assert 5_000_000 < peak < len(held)
+    assert 5_000_000 < peak < len(resident)
 
 
-def test_a_run_tells_the_peak_of_its_evaluation_from_that_of_its_training(
+def test_the_peaks_of_training_and_evaluation_are_recorded_separately(
     zygote: Zygote, tmp_path: Path
 ) -> None:
     ended = zygote.run(tmp_path, "training.epochs=1", before="len(b'x' * (400 * 2**20))")

@@ -155,7 +155,7 @@ def base_label(recipe: dict[str, Any]) -> str:
 def nicknamed() -> dict[str, str]:
     """The aliases of strategies by the settings that they stand for, defaults included."""
     return {
-        json.dumps(Strategy.parse(alias, "strategy").plain(), sort_keys=True): alias
+        json.dumps(Strategy.parse(alias, "strategy").to_dict(), sort_keys=True): alias
         for alias in Strategy.all_aliases()
     }
 
