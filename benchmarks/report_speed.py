@@ -25,7 +25,7 @@ import numpy as np
 
 from peftkit.config.recipe import Recipe
 from peftkit.hub.source import Source
-from peftkit.metrics.registry import classification_scores
+from peftkit.metrics.classification import classification_scores
 from peftkit.records.record import Cost, ParameterCount, RunRecord, WorldRecord
 
 MEASUREMENTS = Path(__file__).parent / "measurements"

@@ -11,7 +11,7 @@ from tasks import ENCODERS, LANGUAGE_MODELS, WAYS
 
 from peftkit.config.composition import Composition
 from peftkit.errors import RecipeError
-from peftkit.metrics.registry import LOWER_IS_BETTER, gain
+from peftkit.metrics.registry import find_metric, gain
 from peftkit.reporting.render.markdown import table as report_table
 from peftkit.reporting.report import Report
 from peftkit.strategies.base import Strategy
@@ -159,7 +159,7 @@ def over_seeds(records: list[Any]) -> str:
     scores = [record["scores"][headline] for record in records]
     values = [score["value"] for score in scores]
     spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    ends = "high" if headline in LOWER_IS_BETTER else "low"
+    ends = "low" if find_metric(headline).higher_is_better else "high"
     lowest = (max if ends == "high" else min)(score[ends] for score in scores)
     return f"{statistics.mean(values):.3f}{spread}, {lowest:.3f}, {len(values)}"
 

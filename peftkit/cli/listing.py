@@ -26,7 +26,7 @@ def listing(family: str) -> list[dict[str, str]]:
     if family == "metrics":
         from peftkit.metrics.registry import METRICS
 
-        return [{"name": name, "about": about} for name, about in METRICS.items()]
+        return [{"name": name, "about": row.description} for name, row in METRICS.items()]
     root = PARTS[FAMILIES[family]]
     assert issubclass(root, Component)
     rows = [

@@ -10,7 +10,7 @@ from peftkit.comparison.settings import Budget
 from peftkit.config.recipe import Recipe
 from peftkit.errors import DiskError, RunError, RunStopped
 from peftkit.hub.source import Source
-from peftkit.metrics.registry import PERCENT, SMOOTH, gain, plain_name
+from peftkit.metrics.registry import find_metric, gain
 from peftkit.planning.plan import planned_steps
 from peftkit.records.record import RunRecord, Trial, Tuning
 from peftkit.records.run_dir import RunDir
@@ -203,7 +203,8 @@ def choose_pruner(metric: str, rows: int) -> "optuna.pruners.BasePruner":
     """The pruner for a metric: none where the standard error of a score is unknown."""
     import optuna
 
-    if plain_name(metric) in SMOOTH | PERCENT:
+    found = find_metric(metric)
+    if found.is_continuous or found.best != 1.0:
         return optuna.pruners.NopPruner()
     return margin_pruner(rows)
 

@@ -12,8 +12,9 @@ from peftkit.evaluation.code_execution import with_verdicts
 from peftkit.evaluation.generation import generated_rows
 from peftkit.evaluation.prediction import predict
 from peftkit.loading.model import LoadedModel
+from peftkit.metrics.bootstrap import score_of
 from peftkit.metrics.counts import resampled_sums
-from peftkit.metrics.registry import Score, gain, score_of
+from peftkit.metrics.registry import Score, gain
 from peftkit.runtime.distributed import World
 from peftkit.tasks.base import EvalSplit, Predictions, Scored, Task
 

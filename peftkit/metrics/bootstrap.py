@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from peftkit.metrics.registry import Score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,3 +125,14 @@ def row_weights(rng: np.random.Generator, resamples: int, rows: int) -> Floats:
     drawn = rng.integers(rows, size=(resamples, rows)) + rows * np.arange(resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=drawn.size)
     return counts.reshape(resamples, rows).astype(float)
+
+
+def score_of(value: float, draws: Floats, rows: int) -> Score:
+    """`value` with its percentile interval, over the resamples in which the metric is defined."""
+    import numpy as np
+
+    defined = draws[~np.isnan(draws)]
+    if math.isnan(value) or rows < 2 or not len(defined):  # one row cannot say how others vary
+        return Score(value=None if math.isnan(value) else value, n=rows)
+    low, high = np.percentile(defined, (2.5, 97.5)).tolist()
+    return Score(value=value, low=low, high=high, n=rows)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftkit.metrics.bootstrap import BLOCK_CELLS, row_weights
-from peftkit.metrics.registry import Score, score_of
+from peftkit.metrics.bootstrap import BLOCK_CELLS, row_weights, score_of
+from peftkit.metrics.registry import Score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftkit.metrics.bootstrap import BLOCK_CELLS, mean_of_defined, ratio, row_weights
+from peftkit.metrics.bootstrap import BLOCK_CELLS, mean_of_defined, ratio, row_weights, score_of
 from peftkit.metrics.counts import pseudo_values
-from peftkit.metrics.registry import Score, score_of
+from peftkit.metrics.registry import Score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

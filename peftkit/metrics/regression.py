@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftkit.metrics.bootstrap import BLOCK_CELLS, ratio, row_weights
+from peftkit.metrics.bootstrap import BLOCK_CELLS, ratio, row_weights, score_of
 from peftkit.metrics.counts import pseudo_values
-from peftkit.metrics.registry import Score, score_of
+from peftkit.metrics.functions import function_row_values, function_score
+from peftkit.metrics.registry import Score, find_metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,6 +47,8 @@ def number_scores(
         scores[measure] = score_of(float(own.mean()), draws.mean(axis=0), rows)
         for target, name in enumerate(names if targets > 1 else ()):
             scores[f"{measure}[{name}]"] = score_of(float(own[target]), draws[target], rows)
+    if headline not in scores:
+        scores[headline] = function_score(find_metric(headline), right, said, resamples, seed)
     return {headline: scores[headline]} | scores
 
 
@@ -122,6 +125,8 @@ def with_floor(spread: Floats, scale: Floats) -> Floats:
 
 def row_shares(right: Floats, said: Floats, metric: str, names: Sequence[str]) -> Floats | None:
     """What each row gives to `metric`: the jackknife's pseudo-values (see `tallies`), (rows,)."""
+    if (known := find_metric(metric)).function is not None:
+        return function_row_values(known, right, said)
     measure, _, rest = metric.partition("[")
     if measure not in MEASURES or (rest and rest[:-1] not in names):
         return None

@@ -42,13 +42,12 @@ def draw_curves(
 
 def direction(metric: str) -> str:
     """What the best value of a metric is, behind its name; nothing where that is not known."""
-    from peftkit.metrics.registry import PERCENT, gain, plain_name
+    from peftkit.metrics.registry import find_metric
 
-    if metric.startswith("evaluate:"):
-        return ""
-    if gain(metric, 1.0) < 0:
+    found = find_metric(metric)
+    if not found.higher_is_better:
         return " (lower is better)"
-    return " (100 is perfect)" if plain_name(metric) in PERCENT else " (1 is perfect)"
+    return "" if found.best is None else f" ({found.best:g} is perfect)"
 
 
 def points(log: Sequence[Mapping[str, float | None]], key: str, curve: str) -> Iterator[Point]:

@@ -4,9 +4,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import PrivateAttr
+from pydantic import PrivateAttr, field_validator
 from typing_extensions import Self
 
+from peftkit.errors import nearest
+from peftkit.metrics.evaluate_library import PREFIX
+from peftkit.metrics.registry import METRICS
 from peftkit.registry import Component
 
 if TYPE_CHECKING:
@@ -137,6 +140,34 @@ class Task(Component):
     """Whether rows have one label's name, `label` and `predicted`: the report then scores them."""
     loss_unit: ClassVar[str] = "cross-entropy (nats)"
     """What the loss is, for pictures of it."""
+    metrics: ClassVar[tuple[str, ...]] = ()
+    """The scores that the setting `metric` may name, where the task has that setting."""
+    scores_functions: ClassVar[bool] = False
+    """Whether `metric` may also name any registered metric with a function, or evaluate:NAME."""
+
+    @field_validator("metric", check_fields=False)
+    @classmethod
+    def _metric_is_known(cls, name: str) -> str:
+        is_evaluate = cls.scores_functions and name.startswith(PREFIX) and name != PREFIX
+        if cls.metrics and not is_evaluate and name not in (known := cls.metric_choices()):
+            raise ValueError(f"no metric of this task is called {name!r} - {nearest(name, known)}")
+        return name
+
+    @classmethod
+    def metric_choices(cls) -> list[str]:
+        """The names that the setting `metric` may have, beside evaluate:NAME."""
+        functions = [m.name for m in METRICS.values() if m.function and cls.scores_functions]
+        return [*cls.metrics, *functions]
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        """The schema of the settings, with the names that `metric` may have."""
+        schema: dict[str, Any] = handler(core)
+        setting = handler.resolve_ref_schema(schema).get("properties", {}).get("metric")
+        if setting is not None and cls.metrics:
+            names: dict[str, Any] = {"enum": cls.metric_choices()}
+            setting["anyOf"] = [names, *[{"pattern": f"^{PREFIX}."}] * cls.scores_functions]
+        return schema
 
     @property
     def headline(self) -> str:

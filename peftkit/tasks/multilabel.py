@@ -32,8 +32,8 @@ class Multilabel(Embedded, Task):
     """Which of the labels a text has, each for itself; how sure is sure enough is tuned."""
 
     kind: Literal["multilabel"] = "multilabel"
-    metric: Literal["micro_f1", "macro_f1", "map", "lrap", "exact_match"] = "micro_f1"
-    """The headline score, which comparisons go by."""
+    metric: str = "micro_f1"
+    """The headline score, used for comparisons."""
     separator: str | None = None
     """What parts the labels where `data.label` holds text instead of lists (';', '|', ',')."""
     columns: Annotated[list[str], Field(min_length=2)] | None = None
@@ -47,6 +47,7 @@ class Multilabel(Embedded, Task):
     pipeline_tag: ClassVar[str] = "text-classification"
     problem_type: ClassVar[str | None] = "multi_label_classification"
     trains_head: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1", "map", "lrap", "exact_match")
     lines: ClassVar[tuple[str, ...]] = ("label", "predicted", "probabilities")
     tunes: ClassVar[tuple[str, ...]] = ("thresholds",)
     changes_words: ClassVar[bool] = True

@@ -8,6 +8,7 @@ from pydantic import field_validator
 
 from peftkit.data.validation import Role
 from peftkit.errors import DataError, Fault
+from peftkit.metrics.evaluate_library import check_metric
 from peftkit.tasks.base import EvalSplit, Predictions, Scored, Task
 from peftkit.tasks.embedding_baseline import Embedded
 from peftkit.text.pairs import encode_texts
@@ -30,8 +31,9 @@ class Regression(Embedded, Task):
     """Numbers on a scale: learned as deviations from train's mean, told in their own units."""
 
     kind: Literal["regression"] = "regression"
-    metric: Literal["spearman", "pearson", "rmse", "mae", "r2"] = "spearman"
-    """The headline score, which early stopping and comparisons go by."""
+    metric: str = "spearman"
+    """The headline score, used for early stopping and comparisons; evaluate:NAME: a metric of the
+    `evaluate` library, by its name or the folder of its script."""
     loss_kind: Literal["mse", "huber"] = "mse"
     """mse: the squared error; huber: beyond one standard deviation of the target its size alone."""
     targets: list[str] | None = None
@@ -42,6 +44,8 @@ class Regression(Embedded, Task):
     pipeline_tag: ClassVar[str] = "text-classification"
     problem_type: ClassVar[str | None] = "regression"
     trains_head: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("spearman", "pearson", "rmse", "mae", "r2")
+    scores_functions: ClassVar[bool] = True
     lines: ClassVar[tuple[str, ...]] = ("label", "predicted")
     smooths: ClassVar[bool] = False
     changes_words: ClassVar[bool] = True
@@ -84,6 +88,7 @@ class Regression(Embedded, Task):
                 faults += number_faults(split, role, getattr(splits, split))
         if faults:
             raise DataError("the targets cannot be used:", faults)
+        check_metric(self.metric)
         return self.assumed_names
 
     def learned(self, splits: "Splits") -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import PositiveFloat, field_validator
 
 from peftkit.errors import DataError, Fault
+from peftkit.metrics.evaluate_library import check_metric
 from peftkit.tasks.base import EvalSplit, Predictions, Scored, Task
 from peftkit.tasks.embedding_baseline import Embedded
 from peftkit.tasks.zero_shot import Prompting
@@ -24,8 +25,9 @@ class Classification(Embedded, Task):
     """Which of the labels a text, or a pair of texts, has."""
 
     kind: Literal["text_classification"] = "text_classification"
-    metric: Literal["accuracy", "f1", "macro_f1", "mcc"] = "accuracy"
-    """The headline score, which early stopping and comparisons go by."""
+    metric: str = "accuracy"
+    """The headline score, used for early stopping and comparisons; evaluate:NAME: a metric of the
+    `evaluate` library, by its name or the folder of its script."""
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] | None = None
     """What a row of each class counts in the loss: none: all the same; balanced: the more, the
     rarer its class is in train; or a number a label. Scaled to be 1 on average over train."""
@@ -37,6 +39,8 @@ class Classification(Embedded, Task):
     pipeline_tag: ClassVar[str] = "text-classification"
     problem_type: ClassVar[str | None] = "single_label_classification"
     trains_head: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "macro_f1", "mcc")
+    scores_functions: ClassVar[bool] = True
     has_classes: ClassVar[bool] = True
     changes_words: ClassVar[bool] = True
     later: ClassVar[tuple[str, ...]] = ("class_weights", "untrained_baseline", "zero_shot")
@@ -82,6 +86,7 @@ class Classification(Embedded, Task):
             faults += self.zero_shot.faults(names, splits.train.column_names)
         if faults:
             raise DataError("the labels cannot be used:", faults)
+        check_metric(self.metric)
         return names
 
     def learned(self, splits: "Splits") -> dict[str, Any]:
@@ -163,7 +168,7 @@ class Classification(Embedded, Task):
 
     def score(self, predictions: Predictions, given: EvalSplit) -> Scored:
         """Accuracy, F1, MCC, ROC-AUC, macro and per class, and the majority class's."""
-        from peftkit.metrics.registry import classification_scores
+        from peftkit.metrics.classification import classification_scores
 
         found = classification_scores(
             predictions.label_ids,

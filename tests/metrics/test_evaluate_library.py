@@ -1,11 +1,11 @@
-"""`evaluate:<name>` runs metrics of the evaluate library; their failures are errors of ours."""
+"""`evaluate:NAME` computes metrics of the evaluate library; their failures are errors of ours."""
 
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from peftkit.errors import DataError
-from peftkit.metrics.registry import evaluate_metric
+from peftkit.metrics.evaluate_library import evaluate_metric
 
 SCRIPT = """
 import datasets
@@ -30,7 +30,7 @@ Writer = Callable[[str, str], str]
 
 @pytest.fixture(scope="module")  # as long as Python remembers where `evaluate_modules` lies
 def script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Writer]:
-    """Writes a metric script whose `_compute` returns the given expression; gives its folder."""
+    """Write a metric script whose `_compute` returns the given expression; return its folder."""
     import evaluate
 
     def write(name: str, result: str) -> str:
@@ -48,21 +48,21 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Writer]:
 def test_evaluate_takes_the_folder_of_a_local_script(script: Writer) -> None:
     folder = script("hits_a", "{'hits': hits / len(references)}")
     assert evaluate_metric(f"evaluate:{folder}", [1, 0, 1, 1], [1, 1, 1, 1]) == 0.75
-    assert evaluate_metric(folder, [1, 0], [1, 1]) == 0.5
 
 
 def test_evaluate_gives_none_for_what_is_not_a_number(script: Writer) -> None:
-    assert evaluate_metric(script("hits_b", "{'hits': float('nan')}"), [1], [1]) is None
+    name = "evaluate:" + script("hits_b", "{'hits': float('nan')}")
+    assert evaluate_metric(name, [1], [1]) is None
 
 
 def test_evaluate_refuses_a_metric_with_several_numbers(script: Writer) -> None:
     with pytest.raises(DataError, match=r"should give one number \(got low, high\)"):
-        evaluate_metric(script("hits_c", "{'low': 0.1, 'high': hits}"), [1], [1])
+        evaluate_metric("evaluate:" + script("hits_c", "{'low': 0.1, 'high': hits}"), [1], [1])
 
 
 def test_evaluate_turns_a_broken_script_into_an_error_of_ours(script: Writer) -> None:
     with pytest.raises(DataError, match=r"evaluate:.*hits_d: ZeroDivisionError"):
-        evaluate_metric(script("hits_d", "{'hits': 1 / 0}"), [1], [1])
+        evaluate_metric("evaluate:" + script("hits_d", "{'hits': 1 / 0}"), [1], [1])
 
 
 def test_evaluate_without_the_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

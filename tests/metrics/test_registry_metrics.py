@@ -15,7 +15,8 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from peftkit.errors import DataError, RecipeError, RunError
-from peftkit.metrics.registry import METRICS, ClassificationScores, Score, classification_scores
+from peftkit.metrics.classification import ClassificationScores, classification_scores
+from peftkit.metrics.registry import METRICS, Score
 
 Arrays = tuple[NDArray[np.int64], NDArray[np.float64]]
 

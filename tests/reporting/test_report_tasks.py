@@ -234,7 +234,7 @@ def test_rows_without_what_the_task_reads_are_told(tmp_path: Path) -> None:
         ("chrf", 1.23, " (100 is perfect)", "+1.2 points"),
         ("f1[PER]", -0.5, " (1 is perfect)", "-50.0 points"),
         ("rmse[price]", 1234.5, " (lower is better)", "+1234 in its own unit"),
-        ("evaluate:own", 0.01, "", "+1.0 points"),
+        ("evaluate:own", 0.01, "", "+0.01 in its own unit"),
     ],
 )
 def test_each_score_is_told_in_its_unit(metric: str, value: float, words: str, said: str) -> None:

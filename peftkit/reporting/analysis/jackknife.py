@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftkit.metrics.bootstrap import name_metrics
+from peftkit.metrics.functions import function_row_values
+from peftkit.metrics.registry import find_metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +36,8 @@ def row_scores(
         return np.asarray(label_ids == predicted_ids, dtype=float)
     if metric == "roc_auc":
         values = None if probabilities is None else area_values(label_ids, probabilities)
+    elif (found := find_metric(metric)).function is not None:
+        values = function_row_values(found, label_ids, predicted_ids)
     else:
         values = counted_values(metric, label_ids, predicted_ids, names)
     return values if values is not None and np.isfinite(values).all() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peftkit.metrics.registry import LOWER_IS_BETTER, PERCENT, SMOOTH, gain, plain_name
+from peftkit.metrics.registry import find_metric, gain
 
 
 @dataclass(frozen=True)
@@ -16,21 +16,19 @@ class Scale:
     @property
     def lower(self) -> bool:
         """Whether less is better."""
-        return plain_name(self.metric) in LOWER_IS_BETTER
+        return not find_metric(self.metric).higher_is_better
 
     @property
     def top(self) -> float | None:
         """The perfect score, a hundredth of which is a point; None for scores in a unit of their
         own, such as those of which less is better."""
-        if self.lower:
-            return None
-        return 100.0 if plain_name(self.metric) in PERCENT else 1.0
+        return find_metric(self.metric).best
 
     @property
     def smallest_step(self) -> float | None:
         """What one row's difference can come to at the least where two runs differ in it; None
         where rows' scores are no hits and differ by as little as may be."""
-        return None if plain_name(self.metric) in SMOOTH else self.top
+        return None if find_metric(self.metric).is_continuous else self.top
 
     def gain(self, value: float | None) -> float:
         """The value as a number of which more is better; what is unknown counts as 0."""

@@ -55,15 +55,16 @@ class Instructions(LanguageModeling, Task):
     ..., for base models. Part of the run's name by its content."""
     system: str | None = None
     """System prompt of conversations that have none."""
-    metric: Literal["bits_per_byte", "exact_match", "rougeL", "perplexity", "loss"] = (
-        "bits_per_byte"
-    )
+    metric: str = "bits_per_byte"
     """The headline score; of generated texts only where `generate` is set."""
     score_tokenizer: Literal["english", "unicode"] | None = None
     """How texts are split for ROUGE: english, words of a to z and 0 to 9, stemmed; unicode, those
     of any script, each character alone where no space divides words. null: english, but unicode
     for references of other letters than a to z."""
 
+    metrics: ClassVar[tuple[str, ...]] = (
+        "bits_per_byte", "exact_match", "rougeL", "perplexity", "loss",
+    )  # fmt: skip
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"chat": {}}
     roles: ClassVar["Mapping[str, Need]"] = dict.fromkeys(COLUMNS, False)
     inputs: ClassVar[tuple[str, ...]] = (

@@ -13,13 +13,14 @@ class Summarization(Rewriting, Task):
     """What a text comes to."""
 
     kind: Literal["summarization"] = "summarization"
-    metric: Literal["rougeL", "rouge1", "rouge2", "bits_per_byte"] = "rougeL"
+    metric: str = "rougeL"
     """The headline score."""
     score_tokenizer: Literal["english", "unicode"] | None = None
     """How texts are split for ROUGE: english, words of a to z and 0 to 9, stemmed; unicode, those
     of any script, each character alone where no space divides words. null: english, but unicode
     for references of other letters than a to z."""
 
+    metrics: ClassVar[tuple[str, ...]] = ("rougeL", "rouge1", "rouge2", "bits_per_byte")
     request: ClassVar[str] = f"Summarize this text:\n\n{SOURCE}"
 
     @property

@@ -1,7 +1,7 @@
 """Translation: a text said in another language, by an encoder-decoder or a causal model."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.metrics.text import CHRF, Counted, bleus
 from peftkit.metrics.tokenizers import bleu_tokenizer, check_installed
@@ -24,7 +24,7 @@ class Translation(Rewriting, Task):
     """What a text is in another language."""
 
     kind: Literal["translation"] = "translation"
-    metric: Literal["chrf", "bleu", "bits_per_byte"] = "chrf"
+    metric: str = "chrf"
     """The headline score."""
     into: str | None = None
     """What a causal model is asked for by name: the target's language, as German."""
@@ -36,6 +36,8 @@ class Translation(Rewriting, Task):
     )
     """How sacrebleu splits texts for BLEU; null: 13a, or what the script of the test references
     needs (zh, ja-mecab, ko-mecab; char for Thai and the like)."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("chrf", "bleu", "bits_per_byte")
 
     @property
     def headline(self) -> str:
