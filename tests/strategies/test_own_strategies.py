@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import peftkit
 from peftkit.config.recipe import Recipe
-from peftkit.errors import RecipeError, RunError, workable
+from peftkit.errors import RecipeError, RunError, nearest_divisors
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import LoadedModel, meta_model
 from peftkit.models.architectures import blocks_of, depths_of
@@ -441,8 +441,8 @@ def test_what_does_not_fit_the_model_is_refused(strategy: str, said: str) -> Non
 
 
 def test_the_nearest_n_that_divides_is_named() -> None:
-    assert refusal("tiny-bert", "{kind: compacter, n: 5}").endswith(workable(64, 5))
-    assert workable(64, 5) == "4 and 8"
+    assert refusal("tiny-bert", "{kind: compacter, n: 5}").endswith(nearest_divisors(64, 5))
+    assert nearest_divisors(64, 5) == "4 and 8"
 
 
 @pytest.mark.parametrize("kind", ["full", "frozen", "gradual"])
