@@ -52,7 +52,7 @@ def test_a_record_is_predicted_merged_exported_and_reported_from_its_own_directo
     try:
         answers = peftkit.predict(runs[1], TEXTS)
         assert answers == peftkit.predict(second, TEXTS)
-        with pytest.raises(RunError, match="there is no such folder"):
+        with pytest.raises(RunError, match="there is no such directory"):
             peftkit.predict(runs[0], TEXTS)
         shared = peftkit.SharedBase.load([runs[1]])
         assert shared.predict(TEXTS, second.name) == [{**a, "run": second.name} for a in answers]

@@ -1,4 +1,7 @@
-"""Composition: a recipe's file, its bases and the overrides as one mapping; and who set what."""
+"""Compose a recipe from its file, the files it builds on, and overrides.
+
+Each value remembers where it was set, for error messages and `peftkit show`.
+"""
 
 import json
 import re
@@ -26,34 +29,34 @@ class Override(NamedTuple):
     """Its dotted path."""
     value: Any
     source: str
-    """Who sets it."""
+    """Where it is set: a file, the command line, Python."""
     spellings: Mapping[str, str] = {}
-    """How what is no text in the value was typed, by the dotted path below it."""
+    """How numbers, booleans and nulls in the value were typed, by the dotted path below `key`."""
 
 
 WANTS_TEXT = "valid string"
-"""What a refusal of anything but text says."""
+"""Part of the message about a value that should be text."""
 
 
 @dataclass
 class Composition:
-    """Settings as plain data, and for each dotted path below them where its value was set."""
+    """Nested settings, and for each dotted path where its value was set."""
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     spellings: dict[str, str] = field(default_factory=dict)
-    """How numbers, booleans and nulls were written, by their dotted paths."""
+    """How numbers, booleans and nulls were typed, by their dotted paths."""
 
     def set(
         self, key: str, value: Any, source: str, spellings: Mapping[str, str] | None = None
     ) -> None:
-        """Merge `value` at the dotted path `key`."""
+        """Set `value` at the dotted path `key`; mappings are merged."""
         steps = key.split(".")
         for step in reversed(steps[1:]):
             value = {step: value}
-        told = {f"{key}.{p}" if p else key: word for p, word in (spellings or {}).items()}
-        self.merge({steps[0]: value}, source, told)
+        typed = {f"{key}.{p}" if p else key: word for p, word in (spellings or {}).items()}
+        self.merge({steps[0]: value}, source, typed)
 
     def merge(
         self,
@@ -61,13 +64,15 @@ class Composition:
         source: str,
         spellings: Mapping[str, str] | None = None,
     ) -> None:
-        """Merge a whole mapping: key by key, unless a mapping names another kind."""
+        """Merge nested settings key by key; a mapping with another `kind` replaces the old one."""
         self.settings = self._merged(self.settings, current_names(settings), "", source)
         self.spellings |= {current_path(path): word for path, word in (spellings or {}).items()}
 
     def respelled(self, faults: Iterable[Fault]) -> "Composition | None":
-        """The same, but what is refused as no text is text as it was written (`007`, `true`); None
-        where nothing is."""
+        """A copy in which values that should be text are text as typed (`007`, `true`).
+
+        None if no fault is about such a value.
+        """
         places = [fault.where for fault in faults if WANTS_TEXT in fault.what]
         meant = {
             p: w for p, w in self.spellings.items() if w and any(is_at(p, at) for at in places)
@@ -78,7 +83,7 @@ class Composition:
         return replace(self, settings=with_words(self.settings, meant, ""), spellings=kept)
 
     def source_of(self, path: str) -> str | None:
-        """Who set `path`: itself, what stands nearest above it, or something below it."""
+        """Where `path` was set, or else its nearest parent, or else something below it."""
         steps = path.split(".")
         for end in range(len(steps), 0, -1):
             if (source := self.sources.get(".".join(steps[:end]))) is not None:
@@ -110,10 +115,10 @@ class Composition:
 def compose(
     name: str, overrides: Iterable[Override] = (), folder: Path | None = None
 ) -> Composition:
-    """The recipe `name` (a path or a name) with `overrides` on top.
+    """Compose the recipe `name` (a path or a name) with `overrides` on top.
 
     Names are looked up in `folder` (default: `./recipes`), then among the shipped recipes.
-    Raises `RecipeError` with every fault found in the overrides.
+    Raises `RecipeError` if there is no such recipe, or a file cannot be read.
     """
     folders = [folder or Path("recipes"), SHIPPED]
     path = find_recipe(name, folders)
@@ -125,9 +130,9 @@ def compose(
 
 
 def parse_overrides(arguments: Iterable[str], source: str = "command line") -> list[Override]:
-    """`key=value` arguments; a value is what `typed_value` has it.
+    """Parse `key=value` arguments, whose values are YAML.
 
-    Raises `RecipeError` with every fault, and how to type what is meant as text.
+    Raises `RecipeError` with all faults, and how to type a value that is meant as text.
     """
     overrides, faults = [], []
     for argument in arguments:
@@ -137,8 +142,8 @@ def parse_overrides(arguments: Iterable[str], source: str = "command line") -> l
             continue
         try:
             value = typed_value(text)
-            told = {} if isinstance(value, str) else spellings(text)
-            overrides.append(Override(key, value, source, told))
+            typed = {} if isinstance(value, str) else spellings(text)
+            overrides.append(Override(key, value, source, typed))
         except yaml.YAMLError as error:
             as_text = shlex.quote(f"{key}={json.dumps(text, ensure_ascii=False)}")
             what = f"{text!r} is not YAML ({brief(error)}) - if it is text, type {as_text}"
@@ -149,8 +154,8 @@ def parse_overrides(arguments: Iterable[str], source: str = "command line") -> l
 
 
 def kinds_first(overrides: Iterable[Override]) -> list[Override]:
-    """The overrides in their order, but a kind that is named by itself (`data.kind=files`,
-    `strategy=full`) before the settings of its part, which it would undo."""
+    """The overrides in order, but with each kind (`data.kind=files`, `strategy=full`) before the
+    other settings of its part, which it would reset."""
     ordered: list[Override] = []
     for override in overrides:
         part, _, last = override.key.rpartition(".")
@@ -167,7 +172,7 @@ def kinds_first(overrides: Iterable[Override]) -> list[Override]:
 
 
 def recipe_names(folder: Path | None = None) -> dict[str, Path]:
-    """Every runnable recipe by name: those in `folder` (`./recipes`), then the shipped ones."""
+    """All recipes by name: those in `folder` (default: `./recipes`) and the shipped ones."""
     found: dict[str, Path] = {}
     for place in (SHIPPED, folder or Path("recipes")):
         for path in sorted(place.glob("*.yaml")):
@@ -177,7 +182,7 @@ def recipe_names(folder: Path | None = None) -> dict[str, Path]:
 
 
 def find_recipe(name: str, folders: list[Path]) -> Path:
-    """The file that `name` means: a path, or a name in one of `folders`."""
+    """The file of the recipe `name`: a path, or a name in one of `folders`."""
     if not name:
         raise RecipeError(f"the recipe has no name - choose from {', '.join(recipe_names())}")
     if name.endswith((".yaml", ".yml")) or "/" in name:
@@ -189,24 +194,24 @@ def find_recipe(name: str, folders: list[Path]) -> Path:
         return recipe_file(Path(name))
     known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
     shown = known if name.startswith("_") else {k for k in known if not k.startswith("_")}
-    raise RecipeError(f"no recipe is called {name!r} {told(folders)} - {nearest(name, shown)}")
+    raise RecipeError(f"no recipe is called {name!r} {places(folders)} - {nearest(name, shown)}")
 
 
 def recipe_file(path: Path) -> Path:
-    """`path`, if a file is there. Raises `RecipeError` that says what there is instead."""
+    """`path`, if it is a file. Raises `RecipeError` that names what there is instead."""
     if path.is_file():
         return path
     if path.is_dir():
         inner = path / "recipe.yaml"
         hint = f"name the file in it: {inner}" if inner.is_file() else "name a YAML file"
-        raise RecipeError(f"the recipe '{path}' is a folder - {hint}")
+        raise RecipeError(f"the recipe '{path}' is a directory - {hint}")
     beside = [other.name for pattern in ("*.yaml", "*.yml") for other in path.parent.glob(pattern)]
     hint = nearest(path.name, beside) if beside else "check the path"
     raise RecipeError(f"there is no recipe file '{path}' here ({Path.cwd()}) - {hint}")
 
 
-def told(folders: list[Path]) -> str:
-    """Where a recipe was looked for, in words."""
+def places(folders: list[Path]) -> str:
+    """Where a recipe was looked for, for a message."""
     first = folders[0]
     if not first.is_dir():
         return "among the shipped recipes"
@@ -217,22 +222,22 @@ def told(folders: list[Path]) -> str:
 def merge_file(
     composition: Composition, path: Path, folders: list[Path], below: list[Path]
 ) -> None:
-    """Merge the bases of the file at `path`, in order, and then the file itself."""
+    """Merge the recipes that the file at `path` builds on, in order, and then the file itself."""
     if path.resolve() in [other.resolve() for other in below]:
         circle = " -> ".join(str(each) for each in [*below, path])
-        raise RecipeError(f"base: goes in a circle: {circle} - remove one of these bases")
-    settings, told = read_spelled(path)
+        raise RecipeError(f"base: is circular: {circle} - remove one of these bases")
+    settings, typed = read_spelled(path)
     for base in bases_of(path, settings.pop("base", None)):
         try:
             found = find_recipe(base, [path.parent, *folders])
         except RecipeError as error:
             raise RecipeError(f"{path}: base: {error.message}") from None
         merge_file(composition, found, folders, [*below, path])
-    composition.merge(settings, str(path), told)
+    composition.merge(settings, str(path), typed)
 
 
 def bases_of(path: Path, base: Any) -> list[str]:
-    """What the recipe at `path` builds on: nothing, one name or a list of them."""
+    """Names of the recipes that the one at `path` builds on."""
     names = [] if base is None else base if isinstance(base, list) else [base]
     for name in names:
         if not isinstance(name, str):
@@ -242,7 +247,7 @@ def bases_of(path: Path, base: Any) -> list[str]:
 
 
 def as_mappings(old: Any, new: Any) -> tuple[Any, Any]:
-    """A bare word beside a mapping is that mapping's kind (`strategy=full`)."""
+    """Two values to merge: text next to a mapping is its kind (`strategy=full`)."""
     if isinstance(old, str) and isinstance(new, Mapping):
         return {"kind": old}, new
     if isinstance(new, str) and isinstance(old, Mapping) and "kind" in old:
@@ -251,7 +256,7 @@ def as_mappings(old: Any, new: Any) -> tuple[Any, Any]:
 
 
 def is_another_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether `new` names a kind that `old` is not: then nothing of `old` stays behind."""
+    """Whether `new` has another kind than `old`, so that nothing of `old` is kept."""
     return "kind" in new and new["kind"] != old.get("kind")
 
 
@@ -261,7 +266,7 @@ def is_at(path: str, place: str) -> bool:
 
 
 def with_words(value: Any, words: Mapping[str, str], path: str) -> Any:
-    """Plain data with text in the place of what stands at the paths of `words`."""
+    """A copy of plain data with the text in `words` at their paths."""
     if path in words:
         return words[path]
     inner = f"{path}." if path else ""
@@ -273,26 +278,28 @@ def with_words(value: Any, words: Mapping[str, str], path: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in the YAML file at `path`; the error names the file and the line."""
+    """The mapping in the YAML file at `path`. Raises `RecipeError` with the file and the line."""
     return read_spelled(path)[0]
 
 
 def read_spelled(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The mapping in the YAML file at `path`, and how what is no text in it is written."""
+    """The mapping in the YAML file at `path`, and how numbers, booleans and nulls are typed."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        settings, told = load_yaml(text), spellings(text)
+        settings, typed = load_yaml(text), spellings(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: is not a recipe ({brief(error)})") from None
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: is not UTF-8 text (byte {error.start}) - save it so") from None
+        raise RecipeError(
+            f"{path}: is not UTF-8 text (byte {error.start}) - save it as UTF-8"
+        ) from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}) - check it") from None
     if settings is None:
         return {}, {}
     if not isinstance(settings, dict):
         raise RecipeError(f"{path}: should be a mapping such as 'model: ...' (got {settings!r})")
-    return settings, told
+    return settings, typed
 
 
 def flat(settings: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:

@@ -1,18 +1,14 @@
-"""The recipe: a frozen value that says what to train and how little of it."""
+"""A recipe: the model, data, task, strategy, quantization and training of one run."""
 
 import hashlib
-import importlib.util
 import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import (
     Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
     SerializeAsAny,
     ValidationError,
     field_validator,
@@ -21,121 +17,51 @@ from typing_extensions import Self
 
 from peftkit.config.composition import Composition, Override, compose, kinds_first, parse_overrides
 from peftkit.config.earlier_names import earlier_names
+from peftkit.config.training import WITHOUT_EFFECT, Training
 from peftkit.data.base import LATER, Data
 from peftkit.data.splits import Splits
-from peftkit.errors import Fault, RecipeError, nearest, nearest_divisors
+from peftkit.errors import Fault, RecipeError, nearest_divisors
 from peftkit.hub.source import Source
 from peftkit.models.quantization import Quantization, Unquantized
 from peftkit.registry import Component, Settings, import_plugin, parse_settings, recipe_error
 from peftkit.strategies.base import Strategy
 from peftkit.tasks.base import Task
 
-TRACKERS = {name: name for name in ("tensorboard", "wandb", "mlflow", "trackio")}
-WITHOUT_EFFECT = ("save_steps", "threads", "report_to", "proof")
-"""Training settings that leave the result as it is, and so the digest too."""
-
-
-class Training(Settings):
-    """How the chosen weights are trained."""
-
-    epochs: PositiveFloat = 3
-    """Passes over the train split."""
-    steps: PositiveInt | None = None
-    """Optimizer steps instead of epochs."""
-    batch_size: PositiveInt = 32
-    """Examples an optimizer step, over all ranks and micro-batches."""
-    micro_batch_size: PositiveInt | Literal["auto"] = "auto"
-    """Examples a forward pass on one rank; auto: as many as fit in memory, at most `max_tokens`."""
-    max_tokens: PositiveInt | Literal["auto"] = "auto"
-    """Tokens a forward pass that `micro_batch_size: auto` aims at, the longest rows assumed; auto:
-    2,048 on a CPU, where more is no faster and takes more memory, 16,384 on a GPU."""
-    lr: PositiveFloat | Literal["auto"] = "auto"
-    """Learning rate at its highest; auto: the strategy's own default."""
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "exponential", "step"] = "linear"
-    """Learning rate after the warm-up; exponential ends at 1 %, step halves it five times."""
-    warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from 0."""
-    weight_decay: NonNegativeFloat = 0.01
-    """AdamW's decay, not on biases and norms."""
-    max_grad_norm: PositiveFloat | None = 1.0
-    """Largest norm of the gradient."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of each label's probability spread over all labels."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
-    """The model's dropout; auto: its own where the base is trained, 0 where it is frozen."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Type in which weights rest and products are computed; auto: the faster, as measured."""
-    gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them."""
-    order: Literal["length_grouped", "random"] = "length_grouped"
-    """Order of the examples: like lengths together, or not."""
-    packing: Literal["auto", "on", "off"] = "auto"
-    """on: no padding where the architecture is proven equal to padded; auto: where that is also
-    measured faster on some of the run's batches; off: always pad."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    """Seeds the new weights, the order and dropout."""
-    evaluate: PositiveInt | Literal["epoch", "never"] = "epoch"
-    """Score the validation split after every so many steps, or every epoch."""
-    patience: PositiveInt | None = None
-    """Stop after so many evaluations without a better score."""
-    keep: Literal["best", "last"] = "best"
-    """Which weights the run ends with: the best on the validation split, or the last."""
-    save_steps: PositiveInt | Literal["epoch"] = "epoch"
-    """Save a checkpoint after every so many steps, or every epoch."""
-    threads: PositiveInt | Literal["auto"] = "auto"
-    """CPU threads of a rank; auto: its share of the cores (a launcher's one thread is undone)."""
-    proof: Literal["full", "run"] = "full"
-    """full: the artifact is also loaded in a fresh process and must give the same logits."""
-    report_to: list[str] = Field(default_factory=list)
-    """Trackers to log to: tensorboard, wandb, mlflow, trackio."""
-    trainer: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of `transformers.TrainingArguments`, passed on as they are."""
-
-    @field_validator("report_to")
-    @classmethod
-    def _trackers_are_known(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in TRACKERS:
-                raise ValueError(f"no tracker is called {name!r} - {nearest(name, TRACKERS)}")
-            if importlib.util.find_spec(TRACKERS[name]) is None:
-                raise ValueError(f"the tracker {name!r} is not installed - pip install {name}")
-        return names
-
 
 class Recipe(Settings):
-    """What to train and how little of it; complete and checked before torch is imported."""
+    """One run's settings: frozen, complete and validated before torch is imported."""
 
     name: str
-    """What the run's folder is called."""
+    """Name of the run, which names its directory."""
     description: str | None = None
     """A sentence for `peftkit list recipes`."""
     model: str = Field(min_length=1)
-    """Base model: a folder, or a name on the hub (name@revision pins it)."""
+    """Base model: a local directory, or a name on the Hub (name@revision pins it)."""
     data: SerializeAsAny[Data]
-    """Where the examples come from."""
+    """Data set."""
     task: SerializeAsAny[Task]
-    """What the model is asked."""
+    """Task: what the model is trained to answer."""
     strategy: SerializeAsAny[Strategy]
-    """Which weights move."""
+    """Fine-tuning strategy: which weights are trained."""
     quantize: SerializeAsAny[Quantization] = Unquantized()
-    """How the base's weights rest in memory."""
+    """Quantization of the base model."""
     training: Training = Training()
     """How the chosen weights are trained."""
     plugins: list[str] = Field(default_factory=list)
-    """Modules that declare further strategies, tasks or data, imported first."""
+    """Modules to import first, which declare further strategies, tasks or data."""
 
     @field_validator("name")
     @classmethod
     def _name_is_a_folder_name(cls, name: str) -> str:
         if not re.fullmatch(r"\w[\w .+-]*", name):
-            raise ValueError("should be letters, digits, _ and -, since it names the run's folder")
+            raise ValueError("should be letters, digits, _ and - (it names a directory)")
         return name
 
     @classmethod
     def load(cls, name: str, *overrides: str, folder: Path | None = None, **settings: Any) -> Self:
         """The recipe `name` with `key=value` overrides, then keyword settings, on top.
 
-        A keyword reaches below with two underscores (`training__seed=1`). Raises `RecipeError`
+        Two underscores in a keyword stand for a dot (`training__seed=1`). Raises `RecipeError`
         with all faults at once.
         """
         parsed = parse_overrides(overrides, "override")
@@ -143,10 +69,10 @@ class Recipe(Settings):
 
     @classmethod
     def of(cls, composition: Composition) -> Self:
-        """The recipe that a composition describes; faults name where each value was set."""
+        """The recipe described by `composition`; faults name where each value was set."""
         settings = {"name": composition.name, **composition.settings}
         if faults := broken_plugins(settings.get("plugins")):
-            raise cannot_run(composition, faults)  # alone: what they declare would be missing
+            raise cannot_run(composition, faults)  # only these: what they declare would be missing
         parts, faults = parsed_parts(settings)
         rest = {key: value for key, value in settings.items() if key not in PARTS}
         try:
@@ -162,36 +88,40 @@ class Recipe(Settings):
         return recipe
 
     def but(self, **changes: Any) -> Self:
-        """Another recipe, the same but for `changes` (`strategy="full"`, `training__seed=1`)."""
+        """A copy with `changes` (`strategy="full"`, `training__seed=1`)."""
         composition = Composition(self.name, self.settings())
         for override in kinds_first(keywords(changes)):
             composition.set(*override)
         return type(self).of(composition)
 
     def settings(self) -> dict[str, Any]:
-        """All settings but the name as plain data: a recipe file that runs again."""
+        """All settings except the name as plain data, as a recipe file has them."""
         return {key: value for key, value in self.to_dict().items() if key != "name"}
 
     def digest(self, model: Source, data: Source) -> str:
-        """64 hex digits that name all that can change the result, and no path or machine."""
-        said = self.model_dump(mode="json", exclude={"name", "description"})
-        said["model"], said["data_identity"] = model.identity, data.identity
+        """SHA-256, as 64 hex digits, of all settings that can change the result.
+
+        Paths and machines are not part of it.
+        """
+        settings = self.model_dump(mode="json", exclude={"name", "description"})
+        settings["model"], settings["data_identity"] = model.identity, data.identity
         for key in ("kind", "path", "name", "fallback", "revision"):
-            said["data"].pop(key, None)
-        # without settings of later times a run keeps the name it had before there were any; a named
-        # subset picks other rows of the same files
-        for part, keys in ((said["data"], ("subset", *LATER)), (said["task"], self.task.later)):
+            settings["data"].pop(key, None)
+        # settings that were added later count only when they are set, so that older runs keep their
+        # digest; a named subset picks other rows of the same files
+        added_later = {"data": ("subset", *LATER), "task": self.task.later}
+        for part, keys in ((settings[name], keys) for name, keys in added_later.items()):
             for *above, key in (name.split(".") for name in keys):
                 inner = part[above[0]] if above else part
                 if inner and inner.get(key) is None:
                     inner.pop(key, None)
         for key in WITHOUT_EFFECT:
-            said["training"].pop(key)
-        said = earlier_names(said)  # so that runs of earlier versions are found
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+            settings["training"].pop(key)
+        settings = earlier_names(settings)  # so that runs of earlier versions are found
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def splits(self, source: Source) -> Splits:
-        """The rows of `source`, its columns as the task reads them."""
+        """The splits of `source`, with the columns that the task reads."""
         return self.data.load(source, self.task.roles, self.task.inputs, self.task.used_roles)
 
     def carrying(self, tuned: Mapping[str, Any]) -> Self:
@@ -199,7 +129,7 @@ class Recipe(Settings):
         return self.model_copy(update={"task": self.task.carrying(tuned)})
 
     def lr(self) -> float:
-        """The learning rate at its highest."""
+        """The peak learning rate."""
         return self.strategy.default_lr if self.training.lr == "auto" else self.training.lr
 
 
@@ -213,7 +143,7 @@ PARTS: dict[str, type[Settings]] = {
 
 
 def keywords(settings: dict[str, Any]) -> list[Override]:
-    """Keyword arguments as overrides by plain values."""
+    """Keyword arguments as overrides."""
     return [
         Override(key.replace("__", "."), v.to_dict() if isinstance(v, Settings) else v, "Python")
         for key, v in settings.items()
@@ -221,7 +151,7 @@ def keywords(settings: dict[str, Any]) -> list[Override]:
 
 
 def broken_plugins(modules: object) -> list[Fault]:
-    """Import the plug-ins of a recipe; a fault for each that fails."""
+    """Import the plug-ins of a recipe; returns a fault for each that fails."""
     faults: list[Fault] = []
     for module in modules if isinstance(modules, list) else []:
         try:
@@ -232,7 +162,7 @@ def broken_plugins(modules: object) -> list[Fault]:
 
 
 def parsed_parts(settings: dict[str, Any]) -> tuple[dict[str, Settings], list[Fault]]:
-    """The parts of a recipe that are there, stand-ins for those at fault, and the faults."""
+    """The parts of a recipe, with an empty one for each that is invalid, and the faults."""
     parts: dict[str, Settings] = {}
     faults: list[Fault] = []
     for key, kind in PARTS.items():
@@ -247,14 +177,14 @@ def parsed_parts(settings: dict[str, Any]) -> tuple[dict[str, Settings], list[Fa
 
 
 def part(kind: type[Settings], value: Any, path: str) -> Settings:
-    """One part of a recipe from its plain data."""
+    """One part of a recipe, parsed from plain data."""
     if issubclass(kind, Component):
         return kind.parse(value, path)
     return parse_settings(kind, value if value is not None else {}, path)
 
 
 def conflicts(recipe: Recipe) -> list[Fault]:
-    """What the parts of a recipe, each right by itself, forbid together."""
+    """Faults of valid parts that do not fit together."""
     faults: list[Fault] = []
     if reason := recipe.strategy.check_quantization(recipe.quantize.held):
         faults.append(Fault("recipe", reason))
@@ -279,7 +209,7 @@ def conflicts(recipe: Recipe) -> list[Fault]:
 
 
 def what_the_task_lacks(recipe: Recipe) -> list[Fault]:
-    """Settings that mean nothing for the task."""
+    """Faults of settings that the task does not use."""
     data, task = recipe.data, recipe.task
     wanted = [
         ("data.few_shot", data.few_shot, task.has_classes),
@@ -287,12 +217,12 @@ def what_the_task_lacks(recipe: Recipe) -> list[Fault]:
         ("data.augment", data.augment, task.changes_words),
         ("training.label_smoothing", recipe.training.label_smoothing, task.smooths),
     ]
-    what = f"means nothing for 'task: {task.kind}' - remove it"
-    return [Fault(where, what) for where, said, meant in wanted if said and not meant]
+    what = f"has no meaning for 'task: {task.kind}' - remove it"
+    return [Fault(where, what) for where, value, is_used in wanted if value and not is_used]
 
 
 def cannot_run(composition: Composition, faults: Iterable[Fault]) -> RecipeError:
-    """All faults in one error, each with the source of its value; top-level names get theirs."""
+    """One error with all faults, each with the place where its value was set."""
 
     def placed(fault: Fault) -> Fault:
         source = composition.source_of(fault.where)

@@ -57,31 +57,34 @@ def write_manifest(folder: Path, recipe: Recipe, base: Source, names: tuple[str,
 
 
 def name_base(folder: Path, base: Source) -> None:
-    """Have PEFT's configuration name the base as others know it, not a folder of this machine."""
+    """Name the base model in PEFT's configuration as on the Hub, not by a local directory."""
     path = folder / "adapter_config.json"
     if path.is_file() and base.origin in ("hub", "cache", "wheel"):
-        said = json.loads(path.read_text(encoding="utf-8"))
-        write_json(path, {**said, "base_model_name_or_path": base.used})
+        config = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, {**config, "base_model_name_or_path": base.used})
 
 
 def check(folder: Path, base: Source) -> dict[str, Any]:
-    """The manifest of the artifact in `folder`, once files and `base` are found to be right.
+    """The manifest of the artifact in `folder`, after its files and `base` have been checked.
 
-    Raises `RunError` for a pickle, a file that is missing, cut short or changed, another base.
+    Raises `RunError` for a pickle, a file that is missing, truncated or changed, or another base
+    model.
     """
-    said = read_manifest(folder)
-    if wrong := [w for name, known in said["files"].items() if (w := fault(folder / name, known))]:
+    manifest = read_manifest(folder)
+    if wrong := [
+        w for name, known in manifest["files"].items() if (w := fault(folder / name, known))
+    ]:
         raise RunError(
             f"{folder}: the artifact is not what was saved: {'; '.join(wrong)} - take it from a "
             "copy, or train again"
         )
-    was = said["base"]
+    was = manifest["base"]
     if base_fingerprint(Path(base.location)) != was["fingerprint"]:
         raise RunError(
             f"{folder}: was trained on {was['used']}, whose configuration or tensors' shapes are "
             f"not those of {base.used} - load it on {was['used']}"
         )
-    return said
+    return manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -90,23 +93,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = manifest_path(folder)
     if not path.is_file():
         there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-        hint = f"there are {', '.join(sorted(there))}" if there else "the folder is empty or absent"
+        hint = (
+            f"there are {', '.join(sorted(there))}"
+            if there
+            else "the directory is empty or missing"
+        )
         raise RunError(
             f"{folder}: is no artifact of peftkit: {MANIFEST} is missing ({hint}) - "
             "name a run whose artifact is whole, or train again"
         )
     try:
-        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(f"{path}: cannot be read ({error}) - take it from a copy") from None
-    if said.get("format") == 1:
-        said = {**convert_settings(said), "format": FORMAT}
-    if said.get("format") != FORMAT:
+    if manifest.get("format") == 1:
+        manifest = {**convert_settings(manifest), "format": FORMAT}
+    if manifest.get("format") != FORMAT:
         raise RunError(
-            f"{path}: has format {said.get('format')}, this peftkit reads {FORMAT} - use the "
+            f"{path}: has format {manifest.get('format')}, this peftkit reads {FORMAT} - use the "
             "peftkit that wrote it"
         )
-    return said
+    return manifest
 
 
 def manifest_path(folder: Path) -> Path:
@@ -116,19 +123,19 @@ def manifest_path(folder: Path) -> Path:
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Refuse weights that only a pickle holds: reading one can run anybody's code."""
+    """Raise `RunError` if the weights are stored as a pickle only, which can run code when read."""
     pickles = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
     if pickles and not list(folder.glob("*.safetensors")):
         raise RunError(
             f"{folder}: holds its weights as a pickle ({', '.join(pickles)}), which can run code - "
-            "convert it where you trust it: safetensors.torch.save_file("
+            "convert it if you trust it: safetensors.torch.save_file("
             f"torch.load('{pickles[0]}', weights_only=True), "
             f"'{Path(pickles[0]).stem}.safetensors')"
         )
 
 
 def fault(path: Path, known: Mapping[str, Any]) -> str | None:
-    """What is wrong with one file of an artifact, if anything is."""
+    """What is wrong with a file of an artifact; None if nothing is."""
     if not path.is_file():
         return f"{path.name} is missing"
     size = path.stat().st_size

@@ -16,25 +16,25 @@ RECIPE = ("data", "quantize", "strategy", "task", "training")
 """Keys of a manifest or a recipe whose values are settings."""
 
 
-def convert(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What schema 1 says in a record, a run description or a manifest, in the names of schema 2.
+def convert(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a record, run description or manifest of schema 1 to schema 2.
 
-    What is damaged stays as it is: the reader says so.
+    Damaged values are kept: whoever reads them reports them.
     """
-    found: dict[str, Any] = rename_keys(dict(said))
+    found: dict[str, Any] = rename_keys(dict(stored))
     if isinstance(found.get("recipe"), Mapping):
         found["recipe"] = current_names(found["recipe"], warn=False)
     return found
 
 
-def convert_settings(said: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest of schema 1, whose strategy, task and quantization are settings of a recipe."""
-    own = {key: said[key] for key in RECIPE if key in said}
-    return {**convert(said), **current_names(own, warn=False)}
+def convert_settings(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a manifest of schema 1, including its settings of strategy, task and quantization."""
+    own = {key: stored[key] for key in RECIPE if key in stored}
+    return {**convert(stored), **current_names(own, warn=False)}
 
 
 def rename_keys(value: Any) -> Any:
-    """A copy of plain data with the keys of today."""
+    """A copy of plain data with renamed keys."""
     if isinstance(value, Mapping):
         # the recipe is renamed by its paths, not by its keys
         return {

@@ -1,4 +1,4 @@
-"""The record of a run: what happened in it, frozen, as JSON."""
+"""The record of a run: scores, cost and provenance, stored as `record.json`."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,54 +20,54 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class ParameterCount(Settings):
-    """Weights by part: 4-bit weights as weights, shared ones and a trained head once."""
+    """Numbers of parameters; 4-bit weights count in full, shared ones and a trained head once."""
 
     trainable: Count
-    """Weights that the run trains, the head's among them."""
+    """Trained parameters, including the head."""
     total: Count
-    """All weights of the adapted model: base, head and adapter."""
+    """All parameters of the adapted model: base, head and adapter."""
     base: Count
     head: Count
     adapter: Count
 
     @property
     def share(self) -> float:
-        """Trainable weights as a share of all."""
+        """Trainable parameters as a share of all."""
         return self.trainable / self.total
 
 
 class Cost(Settings):
-    """What a run took. Missing is null."""
+    """Time and memory that a run took; null if unknown."""
 
     train_seconds: float
-    """Optimizer steps alone: no loading, evaluation or checkpoints."""
+    """Time in optimizer steps, without loading, evaluation and checkpoints."""
     evaluate_seconds: float
-    """Scoring the test split."""
+    """Time to score the test split."""
     validate_seconds: float | None = None
-    """Scoring the validation split while training; null in records of before."""
+    """Time to score the validation split during training; null in older records."""
     total_seconds: float
-    """The whole run in this and all interrupted processes."""
+    """Time of the whole run, including processes that were interrupted."""
     tokens: Count
-    """Tokens trained on, padding not counted."""
+    """Tokens trained on, without padding."""
     tokens_per_second: float
     samples_per_second: float
     padding_share: float
-    """Padded positions as a share of all positions computed."""
+    """Padding as a share of all positions computed."""
     peak_bytes: Count
-    """Largest memory of rank 0 until the test split is scored: the process's resident set on a
-    CPU, allocated on a GPU."""
+    """Peak memory of rank 0 before the test split is scored: resident set size on a CPU, allocated
+    memory on a GPU."""
     peak_evaluate_bytes: Count | None = None
-    """Largest memory of rank 0 while the test split is scored; null where it is not known apart."""
+    """Peak memory of rank 0 while the test split is scored; null if it was not measured."""
     peak_reserved_bytes: Count | None
-    """Largest memory that the GPU's allocator held."""
+    """Peak memory reserved by the GPU's allocator."""
     predicted_peak_bytes: Count | None
-    """What `peftkit plan` says for this run."""
+    """Peak memory predicted by `peftkit plan`."""
     artifact_bytes: Count
-    """Size of what was trained, on disk."""
+    """Size of the artifact on disk."""
 
 
 class WorldRecord(Settings):
-    """Where a run ran; resuming bit for bit needs the same."""
+    """Processes and hardware of a run; resuming it exactly needs the same."""
 
     ranks: Count
     threads: Count
@@ -76,66 +76,66 @@ class WorldRecord(Settings):
     device: str
     micro_batch_size: Count
     operations_per_second: dict[str, float] = Field(default_factory=dict)
-    """Of matrix products in each precision, as measured where `precision: auto` chose by them."""
+    """Measured speed of matrix products by precision, where `precision: auto` compared them."""
 
 
 class Engine(Settings):
-    """How batches were laid out and attended to, and by what that was chosen."""
+    """Batch layout and attention of a run, and why they were chosen."""
 
     used: Used
-    """One row without padding, its attention by products of matrices or by torch's
-    `scaled_dot_product_attention`; or a padded row an example."""
+    """packed: one row without padding, attention by matrix products; packed_sdpa: the same with
+    torch's `scaled_dot_product_attention`; padded: one row per example."""
     reason: str
-    """Why it is this one."""
+    """Why it was chosen."""
     tokens_per_second: dict[Used, float] = Field(default_factory=dict)
-    """Of each engine, forward and back on some of the run's batches; empty: not measured."""
+    """Measured speed of each layout, forward and backward on some batches; empty: not measured."""
 
 
 class Proof(Settings):
-    """That what should train did, and nothing else."""
+    """Integrity check: what should train did, and nothing else."""
 
     status: Literal["proven", "too short", "failed"]
     moved: int
-    """Trained tensors that differ from their start."""
+    """Number of trained tensors that changed."""
     unmoved: list[str]
-    """Trained tensors that do not, though they should."""
+    """Trained tensors that did not change but should have."""
     excused: dict[str, str]
-    """Unmoved tensors whose gradient is zero by construction, with the reason."""
+    """Unchanged tensors whose gradient is zero by construction, each with the reason."""
     frozen_intact: bool
-    """Whether every frozen tensor is bit for bit what it was."""
+    """Whether every frozen tensor is bit for bit the same as before."""
     changed: list[str]
-    """Frozen tensors that are not."""
+    """Frozen tensors that changed."""
     reload_difference: float | None
-    """Largest difference of a probability, the artifact loaded in a fresh process; null: not
-    tried."""
+    """Largest difference of a probability after reloading the artifact in a fresh process; null:
+    not tried."""
 
 
 class Trial(Settings):
-    """One learning rate that was tried before a strategy's runs."""
+    """One learning rate of a search."""
 
     lr: float
     score: float | None
-    """The validation split's best headline score; null where the trial failed."""
+    """Best headline score on the validation split; null if the trial failed."""
     step: Count
-    """The optimizer step it came to."""
+    """Last optimizer step."""
     status: Literal["finished", "pruned", "failed"]
     default: bool
-    """Whether it is the strategy's own default rate."""
+    """Whether it is the default of the strategy."""
 
 
 class Tuning(Settings):
-    """How a run's learning rate was chosen: on the validation split alone, without a test score."""
+    """How the learning rate was chosen, on the validation split only."""
 
     metric: str
     rows: Count
-    """Examples each trial was trained on."""
+    """Training examples of each trial."""
     trials: list[Trial]
     chosen: float
-    """The learning rate that the runs take."""
+    """The learning rate of the runs."""
 
 
 class RunRecord(Settings):
-    """What happened in a run; `record.json`."""
+    """Everything that is known of a run after it has ended; `record.json`."""
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -147,32 +147,32 @@ class RunRecord(Settings):
     model: Source
     data: Source
     rows: dict[str, Count]
-    """Examples in each split, and what the pre-flight counted."""
+    """Examples in each split, and counts of the data validation."""
     notes: list[str]
-    """What a reader of the scores must know."""
+    """Caveats about the scores."""
     parameters: ParameterCount | None = None
     headline: str
     labels: list[str] = Field(default_factory=list)
-    """The labels' names in id order; empty where the task has none."""
+    """Label names in the order of their ids; empty if the task has none."""
     scores: dict[str, Score] = Field(default_factory=dict)
     """Scores on the test split, the headline first."""
     baseline: dict[str, Score] = Field(default_factory=dict)
-    """The scores on the same rows of the simplest answer: always the majority class, the mean."""
+    """Scores of the simplest baseline on the same rows: the majority class, the mean."""
     baselines: dict[str, dict[str, Score]] = Field(default_factory=dict)
-    """The scores of further answers without training, by what they are called."""
+    """Scores of further baselines without training, by name."""
     details: dict[str, Any] = Field(default_factory=dict)
     validation: dict[str, float | None] = Field(default_factory=dict)
-    """The best evaluation during training: step, score, loss; empty where there was none."""
+    """Best evaluation during training: step, score, loss; empty if there was none."""
     steps: Count = 0
     tuning: Tuning | None = None
-    """How a comparison chose the learning rate; null where the recipe says it."""
+    """How a comparison chose the learning rate; null if the recipe sets it."""
     cost: Cost | None = None
     proof: Proof | None = None
     world: WorldRecord | None = None
     engine: Engine | None = None
-    """Null in records of before."""
+    """Null in older records."""
     exact: bool = True
-    """Whether the run is bit for bit what an uninterrupted one in one world gives."""
+    """Whether the run is bit for bit equal to an uninterrupted one on the same ranks and threads."""
     versions: dict[str, str] = Field(default_factory=dict)
     finished_at: str = ""
     """UTC, ISO 8601."""
@@ -191,7 +191,7 @@ class RunRecord(Settings):
 
     @property
     def folder_name(self) -> str:
-        """The name of the folder that the run lies in."""
+        """The name of the directory that the run is in."""
         return f"{self.name}-{'standin-' if self.data.is_fallback else ''}{self.digest[:8]}"
 
 
@@ -203,20 +203,20 @@ def read_record(path: Path) -> RunRecord:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise ValueError("it is no file")
-        said = read_plain(path.read_bytes())
+        stored = read_plain(path.read_bytes())
     except (ValueError, OSError) as error:
         raise RunError(f"{path}: is not a record ({error}) - remove it to run again") from None
-    if not isinstance(said, dict):
+    if not isinstance(stored, dict):
         raise RunError(f"{path}: is not a record (no mapping) - remove it to run again")
-    version = said.get("schema_version")
+    version = stored.get("schema_version")
     if version == 1:
-        said, version = {**convert(said), "schema_version": SCHEMA_VERSION}, SCHEMA_VERSION
+        stored, version = {**convert(stored), "schema_version": SCHEMA_VERSION}, SCHEMA_VERSION
     if version != SCHEMA_VERSION:
         raise RunError(
             f"{path}: has schema version {str(version)[:40]}, this peftkit reads "
             f"{SCHEMA_VERSION} - use the peftkit that wrote it, or run again"
         )
-    return RunRecord.model_validate(said).located(path.parent)
+    return RunRecord.model_validate(stored).located(path.parent)
 
 
 def run_folder(run: RunRecord | Path | str, root: Path = Path("runs")) -> Path:

@@ -1,4 +1,4 @@
-"""The folder of a run: claimed by one process, written by its first rank, finished by a rename."""
+"""The directory of a run: claimed by one process, written by rank 0, finished atomically."""
 
 import json
 import time
@@ -20,27 +20,27 @@ from peftkit.storage.yaml import dump_yaml
 
 
 class RunDir:
-    """One run on disk: claimed by one process, written by rank 0, finished by one rename."""
+    """One run on disk: claimed by one process, written by rank 0, finished atomically."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.opened = time.monotonic()
-        """When this process took the run up."""
+        """When this process opened the run."""
         self._lock = FileLock(path.parent / f".{path.name}.lock")
 
     @classmethod
     def of(
         cls, root: Path, recipe: Recipe, model: Source, data: Source, rerun: bool = False
     ) -> "RunDir":
-        """The folder that the run belongs in; nothing is written yet."""
+        """The directory of the run; nothing is written yet."""
         digest = recipe.digest(model, data)
         return cls(root / name_of(root, recipe.name, digest, rerun, data.is_fallback))
 
     def claim(self, digest: str) -> None:
-        """Lock the folder for this process.
+        """Lock the directory for this process.
 
-        Raises `RunError` when another process is at work in it, when it is another recipe's or
-        version's, or when nothing can be written there.
+        Raises `RunError` if another process is using it, if it belongs to another recipe or
+        version, or if it cannot be written to.
         """
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ class RunDir:
                 self._lock.acquire(timeout=0)
             except Timeout:
                 raise RunBusy(
-                    f"{self.path}: another process is at work on this run - wait for it or stop it"
+                    f"{self.path}: another process is using this run - wait for it or stop it"
                 ) from None
         try:
             self.check(digest)
@@ -58,11 +58,11 @@ class RunDir:
 
     @property
     def taken(self) -> bool:
-        """Whether some process is at work in the folder."""
+        """Whether a process is using the directory."""
         return self.path.parent.is_dir() and is_held(self._lock)
 
     def check(self, digest: str) -> None:
-        """Refuse a folder that another recipe or version made."""
+        """Raise `RunError` if another recipe or version made the directory."""
         if not (self.path / "run.json").is_file():
             return
         known = self.description()
@@ -72,10 +72,10 @@ class RunDir:
                 f"{known.get('schema_version')}, this one is {SCHEMA_VERSION}) - move it away"
             )
         if known.get("digest") != digest:
-            raise RunError(f"{self.path}: is the folder of another recipe - move it away")
+            raise RunError(f"{self.path}: belongs to another recipe - move it away")
 
     def begin(self, recipe: Recipe, model: Source, data: Source) -> None:
-        """Write what is known of the run before it is trained."""
+        """Write the recipe and the sources, before training."""
         self.path.mkdir(exist_ok=True)
         settings = {"name": recipe.name, **recipe.settings()}
         write_text(self.path / "recipe.yaml", dump_yaml(settings))
@@ -86,32 +86,32 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> "RunDir":
-        """The folder of a finished run, to read."""
+        """Open the directory of a finished run. Raises `RunError` if it is none."""
         folder = cls(Path(path))
         if not folder.finished:
-            hint = "it has not finished" if folder.path.is_dir() else "there is no such folder"
+            hint = "it has not finished" if folder.path.is_dir() else "there is no such directory"
             if (folder.path / "record.json").is_file():
                 hint = f"it failed: {folder.record.reason}"
             raise RunError(f"{path}: is not a finished run ({hint}) - name one that is")
         return folder
 
     def release(self) -> None:
-        """Let other processes have the folder."""
+        """Unlock the directory."""
         self._lock.release()
 
     @property
     def finished(self) -> bool:
-        """Whether the run is done; a failed one is tried again."""
+        """Whether the run has finished; a failed one has not."""
         return (self.path / "record.json").is_file() and self.record.status == "finished"
 
     @property
     def record(self) -> RunRecord:
-        """What happened."""
+        """The record of the run."""
         return read_record(self.path / "record.json")
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe the run was made by."""
+        """The recipe of the run."""
         with warnings.catch_warnings():
             # it was written by peftkit: nobody is to rename anything in it
             warnings.simplefilter("ignore", EarlierNameWarning)
@@ -119,24 +119,24 @@ class RunDir:
 
     @property
     def artifact(self) -> Path:
-        """Where what was trained lies."""
+        """Directory of the artifact: what was trained."""
         earlier = self.path / "artefact"
         return earlier if earlier.is_dir() else self.path / "artifact"
 
     @property
     def checkpoints(self) -> Path:
-        """Where the run's state is saved while it trains."""
+        """Directory of the checkpoints."""
         return self.path / "checkpoints"
 
     def description(self) -> dict[str, Any]:
-        """What was written at the claim: digest, sources, labels."""
-        said: dict[str, Any] = json.loads((self.path / "run.json").read_text())
-        if said.get("schema_version") == 1:
-            said = {**convert(said), "schema_version": SCHEMA_VERSION}
-        return said
+        """`run.json`: digest, sources, labels and other facts."""
+        facts: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+        if facts.get("schema_version") == 1:
+            facts = {**convert(facts), "schema_version": SCHEMA_VERSION}
+        return facts
 
     def describe(self, **facts: Any) -> None:
-        """Add to what is known of the run while it goes on."""
+        """Add facts to `run.json`."""
         write_json(self.path / "run.json", {**self.description(), **facts})
 
     def log(self, entry: Mapping[str, Any]) -> None:
@@ -145,18 +145,18 @@ class RunDir:
             file.write(json.dumps(dict(entry)) + "\n")
 
     def logged(self) -> list[dict[str, Any]]:
-        """The lines of `log.jsonl`; a last one cut short by a kill is left out."""
+        """The lines of `log.jsonl`, without a last one that was cut short."""
         path = self.path / "log.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def forget_after(self, step: int) -> None:
-        """Drop log lines of steps that will be done again."""
+        """Remove the log lines of later steps, which will be repeated."""
         kept = [entry for entry in self.logged() if entry.get("step", 0) <= step]
         write_text(self.path / "log.jsonl", "".join(json.dumps(e) + "\n" for e in kept))
 
     def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write `predictions.jsonl`: row id, hash, label, probabilities; never the text."""
+        """Write `predictions.jsonl`: row id, hash, label and probabilities, but not the text."""
         write_text(
             self.path / "predictions.jsonl", "".join(json.dumps(dict(r)) + "\n" for r in rows)
         )
@@ -169,7 +169,7 @@ class RunDir:
 
 
 def is_held(lock: FileLock) -> bool:
-    """Whether some process holds `lock`; one that died does not."""
+    """Whether a running process holds `lock`."""
     try:
         lock.acquire(timeout=0)
     except Timeout:

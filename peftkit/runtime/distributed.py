@@ -15,7 +15,7 @@ from peftkit.runtime.matmul_speed import product_speeds
 from peftkit.runtime.measurements import device_name
 
 if TYPE_CHECKING:
-    from peftkit.config.recipe import Training
+    from peftkit.config.training import Training
 
 Result = TypeVar("Result")
 LIBRARIES = (

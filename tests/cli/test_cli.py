@@ -73,7 +73,7 @@ def test_a_misspelled_recipe_is_answered_with_the_nearest_name(tmp_path: Path) -
         (["recipe="], "error: recipe= is missing - set recipe=NAME"),
         (["recipe=a", "recipe=b"], "error: recipe= is given 2 times - set recipe=NAME"),
         (["recipe=lora_imdb", "strategy.r"], "strategy.r: is not of the form key=value"),
-        (["recipe=/etc"], "error: the recipe '/etc' is a folder - name a YAML file"),
+        (["recipe=/etc"], "error: the recipe '/etc' is a directory - name a YAML file"),
         (["recipe=lora_imdb", "--jsn"], "run.py: error: unrecognized arguments: --jsn"),
     ],
     ids=["none", "empty", "twice", "bare", "folder", "flag"],

@@ -101,7 +101,7 @@ def test_a_base_is_looked_up_beside_the_file_that_names_it() -> None:
 def test_bases_in_a_circle_are_named() -> None:
     write("a", "base: b\n")
     write("b", "base: [a]\n")
-    said = "base: goes in a circle: recipes/a.yaml -> recipes/b.yaml -> recipes/a.yaml - remove"
+    said = "base: is circular: recipes/a.yaml -> recipes/b.yaml -> recipes/a.yaml - remove"
     assert refused("a").startswith(said)
 
 
@@ -131,7 +131,7 @@ def test_a_misspelt_recipe_is_told_the_nearest_that_can_run() -> None:
 def test_a_recipe_that_is_a_folder_or_a_missing_file_says_what_is_there() -> None:
     write("lora", "a: 1\n")
     Path("runs/lora-1").mkdir(parents=True)
-    assert refused("runs/lora-1") == "the recipe 'runs/lora-1' is a folder - name a YAML file"
+    assert refused("runs/lora-1") == "the recipe 'runs/lora-1' is a directory - name a YAML file"
     Path("runs/lora-1/recipe.yaml").write_text("a: 1\n")
     assert refused("runs/lora-1").endswith("name the file in it: runs/lora-1/recipe.yaml")
     assert refused("runs").startswith("the recipe 'runs' is a folder")
@@ -153,7 +153,7 @@ def test_a_folder_of_the_same_name_does_not_hide_a_recipe() -> None:
         (b"a: 1\nb: 2\na: 3\n", "is not a recipe (line 3, column 1: the key 'a' is set twice)"),
         (b"a: [1\n", "is not a recipe (line 2, column 1: expected ',' or ']'"),
         (b"a: !!python/object:os.system x\n", "could not determine a constructor"),
-        (b"\xff\xfe\x00", "is not UTF-8 text (byte 0) - save it so"),
+        (b"\xff\xfe\x00", "is not UTF-8 (byte 0) - save it as UTF-8"),
         (b"a: \x00\x01", "is not a recipe (unacceptable character"),
         (b"- a\n", "should be a mapping such as 'model: ...' (got ['a'])"),
         (b"word\n", "should be a mapping such as 'model: ...' (got 'word')"),

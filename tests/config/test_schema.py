@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from peftkit.config.recipe import Recipe, Training
+from peftkit.config.recipe import Recipe
 from peftkit.config.schema import recipe_schema
+from peftkit.config.training import Training
 from peftkit.storage.yaml import load_yaml
 from peftkit.strategies.base import Strategy
 

@@ -123,7 +123,7 @@ def test_again_is_the_first_that_is_not_finished(tmp_path: Path, recipe: Recipe)
 def test_a_claimed_folder_is_taken_until_it_is_released(folder: RunDir, recipe: Recipe) -> None:
     digest = recipe.digest(MODEL, DATA)
     other = RunDir(folder.path)
-    with pytest.raises(RunError, match="another process is at work on this run"):
+    with pytest.raises(RunError, match="another process is using this run"):
         other.claim(digest)
     folder.release()
     other.claim(digest)
@@ -132,7 +132,7 @@ def test_a_claimed_folder_is_taken_until_it_is_released(folder: RunDir, recipe: 
 
 def test_a_refused_claim_lets_the_folder_go(folder: RunDir) -> None:
     folder.release()
-    with pytest.raises(RunError, match="is the folder of another recipe - move it away"):
+    with pytest.raises(RunError, match="belongs to another recipe - move it away"):
         RunDir(folder.path).claim("0" * 64)
     RunDir(folder.path).claim(folder.description()["digest"])
 
@@ -148,7 +148,7 @@ def test_what_is_described_is_kept_over_a_second_beginning(folder: RunDir, recip
 def test_only_a_finished_run_can_be_opened(folder: RunDir, recipe: Recipe) -> None:
     with pytest.raises(RunError, match="it has not finished"):
         RunDir.open(folder.path)
-    with pytest.raises(RunError, match="there is no such folder"):
+    with pytest.raises(RunError, match="there is no such directory"):
         RunDir.open(folder.path / "none")
     folder.finish(record_of(recipe, status="failed", reason="the loss is nan"))
     assert not folder.finished

@@ -372,7 +372,7 @@ def test_damaged_records_are_told_and_the_others_reported(tmp_path: Path) -> Non
     assert "cut: is not a record" in str(found)
     with pytest.raises(RunError, match="there is no record to report on"):
         report(tmp_path / "cut")
-    with pytest.raises(RunError, match="there is no such folder"):
+    with pytest.raises(RunError, match="there is no such directory"):
         report(tmp_path / "none")
 
 

@@ -275,7 +275,7 @@ def test_a_second_process_on_a_run_is_told(zygote: Zygote, tmp_path: Path) -> No
     wait_for(lambda: (only_run(tmp_path) / "run.json").exists())
     second = zygote.run(tmp_path)
     assert second.code == 2
-    assert "another process is at work on this run - wait for it or stop it" in second.said
+    assert "another process is using this run - wait for it or stop it" in second.said
     os.kill(first.pids[0], signal.SIGKILL)
     assert first.wait().code == -signal.SIGKILL
     assert zygote.run(tmp_path, "training.steps=2").code == 0  # a lock dies with its process
@@ -291,7 +291,7 @@ def test_a_folder_of_another_recipe_or_version_is_refused(
     described.write_text(text.replace(digest, digest[:8] + "0" * 56))
     ended = zygote.run(tmp_path, "training.save_steps=4")
     assert ended.code == 2
-    assert "is the folder of another recipe - move it away" in ended.said
+    assert "belongs to another recipe - move it away" in ended.said
     described.write_text(text.replace('"schema_version": 1', '"schema_version": 0'))
     ended = zygote.run(tmp_path, "training.save_steps=4")
     assert ended.code == 2
