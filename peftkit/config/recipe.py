@@ -54,7 +54,7 @@ class Recipe(Settings):
     @classmethod
     def _name_is_a_folder_name(cls, name: str) -> str:
         if not re.fullmatch(r"\w[\w .+-]*", name):
-            raise ValueError("should be letters, digits, _ and - (it names a directory)")
+            raise ValueError("should be letters, digits, _ and -, as a directory's name")
         return name
 
     @classmethod

@@ -172,7 +172,7 @@ class RunRecord(Settings):
     engine: Engine | None = None
     """Null in older records."""
     exact: bool = True
-    """Whether the run is bit for bit equal to an uninterrupted one on the same ranks and threads."""
+    """Whether the run is bit for bit equal to one that was not interrupted."""
     versions: dict[str, str] = Field(default_factory=dict)
     finished_at: str = ""
     """UTC, ISO 8601."""

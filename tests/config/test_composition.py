@@ -134,7 +134,7 @@ def test_a_recipe_that_is_a_folder_or_a_missing_file_says_what_is_there() -> Non
     assert refused("runs/lora-1") == "the recipe 'runs/lora-1' is a directory - name a YAML file"
     Path("runs/lora-1/recipe.yaml").write_text("a: 1\n")
     assert refused("runs/lora-1").endswith("name the file in it: runs/lora-1/recipe.yaml")
-    assert refused("runs").startswith("the recipe 'runs' is a folder")
+    assert refused("runs").startswith("the recipe 'runs' is a directory")
     assert refused("recipes/lorra.yaml").endswith("did you mean 'lora.yaml'?")
     assert "there is no recipe file 'x/y.yaml' here" in refused("x/y.yaml")
     assert "has no name - choose from" in refused("")

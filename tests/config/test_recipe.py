@@ -132,7 +132,7 @@ def test_the_sizes_offered_are_the_nearest_divisors(whole: int, wanted: int) -> 
         ("plugins=my_lab", "should be a list (got 'my_lab')"),
         (
             "name=../elsewhere",
-            "should be letters, digits, _ and - (it names a directory) (got '../elsewhere')",
+            "should be letters, digits, _ and -, as a directory's name (got '../elsewhere')",
         ),
         (
             "training.report_to=[tensorbord]",
