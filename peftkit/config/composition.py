@@ -290,9 +290,7 @@ def read_spelled(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: is not a recipe ({brief(error)})") from None
     except UnicodeDecodeError as error:
-        raise RecipeError(
-            f"{path}: is not UTF-8 (byte {error.start}) - save it as UTF-8"
-        ) from None
+        raise RecipeError(f"{path}: is not UTF-8 (byte {error.start}) - save it as UTF-8") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}) - check it") from None
     if settings is None:
