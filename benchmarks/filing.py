@@ -20,8 +20,8 @@ def file_record(record: dict[str, Any], folder: Path, comparison: str) -> None:
     to.mkdir(parents=True, exist_ok=True)
     for source in (record["model"], record["data"]):
         source["location"] = Path(source["location"]).name
-    name = Path(record["data"]["asked"]).name
-    record["recipe"]["data"]["path"] = record["data"]["asked"] = record["data"]["used"] = name
+    name = Path(record["data"]["requested"]).name
+    record["recipe"]["data"]["path"] = record["data"]["requested"] = record["data"]["used"] = name
     (to / "record.json").write_text(json.dumps(record, indent=1) + "\n")
     # no time stamp inside: the same predictions give the same file
     predictions = folder / "predictions.jsonl"
@@ -37,13 +37,15 @@ def file_record(record: dict[str, Any], folder: Path, comparison: str) -> None:
 
 def main() -> None:
     """File a comparison's runs and report on what is filed."""
+    from peftkit.records.record import read_record
     from peftkit.reporting.report import report
 
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("comparison", type=Path, help="a comparison's folder, as runs/imdb")
     folder = options.parse_args().comparison
     for path in sorted((folder / "runs").glob("*/record.json")):
-        file_record(json.loads(path.read_text()), path.parent, folder.name)
+        record = read_record(path).model_dump(mode="json")
+        file_record(record, path.parent, folder.name)
     made = report(RECORDS / folder.name)
     for path in made.write(RECORDS.parent / "report" / folder.name):
         print(path)

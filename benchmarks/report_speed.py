@@ -36,7 +36,7 @@ KINDS = ("lora", "adapter", "frozen", "bitfit", "full")
 
 def source(name: str) -> Source:
     """Where a made-up model or data set would have come from."""
-    return Source(asked=name, used=name, origin="path", location="", identity=f"sha256:{name}")
+    return Source(requested=name, used=name, origin="path", location="", identity=f"sha256:{name}")
 
 
 def answers(strategy: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

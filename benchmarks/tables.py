@@ -12,6 +12,7 @@ from tasks import ENCODERS, LANGUAGE_MODELS, WAYS
 from peftkit.config.composition import Composition
 from peftkit.errors import RecipeError
 from peftkit.metrics.registry import find_metric, gain
+from peftkit.records.record import read_record
 from peftkit.reporting.render.markdown import table as report_table
 from peftkit.reporting.report import Report
 from peftkit.strategies.base import Strategy
@@ -125,7 +126,7 @@ def strategies() -> str:
     """One row a strategy, the mean and spread over seeds on each data set beside the majority's."""
     groups: dict[tuple[str, str], list[Any]] = defaultdict(list)
     for path in sorted((HERE / "records" / "strategies").glob("*/record.json")):
-        record = json.loads(path.read_text())
+        record = read_record(path).model_dump(mode="json")
         strategy, _, data = record["name"].rpartition("_")
         groups[strategy, data].append(record)
     if not groups:
@@ -181,7 +182,7 @@ def tasks() -> str:
     ]
     for name in (*ENCODERS, *LANGUAGE_MODELS):
         paths = sorted((HERE / "records" / name).glob("*/record.json"))
-        every = [json.loads(path.read_text()) for path in paths]
+        every = [read_record(path).model_dump(mode="json") for path in paths]
         groups: dict[Any, list[Any]] = defaultdict(list)
         for record in every:
             way = WAYS.index(record["recipe"]["strategy"]["kind"])
@@ -194,7 +195,7 @@ def tasks() -> str:
 def task_row(name: str, way: str, records: list[Any], every: list[Any]) -> str:
     """The row of one way to train on one data set, of which `every` record is there."""
     first = records[0]
-    model = "" if "MiniLM" in first["model"]["asked"] else " (SmolLM2-135M)"
+    model = "" if "MiniLM" in first["model"]["requested"] else " (SmolLM2-135M)"
     headline = first["headline"]
     cells = [
         f"{name}{model}",
@@ -234,7 +235,7 @@ def imdb_first() -> str:
     """One row a strategy: mean and standard deviation over the seeds that have a record."""
     groups: dict[str, list[Any]] = defaultdict(list)
     for path in sorted((HERE / "records" / "imdb_first").glob("*/record.json")):
-        record = json.loads(path.read_text())
+        record = read_record(path).model_dump(mode="json")
         groups[record["name"]].append(record)
     lines = [
         "| recipe | seeds | trainable | accuracy, mean ± sd | each seed's 95 % interval "

@@ -50,7 +50,7 @@ def train_and_show(recipe: "Recipe", options: Any) -> None:
         print(f"note: {note}")
     print_rows(record_rows(record))
     if record.data.is_fallback:
-        print(f"trained and scored on {record.data.used}, not on {record.data.asked}")
+        print(f"trained and scored on {record.data.used}, not on {record.data.requested}")
 
 
 def show_command(options: Any) -> None:

@@ -53,4 +53,4 @@ class Hub(Data):
         except DataError as error:
             raise Absent(f"{absent.message}; its stand-in: {error.message}") from None
         note = f"{name} stands in for {self.path}, which cannot be had; {found.note}"
-        return found.model_copy(update={"asked": self.path, "is_fallback": True, "note": note})
+        return found.model_copy(update={"requested": self.path, "is_fallback": True, "note": note})

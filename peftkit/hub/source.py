@@ -43,7 +43,7 @@ _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "st
 class Source(Settings):
     """Where a model or a data set came from: what the record keeps of it."""
 
-    asked: str
+    requested: str
     """The name in the recipe."""
     used: str
     """The name of what was used."""

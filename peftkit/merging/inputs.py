@@ -26,7 +26,7 @@ def base_folder(adapter: Adapter, base: Path | str | None, subtract: bool) -> Pa
         source = Source.model_validate(adapter.run.description()["model"])
         if Path(source.location).exists():
             return Path(source.location)
-    name = adapter.sealed.get("base", {}).get("asked") or adapter.config.get(
+    name = adapter.sealed.get("base", {}).get("requested") or adapter.config.get(
         "base_model_name_or_path"
     )
     if not name:
@@ -54,7 +54,7 @@ def check_base(adapter: Adapter, base: Path, subtract: bool) -> None:
     said = adapter.sealed["base"]
     identity = str(said["identity"])
     source = Source(
-        asked=str(base), used=str(base), origin="path", location=str(base), identity=identity
+        requested=str(base), used=str(base), origin="path", location=str(base), identity=identity
     )
     check(adapter.folder, source)
     if identity.startswith("sha256:"):

@@ -45,7 +45,7 @@ def write_manifest(folder: Path, recipe: Recipe, base: Source, names: tuple[str,
             "labels": names,
             "tuned": dict(recipe.task.carried),
             "base": {
-                **base.model_dump(include={"asked", "used", "identity", "note"}),
+                **base.model_dump(include={"requested", "used", "identity", "note"}),
                 "fingerprint": base_fingerprint(Path(base.location)),
             },
             "files": {

@@ -7,6 +7,7 @@ from peftkit.config.earlier_names import current_names
 
 RENAMED = {
     "artefact_bytes": "artifact_bytes",
+    "asked": "requested",
     "better_than_untuned": "better_than_untrained",
     "stand_in": "is_fallback",
     "untuned": "untrained",

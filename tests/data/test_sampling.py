@@ -137,7 +137,7 @@ def test_what_means_nothing_is_refused_before_data_are_read(settings: list[str],
 
 def test_runs_without_these_settings_keep_their_names() -> None:
     def digest(*settings: str) -> str:
-        source = Source(asked="a", used="a", origin="path", location="", identity="a")
+        source = Source(requested="a", used="a", origin="path", location="", identity="a")
         return Recipe.load("lora_tiny", *settings).digest(source, source)
 
     ways = [

@@ -179,7 +179,7 @@ def test_the_record_has_what_the_base_says_behind_answered_rows(kind: str, tmp_p
 
 
 def test_a_run_keeps_the_name_it_had_before_there_were_shots() -> None:
-    source = Source(asked="m", used="m", origin="hub", location="m", identity="sha256:0")
+    source = Source(requested="m", used="m", origin="hub", location="m", identity="sha256:0")
     plain = talk("tiny-llama", "{kind: instruction_tuning, template: plain, generate: {rows: 3}}")
     shown = plain.but(task__generate__few_shot_examples=2)
     assert plain.digest(source, source) == OF_OLD

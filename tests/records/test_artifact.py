@@ -132,7 +132,7 @@ def test_a_fingerprint_is_of_shapes_and_configuration_not_of_training(tmp_path: 
 
 def test_the_seal_names_no_folder_of_this_machine(run: Path) -> None:
     base = json.loads((run / "artifact" / MANIFEST).read_text())["base"]
-    assert set(base) == {"asked", "used", "identity", "note", "fingerprint"}
+    assert set(base) == {"requested", "used", "identity", "note", "fingerprint"}
 
 
 def test_the_card_says_what_the_record_says(run: Path) -> None:

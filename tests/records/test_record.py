@@ -18,7 +18,7 @@ from peftkit.storage.atomic_files import check_space, folder_bytes, write_json, 
 
 
 def source(name: str) -> Source:
-    return Source(asked=name, used=name, origin="path", location="", identity=f"sha256:{name}")
+    return Source(requested=name, used=name, origin="path", location="", identity=f"sha256:{name}")
 
 
 MODEL, DATA = source("model"), source("data")

@@ -34,7 +34,7 @@ Edit = Callable[[dict[str, Any]], None]
 
 
 def source(name: str) -> Source:
-    return Source(asked=name, used=name, origin="path", location="", identity=f"sha256:{name}")
+    return Source(requested=name, used=name, origin="path", location="", identity=f"sha256:{name}")
 
 
 def hits(accuracy: float, seed: int, strategy: str) -> np.ndarray:
@@ -408,7 +408,7 @@ HOSTILE = "<script>alert(1)</script> | [x](javascript:y) \x1b[31m\u202e`z`\n=1+1
 
 def test_hostile_names_are_escaped_everywhere(tmp_path: Path) -> None:
     def edit(said: dict[str, Any]) -> None:
-        said["data"]["used"] = said["data"]["asked"] = HOSTILE
+        said["data"]["used"] = said["data"]["requested"] = HOSTILE
         said["recipe"]["strategy"]["kind"] = f"={HOSTILE}"
 
     for seed in range(2):

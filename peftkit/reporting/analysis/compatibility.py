@@ -19,7 +19,7 @@ SPLITTING = (
 
 def data_of(record: RunRecord) -> str:
     """The data by name and content."""
-    fallback = f", a fallback for {record.data.asked}" if record.data.is_fallback else ""
+    fallback = f", a fallback for {record.data.requested}" if record.data.is_fallback else ""
     return f"{record.data.used}{fallback} ({record.data.identity})"
 
 

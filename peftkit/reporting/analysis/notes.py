@@ -26,7 +26,7 @@ def notes_of(
     inexact = [run.where for run in runs if not run.record.exact]
     if inexact:
         notes.append(f"{counted(len(inexact), 'run is', 'runs are')} inexact: {listed(inexact)}")
-    fallbacks = {run.record.data.asked for run in runs if run.record.data.is_fallback}
+    fallbacks = {run.record.data.requested for run in runs if run.record.data.is_fallback}
     notes += [f"a fallback data set was scored, not {name}" for name in sorted(fallbacks)]
     return notes + of_comparisons(standings, reference)
 
