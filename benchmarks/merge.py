@@ -126,7 +126,7 @@ def make_adapter(folder: Path, base: Path, blocks: int) -> None:
             tensors[f"{name}.lora_A.weight"] = torch.randn(RANK, into) * 0.02
             tensors[f"{name}.lora_B.weight"] = torch.randn(out, RANK) * 0.02
     save_file(tensors, folder / "adapter_model.safetensors")
-    said = {
+    result = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "r": RANK,
@@ -134,7 +134,7 @@ def make_adapter(folder: Path, base: Path, blocks: int) -> None:
         "target_modules": [layer.rpartition(".")[2] for layer in LINEAR],
         "base_model_name_or_path": str(base),
     }
-    (folder / "adapter_config.json").write_text(json.dumps(said))
+    (folder / "adapter_config.json").write_text(json.dumps(result))
 
 
 def measure(way: str, folder: Path) -> tuple[float, int]:

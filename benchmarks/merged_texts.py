@@ -169,8 +169,8 @@ def keep(found: Sequence["Measured"]) -> None:
     rows = {(each["model"], each["way"]): each for each in known}
     rows |= {(each.model, each.way): asdict(each) for each in found}
     machine = f"{platform.machine()}, transformers {importlib.metadata.version('transformers')}"
-    said = {"machine": machine, "models": list(rows.values())}
-    TO.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    result = {"machine": machine, "models": list(rows.values())}
+    TO.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(
@@ -220,22 +220,22 @@ def compare_texts(
     from peftkit.records.run_dir import RunDir
 
     peftkit.merge(run, merged)
-    recipe, assembled, names = load_run(run)
+    recipe, loaded, names = load_run(run)
     ours = Answers(RunDir(run), recipe, None, size.prompts, size.most)
-    ours.ask(recipe, assembled, names)
-    asked = [last_text(each) for each in ours.inputs()]
-    found = plainly(merged, recipe.task.auto_class(assembled.module.config), asked, ours, size)
+    ours.ask(recipe, loaded, names)
+    requested = [last_text(each) for each in ours.inputs()]
+    found = plainly(merged, recipe.task.auto_class(loaded.module.config), requested, ours, size)
     logits = torch.cat([torch.tensor(each.pop("logits")) for each in found["answers"]])
     apart = difference(torch.cat([each.flatten() for each in ours.logits]), logits)
     theirs = [Answer(**each) for each in found["answers"]]
     texts = compare(ours.answers, theirs, ours.tie(MARGIN * apart["largest"]))
     clean = not (found["missing_keys"] or found["unexpected_keys"] or found["warnings"])
-    said = [each.text.strip() for each in theirs[:2]]
-    piped = found["piped"] and [each.strip() for each in found["piped"]] == said
+    result = [each.text.strip() for each in theirs[:2]]
+    piped = found["piped"] and [each.strip() for each in found["piped"]] == result
     return Measured(
         model=name,
         way=way,
-        weights=assembled.parameters.base + assembled.parameters.head,
+        weights=loaded.parameters.base + loaded.parameters.head,
         prompts=texts.prompts,
         equal_texts=texts.equal,
         near_ties=texts.near_ties,
@@ -247,22 +247,22 @@ def compare_texts(
         opened_as=found["class"],
         clean=clean,
         pipeline=piped,
-        as_trained=as_trained(recipe.task, assembled, found),
+        as_trained=as_trained(recipe.task, loaded, found),
         seconds=time.perf_counter() - begun,
     )
 
 
-def last_text(asked: Any) -> str:
+def last_text(requested: Any) -> str:
     """What is asked, of a text or of a conversation with one question."""
-    return asked if isinstance(asked, str) else str(asked["messages"][-1]["content"])
+    return requested if isinstance(requested, str) else str(requested["messages"][-1]["content"])
 
 
-def as_trained(task: Any, assembled: Any, found: Mapping[str, Any]) -> bool:
+def as_trained(task: Any, loaded: Any, found: Mapping[str, Any]) -> bool:
     """Whether the folder has the chat template, the ends and the padding of the training."""
     from peftkit.evaluation.generation import all_ends
 
-    tokenizer = assembled.tokenizer
-    ends = all_ends(assembled, task.stop_ids(tokenizer))
+    tokenizer = loaded.tokenizer
+    ends = all_ends(loaded, task.stop_ids(tokenizer))
     template = task.chat_template(tokenizer)
     same = template is None or template == found["template"]
     return same and sorted(found["ends"]) == ends and found["pad"] == tokenizer.pad_token_id
@@ -406,10 +406,10 @@ def lexicon_rows(size: Size) -> dict[str, list[dict[str, str]]]:
     sizes = {"train": 4000, "validation": 8, "test": size.prompts}
     found: dict[str, list[dict[str, str]]] = {}
     for split, count in sizes.items():
-        said = [chance.choices(sorted(known), k=chance.randint(1, 5)) for _ in range(count)]
+        result = [chance.choices(sorted(known), k=chance.randint(1, 5)) for _ in range(count)]
         found[split] = [
             {"source": " ".join(each), "target": " ".join(known[word] for word in each)}
-            for each in said
+            for each in result
         ]
     return found
 

@@ -28,16 +28,20 @@ def main() -> None:
     options.add_argument("--runs", type=Path, default=Path("runs"))
     options.add_argument("--together", type=int, default=1, help="runs at a time")
     given = options.parse_args()
-    asked, wanted = [], []
+    requested, wanted = [], []
     for strategy in given.strategies:
         default = Strategy.parse(load_yaml(STRATEGIES[strategy]), "strategy").default_lr
         for name in given.sets:
             for factor in given.factors:
                 lr = float(f"{default * factor:.2g}")
-                asked.append({"strategy": strategy, "data": name, "lr": lr, "default": factor == 1})
+                requested.append(
+                    {"strategy": strategy, "data": name, "lr": lr, "default": factor == 1}
+                )
                 wanted.append((name, strategy, [f"training.lr={lr}", *SHORT], given))
-    for one, (record, said) in zip(asked, each_in_its_process(wanted, given.together), strict=True):
-        print(said, flush=True)
+    for one, (record, result) in zip(
+        requested, each_in_its_process(wanted, given.together), strict=True
+    ):
+        print(result, flush=True)
         if record is not None:
             n = record["rows"]["validation"]
             add({**one, "validation": round(record["validation"]["score"], 4), "n": n})

@@ -48,8 +48,8 @@ def main() -> None:
         for strategy in given.strategies
     ]
     failed = 0
-    for record, said in each_in_its_process(wanted, given.together):
-        print(said, flush=True)
+    for record, result in each_in_its_process(wanted, given.together):
+        print(result, flush=True)
         failed += record is None
         if record is not None:
             folder = given.runs / f"{record['name']}-{record['digest'][:8]}"
@@ -72,7 +72,7 @@ def run(wanted: Wanted) -> tuple[Any, str]:
 
     name, strategy, settings, given = wanted
     chosen = [f"data.path={given.data / name}", f"strategy={STRATEGIES[strategy]}", *SETTINGS]
-    asked = f"{strategy} on {name}, {' '.join(settings)}"
+    requested = f"{strategy} on {name}, {' '.join(settings)}"
     sys.stdout = sys.stderr = open("/dev/null", "w")  # noqa: SIM115  # steps of many runs at once
     try:
         recipe = peftkit.Recipe.load(RECIPES[name], *chosen, *settings)
@@ -81,7 +81,7 @@ def run(wanted: Wanted) -> tuple[Any, str]:
         return None, f"{asked}: failed: {error}"
     score, cost = record.scores[record.headline], record.cost
     assert cost is not None
-    said = (
+    result = (
         f"{record.headline} {score.value:.4f} [{score.low:.4f}, {score.high:.4f}], "
         f"{cost.train_seconds:.0f} s of {cost.total_seconds:.0f}"
     )

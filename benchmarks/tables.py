@@ -69,7 +69,7 @@ def kinds() -> str:
         about = (cls.__doc__ or "").partition("\n")[0].replace("|", "/")
         lines.append(f"| `{kind}` | {about} | {rate(kind)} | {cls.source} |")
         for alias, meant in cls.aliases.items():
-            said = Strategy.all_aliases()[alias]
+            result = Strategy.all_aliases()[alias]
             short = json.dumps({"kind": kind, **meant}).replace('"', "")
             same = f"`{short}`" if len(short) < 60 else f"a {said['kind']}"
             lines.append(f"| `{alias}` | {same} | {rate(alias)} | |")
@@ -177,7 +177,7 @@ def tasks() -> str:
     lines = [
         "| data set | task, score | way | rows to train on, epochs | trainable | "
         "score, mean ± sd, worst end of an interval, seeds | without training, at best | "
-        "more than the untuned base's, the least that an interval leaves |",
+        "more than the untrained base model's, the least that an interval leaves |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in (*ENCODERS, *LANGUAGE_MODELS):
@@ -211,7 +211,7 @@ def task_row(name: str, way: str, records: list[Any], every: list[Any]) -> str:
 
 
 def least_gain(records: list[Any], headline: str) -> str:
-    """By how much each seed beats the untuned base at least, on the same rows."""
+    """By how much each seed beats the untrained base model at least, on the same rows."""
     known = [record["details"].get("better_than_untrained", {}) for record in records]
     ends = [found[headline]["low"] for found in known if headline in found]
     return f"{min(ends):+.3f}" if ends else ""

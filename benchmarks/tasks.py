@@ -60,9 +60,9 @@ def seeds(given: argparse.Namespace, name: str, way: str) -> range:
 
 def run(given: argparse.Namespace, name: str, way: str, seed: int) -> bool:
     """One run in a process of its own; whether it has a record, which is filed."""
-    asked = [f"{way}_{name}", f"data.path={given.data / FOLDERS.get(name, name)}"]
+    requested = [f"{way}_{name}", f"data.path={given.data / FOLDERS.get(name, name)}"]
     if name == "entity_types":
-        asked = [str(entity_types(given, way))]
+        requested = [str(entity_types(given, way))]
     settings = [f"training.seed={seed}", *SETTINGS, *given.settings]
     done = subprocess.run(
         [
@@ -70,7 +70,7 @@ def run(given: argparse.Namespace, name: str, way: str, seed: int) -> bool:
             "-m",
             "peftkit.cli",
             "train",
-            *asked,
+            *requested,
             *settings,
             "--runs",
             given.runs,

@@ -37,7 +37,7 @@ class Ours:
     def __init__(self, recipe: Recipe, world: World, model: Source, examples: Any, names: Any):
         self.recipe, self.world, self.model = recipe, world, model
         tokenizer = load_tokenizer(model.location)
-        self.assembled = load_model(recipe, model, tokenizer, names, world.precision)
+        self.loaded = load_model(recipe, model, tokenizer, names, world.precision)
         self.examples, self.names = examples, names
         self.scratch = Path(tempfile.mkdtemp())
 
@@ -48,14 +48,14 @@ class Ours:
         folder.begin(self.recipe, self.model, self.model)
         examples = {"train": rows, "validation": self.examples["validation"].select([])}
         nothing = EvalSplit([], examples["validation"], self.names)
-        outcome = fit(self.recipe, self.assembled, examples, folder, self.world, nothing)
+        outcome = fit(self.recipe, self.loaded, examples, folder, self.world, nothing)
         return outcome.samples / outcome.seconds
 
     def accuracy(self, rows: Any) -> float:
         """Share of `rows` that are called right."""
         from peftkit.evaluation.prediction import predict
 
-        found = predict(self.assembled, self.recipe.task, rows, self.world)
+        found = predict(self.loaded, self.recipe.task, rows, self.world)
         return float((found.probabilities.argmax(1) == found.label_ids).mean())
 
 

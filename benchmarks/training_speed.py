@@ -84,17 +84,17 @@ class Case:
 @contextmanager
 def training(settings: Sequence[str]) -> "Iterator[tuple[subprocess.Popen[str], Path]]":
     """`peftkit train` in a process of its own, ended with the block, and its folder of runs."""
-    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryFile("w+") as result:
         command = [sys.executable, "-m", "peftkit.cli", "train", *settings, f"--runs={name}"]
-        process = subprocess.Popen(command, stdout=said, stderr=said, text=True)
+        process = subprocess.Popen(command, stdout=result, stderr=result, text=True)
         try:
             yield process, Path(name)
         finally:
             process.terminate()
             process.wait()
-            said.seek(0)
+            result.seek(0)
             if process.returncode not in (0, -15, 143):
-                print(said.read()[-3000:], file=sys.stderr)
+                print(result.read()[-3000:], file=sys.stderr)
 
 
 def logged_steps(runs: Path) -> int:
