@@ -78,14 +78,14 @@ def run(wanted: Wanted) -> tuple[Any, str]:
         recipe = peftkit.Recipe.load(RECIPES[name], *chosen, *settings)
         record = peftkit.train(recipe.but(name=f"{strategy}_{name}"), given.runs)
     except peftkit.PeftkitError as error:
-        return None, f"{asked}: failed: {error}"
+        return None, f"{requested}: failed: {error}"
     score, cost = record.scores[record.headline], record.cost
     assert cost is not None
     result = (
         f"{record.headline} {score.value:.4f} [{score.low:.4f}, {score.high:.4f}], "
         f"{cost.train_seconds:.0f} s of {cost.total_seconds:.0f}"
     )
-    return json.loads(record.model_dump_json()), f"{asked}: {said}"
+    return json.loads(record.model_dump_json()), f"{requested}: {result}"
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def kinds() -> str:
         for alias, meant in cls.aliases.items():
             result = Strategy.all_aliases()[alias]
             short = json.dumps({"kind": kind, **meant}).replace('"', "")
-            same = f"`{short}`" if len(short) < 60 else f"a {said['kind']}"
+            same = f"`{short}`" if len(short) < 60 else f"a {result['kind']}"
             lines.append(f"| `{alias}` | {same} | {rate(alias)} | |")
     return "\n".join(lines)
 
