@@ -123,7 +123,7 @@ def test_a_text_of_one_word_stays_a_text(tmp_path: Path) -> None:
     ("settings", "said"),
     [
         (["data.augment={copies: 2}"], "changes no word - set dropout, swap or noise"),
-        (["task=regression", "data.few_shot=3"], "data.few_shot.*no meaning for 'task: regression'"),
+        (["task=regression", "data.few_shot=3"], "data.few_shot.*no meaning for 'task: regr"),
         (["task=regression", "data.balance=oversample"], "data.balance.*no meaning"),
         (["task=regression", "training.label_smoothing=0.1"], "label_smoothing.*no meaning"),
         (["data.few_shot=0"], "greater than 0"),
