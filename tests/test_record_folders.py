@@ -21,7 +21,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
     root = tmp_path_factory.mktemp("elsewhere")
     recipe = toy("tiny-bert", settings, "strategy=lora")
     first, second = peftkit.train(recipe, root), peftkit.train(recipe, root, rerun=True)
-    assert second.folder_name == first.folder_name, "their recipes are the same"
+    assert second.digest == first.digest and second.folder_name == f"{first.folder_name}-2"
     return [first, second]
 
 

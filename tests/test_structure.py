@@ -1,4 +1,4 @@
-"""The structure of the package: imports point one way, functions are short, names are free."""
+"""The structure of the package: layers, sizes of files and functions, docstrings."""
 
 import ast
 import importlib.util
@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements that run at import: not what stands in functions or under TYPE_CHECKING."""
+    """Statements that run at import: not those in functions or under TYPE_CHECKING."""
     for node in body:
         yield node
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
@@ -58,7 +58,7 @@ def test_import_contracts_are_kept() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_top_level_holds_few_files_and_no_package_is_large() -> None:
+def test_the_top_level_has_few_files_and_no_package_is_large() -> None:
     assert len([path for path in PACKAGE.iterdir() if path.is_file()]) <= 12
     sizes = Counter(path.parent for path in FILES if path.name != "__init__.py")
     large = {name_of(folder): size for folder, size in sizes.items() if size > 18}
@@ -67,7 +67,7 @@ def test_the_top_level_holds_few_files_and_no_package_is_large() -> None:
 
 HEAVY = {"torch", "transformers", "datasets", "peft", "accelerate", "bitsandbytes", "evaluate"}
 DECLARING = ("config", "strategies", "tasks", "data", "metrics", "hub", "storage", "registry")
-"""What a faulty recipe or `peftkit list` imports."""
+"""The packages that a faulty recipe or `peftkit list` imports."""
 DECLARATIONS = [p for p in FILES if p.relative_to(PACKAGE).parts[0].split(".")[0] in DECLARING]
 
 
@@ -93,7 +93,7 @@ def test_a_module_first_on_the_path_shadows_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["datasets", "evaluate", "logging", "types", "utils"])
-def test_names_that_would_shadow_or_say_nothing_are_not_used(name: str) -> None:
+def test_names_that_shadow_others_or_mean_nothing_are_not_used(name: str) -> None:
     assert not [path for path in FILES if path.stem == name]
 
 
@@ -112,12 +112,12 @@ def test_most_functions_are_short() -> None:
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_every_public_name_has_a_docstring(path: Path) -> None:
     tree = tree_of(path)
-    assert ast.get_docstring(tree), "the module says what it is"
+    assert ast.get_docstring(tree), "a module needs a docstring"
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     for owner in (tree, *(each for each in classes if not each.name.startswith("_"))):
         for node in owner.body:
             if isinstance(node, (ast.ClassDef, Function)) and not node.name.startswith("_"):
-                assert ast.get_docstring(node), f"{node.name} says what it gives"
+                assert ast.get_docstring(node), f"{node.name} needs a docstring"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -126,7 +126,7 @@ def test_the_first_line_of_a_module_is_one_sentence(path: Path) -> None:
     assert first.endswith("."), first
 
 
-def test_importing_peftkit_or_a_faulty_recipe_leaves_torch_alone(tmp_path: Path) -> None:
+def test_importing_peftkit_or_a_faulty_recipe_does_not_import_torch(tmp_path: Path) -> None:
     code = (
         "import sys, peftkit\n"
         "assert not {'torch', 'pydantic'} & set(sys.modules)\n"

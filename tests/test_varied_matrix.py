@@ -1,4 +1,4 @@
-"""Models that differ, each from its rows to what is handed on, which says what the run says."""
+"""Varied models, from their rows to the merged or exported result, which predicts as the run."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ LENGTH = {"max_new_tokens": GENERATE["max_new_tokens"], "do_sample": False}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", chosen(), ids=str)
-def test_what_is_handed_on_says_what_the_run_says(
+def test_the_merged_or_exported_model_predicts_as_the_run(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path
 ) -> None:
     model = build(case.model, models)
@@ -40,36 +40,36 @@ def test_what_is_handed_on_says_what_the_run_says(
     peftkit.train(recipe, tmp_path / "runs")
     run = next(path.parent for path in tmp_path.glob("runs/*/record.json"))
     rows, recorded = recorded_answers(case, recipe, run)
-    said = peftkit.predict(run, rows)
-    assert_same(case, said, recorded, 1e-5)
+    predictions = peftkit.predict(run, rows)
+    assert_same(case, predictions, recorded, 1e-5)
 
-    # the proof itself, without the process that it has for itself
+    # the proof in this process instead of its own
     monkeypatch.setattr(proof, "asked", lambda spec, merged: verify.main(spec))
-    to = tmp_path / "handed on"
+    to = tmp_path / "result"
     if case.handed == "merged":
         assert peftkit.merge(run, to).proof is not None
         found = merged_answers(case, to, rows)
     else:
         peftkit.export(run, to, verify="off")
         found = exported_answers(case, to, rows)
-    assert_same(case, said, found, 2e-2 if WAYS[case.way][1] == "4bit" else 1e-4)
+    assert_same(case, predictions, found, 2e-2 if WAYS[case.way][1] == "4bit" else 1e-4)
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where models and rows are made, each once."""
+    """The directory of models and rows, each written once."""
     return tmp_path_factory.mktemp("varied")
 
 
 def recorded_answers(
     case: Case, recipe: Recipe, run: Path
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What is asked of the run's test rows, and what its record has of them."""
+    """The inputs of the run's test rows, and their recorded predictions."""
     path = Path(recipe.data.path) / "test.jsonl"
     rows = map(json.loads, path.read_text("utf-8").splitlines())
     lines = map(json.loads, (run / "predictions.jsonl").read_text("utf-8").splitlines())
     names = json.loads((run / "run.json").read_text("utf-8"))["names"]
-    asked, found = [], []
+    inputs, found = [], []
     for row, line in zip(rows, lines, strict=True):
         if case.task == "text_classification":
             line = {"probabilities": dict(zip(names, line["probabilities"], strict=True))}
@@ -77,19 +77,19 @@ def recorded_answers(
             continue
         if case.task == "text_generation":
             row = {"text": recipe.task.openings({"text": [row["text"]]})["text"][0]}
-        asked.append(row)
+        inputs.append(row)
         found.append(line)
-    return asked, found
+    return inputs, found
 
 
 def merged_answers(
     case: Case, folder: Path, rows: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """What transformers says by itself, as its users ask it."""
+    """The predictions of plain transformers."""
     if case.task == "text_classification":
-        asks = pipeline("text-classification", model=str(folder), top_k=None, device="cpu")
-        said = asks([row["text"] for row in rows])
-        return [{"probabilities": {e["label"]: e["score"] for e in each}} for each in said]
+        classify = pipeline("text-classification", model=str(folder), top_k=None, device="cpu")
+        predictions = classify([row["text"] for row in rows])
+        return [{"probabilities": {e["label"]: e["score"] for e in each}} for each in predictions]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     encodes = case.model.architecture in WITH_ENCODER
     opens = AutoModelForSeq2SeqLM if encodes else AutoModelForCausalLM
@@ -98,30 +98,30 @@ def merged_answers(
     found = []
     for row in rows:
         ids = torch.tensor([prompt(case, tokenizer, row)])
-        said = model.generate(ids, attention_mask=torch.ones_like(ids), **LENGTH)[0]
-        new = said if encodes else said[ids.shape[1] :]
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), **LENGTH)[0]
+        new = output if encodes else output[ids.shape[1] :]
         found.append({"generated": tokenizer.decode(new, skip_special_tokens=True).strip()})
     return found
 
 
 def prompt(case: Case, tokenizer: Any, row: dict[str, Any]) -> list[int]:
-    """The row as its model reads it."""
+    """The token ids of the model's input for a row."""
     if case.task == "text_generation":
         ids: list[int] = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
         return [tokenizer.bos_token_id, *ids]
     if case.model.architecture in WITH_ENCODER:
         return list(tokenizer(row["source"])["input_ids"])
     messages = row.get("messages") or [user(f"Translate this text: {row['source']}"), {}]
-    said = tokenizer.apply_chat_template(
+    encoded = tokenizer.apply_chat_template(
         messages[:-1], add_generation_prompt=True, return_dict=True
     )
-    return list(said["input_ids"])
+    return list(encoded["input_ids"])
 
 
 def exported_answers(
     case: Case, folder: Path, rows: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """What the folder's own code says."""
+    """The predictions of the exported code."""
     load = module_at(folder / "load.py")
     model, tokenizer = load.load(folder)
     if case.task == "text_classification":
@@ -129,14 +129,14 @@ def exported_answers(
         names = [model.config.id2label[index] for index in range(logits.shape[1])]
         found = logits.softmax(-1).tolist()
         return [{"probabilities": dict(zip(names, each, strict=True))} for each in found]
-    asked = {"translation": "source", "text_generation": "text"}
-    texts = [row["messages"][:-1] if "messages" in row else row[asked[case.task]] for row in rows]
+    columns = {"translation": "source", "text_generation": "text"}
+    texts = [row["messages"][:-1] if "messages" in row else row[columns[case.task]] for row in rows]
     generate = runpy.run_path(str(folder / "generate.py"))["generate"]
     return [{"generated": text} for text in generate(model, tokenizer, texts, **LENGTH)]
 
 
 def module_at(path: Path) -> ModuleType:
-    """A file's code."""
+    """The module in a file."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -144,16 +144,18 @@ def module_at(path: Path) -> ModuleType:
     return module
 
 
-def assert_same(case: Case, said: Sequence[Any], found: Sequence[Any], far: float) -> None:
-    """That answers are the same, probabilities to within `far`."""
+def assert_same(
+    case: Case, expected: Sequence[Any], found: Sequence[Any], tolerance: float
+) -> None:
+    """Assert that predictions are equal, probabilities up to `tolerance`."""
     if case.task == "text_classification":
-        for one, other in zip(said, found, strict=True):
-            assert other["probabilities"] == pytest.approx(one["probabilities"], abs=far)
+        for one, other in zip(expected, found, strict=True):
+            assert other["probabilities"] == pytest.approx(one["probabilities"], abs=tolerance)
     else:
-        assert [each["generated"] for each in found] == [each["generated"] for each in said]
+        assert [each["generated"] for each in found] == [each["generated"] for each in expected]
 
 
-def test_any_two_values_that_go_together_meet_and_no_others_do() -> None:
+def test_every_compatible_pair_of_values_is_covered_and_no_other() -> None:
     values = {
         "size": (1, 2, 3),
         "color": ("red", "blue"),

@@ -1,4 +1,4 @@
-"""Models that differ: what the factory promises."""
+"""The factory of varied models."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ Varied = Callable[..., Path]
 
 @pytest.mark.parametrize("files", ["fast", "slow"])
 @pytest.mark.parametrize("architecture", OWN_KIND)
-def test_a_model_folder_opens_whole_and_reads_every_script(
+def test_a_model_directory_loads_completely_and_tokenizes_every_script(
     architecture: str, files: str, varied: Varied
 ) -> None:
     variant = VariedModel(architecture, files=files)  # type: ignore[arg-type]
@@ -43,7 +43,7 @@ def test_a_model_folder_opens_whole_and_reads_every_script(
 
 
 @pytest.mark.parametrize("architecture", [*DECODERS, "t5", "bart", "marian"])
-def test_untied_output_layers_have_weights_of_their_own(architecture: str, varied: Varied) -> None:
+def test_untied_output_layers_have_their_own_weights(architecture: str, varied: Varied) -> None:
     files = "slow" if architecture == "marian" else "fast"
     opens = AutoModelForCausalLM if architecture in DECODERS else AutoModelForSeq2SeqLM
     for tied in (True, False):
@@ -54,20 +54,20 @@ def test_untied_output_layers_have_weights_of_their_own(architecture: str, varie
 
 
 @pytest.mark.parametrize("architecture", ["bart", "marian", "t5"])
-def test_what_trains_all_leaves_embeddings_alone_that_nothing_reads(
+def test_training_everything_freezes_embeddings_that_are_not_used(
     architecture: str, varied: Varied
 ) -> None:
     for tied in (True, False):
         folder = varied(architecture, files="slow", tied=tied)
         model = train_all(AutoModelForSeq2SeqLM.from_pretrained(folder))
-        said = model(input_ids=torch.tensor([[5, 6, 7]]), labels=torch.tensor([[6, 7, 8]]))
-        said.loss.backward()
+        output = model(input_ids=torch.tensor([[5, 6, 7]]), labels=torch.tensor([[6, 7, 8]]))
+        output.loss.backward()
         still = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
         assert still == set()
 
 
 @pytest.mark.parametrize("files", ["fast", "slow"])
-def test_padding_is_as_asked_for(files: str, varied: Varied) -> None:
+def test_the_padding_token_is_as_requested(files: str, varied: Varied) -> None:
     def pad(which: str) -> tuple[Any, Any, int]:
         folder = varied("llama", files=files, pad=which, chat="turns")
         with safe_open(folder / "model.safetensors", "pt") as weights:
@@ -82,7 +82,7 @@ def test_padding_is_as_asked_for(files: str, varied: Varied) -> None:
 
 
 @pytest.mark.parametrize("files", ["fast", "slow"])
-def test_padding_without_an_embedding_is_not_handed_on(
+def test_a_padding_token_without_an_embedding_is_not_exported(
     files: str, varied: Varied, tmp_path: Path
 ) -> None:
     task = Recipe.load("lora_tiny").task
@@ -97,27 +97,27 @@ def test_padding_without_an_embedding_is_not_handed_on(
 
 @pytest.mark.parametrize("files", ["fast", "slow"])
 @pytest.mark.parametrize("chat", get_args(Chat))
-def test_turns_end_as_asked_for(chat: str, files: str, varied: Varied) -> None:
+def test_turns_end_as_requested(chat: str, files: str, varied: Varied) -> None:
     tokenizer = AutoTokenizer.from_pretrained(varied("mistral", files=files, chat=chat, bos=False))
     assert tokenizer.chat_template == TEMPLATES.get(chat)
     given = TEMPLATES.get(chat, TEMPLATES["turns"])
     messages = talks("Han", 2)[1]["messages"]
-    said = tokenizer.apply_chat_template(
+    encoded = tokenizer.apply_chat_template(
         messages,
         chat_template=given,
         return_dict=True,
         return_assistant_tokens_mask="marked" in chat,
     )
     ends = {tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id}
-    found = [index for index, token in enumerate(said["input_ids"]) if token in ends]
+    found = [index for index, token in enumerate(encoded["input_ids"]) if token in ends]
     assert len(found) == {"none": 0, "eos": 2}.get(chat, 4)
     if "marked" in chat:
-        assert [said["assistant_masks"][index] for index in found] == (
+        assert [encoded["assistant_masks"][index] for index in found] == (
             [0, 1, 0, 1] if chat == "marked" else [0, 0, 0, 0]
         )
 
 
-def test_a_first_token_is_there_or_not(varied: Varied) -> None:
+def test_a_bos_token_is_added_or_not(varied: Varied) -> None:
     for architecture in DECODERS:
         for bos in (True, False):
             tokenizer = AutoTokenizer.from_pretrained(varied(architecture, bos=bos))

@@ -1,4 +1,4 @@
-"""Other tasks on models that differ: questions about texts, merged."""
+"""Question answering, multilabel and regression on varied models, merged or exported."""
 
 import random
 from pathlib import Path
@@ -14,9 +14,9 @@ from support.task_rows import Made, labeled, scored, task_recipe
 from support.varied_rows import WORDS, Row, Script, written
 
 
-def asked(script: Script, count: int, seed: int = 0) -> list[Row]:
-    """Questions, texts and where in them the answer is."""
-    chance = random.Random(f"{script} asked {seed}")
+def questions(script: Script, count: int, seed: int = 0) -> list[Row]:
+    """Questions with contexts and the position of the answer."""
+    chance = random.Random(f"{script} questions {seed}")
     known = [word for words in WORDS[script].values() for word in words]
     between = "" if script == "Han" else " "
     found = []
@@ -41,7 +41,7 @@ def asked(script: Script, count: int, seed: int = 0) -> list[Row]:
     ],
     ids=["llama", "roberta"],
 )
-def test_who_answers_questions_is_merged_whatever_its_base_was(
+def test_question_answering_is_merged_whatever_the_base_was_trained_for(
     model: dict[str, Any],
     script: Script,
     strategy: str,
@@ -49,7 +49,7 @@ def test_who_answers_questions_is_merged_whatever_its_base_was(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows = written(tmp_path / "rows", asked, [script])
+    rows = written(tmp_path / "rows", questions, [script])
     recipe = Recipe.load(
         "lora_tiny",
         f"model={varied(**model)}",
@@ -64,14 +64,14 @@ def test_who_answers_questions_is_merged_whatever_its_base_was(
     made = peftkit.merge(run, tmp_path / "merged")
     assert made.proof is not None and made.proof.rows == 10
     assert made.proof.largest <= made.proof.tolerance
-    row = asked(script, 1, 7)[0]
-    said = peftkit.predict(run, [row])[0]
-    assert said["text"] == row["context"][said["start"] : said["end"]]
+    row = questions(script, 1, 7)[0]
+    answer = peftkit.predict(run, [row])[0]
+    assert answer["text"] == row["context"][answer["start"] : answer["end"]]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "make"), [("multilabel", labeled), ("regression", scored)])
-def test_runs_whose_labels_are_lists_are_exported_with_their_score(
+def test_multilabel_and_regression_runs_are_exported_with_their_score(
     kind: str, make: Made, tmp_path: Path
 ) -> None:
     recipe = task_recipe({"kind": kind}, make, "tiny-bert", "{kind: adapter}", "none")

@@ -208,7 +208,7 @@ def add_merge(options: argparse.ArgumentParser) -> None:
         nargs="+",
         help="directories of runs, artifacts or PEFT adapters, all of the same base model",
     )
-    options.add_argument("--to", type=Path, required=True, help="directory to create")
+    add_verified_output(options)
     options.add_argument(
         "--base", help="name or directory of the base model (default: as the adapter was trained)"
     )
@@ -219,17 +219,22 @@ def add_merge(options: argparse.ArgumentParser) -> None:
         help="after quantized training: merge into the dequantized base (default) or the original",
     )
     options.add_argument(
-        "--verify",
-        metavar="off|FILE",
-        help="texts to verify the result on, one per line (default: held-out rows of the run)",
-    )
-    options.add_argument(
         "--compare-bases", action="store_true", help="measure the difference for both --onto bases"
     )
     options.add_argument(
         "--subtract", action="store_true", help="remove the adapter from the merged model --base"
     )
     add_mix(options.add_argument_group("merging several adapters"))
+
+
+def add_verified_output(options: argparse.ArgumentParser) -> None:
+    """The output directory of `merge` and `export`, and the texts to verify it on."""
+    options.add_argument("--to", type=Path, required=True, help="directory to create")
+    options.add_argument(
+        "--verify",
+        metavar="off|FILE",
+        help="texts to verify the result on, one per line (default: held-out rows of the run)",
+    )
 
 
 def add_mix(options: Any) -> None:
@@ -257,17 +262,12 @@ def numbers(text: str) -> list[float]:
 def add_export(options: argparse.ArgumentParser) -> None:
     """The arguments of `export`."""
     add_finished_run(options)
-    options.add_argument("--to", type=Path, required=True, help="directory to create")
+    add_verified_output(options)
     options.add_argument(
         "--base",
         choices=("embed", "reference"),
         default="embed",
         help="copy the weights of the base model (default), or refer to them by SHA-256",
-    )
-    options.add_argument(
-        "--verify",
-        metavar="off|FILE",
-        help="texts to verify the result on, one per line (default: held-out rows of the run)",
     )
 
 

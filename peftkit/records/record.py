@@ -191,7 +191,9 @@ class RunRecord(Settings):
 
     @property
     def folder_name(self) -> str:
-        """The name of the directory that the run is in."""
+        """The name of the run's directory; that of a first run if it is not known."""
+        if self._folder is not None:
+            return self._folder.name
         return f"{self.name}-{'standin-' if self.data.is_fallback else ''}{self.digest[:8]}"
 
 
