@@ -26,7 +26,7 @@ from peftkit.comparison.forecast import operations_per_token
 from peftkit.config.recipe import Recipe
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import meta_model
-from peftkit.runtime.matmul_speed import KINDS, operations_a_second
+from peftkit.runtime.matmul_speed import KINDS, measure_matmul_speed
 
 TO = Path(__file__).parent / "measurements" / "training_speed.json"
 WAYS = {"packed": "on", "padded": "off", "chosen": "auto"}
@@ -162,7 +162,7 @@ def operations_of(model: str) -> int:
 def run(options: Any) -> None:
     """Fill the file, round by round."""
     found = json.loads(options.to.read_text()) if options.to.is_file() else {"runs": {}}
-    peaks = {kind: operations_a_second(kind, side=1024, seconds=2.0) for kind in KINDS}
+    peaks = {kind: measure_matmul_speed(kind, side=1024, seconds=2.0) for kind in KINDS}
     before = found.get("peak", peaks)  # a machine that is busy now was perhaps less so then
     found["peak"] = {kind: max(peaks[kind], before[kind]) for kind in KINDS}
     found["operations"] = {name: operations_of(name) for name in MODELS}

@@ -86,23 +86,23 @@ def list_command(options: Any) -> None:
 
     import_named(options.plugin, "--plugin")
     if options.model is not None:
-        list_offers(options)
+        list_strategy_costs(options)
         return
     rows = listing(options.family)
     print_result(rows, rows, options.json)
 
 
-def list_offers(options: Any) -> None:
+def list_strategy_costs(options: Any) -> None:
     """Print the cost of each strategy on the model given by `--for`."""
     if options.family != "strategies":
         raise RecipeError(
             f"--for applies to strategies (got {options.family}) - "
             f"run: peftkit list strategies --for {options.model}"
         )
-    from peftkit.planning.strategy_costs import COUNTED, offer_rows, offers
+    from peftkit.planning.strategy_costs import COUNTED, cost_rows, strategy_costs
 
-    found = offers(options.model)
-    print_result([vars(offer) for offer in found], offer_rows(found), options.json)
+    found = strategy_costs(options.model)
+    print_result([vars(cost) for cost in found], cost_rows(found), options.json)
     if not options.json:
         print(COUNTED, file=sys.stderr)
 

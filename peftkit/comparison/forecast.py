@@ -18,7 +18,7 @@ from peftkit.progress import ProgressBar
 from peftkit.records.record import ParameterCount
 from peftkit.registry import Settings
 from peftkit.runs.learning_curves import printable
-from peftkit.runtime.matmul_speed import operations_a_second
+from peftkit.runtime.matmul_speed import measure_matmul_speed
 from peftkit.storage.atomic_files import write_text
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def compute_forecast(
     names = recipe.task.label_names(splits)
     examples = encode(recipe, splits, load_tokenizer(model.location, recipe.task), model, names)
     lengths = list(examples["train"]["length"])
-    speed = operations_a_second(world.precision)
+    speed = measure_matmul_speed(world.precision)
     workload = Workload(model, tuple(names), lengths, speed, world.precision)
     found = {variant.name: forecast_variant(variant, budget, workload) for variant in variants}
     if all(each.incompatibility for each in found.values()):
@@ -122,15 +122,15 @@ def check_rows(rows: dict[str, int], budget: Budget) -> None:
 def forecast_variant(variant: Variant, budget: Budget, workload: Workload) -> VariantForecast:
     """The forecast of one variant, or why it cannot run."""
     from peftkit.loading.model import meta_model
-    from peftkit.planning.plan import estimate, planned_micro_batch
+    from peftkit.planning.plan import estimate_memory, plan_micro_batch_size
 
     if variant.incompatibility is not None:
         return VariantForecast(incompatibility=variant.incompatibility)
     recipe, longest = variant.recipe, max(workload.lengths)
     try:
         module, parameters = meta_model(recipe, workload.model.location, workload.names)
-        micro = planned_micro_batch(recipe)
-        memory = estimate(recipe, module, parameters, micro, longest, workload.precision)
+        micro = plan_micro_batch_size(recipe)
+        memory = estimate_memory(recipe, module, parameters, micro, longest, workload.precision)
     except PeftkitError as error:
         reasons = [fault.what for fault in error.faults] or [error.message]
         return VariantForecast(incompatibility="; ".join(reasons))
@@ -158,14 +158,14 @@ def operations_per_token(module: "nn.Module") -> int:
     For each weight of the blocks two forward, two backward if a gradient passes through its block,
     and two for the gradient of a trained weight.
     """
-    from peftkit.models.architectures import blocks_of, runs_of_a_block
+    from peftkit.models.architectures import blocks_of, runs_per_block
     from peftkit.planning.plan import blocks_with_gradient
     from peftkit.strategies.base import trainable
 
     blocks = blocks_of(module)
     weights = sum(p.numel() for _, block in blocks for p in block.parameters())
-    weights *= runs_of_a_block(module)
-    share = min(1.0, blocks_with_gradient(module) / max(len(blocks) * runs_of_a_block(module), 1))
+    weights *= runs_per_block(module)
+    share = min(1.0, blocks_with_gradient(module) / max(len(blocks) * runs_per_block(module), 1))
     trained = sum(parameter.numel() for parameter in trainable(module).values())
     return int(2 * weights + 2 * weights * share + 2 * min(trained, weights))
 

@@ -11,12 +11,12 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import DiskError, RunError, RunStopped
 from peftkit.hub.source import Source
 from peftkit.metrics.registry import find_metric, gain
-from peftkit.planning.plan import planned_steps
+from peftkit.planning.plan import plan_steps
 from peftkit.records.record import RunRecord, Trial, Tuning
 from peftkit.records.run_dir import RunDir
-from peftkit.runs.pipeline import Attempt, RunInputs
+from peftkit.runs.pipeline import RunInputs, RunPipeline
 from peftkit.runtime.distributed import World, say
-from peftkit.training.trainer import Outcome
+from peftkit.training.trainer import TrainingResult
 
 if TYPE_CHECKING:
     import optuna
@@ -29,15 +29,15 @@ below the best earlier one is pruned. The error of other scores (perplexity, RMS
 not known beforehand, and their trials are never pruned."""
 
 
-class TrialAttempt(Attempt):
+class TrialPipeline(RunPipeline):
     """A run that is scored on the validation split alone and saves no artifact."""
 
-    def _conclude(self, inputs: RunInputs, outcome: Outcome) -> RunRecord:
+    def _conclude(self, inputs: RunInputs, result: TrainingResult) -> RunRecord:
         return RunRecord(
             **self._known(inputs),
             status="finished",
-            validation=outcome.best,
-            steps=outcome.steps,
+            validation=result.best,
+            steps=result.steps,
         )
 
 
@@ -80,7 +80,7 @@ class LearningRateSearch:
         if self.rows["validation"]:
             changes["data__limit__validation"] = self.rows["validation"]
         recipe = self.recipe.but(**changes)
-        steps = planned_steps(recipe, self.budget.rows or self.rows["train"])
+        steps = plan_steps(recipe, self.budget.rows or self.rows["train"])
         every = max(1, math.ceil(steps / EVALUATIONS)) if steps else "epoch"
         return recipe.but(training__evaluate=every)
 
@@ -130,7 +130,7 @@ class LearningRateSearch:
                 should_prune(line["step"], line["eval_score"])
         try:
             world = World.enter(recipe.training)
-            run = TrialAttempt(recipe, model, data, folder, world)
+            run = TrialPipeline(recipe, model, data, folder, world)
             run.should_prune = should_prune
             record = run.make()
         except (RunStopped, DiskError):

@@ -26,11 +26,11 @@ from peftkit.preprocessing.batching import longest_first
 from peftkit.records.artifact import check
 from peftkit.records.record import RunRecord, run_folder
 from peftkit.records.run_dir import RunDir
-from peftkit.runtime.distributed import resting_precision, threads_of_rank
+from peftkit.runtime.distributed import resolve_precision, threads_of_rank
 from peftkit.tasks.base import EvalSplit
 from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
-from peftkit.training.packing import using
+from peftkit.training.packing import with_engine
 
 CHUNK = 1024
 """Rows that are sorted by length and batched together."""
@@ -218,13 +218,13 @@ def load_run(path: Path) -> tuple[Recipe, LoadedModel, list[str]]:
     torch.set_num_threads(threads_of_rank(recipe.training.threads))
     source = base_of_run(folder)
     check(folder.artifact, source)
-    precision = facts.get("world", {}).get("precision") or resting_precision(
+    precision = facts.get("world", {}).get("precision") or resolve_precision(
         recipe.training.precision
     )
     tokenizer = load_tokenizer(source.location, recipe.task)
     loaded = load_model(recipe, source, tokenizer, facts["names"], precision, folder.artifact)
     if loaded.batcher.packed and facts.get("engine"):
-        loaded = using(loaded, facts["engine"]["used"])
+        loaded = with_engine(loaded, facts["engine"]["used"])
     return recipe, loaded, facts["names"]
 
 

@@ -22,7 +22,7 @@ NEW = "the head is new"
 
 
 @dataclass(frozen=True)
-class FormerHead:
+class PretrainedHead:
     """The output layer in a base's files, which says something of each label."""
 
     tensors: tuple[str, ...]
@@ -47,16 +47,16 @@ class FormerHead:
         transformers draws one that a base's files do not have."""
         if self.order is None:
             torch.manual_seed(seed)
-            draw_again(model, self.tensors)
+            reinitialize(model, self.tensors)
             return
         for name in self.tensors:
             parameter = model.get_parameter(name)
             parameter.data = parameter.data[list(self.order)].contiguous()
 
 
-def former_head(
+def find_pretrained_head(
     task: Task, config: PretrainedConfig, folder: str, names: Sequence[str]
-) -> FormerHead | None:
+) -> PretrainedHead | None:
     """The head that the base in `folder` has where the model of this `config` has its own; None
     where there is none. `names` are the run's labels; none: the outputs mean the same always."""
     if not task.trains_head:
@@ -74,12 +74,12 @@ def former_head(
     if not names:
         if alike and len(known) == config.num_labels:
             order = tuple(range(len(known)))
-            return FormerHead(tensors, order, "the base's own head is trained on")
+            return PretrainedHead(tensors, order, "the base's own head is trained on")
     elif alike and sorted(known) == sorted(names):
         order = tuple(map(known.index, names))
         how = "trained on" if known == [*names] else "put into the order of the run's labels"
-        return FormerHead(tensors, order, f"the base's own head has these labels: it is {how}")
-    return FormerHead(tensors, None, f"{NEW}: the base's {said_of(known, alike)}")
+        return PretrainedHead(tensors, order, f"the base's own head has these labels: it is {how}")
+    return PretrainedHead(tensors, None, f"{NEW}: the base's {said_of(known, alike)}")
 
 
 def has_new_head(record: RunRecord) -> bool:
@@ -87,7 +87,7 @@ def has_new_head(record: RunRecord) -> bool:
     return any(note.startswith(NEW) for note in record.notes)
 
 
-def draw_again(model: Any, tensors: Sequence[str]) -> None:
+def reinitialize(model: Any, tensors: Sequence[str]) -> None:
     """Initialize the tensors of these names as the model's own code does when they are missing.
 
     transformers 5.23 asks the flag; only what lacks it is drawn, whichever module's code draws it.

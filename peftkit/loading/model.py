@@ -17,8 +17,8 @@ from peftkit.errors import Fault, RecipeError
 from peftkit.hub.source import Source
 from peftkit.hub.toy_models import TINY
 from peftkit.loading.dropout import set_dropout
-from peftkit.loading.heads import FormerHead, former_head
-from peftkit.loading.token_selection import attach_reader
+from peftkit.loading.heads import PretrainedHead, find_pretrained_head
+from peftkit.loading.token_selection import attach_token_selection
 from peftkit.models import packed_attention
 from peftkit.models.added_tokens import add_markers, extend
 from peftkit.models.architectures import (
@@ -69,17 +69,17 @@ def load_model(
     `names` are the labels'. Raises `RecipeError` where model and recipe do not fit.
     """
     with quiet_transformers():
-        config = configure(recipe, source.location, names)
+        config = load_config(recipe, source.location, names)
         packed = is_packed(recipe, config)
         if config.pad_token_id is None:  # RoBERTa counts positions from its own
             config.pad_token_id = tokenizer.pad_token_id
         # not transformers' `set_seed`, whose module imports peft: planning does without
         torch.manual_seed(recipe.training.seed)
-        head = former_head(recipe.task, config, source.location, names)
+        head = find_pretrained_head(recipe.task, config, source.location, names)
         base = load_base(recipe, source.location, config, DTYPES[precision], packed, head)
         extend(base, tokenizer, recipe.task.markers())
-        hold_head_in_fp32(base, recipe.task)
-        before = count_base(base)
+        keep_head_in_fp32(base, recipe.task)
+        before = count_base_parameters(base)
         if bare:
             module: nn.Module = base
         elif artifact is None:
@@ -92,17 +92,17 @@ def load_model(
             activation_checkpointing_kwargs={"use_reentrant": False}
         )
     ahead = 0 if bare else recipe.strategy.ahead
-    batcher = attach_batcher(recipe.task, module, base, tokenizer, packed, ahead)
+    batcher = make_batcher(recipe.task, module, base, tokenizer, packed, ahead)
     parameters = count_parameters(module, before)
     notes = (*notes_of(recipe, config, packed), *([head.note] if head else []), *tokenizer.notes)
     return LoadedModel(module, tokenizer, batcher, parameters, notes)
 
 
-def attach_batcher(
+def make_batcher(
     task: Task, module: nn.Module, base: PreTrainedModel, tokenizer: Any, packed: bool, ahead: int
 ) -> Batcher:
     """What makes batches for `module`, which is made to read them as the task wants it."""
-    reads = attach_reader(module, base, packed, ahead, task.reading, task.reads_marked)
+    reads = attach_token_selection(module, base, packed, ahead, task.reading, task.reads_marked)
     position, start = first_position(base.config), decoder_start(base.config, task)
     return Batcher(packed, tokenizer.pad_token_id, position, reads, task.reading, start)
 
@@ -133,16 +133,16 @@ def meta_model(
 ) -> tuple[nn.Module, ParameterCount]:
     """The adapted model and its counts on the meta device: nothing is loaded."""
     with quiet_transformers(), torch.device("meta"):
-        config = configure(recipe, folder, names)
+        config = load_config(recipe, folder, names)
         # as if the table had no rows to spare: the tokenizer is not at hand
         config.vocab_size += len(recipe.task.markers())
         base = recipe.task.auto_class(config).from_config(config)
-        before = count_base(base)
+        before = count_base_parameters(base)
         module = recipe.strategy.adapt(base, recipe.task)
     return module, count_parameters(module, before)
 
 
-def configure(recipe: Recipe, folder: str, names: Sequence[str]) -> PretrainedConfig:
+def load_config(recipe: Recipe, folder: str, names: Sequence[str]) -> PretrainedConfig:
     """The model's configuration with the labels' names and the recipe's dropout."""
     config = AutoConfig.from_pretrained(folder, **recipe.task.configuration(names))
     faults = []
@@ -210,14 +210,14 @@ def load_base(
     config: PretrainedConfig,
     dtype: torch.dtype,
     packed: bool,
-    head: FormerHead | None,
+    head: PretrainedHead | None,
 ) -> PreTrainedModel:
     """The base model with a fresh head, or its own `head`, in `dtype` or quantized.
 
     Raises `RecipeError` where its files do not fit its configuration.
     """
     packed_attention.register()
-    whole = outside_blocks(recipe, config) if recipe.quantize.bits else []
+    whole = layers_outside_blocks(recipe, config) if recipe.quantize.bits else []
     model, said = recipe.task.auto_class(config).from_pretrained(
         folder,
         output_loading_info=True,
@@ -238,7 +238,7 @@ def load_base(
     return model.eval()  # type: ignore[no-any-return]
 
 
-def outside_blocks(recipe: Recipe, config: PretrainedConfig) -> list[str]:
+def layers_outside_blocks(recipe: Recipe, config: PretrainedConfig) -> list[str]:
     """The full names of the linear layers that stay whole (head, pooler, ...): transformers 5.23
     takes a part of a name only where names begin or end with it."""
     with torch.device("meta"):
@@ -246,7 +246,7 @@ def outside_blocks(recipe: Recipe, config: PretrainedConfig) -> list[str]:
     return sorted(set(linear_modules(model)) - set(linear_layers(model)))
 
 
-def hold_head_in_fp32(model: PreTrainedModel, task: Task) -> None:
+def keep_head_in_fp32(model: PreTrainedModel, task: Task) -> None:
     """New heads and all losses are computed in fp32, whatever the base rests in."""
     for name in head_names(model) if task.trains_head else []:
         head = model.get_submodule(name)
@@ -259,7 +259,7 @@ def cast_to_fp32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
 
 
-def count_base(model: PreTrainedModel) -> dict[str, int]:
+def count_base_parameters(model: PreTrainedModel) -> dict[str, int]:
     """Weights before the strategy: the base's and the head's, shared ones once."""
     heads = tuple(f"{name}." for name in head_names(model))
     sizes = {"base": 0, "head": 0}

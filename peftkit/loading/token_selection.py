@@ -12,7 +12,7 @@ from peftkit.models.layouts import ARCHITECTURES
 from peftkit.tasks.base import Reading
 
 
-def attach_reader(
+def attach_token_selection(
     module: nn.Module,
     base: PreTrainedModel,
     packed: bool,

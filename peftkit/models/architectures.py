@@ -129,15 +129,6 @@ def gated(entry: Architecture) -> Architecture:
     return replace(entry, feed_forward_input=entry.gated_input, decoder=decoder)
 
 
-def attention_modules(model: "nn.Module", wanted_by: str) -> list[str]:
-    """The full names of all attention modules, self and cross, in order."""
-    return [
-        f"{name}.{module}"
-        for name, _, entry in layout_of(model, wanted_by)
-        for module in entry.attention
-    ]
-
-
 def query_layers(model: "nn.Module", wanted_by: str) -> list[str]:
     """The full names of the linear layers that give queries (fused with the others' or not)."""
     return attention_layers(model, wanted_by, "query")
@@ -215,7 +206,7 @@ def is_shared(name: str) -> bool:
     return name.split(".")[-2:] == ["shared", "weight"]
 
 
-def runs_of_a_block(model: "nn.Module") -> int:
+def runs_per_block(model: "nn.Module") -> int:
     """How often a forward pass runs each block: once, but for ALBERT's shared ones."""
     entry = ARCHITECTURES.get(model_type_of(model))
     if entry is None or not entry.group:

@@ -73,7 +73,7 @@ def attach_bottlenecks(
         attach_beside(before, behind, keep(block, place.name, make(before)), scale)
 
 
-def bottleneck_pieces(
+def export_bottlenecks(
     model: "nn.Module",
     wanted_by: str,
     variant: str,

@@ -1,7 +1,7 @@
 """Quantization: how the resting weights of the base are held, and the guards bitsandbytes needs."""
 
 import logging
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.registry import Component
 
@@ -135,48 +135,3 @@ def dequantized(module: "nn.Module") -> "torch.Tensor":
     scales = weight.SCB if weight.SCB is not None else layer.state.SCB
     dense: torch.Tensor = weight.data.float() * (scales.float() / 127).unsqueeze(1)
     return dense
-
-
-def unquantize(model: "nn.Module") -> None:
-    """Put an ordinary linear layer, dequantized, in the place of every quantized one.
-
-    The model is then like one that was never quantized, and is saved like one.
-    """
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child).__name__ in ("Linear4bit", "Linear8bitLt"):
-                setattr(parent, name, ordinary(child))
-    forget_quantization(model)
-
-
-def ordinary(layer: "nn.Module") -> "nn.Module":
-    """The layer that a quantized one was made of, frozen, in fp32."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    weight = dequantized(layer)
-    wide, narrow = weight.shape
-    made: Any
-    if issubclass(getattr(layer, "source_cls", nn.Linear), Conv1D):  # GPT-2's: (in, out)
-        made, weight = Conv1D(wide, narrow), weight.T.contiguous()
-    else:
-        made = nn.Linear(narrow, wide, bias=layer.bias is not None)
-    made.weight = nn.Parameter(weight, requires_grad=False)
-    if layer.bias is not None:
-        bias: Any = layer.bias
-        made.bias = nn.Parameter(bias.data.float(), requires_grad=False)
-    return cast("nn.Module", made.train(layer.training))
-
-
-def forget_quantization(model: Any) -> None:
-    """Take away what makes transformers 5.23 treat (and save) the model as a quantized one."""
-    for name in (
-        "hf_quantizer",
-        "quantization_method",
-        "is_quantized",
-        "is_loaded_in_4bit",
-        "is_loaded_in_8bit",
-    ):
-        vars(model).pop(name, None)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config

@@ -68,9 +68,9 @@ class Branch:
 
 def module_tree(recipe: "Recipe") -> Branch:
     """The recipe's adapted model from its configuration alone; its totals are the plan's."""
-    from peftkit.planning.plan import outline
+    from peftkit.planning.plan import load_meta_model
 
-    module, _, _ = outline(recipe)
+    module, _, _ = load_meta_model(recipe)
     return replace(branch_of("", module, set()), name=recipe.model)
 
 

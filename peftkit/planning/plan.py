@@ -65,12 +65,12 @@ def plan(recipe: Recipe, asked: Sequence[str] = ()) -> Plan:
     on this disk, are read. Raises `RecipeError` for what cannot work (targets that match nothing, a
     missing head, ...), `DataError` for data that do not suit.
     """
-    from peftkit.runtime.distributed import resting_precision
+    from peftkit.runtime.distributed import resolve_precision
 
     name, *more = asked or [recipe.name]
-    precision = resting_precision(recipe.training.precision)
-    module, parameters, splits = outline(recipe)
-    micro = planned_micro_batch(recipe)
+    precision = resolve_precision(recipe.training.precision)
+    module, parameters, splits = load_meta_model(recipe)
+    micro = plan_micro_batch_size(recipe)
     notes = [f"computes in {precision}"]
     if splits is None:
         notes.append("two labels assumed; the data are not here to be read")
@@ -79,15 +79,17 @@ def plan(recipe: Recipe, asked: Sequence[str] = ()) -> Plan:
     return Plan(
         name=recipe.name,
         parameters=parameters,
-        memory=estimate(recipe, module, parameters, micro, recipe.data.max_length, precision),
+        memory=estimate_memory(
+            recipe, module, parameters, micro, recipe.data.max_length, precision
+        ),
         micro_batch_size=micro,
-        steps=planned_steps(recipe, None if splits is None else len(splits.train)),
+        steps=plan_steps(recipe, None if splits is None else len(splits.train)),
         launch=shlex.join(["accelerate", "launch", "-m", "peftkit.run", f"recipe={name}", *more]),
         notes=notes,
     )
 
 
-def outline(recipe: Recipe) -> "tuple[nn.Module, ParameterCount, Splits | None]":
+def load_meta_model(recipe: Recipe) -> "tuple[nn.Module, ParameterCount, Splits | None]":
     """The adapted model on the meta device, its counts, and the data where they are at hand."""
     from peftkit.loading.model import meta_model
     from peftkit.preprocessing.tokenization import checked
@@ -130,7 +132,7 @@ def data_at_hand(recipe: Recipe) -> "Splits | None":
     return recipe.splits(recipe.data.resolve())
 
 
-def planned_steps(recipe: Recipe, rows: int | None) -> int | None:
+def plan_steps(recipe: Recipe, rows: int | None) -> int | None:
     """Optimizer steps over `rows` examples; a step takes whole batches only."""
     training = recipe.training
     if rows is not None and rows < training.batch_size:
@@ -142,18 +144,18 @@ def planned_steps(recipe: Recipe, rows: int | None) -> int | None:
     return math.ceil(training.epochs * (rows // training.batch_size))
 
 
-def planned_micro_batch(recipe: Recipe) -> int:
+def plan_micro_batch_size(recipe: Recipe) -> int:
     """The micro-batch of one rank before anything is probed."""
-    from peftkit.training.batch_size import largest_divisor, tokens_a_pass
+    from peftkit.training.batch_size import largest_divisor, tokens_per_pass
 
     training = recipe.training
     if training.micro_batch_size != "auto":
         return training.micro_batch_size
-    most = max(1, tokens_a_pass(recipe) // recipe.data.max_length)
+    most = max(1, tokens_per_pass(recipe) // recipe.data.max_length)
     return largest_divisor(training.batch_size, most)
 
 
-def estimate(
+def estimate_memory(
     recipe: Recipe,
     module: "nn.Module",
     parameters: ParameterCount,
@@ -195,9 +197,9 @@ def activation_bytes(
 
 def blocks_with_gradient(module: "nn.Module") -> int:
     """Runs of blocks that the backward pass goes through: those from the lowest trained one up."""
-    from peftkit.models.architectures import blocks_of, depths_of, runs_of_a_block
+    from peftkit.models.architectures import blocks_of, depths_of, runs_per_block
     from peftkit.strategies.base import trainable
 
     depths = depths_of(module)
     deepest = max((depths[name] for name in trainable(module)), default=0)
-    return min(deepest, len(blocks_of(module))) * runs_of_a_block(module)
+    return min(deepest, len(blocks_of(module))) * runs_per_block(module)

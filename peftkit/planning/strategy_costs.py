@@ -30,7 +30,7 @@ A_TENSOR_S_ENTRY = 60
 
 
 @dataclass(frozen=True)
-class Offer:
+class StrategyCost:
     """A strategy with its default settings on one model: its numbers, or why it does not fit."""
 
     strategy: str
@@ -43,7 +43,7 @@ class Offer:
     reason: str | None = None
 
 
-def offers(model: str) -> list[Offer]:
+def strategy_costs(model: str) -> list[StrategyCost]:
     """Every strategy and alias, by name, on the model called `model`.
 
     Raises `DataError` where the model is nowhere, `RecipeError` where no task suits it.
@@ -57,7 +57,7 @@ def offers(model: str) -> list[Offer]:
         task = task_for(config, model)
         base = meta_base(config, task)
         names = sorted({*Strategy.kinds(), *Strategy.all_aliases()})
-        return [offer(name, base, task) for name in names]
+        return [compute_cost(name, base, task) for name in names]
 
 
 def task_for(config: "PretrainedConfig", model: str) -> Task:
@@ -84,35 +84,35 @@ def meta_base(config: "PretrainedConfig", task: Task) -> "PreTrainedModel":
     """The model with a new head on the meta device, in the types that a run here would hold."""
     import torch
 
-    from peftkit.loading.model import DTYPES, hold_head_in_fp32
-    from peftkit.runtime.distributed import resting_precision
+    from peftkit.loading.model import DTYPES, keep_head_in_fp32
+    from peftkit.runtime.distributed import resolve_precision
 
-    dtype = DTYPES[resting_precision("auto")]
+    dtype = DTYPES[resolve_precision("auto")]
     with torch.device("meta"):
         base: PreTrainedModel = task.auto_class(config).from_config(config, dtype=dtype)
-    hold_head_in_fp32(base, task)
+    keep_head_in_fp32(base, task)
     return base
 
 
-def offer(name: str, base: "PreTrainedModel", task: Task) -> Offer:
+def compute_cost(name: str, base: "PreTrainedModel", task: Task) -> StrategyCost:
     """The strategy called `name` on a copy of `base`, or the reason why it does not fit."""
     import torch
 
-    from peftkit.loading.model import count_base, count_parameters
+    from peftkit.loading.model import count_base_parameters, count_parameters
 
     try:
         strategy = Strategy.parse(name, "strategy")
         if reason := strategy.check_quantization(None):
-            return Offer(name, reason=reason)
+            return StrategyCost(name, reason=reason)
         if faults := strategy.incompatibilities(base.config, task):
             raise RecipeError("", faults)
         with torch.device("meta"):
             module = strategy.adapt(copy.deepcopy(base), task)
     except RecipeError as error:
-        return Offer(name, reason=reason_of(error))
-    counted = count_parameters(module, count_base(base))
+        return StrategyCost(name, reason=reason_of(error))
+    counted = count_parameters(module, count_base_parameters(base))
     size = artifact_bytes(strategy, module, head_names(base), base.dtype.itemsize)
-    return Offer(name, counted.trainable, counted.share, size, strategy.default_lr)
+    return StrategyCost(name, counted.trainable, counted.share, size, strategy.default_lr)
 
 
 def reason_of(error: PeftkitError) -> str:
@@ -158,7 +158,7 @@ def saved_tensors(strategy: Strategy, module: "nn.Module") -> "dict[str, Tensor]
     return {**copied, VIRTUAL: torch.empty(tokens, config.token_dim, device="meta")}
 
 
-def offer_rows(found: list[Offer]) -> list[dict[str, str]]:
+def cost_rows(found: list[StrategyCost]) -> list[dict[str, str]]:
     """Offers as rows of a table; a reason stands in the place of the numbers."""
     return [
         {

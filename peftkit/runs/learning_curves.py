@@ -14,7 +14,7 @@ MOST_MARKED = 40  # points; more of them would hide the line
 WIDTH = 480  # pixels, of the plot and at most of its title
 
 
-def draw_curves(
+def draw_learning_curves(
     log: Sequence[Mapping[str, float | None]],
     folder: Path,
     headline: str = "score",

@@ -15,31 +15,31 @@ from peftkit.evaluation.prediction import predict, prediction_rows
 from peftkit.evaluation.scoring import judged
 from peftkit.hub.source import Source
 from peftkit.loading.model import LoadedModel, load_model, load_tokenizer, meta_model
-from peftkit.planning.plan import estimate
+from peftkit.planning.plan import estimate_memory
 from peftkit.preprocessing.tokenization import checked, content_key, encode, noted
 from peftkit.records.artifact import write_config, write_manifest
 from peftkit.records.record import Cost, Proof, RunRecord, Tuning
 from peftkit.records.run_dir import RunDir
-from peftkit.runs.learning_curves import draw_curves
+from peftkit.runs.learning_curves import draw_learning_curves
 from peftkit.runs.model_card import model_card
 from peftkit.runs.reload_check import LARGEST_RELOAD_DIFFERENCE, reload_difference
 from peftkit.runtime.distributed import (
     World,
+    execution_environment,
     on_main,
     on_main_first,
     say,
-    surroundings,
     versions,
     world_record,
 )
 from peftkit.runtime.peak_memory import peak_bytes, reset_peak_bytes
 from peftkit.storage.atomic_files import check_space, folder_bytes, write_text, writing
 from peftkit.tasks.base import EvalSplit, Predictions, Scored
-from peftkit.training.batch_size import is_out_of_memory, out_of_memory
+from peftkit.training.batch_size import is_out_of_memory, out_of_memory_error
 from peftkit.training.callbacks import ShouldPrune
-from peftkit.training.checkpoints import is_whole, numbered
+from peftkit.training.checkpoints import is_complete, list_checkpoints
 from peftkit.training.integrity import reason_of
-from peftkit.training.trainer import Outcome, fit
+from peftkit.training.trainer import TrainingResult, fit
 
 Peaks = tuple[int, int | None, int | None]
 """Largest memory until the test split is scored, the allocator's own, and while it is scored."""
@@ -54,12 +54,12 @@ class RunInputs:
     splits: Splits
     names: tuple[str, ...]
     examples: dict[str, Any]
-    assembled: LoadedModel
+    loaded: LoadedModel
     untrained: dict[str, Predictions]
     """What the base says of the test rows without training, where that is compared with."""
 
 
-class Attempt:
+class RunPipeline:
     """One process's try at a run, whose folder it holds: from the start, or a checkpoint."""
 
     def __init__(
@@ -80,29 +80,31 @@ class Attempt:
     def make(self) -> RunRecord:
         """Load, train, evaluate, prove, record; a failure is recorded too."""
         # incompatibilities show before data are read; the estimate of the peak needs it again
-        self.outline = meta_model(self.recipe, self.model.location, self.recipe.task.assumed_names)
-        material = self._load()
+        self.meta_model = meta_model(
+            self.recipe, self.model.location, self.recipe.task.assumed_names
+        )
+        inputs = self._load()
         with writing(self.folder.path):
-            on_main(self.world, lambda: self._begin(material))
+            on_main(self.world, lambda: self._begin(inputs))
         try:
             with writing(self.folder.path):
-                outcome = fit(
+                result = fit(
                     self.recipe,
-                    material.assembled,
-                    material.examples,
+                    inputs.loaded,
+                    inputs.examples,
                     self.folder,
                     self.world,
-                    self._given(material, "validation", resamples=0),
+                    self._given(inputs, "validation", resamples=0),
                     self.should_prune,
                 )
-                material = replace(material, assembled=outcome.assembled)
-                record = self._conclude(material, outcome)
+                inputs = replace(inputs, loaded=result.loaded)
+                record = self._conclude(inputs, result)
         except (RunStopped, DiskError):
             raise
         except Exception as error:
-            told = out_of_memory(error) if is_out_of_memory(error) else error
+            told = out_of_memory_error(error) if is_out_of_memory(error) else error
             if isinstance(told, PeftkitError):
-                self._fail(material, str(told))
+                self._fail(inputs, str(told))
                 raise told from error
             raise
         if record.status == "failed":
@@ -128,36 +130,36 @@ class Attempt:
         )
         key = content_key(recipe, splits, self.model, names)
         untrained = untrained_predictions(recipe, self.model, tokenizer, given, key, world)
-        assembled = load_model(recipe, self.model, tokenizer, names, world.precision)
-        for note in assembled.notes:
+        loaded = load_model(recipe, self.model, tokenizer, names, world.precision)
+        for note in loaded.notes:
             say(world, f"note: {note}")
-        return RunInputs(splits, names, examples, assembled, untrained)
+        return RunInputs(splits, names, examples, loaded, untrained)
 
-    def _given(self, material: RunInputs, split: str, **more: Any) -> EvalSplit:
+    def _given(self, inputs: RunInputs, split: str, **more: Any) -> EvalSplit:
         """What predictions for a split are scored against."""
-        rows, examples = getattr(material.splits, split), material.examples[split]
-        return EvalSplit(rows, examples, material.names, tuned=self.recipe.task.carried, **more)
+        rows, examples = getattr(inputs.splits, split), inputs.examples[split]
+        return EvalSplit(rows, examples, inputs.names, tuned=self.recipe.task.carried, **more)
 
-    def _tune(self, material: RunInputs) -> None:
+    def _tune(self, inputs: RunInputs) -> None:
         """Choose on the validation split, on all ranks alike, what the task leaves until then."""
-        task, examples = self.recipe.task, material.examples["validation"]
+        task, examples = self.recipe.task, inputs.examples["validation"]
         if task.tunes and len(examples):
-            said = predict(material.assembled, task, examples, self.world)
-            found = task.tuned(said, self._given(material, "validation"))
+            said = predict(inputs.loaded, task, examples, self.world)
+            found = task.tuned(said, self._given(inputs, "validation"))
             self.recipe = self.recipe.carrying({**task.carried, **found})
 
-    def _begin(self, material: RunInputs) -> None:
+    def _begin(self, inputs: RunInputs) -> None:
         """Describe the run, unless it began in another world or the disk is too small."""
-        folder, now = self.folder, surroundings(self.world)
+        folder, now = self.folder, execution_environment(self.world)
         folder.begin(self.recipe, self.model, self.data)
-        trained = material.assembled.parameters.trainable
+        trained = inputs.loaded.parameters.trainable
         check_space(folder.path, 3 * BYTES_A_TRAINED_WEIGHT * trained)
         known = folder.description()
         began = known.get("world", now)
-        if not any(map(is_whole, numbered(folder.checkpoints))):
+        if not any(map(is_complete, list_checkpoints(folder.checkpoints))):
             # nothing is trained yet: it simply begins anew, the memory probe too
-            read = [r for r in self.recipe.task.inputs if r in material.splits.train.column_names]
-            facts: dict[str, Any] = {"names": material.names, "inputs": read}
+            read = [r for r in self.recipe.task.inputs if r in inputs.splits.train.column_names]
+            facts: dict[str, Any] = {"names": inputs.names, "inputs": read}
             folder.describe(world=now, **facts, exact=True, micro_batch_size=None, engine=None)
             return
         if began != now and not self.allow_inexact_resume:
@@ -169,89 +171,93 @@ class Attempt:
             )
         folder.describe(world=now, exact=began == now and known["exact"])
 
-    def _conclude(self, material: RunInputs, outcome: Outcome) -> RunRecord:
+    def _conclude(self, inputs: RunInputs, result: TrainingResult) -> RunRecord:
         """Score the test split on all ranks; the rest is rank 0's."""
         peak, apart, began = peak_bytes(), reset_peak_bytes(), time.monotonic()
-        self._tune(material)
-        given = self._given(material, "test", train=material.splits.train)
+        self._tune(inputs)
+        given = self._given(inputs, "test", train=inputs.splits.train)
         predictions, scored = judged(
-            self.recipe, material.assembled, given, material.untrained, self.world
+            self.recipe, inputs.loaded, given, inputs.untrained, self.world
         )
         evaluating = peak_bytes()[0] if apart and scored else None
         seconds = time.monotonic() - began
 
         def settle() -> RunRecord:
             self.folder.describe(tuned=dict(self.recipe.task.carried))
-            self._save_artifact(material)
-            proof = self._reloaded(material, outcome.proof)
-            cost = self._cost(material, outcome, seconds, (*peak, evaluating))
+            self._save_artifact(inputs)
+            proof = self._reloaded(inputs, result.proof)
+            cost = self._cost(inputs, result, seconds, (*peak, evaluating))
             if predictions is not None:
                 task = self.recipe.task
                 self.folder.write_predictions(prediction_rows(task, predictions, given))
             shown, unit = self.recipe.task.chosen_by, self.recipe.task.loss_unit
             folder = self.folder.path
-            draw_curves(self.folder.logged(), folder, shown, folder.name, unit)
-            record = self._record(material, scored, predictions, outcome, cost, proof)
+            draw_learning_curves(self.folder.logged(), folder, shown, folder.name, unit)
+            record = self._record(inputs, scored, predictions, result, cost, proof)
             if record.status == "finished":
                 write_text(self.folder.artifact / "README.md", model_card(record))
             return self.folder.finish(record)
 
         return on_main(self.world, settle)
 
-    def _save_artifact(self, material: RunInputs) -> None:
+    def _save_artifact(self, inputs: RunInputs) -> None:
         """What was trained, written beside and put in place at once."""
         beside = self.folder.path / "artifact.partial"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
-        module = material.assembled.module
+        module = inputs.loaded.module
         self.recipe.strategy.save(module, beside)
         write_config(beside, module, self.recipe.task.carried)
-        write_manifest(beside, self.recipe, self.model, material.names)
+        write_manifest(beside, self.recipe, self.model, inputs.names)
         shutil.rmtree(self.folder.artifact, ignore_errors=True)
         beside.replace(self.folder.artifact)
 
-    def _reloaded(self, material: RunInputs, proof: Proof) -> Proof:
+    def _reloaded(self, inputs: RunInputs, proof: Proof) -> Proof:
         """The proof, completed by loading the artifact in a fresh process."""
         if self.recipe.training.proof != "full":
             return proof
-        split = material.examples["test" if len(material.examples["test"]) else "train"]
-        difference = reload_difference(self.recipe, material.assembled, split, self.folder.path)
+        split = inputs.examples["test" if len(inputs.examples["test"]) else "train"]
+        difference = reload_difference(self.recipe, inputs.loaded, split, self.folder.path)
         status = proof.status if difference <= LARGEST_RELOAD_DIFFERENCE else "failed"
         return proof.model_copy(update={"reload_difference": difference, "status": status})
 
-    def _cost(self, material: RunInputs, outcome: Outcome, seconds: float, peaks: Peaks) -> Cost:
+    def _cost(
+        self, inputs: RunInputs, result: TrainingResult, seconds: float, peaks: Peaks
+    ) -> Cost:
         """What the run took."""
-        longest = max(material.examples["train"]["length"])
-        micro, held = outcome.micro_batch_size, self.world.precision
+        longest = max(inputs.examples["train"]["length"])
+        micro, held = result.micro_batch_size, self.world.precision
         return Cost(
-            train_seconds=outcome.seconds,
+            train_seconds=result.seconds,
             evaluate_seconds=seconds,
-            validate_seconds=outcome.validating_seconds,
-            total_seconds=outcome.earlier_seconds + time.monotonic() - self.folder.opened,
-            tokens=outcome.tokens,
-            tokens_per_second=outcome.tokens / outcome.seconds,
-            samples_per_second=outcome.samples / outcome.seconds,
-            padding_share=1 - outcome.tokens / outcome.positions,
+            validate_seconds=result.validation_seconds,
+            total_seconds=result.earlier_seconds + time.monotonic() - self.folder.opened,
+            tokens=result.tokens,
+            tokens_per_second=result.tokens / result.seconds,
+            samples_per_second=result.samples / result.seconds,
+            padding_share=1 - result.tokens / result.positions,
             peak_bytes=peaks[0],
             peak_reserved_bytes=peaks[1],
             peak_evaluate_bytes=peaks[2],
-            predicted_peak_bytes=estimate(self.recipe, *self.outline, micro, longest, held).total,
+            predicted_peak_bytes=estimate_memory(
+                self.recipe, *self.meta_model, micro, longest, held
+            ).total,
             artifact_bytes=folder_bytes(self.folder.artifact),
         )
 
     def _record(
         self,
-        material: RunInputs,
+        inputs: RunInputs,
         scored: Scored | None,
         predictions: Predictions | None,
-        outcome: Outcome,
+        result: TrainingResult,
         cost: Cost,
         proof: Proof,
     ) -> RunRecord:
         """Everything that is known of the run."""
         reason = reason_of(proof)
-        known: dict[str, Any] = self._known(material)
-        known["notes"] += outcome.notes
+        known: dict[str, Any] = self._known(inputs)
+        known["notes"] += result.notes
         if scored is not None and predictions is not None:
             known |= {part: getattr(scored, part) for part in ("scores", "baseline", "baselines")}
             known["notes"] += scored.notes
@@ -260,26 +266,26 @@ class Attempt:
             **known,
             status="failed" if reason else "finished",
             reason=reason,
-            validation=outcome.best,
-            steps=outcome.steps,
+            validation=result.best,
+            steps=result.steps,
             cost=cost,
             proof=proof,
-            world=world_record(self.world, self.recipe.training, outcome.micro_batch_size),
-            engine=outcome.engine,
+            world=world_record(self.world, self.recipe.training, result.micro_batch_size),
+            engine=result.engine,
             exact=self.folder.description()["exact"],
         )
 
-    def _fail(self, material: RunInputs, reason: str) -> None:
+    def _fail(self, inputs: RunInputs, reason: str) -> None:
         """Record that the run failed; the same command tries it again.
 
         Without a word to other ranks: they may wait elsewhere for one that has failed alone.
         """
         if self.world.is_main:
             with suppress(OSError):  # a full disk is why it failed, and is told anyway
-                known = self._known(material)
+                known = self._known(inputs)
                 self.folder.finish(RunRecord(**known, status="failed", reason=reason))
 
-    def _known(self, material: RunInputs) -> dict[str, Any]:
+    def _known(self, inputs: RunInputs) -> dict[str, Any]:
         """What is known of the run whether it succeeds or not."""
         remarks = self.recipe.task.remarks(self.recipe.task.carried)
         return {
@@ -288,12 +294,12 @@ class Attempt:
             "recipe": self.recipe.settings(),
             "model": self.model,
             "data": self.data,
-            "rows": dict(material.splits.facts),
-            "notes": [*material.splits.notes, *material.assembled.notes, *remarks],
-            "parameters": material.assembled.parameters,
+            "rows": dict(inputs.splits.facts),
+            "notes": [*inputs.splits.notes, *inputs.loaded.notes, *remarks],
+            "parameters": inputs.loaded.parameters,
             "tuning": self.tuning,
             "headline": self.recipe.task.headline,
-            "labels": list(material.names),
+            "labels": list(inputs.names),
             "versions": versions(),
             "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }

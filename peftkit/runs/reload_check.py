@@ -17,27 +17,27 @@ from peftkit.errors import RunError
 from peftkit.evaluation.prediction import forward
 from peftkit.inference.predictor import load_run
 from peftkit.loading.model import LoadedModel
-from peftkit.runtime.distributed import finding_modules
+from peftkit.runtime.distributed import subprocess_environment
 
 LARGEST_RELOAD_DIFFERENCE = 1e-5
 """Of outputs (probabilities, ...): the trained model and its artifact loaded elsewhere here."""
 PROBED_ROWS = 8
 
 
-def reload_difference(recipe: Recipe, assembled: LoadedModel, examples: Any, folder: Path) -> float:
+def reload_difference(recipe: Recipe, loaded: LoadedModel, examples: Any, folder: Path) -> float:
     """Largest difference between the trained model and its artifact in a fresh process.
 
     Raises `RunError` where the artifact cannot be loaded.
     """
     rows = [dict(examples[index]) for index in range(min(PROBED_ROWS, len(examples)))]
-    outputs = probed(recipe, assembled, rows)
+    outputs = probed(recipe, loaded, rows)
     probe = folder / "reload.json"
     probe.write_text(json.dumps({"rows": rows, "outputs": outputs.tolist()}))
     done = subprocess.run(
         [sys.executable, "-m", "peftkit.runs.reload_check", str(folder)],
         capture_output=True,
         text=True,
-        env=finding_modules(),
+        env=subprocess_environment(),
     )
     probe.unlink()
     if done.returncode:
@@ -48,15 +48,15 @@ def reload_difference(recipe: Recipe, assembled: LoadedModel, examples: Any, fol
 def main(path: Path) -> float:
     """Largest difference between the run's own outputs and the reloaded artifact's."""
     probe = json.loads((path / "reload.json").read_text())
-    recipe, assembled, _ = load_run(path)
+    recipe, loaded, _ = load_run(path)
     rows = probe["rows"]
-    outputs = probed(recipe, assembled, rows)
+    outputs = probed(recipe, loaded, rows)
     return float(np.abs(outputs - np.asarray(probe["outputs"])).max(initial=0.0))
 
 
-def probed(recipe: Recipe, assembled: LoadedModel, rows: Sequence[Any]) -> np.ndarray:
+def probed(recipe: Recipe, loaded: LoadedModel, rows: Sequence[Any]) -> np.ndarray:
     """What the task keeps of the model's word on the rows, one behind the other."""
-    (said,) = forward(assembled, recipe.task, rows, [range(len(rows))])
+    (said,) = forward(loaded, recipe.task, rows, [range(len(rows))])
     return np.concatenate([np.ravel(output) for output in said.outputs])
 
 

@@ -28,30 +28,32 @@ def train(
     """
     # alone, a finished run is found and a taken folder refused before torch is imported
     world = World.enter(recipe.training) if launched_ranks() > 1 else None
-    path, model, data = on_main(world, lambda: place_of(recipe, Path(root), rerun))
+    path, model, data = on_main(world, lambda: resolve_run(recipe, Path(root), rerun))
     folder = RunDir(path)
     try:
-        record = on_main(world, lambda: finished_or_claimed(folder, recipe, model, data))
+        record = on_main(world, lambda: find_record_or_claim(folder, recipe, model, data))
         if record is None:
             from peftkit.evaluation.code_execution import check_judge
-            from peftkit.runs.pipeline import Attempt
+            from peftkit.runs.pipeline import RunPipeline
 
             check_judge(recipe.task)
             world = world or World.enter(recipe.training)
-            return Attempt(recipe, model, data, folder, world, allow_inexact_resume, tuning).make()
+            return RunPipeline(
+                recipe, model, data, folder, world, allow_inexact_resume, tuning
+            ).make()
         say(world, f"{folder.path} is finished: nothing to do (--rerun trains it again)")
         return record
     finally:
         folder.release()
 
 
-def place_of(recipe: Recipe, root: Path, rerun: bool) -> tuple[Path, Source, Source]:
+def resolve_run(recipe: Recipe, root: Path, rerun: bool) -> tuple[Path, Source, Source]:
     """The run's folder, and the model and the data that name it."""
     model, data = find_model(recipe.model), recipe.data.resolve()
     return RunDir.of(root, recipe, model, data, rerun).path, model, data
 
 
-def finished_or_claimed(
+def find_record_or_claim(
     folder: RunDir, recipe: Recipe, model: Source, data: Source
 ) -> RunRecord | None:
     """The run's record if it is finished; else None, and `folder` is this process's."""

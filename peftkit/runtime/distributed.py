@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftkit.errors import Fault, PeftkitError, RecipeError, RunError
 from peftkit.records.record import WorldRecord
-from peftkit.runtime.matmul_speed import product_speeds
+from peftkit.runtime.matmul_speed import matmul_speeds
 from peftkit.runtime.measurements import device_name
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class World:
         from accelerate import PartialState
 
         settle_memory()
-        precision = resting_precision(training.precision)
+        precision = resolve_precision(training.precision)
         check_launcher_precision(precision)
         # the Trainer would read it and compute under autocast
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
@@ -108,7 +108,7 @@ def threads_of_rank(wanted: "int | str") -> int:
     return max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def resting_precision(wanted: str) -> str:
+def resolve_precision(wanted: str) -> str:
     """'bf16' or 'fp32'; auto: bf16 where products of matrices were measured faster in it."""
     import torch
 
@@ -116,7 +116,7 @@ def resting_precision(wanted: str) -> str:
         return wanted
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    speeds = product_speeds()
+    speeds = matmul_speeds()
     return "bf16" if speeds["bf16"] > speeds["fp32"] else "fp32"
 
 
@@ -126,7 +126,7 @@ def slow_precision(wanted: str) -> str | None:
 
     if wanted != "bf16" or torch.cuda.is_available():
         return None
-    speeds = product_speeds()
+    speeds = matmul_speeds()
     if speeds["bf16"] >= speeds["fp32"]:
         return None
     own, other = (f"{speeds[kind] / 1e9:,.1f}" for kind in ("bf16", "fp32"))
@@ -192,15 +192,15 @@ def gathered(world: World, values: list[Any]) -> list[Any]:
 
 def any_rank(world: World, flag: bool) -> bool:
     """Whether any rank raises `flag`; all ranks must call it together."""
-    return bool(highest(world, int(flag)))
+    return bool(max_over_ranks(world, int(flag)))
 
 
-def highest(world: World, value: int) -> int:
+def max_over_ranks(world: World, value: int) -> int:
     """The largest of the ranks' values; all ranks must call it together."""
     return value if world.size == 1 else _reduced(value, "MAX")
 
 
-def summed(world: World, value: int) -> int:
+def sum_over_ranks(world: World, value: int) -> int:
     """The sum of the ranks' values; all ranks must call it together."""
     return value if world.size == 1 else _reduced(value, "SUM")
 
@@ -243,14 +243,14 @@ def without_launcher() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in ranks and not k.startswith(others)}
 
 
-def finding_modules() -> dict[str, str]:
+def subprocess_environment() -> dict[str, str]:
     """The environment of a Python process that is no rank and finds its modules where this one
     did, plug-ins too."""
     places = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
     return {**without_launcher(), "PYTHONPATH": places}
 
 
-def surroundings(world: World) -> dict[str, Any]:
+def execution_environment(world: World) -> dict[str, Any]:
     """What must be the same for a run to go on bit for bit."""
     return {
         "ranks": world.size,
@@ -272,7 +272,7 @@ def world_record(world: World, training: "Training", micro: int) -> WorldRecord:
         sharding=world.sharding,
         device=world.device,
         micro_batch_size=micro,
-        operations_per_second=product_speeds() if measured else {},
+        operations_per_second=matmul_speeds() if measured else {},
     )
 
 

@@ -8,7 +8,7 @@ LEAST_PRODUCTS = 3
 KINDS = ("bf16", "fp32")
 
 
-def product_speeds() -> dict[str, float]:
+def matmul_speeds() -> dict[str, float]:
     """Operations a second in 'bf16' and 'fp32', measured once on a machine and kept.
 
     A processor's flags do not tell: without instructions for bf16 its products are emulated, and
@@ -16,12 +16,12 @@ def product_speeds() -> dict[str, float]:
     """
     known = measurements.find("products")
     if known is None:
-        found = {kind: operations_a_second(kind, side=256, seconds=0.1) for kind in KINDS}
+        found = {kind: measure_matmul_speed(kind, side=256, seconds=0.1) for kind in KINDS}
         known = measurements.keep("products", found)
     return {kind: float(known[kind]) for kind in KINDS}
 
 
-def operations_a_second(precision: str, side: int = 1024, seconds: float = 0.3) -> float:
+def measure_matmul_speed(precision: str, side: int = 1024, seconds: float = 0.3) -> float:
     """How fast this machine multiplies (side, side) matrices: the fastest of the products that
     were made in so many seconds, which nothing else on the machine held up."""
     import torch

@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from peftkit.models.bottleneck import Activation, attach_bottlenecks, bottleneck_pieces, placed_like
+from peftkit.models.bottleneck import (
+    Activation,
+    attach_bottlenecks,
+    export_bottlenecks,
+    placed_like,
+)
 from peftkit.strategies.base import Strategy, train_head
 
 if TYPE_CHECKING:
@@ -63,6 +68,6 @@ class Adapter(Strategy):
 
     def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
         """The bottlenecks."""
-        return bottleneck_pieces(
+        return export_bottlenecks(
             model, "strategy=adapter", self.variant, self.activation, self.scale, self.drop
         )

@@ -11,7 +11,7 @@ from peftkit.models.architectures import base_of, layout_of
 from peftkit.models.bottleneck import (
     Activation,
     attach_bottlenecks,
-    bottleneck_pieces,
+    export_bottlenecks,
     keep,
     placed_like,
 )
@@ -87,6 +87,6 @@ class Compacter(Strategy):
 
     def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
         """The bottlenecks, each with the name of the rule that they share."""
-        found = bottleneck_pieces(model, "strategy=compacter", self.variant, self.activation)
+        found = export_bottlenecks(model, "strategy=compacter", self.variant, self.activation)
         rule = next(n for n, _ in model.named_modules() if n.endswith("compacter_rule"))
         return [{**piece, "rule": rule} for piece in found]

@@ -1,1 +1,1 @@
-"""Train: the loop, its optimizer, checkpoints and integrity checks."""
+"""Training: the Trainer, its optimizer, checkpoints and integrity checks."""

@@ -1,4 +1,5 @@
-"""The memory probe: the longest batch is tried before step 1, so that what will not fit shows."""
+"""The micro-batch size: the longest examples are tried before step 1, so that out-of-memory errors
+show early."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,32 +17,33 @@ from peftkit.runtime.distributed import World, any_rank, on_main, say
 from peftkit.strategies.base import trainable
 
 ALLOCATION_FAILED = ("can't allocate memory", "could not create a memory", "bad allocation")
-"""How torch and oneDNN word it on a CPU, where there is no error class of its own."""
-SMALLER = (
+"""Messages of torch and oneDNN on a CPU, where there is no error class for it."""
+MEMORY_ADVICE = (
     "use a smaller training.micro_batch_size, a smaller data.max_length, "
     "training.gradient_checkpointing=true or quantize=4bit"
 )
 
 
-def fitting_micro_batch(
-    recipe: Recipe, assembled: LoadedModel, examples: Any, share: int, folder: RunDir, world: World
+def find_micro_batch_size(
+    recipe: Recipe, loaded: LoadedModel, examples: Any, share: int, folder: RunDir, world: World
 ) -> int:
-    """Examples a forward pass, such that the longest fit; kept from then on, also on resume.
+    """The largest micro-batch size, up to the requested one, with which the longest examples fit.
 
-    `share` is how many a rank takes of each optimizer step. Raises `RunError` when not even one
-    example fits, or a fixed `micro_batch_size` does not.
+    `share` is the number of examples per rank and optimizer step. The size is stored in `folder`
+    and used again on resume. Raises `RunError` if not even one example fits, or if a fixed
+    `micro_batch_size` does not.
     """
-    known = on_main(world, lambda: folder.description().get("micro_batch_size"))
-    if known is not None and share % known == 0:  # it need not be, on another number of ranks
-        return int(known)
-    lengths = list(examples["length"])  # a column reads a row from the disk each time
+    stored = on_main(world, lambda: folder.description().get("micro_batch_size"))
+    if stored is not None and share % stored == 0:  # may differ with another number of ranks
+        return int(stored)
+    lengths = list(examples["length"])  # each access to a column reads from disk
     longest = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    micro = first_try(recipe, share, lengths[longest[0]], world)
-    while not every_rank_fits(recipe, assembled, [examples[i] for i in longest[:micro]], world):
+    micro = requested_micro_batch_size(recipe, share, lengths[longest[0]], world)
+    while not fits_on_every_rank(recipe, loaded, [examples[i] for i in longest[:micro]], world):
         if recipe.training.micro_batch_size != "auto" or micro == 1:
             raise RunError(
                 f"out of memory: {micro} example(s) of {lengths[longest[0]]} tokens do not fit - "
-                f"{SMALLER}"
+                f"{MEMORY_ADVICE}"
             )
         smaller = largest_divisor(share, micro - 1)
         say(world, f"out of memory at {micro} examples a forward pass: trying {smaller}")
@@ -50,25 +52,27 @@ def fitting_micro_batch(
     return micro
 
 
-def first_try(recipe: Recipe, share: int, longest: int, world: World) -> int:
-    """The micro-batch that the recipe asks for.
+def requested_micro_batch_size(recipe: Recipe, share: int, longest: int, world: World) -> int:
+    """The micro-batch size of the recipe; auto: as many examples of `longest` tokens as
+    `tokens_per_pass` holds.
 
-    Raises `RunError` when it does not divide what a rank takes of a step.
+    Raises `RunError` if it does not divide the `share` of a rank in each step.
     """
     wanted = recipe.training.micro_batch_size
     if wanted == "auto":
-        return largest_divisor(share, max(1, tokens_a_pass(recipe) // longest))
+        return largest_divisor(share, max(1, tokens_per_pass(recipe) // longest))
     if share % wanted:
-        near = largest_divisor(share, wanted)
+        nearest = largest_divisor(share, wanted)
         raise RunError(
-            f"training.micro_batch_size={wanted} does not divide the {share} examples that each of "
-            f"{world.size} ranks takes a step - use training.micro_batch_size={near}"
+            f"training.micro_batch_size={wanted} does not divide the {share} examples per "
+            f"step of each of {world.size} ranks - use training.micro_batch_size={nearest}"
         )
     return wanted
 
 
-def tokens_a_pass(recipe: Recipe) -> int:
-    """Tokens that a forward pass aims at, by the recipe or by what the device likes."""
+def tokens_per_pass(recipe: Recipe) -> int:
+    """The target number of tokens per forward pass: `training.max_tokens`, or the default of the
+    device."""
     wanted = recipe.training.max_tokens
     if wanted != "auto":
         return wanted
@@ -80,19 +84,19 @@ def largest_divisor(whole: int, most: int) -> int:
     return max(n for n in range(1, max(1, min(whole, most)) + 1) if whole % n == 0)
 
 
-def every_rank_fits(
-    recipe: Recipe, assembled: LoadedModel, rows: Sequence[Any], world: World
+def fits_on_every_rank(
+    recipe: Recipe, loaded: LoadedModel, rows: Sequence[Any], world: World
 ) -> bool:
     """Whether a forward and a backward pass over `rows` fit in memory on every rank."""
-    return not any_rank(world, not fits(recipe, assembled, rows))
+    return not any_rank(world, not fits_in_memory(recipe, loaded, rows))
 
 
-def fits(recipe: Recipe, assembled: LoadedModel, rows: Sequence[Any]) -> bool:
-    """Whether a forward and a backward pass fit beside the optimizer's state."""
+def fits_in_memory(recipe: Recipe, loaded: LoadedModel, rows: Sequence[Any]) -> bool:
+    """Whether a forward and a backward pass fit in memory next to the optimizer state."""
     try:
-        held = trainable(assembled.module).values()
-        state = [optimizer_state(parameter) for parameter in held]
-        try_pass(recipe, assembled, rows)
+        parameters = trainable(loaded.module).values()
+        state = [allocate_optimizer_state(parameter) for parameter in parameters]
+        forward_and_backward(recipe, loaded, rows)
         return bool(state)
     except Exception as error:
         if not is_out_of_memory(error):
@@ -100,15 +104,15 @@ def fits(recipe: Recipe, assembled: LoadedModel, rows: Sequence[Any]) -> bool:
         return False
 
 
-def try_pass(recipe: Recipe, assembled: LoadedModel, rows: Sequence[Any]) -> None:
-    """A forward and a backward pass that leave nothing behind: gradients are dropped and random
-    states restored."""
-    module = assembled.module
+def forward_and_backward(recipe: Recipe, loaded: LoadedModel, rows: Sequence[Any]) -> None:
+    """Run a forward and a backward pass without side effects: gradients are dropped, and the random
+    state is restored."""
+    module = loaded.module
     device = next(module.parameters()).device
-    with kept_random_state():
+    with preserve_random_state():
         module.train()
         try:
-            batch = on_device(assembled.batcher(rows), device)
+            batch = on_device(loaded.batcher(rows), device)
             labels = batch.pop("labels")
             task = recipe.task
             logits = task.logits(module(**batch))
@@ -122,33 +126,33 @@ def try_pass(recipe: Recipe, assembled: LoadedModel, rows: Sequence[Any]) -> Non
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, on a GPU or on the CPU."""
+    """Whether an error means out of memory, on a GPU or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    told = str(error).strip()
-    # oneDNN's word when there is no room for its code; with more behind it, it means other things
-    failed = told == "could not create a primitive"
+    message = str(error).strip()
+    # oneDNN's message when its code cannot be allocated; a longer one has other causes
+    failed = message == "could not create a primitive"
     return isinstance(error, RuntimeError) and (
-        failed or any(words in told for words in ALLOCATION_FAILED)
+        failed or any(text in message for text in ALLOCATION_FAILED)
     )
 
 
-def out_of_memory(error: Exception) -> RunError:
-    """What to say when memory ran out in the middle of a run."""
-    told = str(error).strip().partition("\n")[0] or type(error).__name__
-    return RunError(f"out of memory ({told}) - {SMALLER}")
+def out_of_memory_error(error: Exception) -> RunError:
+    """The `RunError` for an out-of-memory error in the middle of a run."""
+    message = str(error).strip().partition("\n")[0] or type(error).__name__
+    return RunError(f"out of memory ({message}) - {MEMORY_ADVICE}")
 
 
-def optimizer_state(parameter: Tensor) -> Tensor:
-    """As much memory as MasterAdamW holds for a parameter from step 1 on: two moments, and the
-    master with its gradient where the parameter does not rest in fp32."""
+def allocate_optimizer_state(parameter: Tensor) -> Tensor:
+    """Allocate as much memory as MasterWeightAdamW needs per parameter: two moments, and the master
+    weight with its gradient if the parameter is not in fp32."""
     copies = 2 if parameter.dtype == torch.float32 else 4
     return torch.empty((copies, *parameter.shape), dtype=torch.float32, device=parameter.device)
 
 
 @contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Leave torch's random number generators as they were."""
+def preserve_random_state() -> Iterator[None]:
+    """Restore the states of torch's random number generators on exit."""
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=list(devices)):
         yield

@@ -1,4 +1,4 @@
-"""AdamW on fp32 master copies of weights that rest in bf16, and the schedules of its rate."""
+"""AdamW with fp32 master weights for bf16 parameters, and the learning-rate schedules."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -9,60 +9,66 @@ from torch import Tensor, nn
 
 from peftkit.strategies.base import LRMultiplier, TrainingHook
 
-COMMON = LRMultiplier()
+DEFAULT_MULTIPLIER = LRMultiplier()
 NO_DECAY = ("bias", "norm")
 
 
-class MasterAdamW(torch.optim.AdamW):
-    """AdamW (Loshchilov and Hutter 2019) whose state, updates and accumulation are all in fp32.
+class MasterWeightAdamW(torch.optim.AdamW):
+    """AdamW (Loshchilov and Hutter 2019) with state, updates and gradient accumulation in fp32.
 
-    Parameters that rest in fp32 are their own masters. A bf16 weight keeps a master copy here:
-    `collect` adds its gradient, in fp32, after each micro-batch; `step` clips, updates the master
-    and writes the rounded value back. Clipping is done here because the model's own gradients
-    are gone by then.
+    fp32 parameters are updated in place. For a bf16 parameter an fp32 master weight is kept:
+    `accumulate_gradients` adds the gradient of each micro-batch to it in fp32; `step` clips the
+    gradients, updates the master weight and copies it to the parameter. Clipping is done here
+    because the gradients of the parameters have been dropped by then.
     """
 
     def __init__(
         self,
         named: Iterable[tuple[str, nn.Parameter]],
         lr: float,
-        decay: float,
-        clip: float | None,
+        weight_decay: float,
+        max_grad_norm: float | None,
         lr_multipliers: Mapping[str, LRMultiplier] | None = None,
     ) -> None:
         parameters = dict(named)
-        self.masters = {name: master_of(parameter) for name, parameter in parameters.items()}
-        self.pairs = [
-            (p, self.masters[n]) for n, p in parameters.items() if p is not self.masters[n]
+        self.master_weights = {
+            name: master_weight(parameter) for name, parameter in parameters.items()
+        }
+        self.copies = [
+            (p, self.master_weights[n])
+            for n, p in parameters.items()
+            if p is not self.master_weights[n]
         ]
-        self.clip = clip
-        self.gradient_norm = 0.0
-        """Norm of the last step's gradient before clipping."""
+        self.max_grad_norm = max_grad_norm
+        self.grad_norm = 0.0
+        """Gradient norm of the last step before clipping."""
         self.training_hook: TrainingHook | None = None
-        """What the strategy does after each step."""
+        """The strategy's hook, called after each step."""
         grouped: dict[tuple[LRMultiplier, bool], list[nn.Parameter]] = {}
-        for name, master in self.masters.items():
-            pace = (lr_multipliers or {}).get(name, COMMON)
-            kind = (pace, is_undecayed(name, parameters[name]))
-            grouped.setdefault(kind, []).append(master)
-        # the common pace first: its rate is the one that is logged
-        order = sorted(grouped, key=lambda kind: (kind[0] != COMMON, kind[0].start, kind[1]))
+        for name, master in self.master_weights.items():
+            multiplier = (lr_multipliers or {}).get(name, DEFAULT_MULTIPLIER)
+            group = (multiplier, is_excluded_from_decay(name, parameters[name]))
+            grouped.setdefault(group, []).append(master)
+        # the Trainer logs the learning rate of the first group
+        order = sorted(
+            grouped, key=lambda group: (group[0] != DEFAULT_MULTIPLIER, group[0].start, group[1])
+        )
         super().__init__(
             [
                 {
-                    "params": grouped[pace, undecayed],
-                    "weight_decay": 0.0 if undecayed else decay,
-                    "lr": lr * pace.factor,
-                    "start": pace.start,
+                    "params": grouped[multiplier, no_decay],
+                    "weight_decay": 0.0 if no_decay else weight_decay,
+                    "lr": lr * multiplier.factor,
+                    "start": multiplier.start,
                 }
-                for pace, undecayed in order
+                for multiplier, no_decay in order
             ],
             lr=lr,
         )
 
-    def collect(self) -> None:
-        """Move the gradients of this micro-batch to the masters."""
-        for parameter, master in self.pairs:
+    def accumulate_gradients(self) -> None:
+        """Move the gradients of this micro-batch to the master weights."""
+        for parameter, master in self.copies:
             if parameter.grad is None:
                 continue
             if master.grad is None:
@@ -73,15 +79,16 @@ class MasterAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Clip, update the masters, write them back to the weights, drop the gradients."""
-        self.collect()
-        masters = [m for m in self.masters.values() if m.grad is not None]
+        """Clip the gradients, update the master weights, copy them to the parameters, and drop the
+        gradients."""
+        self.accumulate_gradients()
+        masters = [m for m in self.master_weights.values() if m.grad is not None]
         norm = nn.utils.get_total_norm([m.grad for m in masters])  # type: ignore[misc]
-        if self.clip is not None:
-            nn.utils.clip_grads_with_norm_(masters, self.clip, norm)
-        self.gradient_norm = float(norm)
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(masters, self.max_grad_norm, norm)
+        self.grad_norm = float(norm)
         super().step(closure)
-        for parameter, master in self.pairs:
+        for parameter, master in self.copies:
             parameter.copy_(master)
         if self.training_hook is not None:
             self.training_hook.after_step()
@@ -89,18 +96,21 @@ class MasterAdamW(torch.optim.AdamW):
             master.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """AdamW's state, the master copies and the companion's state."""
-        state = {**super().state_dict(), "masters": {n: m.detach() for n, m in self._copies()}}
+        """The state of AdamW, the master weights and the state of the training hook."""
+        state = {
+            **super().state_dict(),
+            "master_weights": {n: m.detach() for n, m in self._copies()},
+        }
         if self.training_hook is not None:
             state["training_hook"] = self.training_hook.state_dict()
         return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Put a saved state, and the masters' values, in place."""
+        """Load a saved state, master weights included."""
         saved = dict(state_dict)
-        copies = saved.pop("masters")
-        # checkpoints of peftkit 0.1.0 call it "companion"
+        # checkpoints of peftkit 0.1.0 call them "masters" and "companion"
+        copies = saved.pop("master_weights", saved.pop("masters", None))
         hook_state = saved.pop("training_hook", saved.pop("companion", None))
         if self.training_hook is not None:
             self.training_hook.load_state_dict(hook_state)
@@ -109,31 +119,31 @@ class MasterAdamW(torch.optim.AdamW):
             master.copy_(copies[name])
 
     def _copies(self) -> list[tuple[str, Tensor]]:
-        copied = {id(master) for _, master in self.pairs}
-        return [(name, m) for name, m in self.masters.items() if id(m) in copied]
+        copied = {id(master) for _, master in self.copies}
+        return [(name, m) for name, m in self.master_weights.items() if id(m) in copied]
 
 
-def master_of(parameter: nn.Parameter) -> nn.Parameter:
-    """The parameter itself where it rests in fp32, else an fp32 copy of it."""
+def master_weight(parameter: nn.Parameter) -> nn.Parameter:
+    """The parameter itself if it is in fp32, else an fp32 copy."""
     if parameter.dtype == torch.float32:
         return parameter
     return nn.Parameter(parameter.detach().float(), requires_grad=True)
 
 
-def is_undecayed(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay leaves this parameter alone: biases, norms, other vectors.
+def is_excluded_from_decay(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter has no weight decay: biases, norms and other vectors.
 
-    A column is one, too: IA3's and BOFT's scales are, and mean nothing where they are 1, not 0.
+    Column vectors are included: the scales of IA3 and BOFT are columns, neutral at 1 instead of 0.
     """
-    wide = sum(size > 1 for size in parameter.shape)
-    return wide < 2 or any(word in name.lower() for word in NO_DECAY)
+    axes = sum(size > 1 for size in parameter.shape)
+    return axes < 2 or any(word in name.lower() for word in NO_DECAY)
 
 
-def rate_factors(
-    optimizer: torch.optim.Optimizer, schedule: str, rising: int, steps: int
+def lr_lambdas(
+    optimizer: torch.optim.Optimizer, schedule: str, warmup: int, steps: int
 ) -> list[Callable[[int], float]]:
-    """Each group's `rate_factor`; 0 until the group's own start."""
-    common = rate_factor(schedule, rising, steps)
+    """The `lr_lambda` of each parameter group; 0 before the start of the group."""
+    common = lr_lambda(schedule, warmup, steps)
 
     def factor(start: float) -> Callable[[int], float]:
         return lambda step: common(step) if step >= math.floor(start * steps) else 0.0
@@ -141,16 +151,17 @@ def rate_factors(
     return [factor(group["start"]) for group in optimizer.param_groups]
 
 
-def rate_factor(schedule: str, rising: int, steps: int) -> Callable[[int], float]:
-    """The learning rate at a step as a share of its highest, which it reaches after `rising`.
+def lr_lambda(schedule: str, warmup: int, steps: int) -> Callable[[int], float]:
+    """The factor of the learning rate by step, for `LambdaLR`: rises to 1 in `warmup` steps, then
+    follows `schedule` (the recipe's `lr_scheduler_type`).
 
-    `linear` and `cosine` fall to 0, `exponential` to 1 %; `step` is halved five times.
+    `linear` and `cosine` decay to 0, `exponential` to 1 %; `step` halves it five times.
     """
 
     def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / (rising + 1)
-        done = min(1.0, (step - rising) / max(1, steps - rising))
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = min(1.0, (step - warmup) / max(1, steps - warmup))
         return {
             "linear": 1.0 - done,
             "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
@@ -162,6 +173,6 @@ def rate_factor(schedule: str, rising: int, steps: int) -> Callable[[int], float
     return factor
 
 
-def warmup_steps(share: float, steps: int) -> int:
-    """Steps in which the learning rate rises."""
-    return math.floor(share * steps)
+def warmup_steps(ratio: float, steps: int) -> int:
+    """The number of warm-up steps, for a `ratio` of all `steps`."""
+    return math.floor(ratio * steps)

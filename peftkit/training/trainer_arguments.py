@@ -1,4 +1,4 @@
-"""The Trainer's arguments: a recipe in the words of `transformers.TrainingArguments`."""
+"""The recipe as `transformers.TrainingArguments`."""
 
 from typing import Any
 
@@ -14,22 +14,22 @@ from peftkit.runtime.distributed import World
 def trainer_arguments(
     recipe: Recipe, folder: RunDir, world: World, micro: int, accumulation: int
 ) -> TrainingArguments:
-    """The recipe in the Trainer's words.
+    """The recipe as `TrainingArguments`.
 
-    Raises `RecipeError` where `training.trainer` misspells an argument, or sets one of these.
+    Raises `RecipeError` if `training.trainer` has an unknown argument, or one that peftkit sets.
     """
     training = recipe.training
     ours: dict[str, Any] = {
         "output_dir": str(folder.checkpoints),
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
-        # gradients are collected in fp32 after each micro-batch, so each must be whole
+        # gradients are accumulated in fp32 after each micro-batch, so each must be reduced
         "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
         "num_train_epochs": training.epochs,
         "max_steps": training.steps or -1,
-        "max_grad_norm": 0.0,  # MasterAdamW clips
+        "max_grad_norm": 0.0,  # MasterWeightAdamW clips
         "seed": training.seed,
-        "eval_strategy": "no",  # the recorder asks for evaluations and checkpoints
+        "eval_strategy": "no",  # RecordingCallback controls evaluations and checkpoints
         "save_strategy": "no",
         "save_total_limit": 2,
         "logging_strategy": "steps",
@@ -45,10 +45,8 @@ def trainer_arguments(
     }
     taken = sorted(ours.keys() & training.trainer.keys())
     if taken:
-        raise RecipeError(
-            f"training.trainer: {', '.join(taken)} is peftkit's to set - leave it out"
-        )
+        raise RecipeError(f"training.trainer: {', '.join(taken)} is set by peftkit - remove it")
     try:
         return TrainingArguments(**ours, **training.trainer)
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"training.trainer: TrainingArguments refuses this ({error})") from None
+        raise RecipeError(f"training.trainer: TrainingArguments rejects it ({error})") from None

@@ -25,7 +25,7 @@ def test_a_sigterm_is_forwarded_to_the_ranks_which_save_and_exit(tmp_path: Path)
     started.send_signal(signal.SIGTERM)
     _, output = started.communicate(timeout=120)
     assert started.returncode == 128 + signal.SIGTERM
-    assert "the same command goes on from it" in output
+    assert "run the same command to resume" in output
     assert list(log.parent.glob("checkpoints/checkpoint-*/whole.json"))
     assert not [pid for pid in ranks if str(tmp_path) in words_of(pid)]
 

@@ -68,7 +68,7 @@ def records(folder: Path) -> dict[str, RunRecord]:
     return {path.parent.name: read_record(path) for path in found}
 
 
-def outcome(folder: Path) -> dict[str, Any]:
+def result(folder: Path) -> dict[str, Any]:
     """The results that do not depend on interruptions: no times, no memory."""
     return {
         name: (
@@ -155,7 +155,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_records(
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     output_of(start(tmp_path))
-    assert outcome(tmp_path) == outcome(uninterrupted[0])
+    assert result(tmp_path) == result(uninterrupted[0])
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_two_workers_share_the_runs_and_do_none_twice(
     done = [finished_jobs(output_of(process)) for process in both]
     assert sorted(done[0] + done[1]) == sorted(set(done[0] + done[1]))
     assert len(done[0] + done[1]) == JOBS
-    assert outcome(tmp_path) == outcome(uninterrupted[0])
+    assert result(tmp_path) == result(uninterrupted[0])
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_a_dead_workers_run_is_taken_over(uninterrupted: tuple[Path, str], tmp_p
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     output_of(second)
-    assert outcome(tmp_path) == outcome(uninterrupted[0])
+    assert result(tmp_path) == result(uninterrupted[0])
 
 
 @pytest.mark.slow
@@ -218,7 +218,7 @@ def test_a_full_disk_stops_it_without_losing_anything(
     assert "Traceback" not in full.stderr
     assert not list((tmp_path / "runs").rglob("record.json"))  # it is not recorded as failed
     output_of(start(tmp_path))
-    assert outcome(tmp_path) == outcome(uninterrupted[0])
+    assert result(tmp_path) == result(uninterrupted[0])
 
 
 @pytest.mark.slow
@@ -382,10 +382,10 @@ def test_a_job_whose_process_keeps_dying_fails_and_its_log_is_named(
 ) -> None:
     pool.pool.run([Fatal("doomed", tmp_path / "marks")])
     assert (tmp_path / "marks").read_text() == "x" * ATTEMPTS
-    ((name, outcome),) = pool.results
+    ((name, result),) = pool.results
     assert name == "doomed"
-    assert outcome.state == "failed"
-    assert "signal 9" in outcome.message and str(tmp_path / "output") in outcome.message
+    assert result.state == "failed"
+    assert "signal 9" in result.message and str(tmp_path / "output") in result.message
 
 
 def test_a_failed_run_has_a_record_with_its_reason(tmp_path: Path) -> None:

@@ -29,14 +29,14 @@ from peftkit.records.run_dir import RunDir
 from peftkit.runs.reload_check import main as reload_difference
 from peftkit.runs.reload_check import probed
 from peftkit.storage.atomic_files import write_text
-from support.toy_models import NAMES, assembled, toy, train
+from support.toy_models import NAMES, load_toy, toy, train
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a short run that classifies sport and food, on toy data."""
     recipe = toy("tiny-bert", "strategy=full", "training.threads=1")
-    made = assembled(recipe)
+    made = load_toy(recipe)
     train(recipe, made, steps=60, lr=2e-3)
     root = tmp_path_factory.mktemp("runs")
     return finished(root, recipe, made)

@@ -20,10 +20,10 @@ import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError
 from peftkit.hub.resolve import find_model
-from peftkit.loading.heads import former_head
+from peftkit.loading.heads import find_pretrained_head
 from peftkit.loading.model import (
     LoadedModel,
-    configure,
+    load_config,
     load_model,
     load_tokenizer,
     quiet_transformers,
@@ -146,7 +146,7 @@ TASKS = {
 def test_what_the_base_was_for_is_forgotten_by_the_task(task: str, varied: Varied) -> None:
     base = varied("bert", head="problem_type")
     recipe = recipe_on(base, task)
-    assert configure(recipe, str(base), LABELS).problem_type == TASKS[task]
+    assert load_config(recipe, str(base), LABELS).problem_type == TASKS[task]
     made = loaded(recipe, LABELS)
     assert said(made)[0].endswith(KEPT) and made.module.config.problem_type == TASKS[task]
     names = dict(enumerate(LABELS))
@@ -219,8 +219,8 @@ def test_files_that_do_not_fit_their_configuration_are_refused_with_a_new_head_t
 def test_a_base_without_a_head_is_asked_nothing(varied: Varied) -> None:
     base = varied("bert")
     recipe = recipe_on(base)
-    config = configure(recipe, str(base), LABELS)
-    assert former_head(recipe.task, config, str(base), LABELS) is None
+    config = load_config(recipe, str(base), LABELS)
+    assert find_pretrained_head(recipe.task, config, str(base), LABELS) is None
 
 
 def test_a_run_on_a_base_with_a_head_is_reloaded_merged_and_opened_as_it_was_trained(

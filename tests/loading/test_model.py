@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError
 from peftkit.hub.resolve import find_model
-from peftkit.loading.model import configure, load_tokenizer, meta_model
+from peftkit.loading.model import load_config, load_tokenizer, meta_model
 from peftkit.strategies.base import trainable
-from support.toy_models import NAMES, assembled, logits, rows, toy, train
+from support.toy_models import NAMES, load_toy, logits, rows, toy, train
 
 
 def refusal(recipe: Recipe) -> str:
@@ -24,7 +24,7 @@ def refusal(recipe: Recipe) -> str:
 
 
 def dropouts(recipe: Recipe) -> set[float]:
-    config = configure(recipe, find_model(recipe.model).location, NAMES)
+    config = load_config(recipe, find_model(recipe.model).location, NAMES)
     named = config.to_dict().items()
     return {v for k, v in named if ("drop" in k) and isinstance(v, int | float)}
 
@@ -33,7 +33,7 @@ def test_a_model_without_a_head_for_the_task_is_refused(tmp_path: Path) -> None:
     AutoConfig.for_model("vit").save_pretrained(tmp_path)
     recipe = toy("tiny-bert")
     with pytest.raises(RecipeError, match="architecture 'vit' has no head for 'task: text_classif"):
-        configure(recipe, str(tmp_path), NAMES)
+        load_config(recipe, str(tmp_path), NAMES)
 
 
 @pytest.mark.parametrize(("model", "most"), [("tiny-bert", 130), ("tiny-roberta", 129)])
@@ -50,7 +50,7 @@ def test_a_text_of_the_longest_length_can_be_read(model: str) -> None:
     most = 129 if model == "tiny-roberta" else 130
     text = {"input_ids": [2, *[50] * (most - 2), 3], "labels": 0}
     for packing in ("auto", "off"):
-        made = assembled(toy(model, f"data.max_length={most}", f"training.packing={packing}"))
+        made = load_toy(toy(model, f"data.max_length={most}", f"training.packing={packing}"))
         assert logits(made, [text, text]).isfinite().all()
 
 
@@ -64,7 +64,7 @@ def test_targets_that_match_nothing_are_listed_with_those_that_would() -> None:
 
 
 def test_targets_choose_layers() -> None:
-    made = assembled(toy("tiny-bert", "strategy={kind: lora, targets: [query, value]}"))
+    made = load_toy(toy("tiny-bert", "strategy={kind: lora, targets: [query, value]}"))
     adapted = {n.split(".lora_")[0] for n in trainable(made.module) if "lora" in n}
     assert len(adapted) == 4 and all(n.endswith(("query", "value")) for n in adapted)
 
@@ -87,8 +87,8 @@ def test_dropout_follows_what_trains_and_what_is_asked() -> None:
     assert dropouts(toy("tiny-bert", "strategy=lora", "training.dropout=0.2")) == {0.2}
     assert dropouts(toy("tiny-bert", "strategy=full", "training.dropout=0")) == {0.0}
     note = "the base's dropout is 0, for it is frozen (training.dropout=auto)"
-    assert assembled(toy("tiny-bert", "strategy=lora", auto)).notes == (note,)
-    assert assembled(toy("tiny-bert", "strategy=full", auto)).notes == ()
+    assert load_toy(toy("tiny-bert", "strategy=lora", auto)).notes == (note,)
+    assert load_toy(toy("tiny-bert", "strategy=full", auto)).notes == ()
 
 
 def test_dropout_that_the_model_does_not_have_is_refused(
@@ -108,25 +108,25 @@ def test_dropout_that_the_model_does_not_have_is_refused(
         type(recipe.task), "auto_class", lambda *_: type("", (), {"_model_mapping": {Dry: 1}})
     )
     with pytest.raises(RecipeError, match=r"'llama' has no dropout \(got 0.1\) - use 0 or auto"):
-        configure(recipe, str(tmp_path), NAMES)
+        load_config(recipe, str(tmp_path), NAMES)
 
 
 def test_the_labels_names_are_kept_in_the_configuration() -> None:
     for strategy in ("full", "lora", "adapter", "frozen"):
-        config = assembled(toy("tiny-bert", f"strategy={strategy}")).module.config
+        config = load_toy(toy("tiny-bert", f"strategy={strategy}")).module.config
         assert config.id2label == {0: "sport", 1: "food"}
         assert config.label2id == {"sport": 0, "food": 1}
 
 
 def test_packing_off_is_said() -> None:
-    made = assembled(toy("tiny-bert", "training.packing=off"))
+    made = load_toy(toy("tiny-bert", "training.packing=off"))
     assert not made.batcher.packed
     assert made.notes == ("padded: training.packing=off",)
 
 
 def test_one_seed_one_start() -> None:
     first, again, other = (
-        assembled(toy("tiny-bert", "strategy=adapter", f"training.seed={s}")) for s in (1, 1, 2)
+        load_toy(toy("tiny-bert", "strategy=adapter", f"training.seed={s}")) for s in (1, 1, 2)
     )
     examples = rows("tiny-bert")["test"]
     assert torch.equal(logits(first, examples), logits(again, examples))
@@ -134,7 +134,7 @@ def test_one_seed_one_start() -> None:
 
 
 def test_the_base_rests_in_bf16_and_the_head_in_fp32() -> None:
-    module = assembled(toy("tiny-bert"), "bf16").module
+    module = load_toy(toy("tiny-bert"), "bf16").module
     for name, parameter in module.named_parameters():
         assert parameter.dtype == (torch.float32 if "classifier" in name else torch.bfloat16), name
 
@@ -146,7 +146,7 @@ def test_a_pretrained_padding_id_is_left_alone(tmp_path: Path) -> None:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     settings = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**settings, "pad_token_id": 1}))
-    made = assembled(toy(str(tmp_path)))
+    made = load_toy(toy(str(tmp_path)))
     assert load_tokenizer(str(tmp_path)).pad_token_id == 0
     assert (made.module.config.pad_token_id, made.batcher.first_position) == (1, 2)
 
@@ -163,10 +163,10 @@ def test_lora_says_nothing_of_what_peft_and_transformers_disagree_on(tmp_path: P
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
         warnings.simplefilter("error", UserWarning)
-        made = assembled(recipe)
+        made = load_toy(recipe)
         recipe.strategy.save(made.module, tmp_path)
-        assembled(recipe, artifact=tmp_path)
-        assembled(toy("tiny-gpt2"))
+        load_toy(recipe, artifact=tmp_path)
+        load_toy(toy("tiny-gpt2"))
 
 
 # peft itself, outside our calls, still reads the renamed property
@@ -176,7 +176,7 @@ def test_a_lora_artifact_loads_with_plain_peft(model: str, tmp_path: Path) -> No
     from peft import PeftModel
 
     recipe = toy(model)
-    made = assembled(recipe)
+    made = load_toy(recipe)
     train(recipe, made, steps=3)
     recipe.strategy.save(made.module, tmp_path)
     location = find_model(model).location
@@ -197,7 +197,7 @@ def test_a_lora_artifact_loads_with_plain_peft(model: str, tmp_path: Path) -> No
 
 def test_a_full_artifact_with_its_configuration_is_an_ordinary_checkpoint(tmp_path: Path) -> None:
     recipe = toy("tiny-bert", "strategy=full")
-    made = assembled(recipe)
+    made = load_toy(recipe)
     train(recipe, made, steps=2)
     recipe.strategy.save(made.module, tmp_path)
     made.module.config.save_pretrained(tmp_path)
@@ -214,7 +214,7 @@ def test_an_artifact_of_another_recipe_is_refused(tmp_path: Path) -> None:
     from peftkit.errors import RunError
 
     recipe = toy("tiny-bert", "strategy={kind: adapter, variant: houlsby}")
-    recipe.strategy.save(assembled(recipe).module, tmp_path)
+    recipe.strategy.save(load_toy(recipe).module, tmp_path)
     other = toy("tiny-bert", "strategy={kind: adapter, variant: parallel}")
     with pytest.raises(RunError, match="the saved tensors are not those that train"):
-        assembled(other, artifact=tmp_path)
+        load_toy(other, artifact=tmp_path)

@@ -20,7 +20,6 @@ from peftkit.hub.toy_models import TINY
 from peftkit.loading.model import load_model, load_tokenizer
 from peftkit.models.architectures import (
     architecture_of,
-    attention_modules,
     base_of,
     blocks_of,
     depths_of,
@@ -33,16 +32,16 @@ from peftkit.models.architectures import (
     linear_modules,
     matching,
     query_layers,
-    runs_of_a_block,
+    runs_per_block,
     value_layers,
 )
 from peftkit.models.layouts import ARCHITECTURES
 from peftkit.planning.plan import blocks_with_gradient
 from peftkit.strategies.base import Strategy, trainable
 from peftkit.tasks.base import Task
-from peftkit.training.integrity import excuse
-from peftkit.training.optimizer import MasterAdamW
-from support.toy_models import NAMES, assembled, call, logits, rows, toy, train
+from peftkit.training.integrity import reason_unchanged
+from peftkit.training.optimizer import MasterWeightAdamW
+from support.toy_models import NAMES, call, load_toy, logits, rows, toy, train
 
 HEADS = {
     "tiny-distilbert": ["pre_classifier", "classifier"],
@@ -109,7 +108,7 @@ def test_blocks_stand_in_order_and_hold_all_linear_layers_but_the_heads(model: s
         assert [".decoder." in name for name in blocks] == [False, False, True, True]
         assert len(linear_layers(made)) == 2 * 6 + 2 * 10
     elif model == "tiny-albert":
-        assert steps == [[0, 0]] and runs_of_a_block(made) == 2
+        assert steps == [[0, 0]] and runs_per_block(made) == 2
         assert len(linear_layers(made)) == 6
     else:
         assert steps == [[0], [1]]
@@ -119,12 +118,17 @@ def test_blocks_stand_in_order_and_hold_all_linear_layers_but_the_heads(model: s
     assert all("pooler" in n or "embedding" in n for n in beside_heads)
 
 
+def attention_modules(model: Any) -> list[str]:
+    layout = layout_of(model, "a test")
+    return [f"{block}.{module}" for block, _, entry in layout for module in entry.attention]
+
+
 @every_tiny_model
 def test_attention_and_feed_forward_layers_are_those_that_queries_and_sizes_tell(
     model: str,
 ) -> None:
     made = blank(model)
-    modules, layers = attention_modules(made, "a test"), set(linear_layers(made))
+    modules, layers = attention_modules(made), set(linear_layers(made))
     queries, keys, values = (
         give(made, "a test") for give in (query_layers, key_layers, value_layers)
     )
@@ -140,7 +144,7 @@ def test_attention_and_feed_forward_layers_are_those_that_queries_and_sizes_tell
 
 
 def test_a_decoder_attends_to_itself_and_to_the_encoder() -> None:
-    found = attention_modules(blank("tiny-t5"), "a test")
+    found = attention_modules(blank("tiny-t5"))
     assert [name.rpartition(".")[2] for name in found] == [
         *["SelfAttention"] * 2,
         *["SelfAttention", "EncDecAttention"] * 2,
@@ -166,7 +170,7 @@ def test_albert_shares_its_blocks_by_groups() -> None:
     made = blank_of(config)
     steps = [[int(s) for s in n.split(".") if s.isdigit()] for n, _ in blocks_of(made)]
     assert steps == [[0, 0], [0, 1], [1, 0], [1, 1]]
-    assert runs_of_a_block(made) == 3
+    assert runs_per_block(made) == 3
 
 
 @every_tiny_model
@@ -266,14 +270,14 @@ def test_an_unknown_architecture_is_padded_and_says_so(kind: str, tmp_path: Path
     AutoModel.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     assert kind not in ARCHITECTURES
-    made = assembled(toy(str(tmp_path), "strategy=full"))
+    made = load_toy(toy(str(tmp_path), "strategy=full"))
     assert not made.batcher.packed
     assert made.notes == (f"padded: packing is not proven for {kind}",)
     examples = rows("tiny-llama")["test"]
     alone = torch.cat([logits(made, [examples[i]]) for i in range(len(examples))])
     torch.testing.assert_close(logits(made, examples), alone, atol=1e-5, rtol=1e-5)
     with pytest.raises(RecipeError, match=f"strategy=adapter does not know .* '{kind}'"):
-        assembled(toy(str(tmp_path), "strategy=adapter"))
+        load_toy(toy(str(tmp_path), "strategy=adapter"))
 
 
 # relu's four units can all be off at the one token that a head reads
@@ -296,14 +300,16 @@ def test_every_strategy_trains_every_architecture_and_is_loaded_again(
     model: str, strategy: str, tmp_path: Path
 ) -> None:
     recipe = toy(model, f"strategy={STRATEGIES[strategy]}")
-    made, examples = assembled(recipe), rows(model)["test"]
-    base = logits(assembled(recipe.but(strategy="linear_probe")), examples)
+    made, examples = load_toy(recipe), rows(model)["test"]
+    base = logits(load_toy(recipe.but(strategy="linear_probe")), examples)
     torch.testing.assert_close(logits(made, examples), base, atol=0, rtol=0)
     seen = train(recipe, made, steps=3)
-    without = [n for n, largest in seen.gradients.items() if largest == 0 and excuse(n) is None]
+    without = [
+        n for n, largest in seen.gradients.items() if largest == 0 and reason_unchanged(n) is None
+    ]
     assert without == []
     recipe.strategy.save(made.module, tmp_path)
-    again = assembled(recipe, artifact=tmp_path)
+    again = load_toy(recipe, artifact=tmp_path)
     assert torch.equal(logits(again, examples), logits(made, examples))
     assert not torch.equal(logits(again, examples), base)
 
@@ -311,7 +317,7 @@ def test_every_strategy_trains_every_architecture_and_is_loaded_again(
 @pytest.mark.parametrize("model", CLASSIFIERS)
 @torch.no_grad()
 def test_a_text_gets_the_same_logits_alone_as_in_a_padded_batch(model: str) -> None:
-    made = assembled(toy(model, "strategy=full", "training.packing=off"))
+    made = load_toy(toy(model, "strategy=full", "training.packing=off"))
     assert not made.batcher.packed
     alone = torch.cat([call(made, [text]) for text in texts(model)])
     torch.testing.assert_close(call(made, texts(model)), alone, atol=1e-5, rtol=1e-5)
@@ -319,7 +325,7 @@ def test_a_text_gets_the_same_logits_alone_as_in_a_padded_batch(model: str) -> N
 
 @pytest.mark.parametrize("model", [n for n in CLASSIFIERS if not ARCHITECTURES[TINY[n][0]].packs])
 def test_what_is_not_proven_to_pack_is_padded_and_says_so(model: str) -> None:
-    made = assembled(toy(model, "strategy=full"))
+    made = load_toy(toy(model, "strategy=full"))
     assert not made.batcher.packed
     assert made.notes == (f"padded: packing is not proven for {TINY[model][0]}",)
 
@@ -332,9 +338,11 @@ def test_adapters_train_on_a_quantized_base_of_every_architecture(
 ) -> None:
     for strategy in ("lora", "houlsby"):
         recipe = toy(model, f"strategy={STRATEGIES[strategy]}", f"quantize={quantize}")
-        made = assembled(recipe, precision)
+        made = load_toy(recipe, precision)
         seen = train(recipe, made, steps=3)
-        without = [n for n, most in seen.gradients.items() if most == 0 and excuse(n) is None]
+        without = [
+            n for n, most in seen.gradients.items() if most == 0 and reason_unchanged(n) is None
+        ]
         assert without == []
 
 
@@ -343,7 +351,7 @@ def test_adapters_train_on_a_quantized_base_of_every_architecture(
 def test_the_linear_layers_of_the_blocks_are_quantized_and_nothing_else(
     model: str, quantize: str, kind: str
 ) -> None:
-    made = assembled(toy(model, "strategy=linear_probe", f"quantize={quantize}")).module
+    made = load_toy(toy(model, "strategy=linear_probe", f"quantize={quantize}")).module
     held = {name for name, module in made.named_modules() if type(module).__name__ == kind}
     # transformers 5.23 keeps T5's `wo` whole: it overflows in half precision
     whole = {name for name in linear_layers(made) if model == "tiny-t5" and name.endswith(".wo")}
@@ -375,7 +383,7 @@ def test_every_strategy_trains_a_translation_model_and_is_loaded_again(
         return AutoModelForSeq2SeqLM.from_pretrained(location).eval()
 
     module: Any = chosen.adapt(fresh(), task)
-    optimizer = MasterAdamW(trainable(module).items(), 1e-2, 0.0, 1.0)
+    optimizer = MasterWeightAdamW(trainable(module).items(), 1e-2, 0.0, 1.0)
     largest = dict.fromkeys(trainable(module), 0.0)
     for _ in range(3):
         module(input_ids=ids, labels=ids).loss.backward()
@@ -383,7 +391,9 @@ def test_every_strategy_trains_a_translation_model_and_is_loaded_again(
             if parameter.grad is not None:
                 largest[name] = max(largest[name], float(parameter.grad.abs().max()))
         optimizer.step()
-    assert [name for name, most in largest.items() if most == 0 and excuse(name) is None] == []
+    assert [
+        name for name, most in largest.items() if most == 0 and reason_unchanged(name) is None
+    ] == []
     chosen.save(module, tmp_path)
     again: Any = chosen.load(fresh(), tmp_path, task).eval()
     found = again(input_ids=ids, labels=ids).logits
@@ -421,12 +431,12 @@ def test_patterns_that_name_nothing_but_constants_are_refused() -> None:
 
 @pytest.mark.parametrize(("last", "blocks"), [(0, 0), (1, 2)])
 def test_albert_runs_its_one_block_backwards_as_often_as_forwards(last: int, blocks: int) -> None:
-    made = assembled(toy("tiny-albert", f"strategy={{kind: frozen, last: {last}}}"))
+    made = load_toy(toy("tiny-albert", f"strategy={{kind: frozen, last: {last}}}"))
     assert blocks_with_gradient(made.module) == blocks
 
 
 def test_training_the_last_block_leaves_what_serves_all_blocks_alone() -> None:
     for model in ("tiny-deberta-v3", "tiny-mpnet"):
-        made = assembled(toy(model, "strategy={kind: frozen, last: 1}"))
+        made = load_toy(toy(model, "strategy={kind: frozen, last: 1}"))
         inside = [name for name in trainable(made.module) if ".encoder." in name]
         assert inside and all(".encoder.layer.1." in name for name in inside)

@@ -10,7 +10,7 @@ from peftkit.hub.toy_models import TINY
 from peftkit.loading.model import LoadedModel
 from peftkit.models import packed_attention
 from peftkit.models.layouts import ARCHITECTURES
-from support.toy_models import assembled, call, rows, toy
+from support.toy_models import call, load_toy, rows, toy
 
 MODEL_OF = {model_type: name for name, (model_type, _) in TINY.items()}
 TESTED = [MODEL_OF[kind] for kind, e in ARCHITECTURES.items() if kind in MODEL_OF and e.packs]
@@ -22,8 +22,8 @@ every_model = pytest.mark.parametrize("model", TESTED)
 def both(model: str, *overrides: str) -> tuple[LoadedModel, LoadedModel]:
     """One model twice, with the same weights: packed and padded, every weight trainable."""
     settings = ("strategy=full", *overrides)
-    packed = assembled(toy(model, *settings))
-    padded = assembled(toy(model, "training.packing=off", *settings))
+    packed = load_toy(toy(model, *settings))
+    padded = load_toy(toy(model, "training.packing=off", *settings))
     assert packed.batcher.packed and not padded.batcher.packed
     return packed, padded
 
@@ -123,7 +123,7 @@ def test_dropout_changes_training_and_not_evaluation(
 @torch.no_grad()
 def test_bf16_packs_to_what_bf16_pads() -> None:
     recipes = (toy("tiny-bert", "strategy=full", f"training.packing={p}") for p in ("auto", "off"))
-    packed, padded = (call(assembled(r, "bf16"), texts("tiny-bert")).float() for r in recipes)
+    packed, padded = (call(load_toy(r, "bf16"), texts("tiny-bert")).float() for r in recipes)
     torch.testing.assert_close(packed, padded, atol=5e-2, rtol=5e-2)
 
 

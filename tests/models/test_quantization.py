@@ -14,8 +14,9 @@ from torch import nn
 
 from peftkit.loading import model as model_module
 from peftkit.models import quantization
-from peftkit.models.quantization import dequantized, unquantize
-from support.toy_models import assembled, call, rows, toy
+from peftkit.models.quantization import dequantized
+from support.toy_models import call, load_toy, rows, toy
+from support.unquantized import unquantize
 
 needs_avx512_bf16 = pytest.mark.skipif(
     not has_avx512bf16(), reason="this CPU lacks AVX512-BF16: bitsandbytes re-packs nothing here"
@@ -31,7 +32,7 @@ def held_layers(module: nn.Module) -> dict[str, Any]:
 
 def lora_weights_without_gradient(*overrides: str) -> list[str]:
     """Train one step after an evaluation: the adapters that get no gradient."""
-    made = assembled(toy("tiny-bert", *overrides), "bf16")
+    made = load_toy(toy("tiny-bert", *overrides), "bf16")
     examples = [rows("tiny-bert")["train"][index] for index in range(4)]
     call_without_gradient(made)
     made.module.train()
@@ -54,7 +55,7 @@ def test_training_goes_on_after_an_evaluation(monkeypatch: pytest.MonkeyPatch) -
 @needs_avx512_bf16
 def test_weights_can_be_read_after_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     def error_after_evaluation() -> float:
-        made = assembled(toy("tiny-bert", "quantize=4bit"))
+        made = load_toy(toy("tiny-bert", "quantize=4bit"))
         layer = next(iter(held_layers(made.module).values()))
         before = dequantized(layer).clone()
         call_without_gradient(made)
@@ -73,17 +74,17 @@ def call_without_gradient(made: Any) -> torch.Tensor:
 @pytest.mark.parametrize("quantize", QUANTIZE)
 def test_the_flag_that_stops_re_packing_is_set(quantize: str) -> None:
     """On any CPU: the layers have it, so a CPU with AVX512-BF16 is guarded."""
-    layers = held_layers(assembled(toy("tiny-bert", f"quantize={quantize}", PROBE)).module)
+    layers = held_layers(load_toy(toy("tiny-bert", f"quantize={quantize}", PROBE)).module)
     flags = [getattr(layer, "support_avx512bf16_for_cpu", None) for layer in layers.values()]
     assert set(flags) == ({False} if quantize == "4bit" else {None})
 
 
 def test_dora_on_8_bits_keeps_its_scales(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ("quantize=8bit", "strategy={kind: lora, variant: dora}")
-    made = assembled(toy("tiny-bert", *settings))
+    made = load_toy(toy("tiny-bert", *settings))
     assert torch.equal(call_without_gradient(made), call_without_gradient(made))
     monkeypatch.setattr(model_module, "guard", lambda _: None)
-    unguarded = assembled(toy("tiny-bert", *settings))
+    unguarded = load_toy(toy("tiny-bert", *settings))
     if torch.cuda.is_available():
         return  # peft moves weights to the CPU only where they are there already
     with pytest.raises(AttributeError):  # peft and bitsandbytes agree: the guard can go
@@ -140,7 +141,7 @@ def test_no_code_is_fetched_from_the_hub_whatever_is_imported_first(
 @pytest.mark.parametrize("quantize", QUANTIZE)
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-distilbert", "tiny-roberta", "tiny-llama"])
 def test_norms_embeddings_poolers_and_heads_stay_whole(model: str, quantize: str) -> None:
-    module = assembled(toy(model, f"quantize={quantize}", PROBE), "bf16").module
+    module = load_toy(toy(model, f"quantize={quantize}", PROBE), "bf16").module
     held = held_layers(module)
     assert len(held) == {"tiny-llama": 14}.get(model, 12)  # the linear layers of two blocks
     assert all(".0." in name or ".1." in name for name in held)
@@ -158,8 +159,8 @@ def test_norms_embeddings_poolers_and_heads_stay_whole(model: str, quantize: str
 def test_dequantized_weights_are_what_the_layer_computes_with(
     quantize: str, after_a_pass: bool
 ) -> None:
-    original = assembled(toy("tiny-bert", "strategy=full")).module
-    made = assembled(toy("tiny-bert", f"quantize={quantize}", PROBE))
+    original = load_toy(toy("tiny-bert", "strategy=full")).module
+    made = load_toy(toy("tiny-bert", f"quantize={quantize}", PROBE))
     if after_a_pass:
         call_without_gradient(made)
     for name, layer in held_layers(made.module).items():
@@ -178,8 +179,8 @@ def test_dequantized_weights_are_what_the_layer_computes_with(
 @pytest.mark.parametrize("model", ["tiny-gpt2", "tiny-llama"])
 @pytest.mark.parametrize("quantize", QUANTIZE)
 def test_an_unquantized_model_has_the_layers_it_once_had(model: str, quantize: str) -> None:
-    whole = assembled(toy(model, PROBE)).module
-    module = assembled(toy(model, PROBE, f"quantize={quantize}")).module
+    whole = load_toy(toy(model, PROBE)).module
+    module = load_toy(toy(model, PROBE, f"quantize={quantize}")).module
     unquantize(module)
     assert not held_layers(module)
     kinds = {n: type(m).__name__ for n, m in module.named_modules()}
@@ -188,12 +189,12 @@ def test_an_unquantized_model_has_the_layers_it_once_had(model: str, quantize: s
     assert shapes == {n: p.shape for n, p in whole.named_parameters()}
     assert not hasattr(module.config, "quantization_config")
     examples = rows(model)["test"]
-    found = call(assembled(toy(model, PROBE)), examples)
+    found = call(load_toy(toy(model, PROBE)), examples)
     assert found.shape == (len(examples), 2)
 
 
 def test_8_bits_say_once_that_they_compute_in_float16(caplog: pytest.LogCaptureFixture) -> None:
-    made = assembled(toy("tiny-bert", "quantize=8bit"), "bf16")
+    made = load_toy(toy("tiny-bert", "quantize=8bit"), "bf16")
     call_without_gradient(made)
     assert made.notes == ("what enters an 8-bit layer is cast to float16 (bitsandbytes)",)
     assert not [said for said in caplog.messages if "MatMul8bitLt" in said]
@@ -201,7 +202,7 @@ def test_8_bits_say_once_that_they_compute_in_float16(caplog: pytest.LogCaptureF
 
 def test_fewer_bits_take_less_memory() -> None:
     def resting_bytes(quantize: str) -> int:
-        made = assembled(toy("tiny-bert", f"quantize={quantize}"), "bf16").module
+        made = load_toy(toy("tiny-bert", f"quantize={quantize}"), "bf16").module
         blocks = [p for n, p in made.named_parameters() if "base_layer.weight" in n]
         return sum(p.numel() * p.element_size() for p in blocks)
 
@@ -211,9 +212,9 @@ def test_fewer_bits_take_less_memory() -> None:
 
 def test_storage_in_the_computing_type_is_as_small_and_says_the_same() -> None:
     settings = "quantize={kind: 4bit, quant_storage: compute}"
-    made = assembled(toy("tiny-bert", settings), "bf16")
+    made = load_toy(toy("tiny-bert", settings), "bf16")
     assert {m.weight.dtype for m in held_layers(made.module).values()} == {torch.bfloat16}
-    usual = assembled(toy("tiny-bert", "quantize=4bit"), "bf16")
+    usual = load_toy(toy("tiny-bert", "quantize=4bit"), "bf16")
     assert torch.equal(call_without_gradient(made), call_without_gradient(usual))
     assert made.parameters == usual.parameters
 

@@ -8,7 +8,7 @@ import pytest
 
 from peftkit.config.recipe import Recipe
 from peftkit.planning.module_tree import Branch, branch_of, lines, module_tree
-from peftkit.planning.plan import outline
+from peftkit.planning.plan import load_meta_model
 from peftkit.strategies.base import Strategy
 from support.commands import peftkit
 from support.toy_models import toy
@@ -39,7 +39,7 @@ CELLS += [(s, m) for s in ("full", "lora") for m in ("tiny-gpt2", "tiny-albert",
 
 @pytest.mark.parametrize(("strategy", "model"), CELLS)
 def test_the_totals_are_the_plans(strategy: str, model: str) -> None:
-    module, counted, _ = outline(toy(model, f"strategy={strategy}"))
+    module, counted, _ = load_meta_model(toy(model, f"strategy={strategy}"))
     tree = branch_of(model, module, set())
     assert (tree.total, tree.trainable) == (counted.total, counted.trainable)
 

@@ -17,7 +17,7 @@ from peftkit.planning.plan import Plan, plan
 from support.commands import peftkit as peftkit_
 from support.commands import python
 from support.task_rows import related, task_recipe
-from support.toy_models import NAMES, assembled, toy
+from support.toy_models import NAMES, load_toy, toy
 
 
 def planned(*overrides: str, model: str = "tiny-bert") -> Plan:
@@ -34,7 +34,7 @@ def test_a_plan_loads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = toy("tiny-bert", "quantize=4bit", "data.rows=400")
     found = peftkit.plan(recipe)
     monkeypatch.undo()
-    assert found.parameters == assembled(recipe).parameters
+    assert found.parameters == load_toy(recipe).parameters
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError, PeftkitError, RecipeError
 from peftkit.hub.resolve import find_model
-from peftkit.loading.model import configure, load_model, load_tokenizer
+from peftkit.loading.model import load_config, load_model, load_tokenizer
 from peftkit.preprocessing.tokenizers import refuse_ids
 from peftkit.tasks.language_modeling.instruction_tuning import Instructions
 from peftkit.tasks.language_modeling.text_generation import TextGeneration
@@ -166,7 +166,7 @@ def test_padding_that_the_configuration_names_without_a_row_is_forgotten(
     said = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**said, "pad_token_id": said["vocab_size"]}))
     recipe = Recipe.load("lora_tiny", f"model={folder}")
-    assert configure(recipe, str(folder), ("a", "b")).pad_token_id is None
+    assert load_config(recipe, str(folder), ("a", "b")).pad_token_id is None
     tokenizer = load_tokenizer(str(folder), recipe.task)
     made = load_model(recipe, find_model(str(folder)), tokenizer, ("a", "b"), "fp32")
     assert made.module.config.pad_token_id == tokenizer.eos_token_id

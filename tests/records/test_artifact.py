@@ -20,7 +20,7 @@ from peftkit.records.artifact import MANIFEST, check, write_manifest
 from peftkit.records.record import RunRecord
 from peftkit.runs.model_card import model_card
 from peftkit.tasks.base import Task
-from support.toy_models import NAMES, assembled, toy
+from support.toy_models import NAMES, load_toy, toy
 
 SETTINGS = (
     "training={steps: 4, threads: 1, proof: run, batch_size: 8, precision: fp32, lr: 0.01}",
@@ -103,7 +103,7 @@ def test_a_pickle_is_refused_and_the_safetensors_way_named(copy: Path) -> None:
 
 def test_the_artifact_of_another_base_is_refused(tmp_path: Path) -> None:
     recipe, bert = toy("tiny-bert"), find_model("tiny-bert")
-    recipe.strategy.save(assembled(recipe).module, tmp_path)
+    recipe.strategy.save(load_toy(recipe).module, tmp_path)
     write_manifest(tmp_path, recipe, bert, NAMES)
     assert check(tmp_path, bert)["labels"] == list(NAMES)
     with pytest.raises(

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from peftkit.runs.learning_curves import INK, draw_curves
+from peftkit.runs.learning_curves import INK, draw_learning_curves
 
 LOG = [
     {"step": 10, "loss": 0.7, "lr": 1e-3},
@@ -38,13 +38,13 @@ def lines(file: Path) -> dict[str, str]:
 
 
 def test_both_files_are_written_and_named(tmp_path: Path) -> None:
-    written = draw_curves(LOG, tmp_path / "run")
+    written = draw_learning_curves(LOG, tmp_path / "run")
     assert written == [tmp_path / "run" / "loss.svg", tmp_path / "run" / "scores.svg"]
     assert all(file.is_file() for file in written)
 
 
 def test_titles_axes_and_curves_are_named_as_text(tmp_path: Path) -> None:
-    loss, scores = map(texts, draw_curves(LOG, tmp_path, "accuracy", run="lora_tiny-1234"))
+    loss, scores = map(texts, draw_learning_curves(LOG, tmp_path, "accuracy", run="lora_tiny-1234"))
     wanted = {"Loss", "lora_tiny-1234", "cross-entropy (nats)", "training (optimizer steps)"}
     assert wanted | {"training", "validation"} <= set(loss)
     assert {"Validation accuracy", "accuracy (1 is perfect)", "training (optimizer steps)"} <= set(
@@ -53,7 +53,7 @@ def test_titles_axes_and_curves_are_named_as_text(tmp_path: Path) -> None:
 
 
 def test_every_point_is_drawn_where_it_was_logged(tmp_path: Path) -> None:
-    loss, scores = draw_curves(LOG, tmp_path)
+    loss, scores = draw_learning_curves(LOG, tmp_path)
     assert len(marks(loss, INK["training"])) == 3
     assert len(marks(loss, INK["validation"])) == 2
     first, last = marks(scores, INK["validation"])
@@ -62,35 +62,35 @@ def test_every_point_is_drawn_where_it_was_logged(tmp_path: Path) -> None:
 
 
 def test_the_curves_differ_by_color_and_by_dash(tmp_path: Path) -> None:
-    drawn = lines(draw_curves(LOG, tmp_path)[0])
+    drawn = lines(draw_learning_curves(LOG, tmp_path)[0])
     assert drawn.keys() == set(INK.values())
     assert len(set(drawn.values())) == 2
 
 
 def test_what_has_no_points_is_skipped(tmp_path: Path) -> None:
-    assert draw_curves([], tmp_path) == []
+    assert draw_learning_curves([], tmp_path) == []
     only_loss = [{"step": 1, "loss": 0.5}, {"step": 2, "lr": 0.1}, {"loss": 0.4}]
-    assert draw_curves(only_loss, tmp_path) == [tmp_path / "loss.svg"]
+    assert draw_learning_curves(only_loss, tmp_path) == [tmp_path / "loss.svg"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["loss.svg"]
 
 
 def test_an_undefined_score_is_left_out(tmp_path: Path) -> None:
     log = [{"step": 1, "eval_score": None}, {"step": 2, "eval_score": 0.5}]
-    [scores] = draw_curves(log, tmp_path)
+    [scores] = draw_learning_curves(log, tmp_path)
     assert len(marks(scores, INK["validation"])) == 1
     assert "Validation score" in texts(scores)
 
 
 def test_numbers_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     log = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": math.nan}, {"step": 3, "loss": math.inf}]
-    [loss] = draw_curves(log, tmp_path)
+    [loss] = draw_learning_curves(log, tmp_path)
     assert len(marks(loss, INK["training"])) == 1
-    assert draw_curves(log[1:], tmp_path / "diverged") == []
+    assert draw_learning_curves(log[1:], tmp_path / "diverged") == []
 
 
 def test_a_long_log_is_a_line_without_marks(tmp_path: Path) -> None:
     log = [{"step": step, "loss": 1 / (step + 1)} for step in range(6000)]
-    [loss] = draw_curves(log, tmp_path)
+    [loss] = draw_learning_curves(log, tmp_path)
     assert marks(loss, INK["training"]) == []
     assert INK["training"] in lines(loss)
 
@@ -101,21 +101,23 @@ def test_a_long_log_is_a_line_without_marks(tmp_path: Path) -> None:
 )
 def test_hostile_text_stays_text(hostile: str, tmp_path: Path) -> None:
     log = [{"step": 1, "eval_score": 0.5}]
-    [scores] = draw_curves(log, tmp_path, headline=hostile, run=hostile)
+    [scores] = draw_learning_curves(log, tmp_path, headline=hostile, run=hostile)
     assert f"Validation {hostile}" in texts(scores)
     assert hostile in texts(scores)
     assert not any(e.tag.endswith("script") for e in ElementTree.parse(scores).iter())
 
 
 def test_characters_that_xml_cannot_hold_are_replaced(tmp_path: Path) -> None:
-    [loss] = draw_curves([{"step": 1, "loss": 0.5}], tmp_path, run="a\x00b\x1bc\ud800d\ne é")
+    [loss] = draw_learning_curves(
+        [{"step": 1, "loss": 0.5}], tmp_path, run="a\x00b\x1bc\ud800d\ne é"
+    )
     assert "a�b�c�d�e é" in texts(loss)
 
 
 def test_a_title_as_long_as_a_page_does_not_widen_the_picture(tmp_path: Path) -> None:
     log = [{"step": 1, "loss": 0.5}]
     widths = {
-        ElementTree.parse(draw_curves(log, tmp_path, run=run)[0]).getroot().attrib["width"]
+        ElementTree.parse(draw_learning_curves(log, tmp_path, run=run)[0]).getroot().attrib["width"]
         for run in ("short", "long " * 500)
     }
     assert len(widths) == 1

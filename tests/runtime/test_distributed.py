@@ -132,18 +132,18 @@ def test_torchrun_prints_an_error_once_and_fails(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_on_one_rank_stops_both(zygote: Zygote, tmp_path: Path) -> None:
     before = (
         "import os\n"
-        "from peftkit.training.trainer import Loop\n"
-        "real = Loop.training_step\n"
+        "from peftkit.training.trainer import PeftTrainer\n"
+        "real = PeftTrainer.training_step\n"
         "def step(self, *given, **named):\n"
         "    loss = real(self, *given, **named)\n"
         "    if os.environ['RANK'] == '1' and self.state.global_step == 3:\n"
         "        self.last_loss = float('nan')\n"
         "    return loss\n"
-        "Loop.training_step = step\n"
+        "PeftTrainer.training_step = step\n"
     )
     ended = zygote.run(tmp_path, ranks=2, before=before)
     assert ended.codes == [2, 2]
-    assert "is not a number at step 4" in ended.said
+    assert "is not finite at step 4" in ended.said
     assert record(tmp_path)["status"] == "failed"
 
 
@@ -184,12 +184,12 @@ def test_what_the_launcher_agrees_to_is_not_done_as_autocast(
     zygote: Zygote, tmp_path: Path
 ) -> None:
     before = (
-        "from peftkit.training.trainer import Loop\n"
-        "real = Loop.training_step\n"
+        "from peftkit.training.trainer import PeftTrainer\n"
+        "real = PeftTrainer.training_step\n"
         "def step(self, *given, **named):\n"
         "    assert self.accelerator.mixed_precision == 'no'\n"
         "    return real(self, *given, **named)\n"
-        "Loop.training_step = step\n"
+        "PeftTrainer.training_step = step\n"
     )
     launcher = {"ACCELERATE_MIXED_PRECISION": "bf16"}
     settings = ("training.precision=bf16", "training.steps=2")
@@ -203,13 +203,13 @@ def test_memory_does_not_grow_with_the_number_of_different_lengths(
     zygote: Zygote, tmp_path: Path
 ) -> None:
     before = (
-        "after_step = Recorder.on_step_end\n"
+        "after_step = RecordingCallback.on_step_end\n"
         "def on_step_end(self, args, state, control, **rest):\n"
         "    if state.global_step in (10, 60):\n"
         "        pages = int(open('/proc/self/statm').read().split()[1])\n"
         "        print(f'RESIDENT {pages * 4096 / 2**20}', flush=True)\n"
         "    after_step(self, args, state, control, **rest)\n"
-        "Recorder.on_step_end = on_step_end\n"
+        "RecordingCallback.on_step_end = on_step_end\n"
     )
     settings = ("data.rows=600", "training.precision=bf16", "training.steps=60")
     ended = zygote.run(tmp_path, *settings, "training.evaluate=never", before=before)

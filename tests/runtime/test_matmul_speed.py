@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from peftkit.runtime import distributed, measurements
-from peftkit.runtime.distributed import resting_precision, slow_precision
-from peftkit.runtime.matmul_speed import operations_a_second, product_speeds
+from peftkit.runtime.distributed import resolve_precision, slow_precision
+from peftkit.runtime.matmul_speed import matmul_speeds, measure_matmul_speed
 from support.commands import python
 
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU says what it has")
@@ -27,18 +27,18 @@ print(World.enter(Recipe.load("lora_tiny", "training.precision=bf16").training).
 def test_auto_is_the_precision_whose_products_are_faster(
     monkeypatch: pytest.MonkeyPatch, bf16: float, fp32: float, chosen: str
 ) -> None:
-    monkeypatch.setattr(distributed, "product_speeds", lambda: {"bf16": bf16, "fp32": fp32})
-    assert resting_precision("auto") == chosen
-    assert resting_precision("bf16") == "bf16" and resting_precision("fp32") == "fp32"
+    monkeypatch.setattr(distributed, "matmul_speeds", lambda: {"bf16": bf16, "fp32": fp32})
+    assert resolve_precision("auto") == chosen
+    assert resolve_precision("bf16") == "bf16" and resolve_precision("fp32") == "fp32"
 
 
 @on_cpu
 def test_bf16_that_is_slower_is_warned_of_with_the_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "product_speeds", lambda: {"bf16": 8e8, "fp32": 1.2e11})
+    monkeypatch.setattr(distributed, "matmul_speeds", lambda: {"bf16": 8e8, "fp32": 1.2e11})
     said = slow_precision("bf16")
     assert said is not None and "0.8 GFLOP/s in bf16 and 120.0 in fp32, 150.0 times as many" in said
     assert slow_precision("auto") is None and slow_precision("fp32") is None
-    monkeypatch.setattr(distributed, "product_speeds", lambda: {"bf16": 2e11, "fp32": 1.2e11})
+    monkeypatch.setattr(distributed, "matmul_speeds", lambda: {"bf16": 2e11, "fp32": 1.2e11})
     assert slow_precision("bf16") is None
 
 
@@ -54,12 +54,12 @@ def test_a_processor_that_emulates_bf16_computes_in_fp32(tmp_path: Path) -> None
 
 def test_products_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path))
-    first = product_speeds()
+    first = matmul_speeds()
     assert set(first) == {"bf16", "fp32"} and min(first.values()) > 0
-    assert product_speeds() == first
+    assert matmul_speeds() == first
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # fewer instructions: another machine
     assert measurements.find("products") is None
-    assert operations_a_second("fp32", side=16, seconds=0.0) > 0
+    assert measure_matmul_speed("fp32", side=16, seconds=0.0) > 0
 
 
 def test_the_first_measurement_holds_and_a_damaged_one_is_made_anew(

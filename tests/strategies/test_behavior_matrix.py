@@ -19,15 +19,15 @@ import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RunError
 from peftkit.hub.resolve import find_model
-from peftkit.loading.model import LoadedModel, configure, load_base, load_tokenizer, meta_model
-from peftkit.models.quantization import unquantize
+from peftkit.loading.model import LoadedModel, load_base, load_config, load_tokenizer, meta_model
 from peftkit.records.artifact import write_config, write_manifest
 from peftkit.records.run_dir import RunDir
 from peftkit.strategies.base import quiet_peft, trainable
-from peftkit.training.integrity import IntegrityCheck, excuse, frozen
+from peftkit.training.integrity import IntegrityCheck, frozen, reason_unchanged
 from support.behavior_matrix import CELLS, WAYS, Cell, is_refused, refusal
 from support.run_processes import Zygote, record
-from support.toy_models import NAMES, Trained, assembled, logits, rows, train
+from support.toy_models import NAMES, Trained, load_toy, logits, rows, train
+from support.unquantized import unquantize
 
 START_SLACK = {
     "dora": (1e-6, 2e-2),  # divides by a norm that it also multiplies by
@@ -75,7 +75,7 @@ class Done:
 def done(cell: Cell, folder: Path) -> Done:
     """Train `cell` and save what was trained."""
     recipe = cell.recipe
-    made = assembled(recipe, cell.precision)
+    made = load_toy(recipe, cell.precision)
     started = logits(made, rows(cell.model)["test"])
     was_frozen = {name: content(t) for name, t in frozen(made.module).items()}
     witness = IntegrityCheck(made.module)
@@ -96,7 +96,7 @@ def content(tensor: Any) -> Tensor:
 def starts_as_the_base(it: Done) -> None:
     packing = "auto" if it.recipe.strategy.packs else "off"
     probe = it.recipe.but(strategy="linear_probe", training__packing=packing)
-    base = logits(assembled(probe, it.cell.precision), it.examples)
+    base = logits(load_toy(probe, it.cell.precision), it.examples)
     if it.cell.way in START_SLACK or it.recipe.strategy.starts_as is None:
         torch.testing.assert_close(it.started, base, atol=it.slack(START_SLACK), rtol=0)
     elif it.cell.way != "peft":  # of which nothing is known
@@ -111,15 +111,17 @@ def frozen_tensors_stay_bit_for_bit(it: Done) -> None:
 
 def everything_trainable_gets_a_gradient_and_moves(it: Done) -> None:
     seen = it.seen
-    without = [n for n, largest in seen.gradients.items() if largest == 0 and excuse(n) is None]
+    without = [
+        n for n, largest in seen.gradients.items() if largest == 0 and reason_unchanged(n) is None
+    ]
     assert without == []
-    proof = it.witness.verify(seen.masters, 0, SimpleNamespace(global_step=5))
+    proof = it.witness.verify(seen.master_weights, 0, SimpleNamespace(global_step=5))
     assert (proof.status, proof.unmoved, proof.changed) == ("proven", [], [])
     assert seen.losses[-1] != seen.losses[0]
 
 
 def the_artifact_on_a_fresh_base_gives_the_same_logits(it: Done) -> None:
-    again = assembled(it.recipe, it.cell.precision, it.folder)
+    again = load_toy(it.recipe, it.cell.precision, it.folder)
     said = logits(again, it.examples)
     here = logits(it.made, it.examples)
     torch.testing.assert_close(said, here, atol=it.slack(RELOAD_SLACK), rtol=0)
@@ -239,12 +241,14 @@ def gradient_checkpointing_trains_alike(it: Done) -> None:
     if (it.cell.model, it.cell.quantize, it.cell.precision) != ("tiny-bert", "none", "fp32"):
         return  # once a family
     recipe = it.recipe.but(training__gradient_checkpointing=True)
-    made = assembled(recipe)
+    made = load_toy(recipe)
     assert trainable(made.module).keys() == it.seen.gradients.keys()
     seen = train(recipe, made, steps=3)
     assert seen.losses[:2] == pytest.approx(it.seen.losses[:2], abs=1e-5)
     assert any(getattr(module, "gradient_checkpointing", False) for module in made.module.modules())
-    without = [n for n, largest in seen.gradients.items() if largest == 0 and excuse(n) is None]
+    without = [
+        n for n, largest in seen.gradients.items() if largest == 0 and reason_unchanged(n) is None
+    ]
     assert without == []
 
 
@@ -292,7 +296,7 @@ def base_of(cell: Cell, recipe: Recipe) -> Any:
 def config_of(cell: Cell) -> Any:
     """The model's configuration as `load_model` makes it."""
     location = find_model(cell.model).location
-    config = configure(cell.recipe, location, NAMES)
+    config = load_config(cell.recipe, location, NAMES)
     config.pad_token_id = load_tokenizer(location).pad_token_id
     return config
 
@@ -314,7 +318,7 @@ def test_nothing_below_the_lowest_trained_layer_takes_part_in_the_backward_pass(
     from peftkit.models.architectures import blocks_of
     from peftkit.planning.plan import blocks_with_gradient
 
-    made = assembled(Cell(way, model).recipe).module.train()
+    made = load_toy(Cell(way, model).recipe).module.train()
     graphs: list[bool] = []
     for _, block in blocks_of(made):
         block.register_forward_hook(
@@ -323,7 +327,7 @@ def test_nothing_below_the_lowest_trained_layer_takes_part_in_the_backward_pass(
             )
         )
     examples = rows(model)["test"]
-    batch = assembled(Cell(way, model).recipe).batcher([examples[i] for i in range(4)])
+    batch = load_toy(Cell(way, model).recipe).batcher([examples[i] for i in range(4)])
     batch.pop("labels")
     made(**batch)
     assert graphs == [False] * (2 - blocks) + [True] * blocks
@@ -382,10 +386,10 @@ import sys
 from pathlib import Path
 import torch
 from test_behavior_matrix import RELOADED
-from support.toy_models import assembled, logits, rows
+from support.toy_models import load_toy, logits, rows
 for number, cell in enumerate(RELOADED):
     folder = Path(sys.argv[1]) / str(number)
-    made = assembled(cell.recipe, cell.precision, folder)
+    made = load_toy(cell.recipe, cell.precision, folder)
     torch.save(logits(made, rows(cell.model)["test"]), folder / "logits.pt")
 """
 

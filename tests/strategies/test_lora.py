@@ -18,26 +18,26 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError, RunError
 from peftkit.evaluation.prediction import first_batches
 from peftkit.hub.resolve import find_model
-from peftkit.loading.model import LoadedModel, configure, meta_model
+from peftkit.loading.model import LoadedModel, load_config, meta_model
 from peftkit.models.linear_layers import stored_weight
 from peftkit.models.quantization import dequantized
 from peftkit.strategies.base import quiet_peft, trainable
 from peftkit.strategies.lora import VARIANTS, Lora, lora_layers, make_up_for_rounding
 from peftkit.training.checkpoints import load_trained, save_trained
-from peftkit.training.optimizer import MasterAdamW
+from peftkit.training.optimizer import MasterWeightAdamW
 from support.run_processes import Zygote, killed_at, only_run, result
-from support.toy_models import NAMES, assembled, call, logits, rows, toy, train
+from support.toy_models import NAMES, call, load_toy, logits, rows, toy, train
 
 MOVING = ["pissa", "olora"]
 
 
 def made(recipe: Recipe, precision: str = "fp32") -> LoadedModel:
-    return assembled(recipe, precision)
+    return load_toy(recipe, precision)
 
 
 def base_logits(recipe: Recipe, precision: str = "fp32") -> Tensor:
     probe = recipe.but(strategy="linear_probe")
-    return logits(assembled(probe, precision), rows(recipe.model)["test"])
+    return logits(load_toy(probe, precision), rows(recipe.model)["test"])
 
 
 def weights(this: LoadedModel) -> dict[str, Tensor]:
@@ -123,9 +123,9 @@ def test_lora_plus_has_b_learn_faster_than_all_else() -> None:
     this = made(recipe)
     lr_multipliers = recipe.strategy.lr_multipliers(this.module)
     assert set(lr_multipliers) == {n for n in trainable(this.module) if ".lora_B." in n}
-    optimizer = MasterAdamW(trainable(this.module).items(), 0.5, 0.0, None, lr_multipliers)
+    optimizer = MasterWeightAdamW(trainable(this.module).items(), 0.5, 0.0, None, lr_multipliers)
     found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    for name, master in optimizer.masters.items():
+    for name, master in optimizer.master_weights.items():
         assert found[id(master)] == (2.0 if ".lora_B." in name else 0.5)
     plain = toy("tiny-bert", "strategy=lora")
     assert plain.strategy.lr_multipliers(made(plain).module) == {}
@@ -170,7 +170,7 @@ def test_its_artifact_is_an_ordinary_lora_of_twice_the_rank_on_the_base_as_it_wa
     config: Any = PeftConfig.from_pretrained(str(tmp_path))
     assert (config.r, config.lora_alpha, config.init_lora_weights) == (6, 32, True)
     location = find_model(model).location
-    configured = configure(recipe, location, NAMES)
+    configured = load_config(recipe, location, NAMES)
     base = AutoModelForSequenceClassification.from_pretrained(location, config=configured)
     with quiet_peft():
         alone = PeftModel.from_pretrained(base, str(tmp_path)).eval()

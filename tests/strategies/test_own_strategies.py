@@ -21,9 +21,9 @@ from peftkit.models.parameters import own_parameters
 from peftkit.models.quantization import dequantized
 from peftkit.planning.plan import blocks_with_gradient
 from peftkit.strategies.base import LRMultiplier, trainable
-from peftkit.training.integrity import IntegrityCheck, excuse
-from peftkit.training.optimizer import MasterAdamW, rate_factors
-from support.toy_models import NAMES, assembled, logits, rows, toy, train
+from peftkit.training.integrity import IntegrityCheck, reason_unchanged
+from peftkit.training.optimizer import MasterWeightAdamW, lr_lambdas
+from support.toy_models import NAMES, load_toy, logits, rows, toy, train
 
 LAYER = "bert.encoder.layer"
 FIRST = "{kind: frozen, last: 0, first: 1}"
@@ -81,7 +81,7 @@ def refusal(model: str, strategy: str) -> str:
 
 def names_of(model: str, strategy: str, quantize: str = "none") -> set[str]:
     """What trains."""
-    return set(trainable(assembled(a_recipe(model, strategy, quantize)).module))
+    return set(trainable(load_toy(a_recipe(model, strategy, quantize)).module))
 
 
 @pytest.mark.parametrize(("model", "strategy", "quantize"), CELLS)
@@ -90,20 +90,20 @@ def test_each_keeps_what_every_strategy_promises(
 ) -> None:
     recipe = a_recipe(model, strategy, quantize)
     examples = rows(model)["test"]
-    made = assembled(recipe)
+    made = load_toy(recipe)
     started = logits(made, examples)
-    probe = assembled(recipe.but(strategy={"kind": "frozen", "last": 0}))
+    probe = load_toy(recipe.but(strategy={"kind": "frozen", "last": 0}))
     assert torch.equal(started, logits(probe, examples))
 
     witness = IntegrityCheck(made.module)
     seen = train(recipe, made)
-    assert [n for n, g in seen.gradients.items() if g == 0 and excuse(n) is None] == []
-    proof = witness.verify(seen.masters, 0, SimpleNamespace(global_step=5))
+    assert [n for n, g in seen.gradients.items() if g == 0 and reason_unchanged(n) is None] == []
+    proof = witness.verify(seen.master_weights, 0, SimpleNamespace(global_step=5))
     assert (proof.status, proof.unmoved, proof.changed) == ("proven", [], [])
 
     recipe.strategy.save(made.module, tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
-    again = assembled(recipe, artifact=tmp_path)
+    again = load_toy(recipe, artifact=tmp_path)
     assert torch.equal(logits(again, examples), logits(made, examples))
     assert not torch.equal(logits(again, examples), started)
     assert meta_model(recipe, find_model(model).location, NAMES)[1] == made.parameters
@@ -130,7 +130,7 @@ def test_where_every_part_folds_the_result_is_an_ordinary_checkpoint(
     from transformers import AutoModelForSequenceClassification
 
     recipe = a_recipe(model, strategy, "none", "training.packing=off")
-    made = assembled(recipe)
+    made = load_toy(recipe)
     train(recipe, made)
     expected = logits(made, rows(model)["test"])
     recipe.strategy.merge(made.module).save_pretrained(tmp_path)
@@ -145,9 +145,9 @@ def test_where_every_part_folds_the_result_is_an_ordinary_checkpoint(
 @pytest.mark.parametrize("quantize", ["none", "4bit"])
 def test_gradient_checkpointing_changes_nothing(strategy: str, quantize: str) -> None:
     recipe = a_recipe("tiny-bert", strategy, quantize)
-    losses = train(recipe, assembled(recipe), steps=3).losses
+    losses = train(recipe, load_toy(recipe), steps=3).losses
     checked = recipe.but(training__gradient_checkpointing=True)
-    seen = train(checked, assembled(checked), steps=3)
+    seen = train(checked, load_toy(checked), steps=3)
     assert seen.losses == pytest.approx(losses, abs=1e-6)
     assert min(seen.gradients.values()) >= 0 and len(seen.gradients) > 2
 
@@ -156,7 +156,7 @@ def test_gradient_checkpointing_changes_nothing(strategy: str, quantize: str) ->
 
 
 def test_the_rate_falls_from_the_head_to_the_embeddings() -> None:
-    made = assembled(a_recipe("tiny-bert", "{kind: full, layer_decay: 0.5}")).module
+    made = load_toy(a_recipe("tiny-bert", "{kind: full, layer_decay: 0.5}")).module
     lr_multipliers = a_recipe(
         "tiny-bert", "{kind: full, layer_decay: 0.5}"
     ).strategy.lr_multipliers(made)
@@ -173,7 +173,7 @@ def test_the_rate_falls_from_the_head_to_the_embeddings() -> None:
 
 def test_an_encoder_is_further_from_the_head_than_its_decoder() -> None:
     strategy = a_recipe("tiny-bart", "{kind: full, layer_decay: 0.5}").strategy
-    lr_multipliers = strategy.lr_multipliers(assembled(a_recipe("tiny-bart", "full")).module)
+    lr_multipliers = strategy.lr_multipliers(load_toy(a_recipe("tiny-bart", "full")).module)
     factors = [lr_multipliers[f"model.{part}.fc1.weight"].factor for part in (
         "decoder.layers.1", "decoder.layers.0", "encoder.layers.1", "encoder.layers.0"
     )]  # fmt: skip
@@ -184,25 +184,25 @@ def test_an_encoder_is_further_from_the_head_than_its_decoder() -> None:
 def test_frozen_slows_only_what_it_trains_itself() -> None:
     slow = "{kind: frozen, last: 1, layer_decay: 0.5}"
     alone = a_recipe("tiny-bert", slow)
-    lr_multipliers = alone.strategy.lr_multipliers(assembled(alone).module)
+    lr_multipliers = alone.strategy.lr_multipliers(load_toy(alone).module)
     assert lr_multipliers and set(lr_multipliers.values()) == {LRMultiplier(0.5)}
     assert all(name.startswith(f"{LAYER}.1.") for name in lr_multipliers)
     both = a_recipe("tiny-bert", f"[lora, {slow}]")
-    beside = both.strategy.lr_multipliers(assembled(both).module)
+    beside = both.strategy.lr_multipliers(load_toy(both).module)
     assert len(beside) == len(lr_multipliers) and not [name for name in beside if "lora_" in name]
 
 
 def moving(recipe: Recipe, steps: int) -> dict[str, int]:
     """At which step each tensor first moves, with the optimizer and schedule of a real run."""
-    made = assembled(recipe)
-    optimizer = MasterAdamW(
+    made = load_toy(recipe)
+    optimizer = MasterWeightAdamW(
         trainable(made.module).items(),
         1e-3,
         0.01,
         1.0,
         recipe.strategy.lr_multipliers(made.module),
     )
-    schedule = LambdaLR(optimizer, rate_factors(optimizer, "linear", 0, steps))
+    schedule = LambdaLR(optimizer, lr_lambdas(optimizer, "linear", 0, steps))
     examples = rows(recipe.model)["train"]
     batch = made.batcher([examples[i] for i in range(8)])
     labels = batch.pop("labels")
@@ -225,8 +225,8 @@ def test_gradual_unfreezing_moves_a_block_more_at_a_time() -> None:
     assert moved[f"{LAYER}.1.output.dense.weight"] == 2
     assert moved[f"{LAYER}.0.output.dense.weight"] == 4
     assert moved["bert.embeddings.word_embeddings.weight"] == 6
-    still = set(trainable(assembled(recipe).module)) - set(moved)
-    assert all(excuse(name) for name in still)
+    still = set(trainable(load_toy(recipe).module)) - set(moved)
+    assert all(reason_unchanged(name) for name in still)
 
 
 @pytest.mark.parametrize("until", [0.5, 0.9])
@@ -257,7 +257,7 @@ def test_frozen_counts_blocks_from_either_end() -> None:
 
 
 def test_bitfit_trains_every_bias_and_the_head() -> None:
-    module = assembled(a_recipe("tiny-bert", "full")).module
+    module = load_toy(a_recipe("tiny-bert", "full")).module
     biases = {n for n, _ in module.named_parameters() if n.endswith(".bias")}
     assert names_of("tiny-bert", "bitfit") == biases | {"classifier.weight"}
     few = names_of("tiny-bert", "{kind: bitfit, targets: [query, intermediate.dense]}")
@@ -282,7 +282,7 @@ def test_layernorm_leaves_biases_alone_where_it_is_told_to() -> None:
 def test_a_bias_beside_quantized_weights_gets_its_exact_gradient(
     quantize: str, into_inputs: bool
 ) -> None:
-    made = assembled(a_recipe("tiny-bert", "bitfit", quantize)).module
+    made = load_toy(a_recipe("tiny-bert", "bitfit", quantize)).module
     layer: Any = made.get_submodule(f"{LAYER}.0.intermediate.dense")
     torch.manual_seed(0)
     states, upstream = torch.randn(3, 5, 64, requires_grad=into_inputs), torch.randn(3, 5, 128)
@@ -294,7 +294,7 @@ def test_a_bias_beside_quantized_weights_gets_its_exact_gradient(
 
 
 def test_dropped_blocks_have_no_adapter_and_no_backward_pass() -> None:
-    module = assembled(a_recipe("tiny-bert", "{kind: adapter, drop: 1}")).module
+    module = load_toy(a_recipe("tiny-bert", "{kind: adapter, drop: 1}")).module
     assert not [n for n in trainable(module) if n.startswith(f"{LAYER}.0.")]
     assert len([n for n in trainable(module) if n.startswith(f"{LAYER}.1.adapter")]) == 4
     assert blocks_with_gradient(module) == 1
@@ -303,7 +303,7 @@ def test_dropped_blocks_have_no_adapter_and_no_backward_pass() -> None:
 
 @pytest.mark.parametrize("strategy", ["{kind: adapter, variant: houlsby}", "compacter"])
 def test_a_shared_block_has_one_adapter_that_every_pass_uses(strategy: str) -> None:
-    made = assembled(a_recipe("tiny-albert", strategy))
+    made = load_toy(a_recipe("tiny-albert", strategy))
     bottlenecks = [m for n, m in made.module.named_modules() if n.endswith("adapter_feed_forward")]
     assert len(bottlenecks) == 1
     calls: list[int] = []
@@ -313,9 +313,9 @@ def test_a_shared_block_has_one_adapter_that_every_pass_uses(strategy: str) -> N
 
 
 def test_an_adapter_knows_a_decoders_blocks_from_an_encoders() -> None:
-    module = assembled(a_recipe("tiny-t5", "{kind: adapter, variant: houlsby}")).module
+    module = load_toy(a_recipe("tiny-t5", "{kind: adapter, variant: houlsby}")).module
     assert len([n for n, _ in module.named_modules() if n.endswith("adapter_feed_forward")]) == 4
-    dropped = trainable(assembled(a_recipe("tiny-t5", "{kind: adapter, drop: 2}")).module)
+    dropped = trainable(load_toy(a_recipe("tiny-t5", "{kind: adapter, drop: 2}")).module)
     assert not [n for n in dropped if ".encoder." in n]
     assert len([n for n in dropped if ".decoder." in n]) == 2 * 4
 
@@ -346,19 +346,19 @@ def test_fresh_kronecker_matrices_spread_like_a_plain_adapters() -> None:
 
 
 def test_all_of_a_compacters_layers_share_one_rule_that_counts_once() -> None:
-    made = assembled(a_recipe("tiny-bert", "compacter"))
+    made = load_toy(a_recipe("tiny-bert", "compacter"))
     layers = [m for m in made.module.modules() if isinstance(m, KroneckerLinear)]
     assert len(layers) == 2 * 2 * 2 and len({id(layer.rule[0]) for layer in layers}) == 1
     down, up = 4 * 16 + 4 * 1 + 4, 4 * 1 + 4 * 16 + 64  # n=4, rank 1, 64 features to 4
     assert made.parameters.adapter == 4**3 + 4 * (down + up)
     assert [n for n in trainable(made.module) if "rule" in n] == ["bert.compacter_rule.matrices"]
-    thin = assembled(a_recipe("tiny-bert", "{kind: compacter, variant: pfeiffer}"))
+    thin = load_toy(a_recipe("tiny-bert", "{kind: compacter, variant: pfeiffer}"))
     assert thin.parameters.adapter == 4**3 + 2 * (down + up)
 
 
 def test_a_trained_compacter_is_a_bottleneck_with_its_matrices() -> None:
     recipe = a_recipe("tiny-bert", PLUS_PLUS)
-    made = assembled(recipe)
+    made = load_toy(recipe)
     train(recipe, made)
     down, activation, up = made.module.get_submodule(f"{LAYER}.1.adapter_feed_forward")  # type: ignore[misc]
     states = torch.randn(3, 64)
@@ -387,8 +387,8 @@ def test_a_combination_trains_what_its_parts_train(model: str, parts: list[str])
 
 @pytest.mark.parametrize("part", ["bitfit", EMBEDDINGS_NAMED])
 def test_beside_lora_a_part_trains_what_it_trains_alone(part: str) -> None:
-    both = assembled(a_recipe("tiny-bert", f"[lora, {part}]")).module
-    lora = assembled(a_recipe("tiny-bert", "lora")).module
+    both = load_toy(a_recipe("tiny-bert", f"[lora, {part}]")).module
+    lora = load_toy(a_recipe("tiny-bert", "lora")).module
     beside = set(trainable(both)) - set(trainable(lora))
     plain = {n.removeprefix("base_model.model.").replace(".base_layer", "") for n in beside}
     head = {"classifier.weight", "classifier.bias"}
@@ -397,8 +397,8 @@ def test_beside_lora_a_part_trains_what_it_trains_alone(part: str) -> None:
 
 
 def test_a_pattern_does_not_reach_what_peft_has_put_beside() -> None:
-    module = assembled(a_recipe("tiny-bert", "lora")).module
-    plain = assembled(a_recipe("tiny-bert", "full")).module
+    module = load_toy(a_recipe("tiny-bert", "lora")).module
+    plain = load_toy(a_recipe("tiny-bert", "full")).module
     own = own_parameters(module.get_base_model())
     assert list(own) == [name for name, _ in plain.named_parameters()]
     assert not [p for p in own.values() if p.requires_grad]
@@ -488,7 +488,7 @@ def test_what_misfits_is_refused_before_data_and_weights_are_loaded(tmp_path: Pa
 
 
 def test_depths_and_blocks_are_found_in_what_peft_wraps() -> None:
-    made: LoadedModel = assembled(a_recipe("tiny-bert", "[lora, bitfit]"))
+    made: LoadedModel = load_toy(a_recipe("tiny-bert", "[lora, bitfit]"))
     depths = depths_of(made.module)
     assert depths["base_model.model.bert.embeddings.LayerNorm.bias"] == 3
     assert len(blocks_of(made.module)) == 2

@@ -26,9 +26,9 @@ from peftkit.strategies.any_peft import all_settings_of, methods
 from peftkit.strategies.base import trainable
 from peftkit.strategies.ia3 import papers_layers
 from peftkit.training.integrity import IntegrityCheck, frozen
-from peftkit.training.optimizer import MasterAdamW, is_undecayed
+from peftkit.training.optimizer import MasterWeightAdamW, is_excluded_from_decay
 from support.run_processes import Zygote, killed_at, only_run, result
-from support.toy_models import NAMES, assembled, batches, logits, rows, toy, train
+from support.toy_models import NAMES, batches, load_toy, logits, rows, toy, train
 
 ADALORA = "{kind: adalora, target_r: 2, init_r: 4, interval: 2}"
 STEPS = 12
@@ -36,7 +36,7 @@ STEPS = 12
 
 def made(model: str, strategy: str, *more: str) -> tuple[Recipe, LoadedModel]:
     recipe = toy(model, f"strategy={strategy}", *more)
-    return recipe, assembled(recipe)
+    return recipe, load_toy(recipe)
 
 
 class Training:
@@ -44,7 +44,7 @@ class Training:
 
     def __init__(self, *more: str) -> None:
         self.recipe, self.made = made("tiny-bert", ADALORA, *more)
-        self.optimizer = MasterAdamW(trainable(self.made.module).items(), 1e-2, 0.0, 1.0)
+        self.optimizer = MasterWeightAdamW(trainable(self.made.module).items(), 1e-2, 0.0, 1.0)
         self.budget: Any = self.recipe.strategy.training_hook(self.made.module, STEPS)
         self.optimizer.training_hook = self.budget
         self.given = list(batches(self.made, rows("tiny-bert")["train"], STEPS))
@@ -77,7 +77,7 @@ def test_adalora_prunes_to_its_budget_and_saves_at_the_initial_rank(tmp_path: Pa
     assert {len(t) for n, t in saved.items() if "lora_E" in n or "lora_A" in n} == {4}
     assert json.loads((tmp_path / "adapter_config.json").read_text())["rank_pattern"] is None
     training.made.module.eval()
-    again = assembled(training.recipe, "fp32", tmp_path)
+    again = load_toy(training.recipe, "fp32", tmp_path)
     examples = rows("tiny-bert")["test"]
     assert torch.equal(logits(again, examples), logits(training.made, examples))
 
@@ -134,7 +134,7 @@ def test_a_layer_that_is_pruned_away_is_no_failed_proof() -> None:
     value = next(iter(training.values().values()))
     value.zero_()
     state = type("State", (), {"global_step": STEPS})
-    proof = witness.verify(training.optimizer.masters, 0, state)
+    proof = witness.verify(training.optimizer.master_weights, 0, state)
     assert (proof.status, proof.unmoved) == ("proven", [])
     assert "prune all directions" in next(iter(proof.excused.values()))
 
@@ -142,7 +142,7 @@ def test_a_layer_that_is_pruned_away_is_no_failed_proof() -> None:
 @pytest.mark.parametrize("held", ["none", "8bit", "4bit"])
 def test_adalora_rests_in_fp32_on_a_base_in_bf16(held: str) -> None:
     recipe = toy("tiny-bert", f"strategy={ADALORA}", f"quantize={held}")
-    this = assembled(recipe, "bf16")
+    this = load_toy(recipe, "bf16")
     assert {p.dtype for p in trainable(this.module).values()} == {torch.float32}
     assert not [name for name in trainable(this.module) if "ranknum" in name]
     assert logits(this, rows("tiny-bert")["test"]).isfinite().all()
@@ -183,7 +183,7 @@ def test_vera_makes_its_projections_again_from_the_key(tmp_path: Path) -> None:
     saved = load_file(tmp_path / "adapter_model.safetensors")
     assert not [name for name in saved if "vera_A" in name or "vera_B" in name]
     held = {n: t for n, t in frozen(this.module).items() if "vera_A" in n}
-    again = assembled(recipe, "fp32", tmp_path)
+    again = load_toy(recipe, "fp32", tmp_path)
     now = frozen(again.module)
     assert held and all(torch.equal(t, now[n]) for n, t in held.items())
     _, other = made("tiny-bert", "{kind: vera, r: 16, key: 4}")
@@ -212,7 +212,7 @@ def test_what_peft_does_not_know_of_conv1d_is_refused(kind: str, held: str) -> N
     with pytest.raises(RecipeError, match="knows no Conv1D layers"):
         meta_model(recipe, find_model("tiny-gpt2").location, NAMES)
     with pytest.raises(RecipeError, match="knows no Conv1D layers"):
-        assembled(recipe)
+        load_toy(recipe)
 
 
 @pytest.mark.parametrize("kind", ["loha", "lokr"])
@@ -258,8 +258,8 @@ def test_no_decay_pulls_scales_to_zero(kind: str) -> None:
         for name, p in trainable(this.module).items()
         if any(part in name for part in ("ia3_l", "boft_s", "vera_lambda"))
     }
-    assert scales and all(is_undecayed(name, p) for name, p in scales.items())
-    assert not is_undecayed("lora_A.weight", torch.nn.Parameter(torch.ones(2, 8)))
+    assert scales and all(is_excluded_from_decay(name, p) for name, p in scales.items())
+    assert not is_excluded_from_decay("lora_A.weight", torch.nn.Parameter(torch.ones(2, 8)))
 
 
 @pytest.mark.parametrize("kind", ["loha", "lokr", "oft", "boft", "vera", "ia3"])
@@ -355,7 +355,7 @@ def test_any_method_is_planned_trained_saved_and_loaded(settings: str, tmp_path:
     assert all(torch.equal(t, held[n]) for n, t in frozen(this.module).items())
     recipe.strategy.save(this.module, tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
-    again = assembled(recipe, "fp32", tmp_path)
+    again = load_toy(recipe, "fp32", tmp_path)
     examples = rows("tiny-bert")["test"]
     assert torch.equal(logits(again, examples), logits(this, examples))
 

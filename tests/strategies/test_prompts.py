@@ -17,7 +17,7 @@ from peftkit.errors import RecipeError, RunError
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import (
     LoadedModel,
-    configure,
+    load_config,
     load_tokenizer,
     meta_model,
     quiet_transformers,
@@ -27,8 +27,8 @@ from peftkit.planning.plan import blocks_with_gradient
 from peftkit.strategies.base import Strategy, quiet_peft, trainable
 from peftkit.tasks.base import Task
 from peftkit.training.checkpoints import load_trained, save_trained
-from peftkit.training.optimizer import MasterAdamW
-from support.toy_models import NAMES, assembled, batches, call, logits, rows, toy, train
+from peftkit.training.optimizer import MasterWeightAdamW
+from support.toy_models import NAMES, batches, call, load_toy, logits, rows, toy, train
 
 PROMPT = "{kind: prompt, num_virtual_tokens: 5}"
 P_TUNING = "{kind: p_tuning, num_virtual_tokens: 5}"
@@ -48,7 +48,7 @@ SOME = ["tiny-bert", "tiny-roberta", "tiny-distilbert", "tiny-llama", "tiny-gpt2
 
 
 def made(model: str, strategy: str, *more: str) -> LoadedModel:
-    return assembled(toy(model, f"strategy={strategy}", *more))
+    return load_toy(toy(model, f"strategy={strategy}", *more))
 
 
 def examples(model: str, count: int = 6) -> Any:
@@ -143,13 +143,13 @@ def test_plain_peft_loads_the_artifact_and_says_the_same_of_a_single_text(
     model: str, strategy: str, tmp_path: Path
 ) -> None:
     recipe = toy(model, f"strategy={strategy}")
-    this, some = assembled(recipe), examples(model)
+    this, some = load_toy(recipe), examples(model)
     train(recipe, this, steps=2)
     recipe.strategy.save(this.module, tmp_path)
     assert {p.suffix for p in tmp_path.iterdir()} == {".safetensors", ".json"}
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     assert set(tensors) == {"prompt_embeddings", "base_model.score.weight"}
-    config = configure(recipe, find_model(model).location, NAMES)
+    config = load_config(recipe, find_model(model).location, NAMES)
     config.pad_token_id = this.batcher.pad_id
     plain = plain_peft(model, tmp_path, config)
     with torch.no_grad():
@@ -164,7 +164,7 @@ def test_plain_peft_loads_the_artifact_and_says_the_same_of_a_single_text(
 
 def test_plain_peft_loads_an_encoders_prompt_and_head(tmp_path: Path) -> None:
     recipe = toy("tiny-bert", f"strategy={P_TUNING}")
-    this = assembled(recipe)
+    this = load_toy(recipe)
     train(recipe, this, steps=2)
     recipe.strategy.save(this.module, tmp_path)
     plain: Any = plain_peft("tiny-bert", tmp_path, None)
@@ -205,7 +205,7 @@ def test_a_prefix_is_pefts_at_the_positions_of_the_base(model: str) -> None:
 def plain_base(model: str, like: LoadedModel) -> Any:
     """A fresh base by transformers alone, with the head of `like`."""
     recipe, location = toy(model), find_model(model).location
-    config = configure(recipe, location, NAMES)
+    config = load_config(recipe, location, NAMES)
     config.pad_token_id = like.batcher.pad_id
     with quiet_transformers():
         base = AutoModelForSequenceClassification.from_pretrained(location, config=config)
@@ -221,15 +221,15 @@ def test_only_what_is_new_trains_and_the_artifact_holds_it(
     model: str, strategy: str, tmp_path: Path
 ) -> None:
     recipe = toy(model, f"strategy={strategy}")
-    this = assembled(recipe)
+    this = load_toy(recipe)
     was = {n: p.clone() for n, p in this.module.named_parameters() if not p.requires_grad}
     started, seen = logits(this, examples(model)), train(recipe, this)
     assert [n for n, largest in seen.gradients.items() if largest == 0] == []
     now = dict(this.module.named_parameters())
     assert [n for n, tensor in was.items() if not torch.equal(tensor, now[n])] == []
-    assert [n for n, old in seen.before.items() if torch.equal(old, seen.masters[n])] == []
+    assert [n for n, old in seen.before.items() if torch.equal(old, seen.master_weights[n])] == []
     recipe.strategy.save(this.module, tmp_path)
-    again = assembled(recipe, artifact=tmp_path)
+    again = load_toy(recipe, artifact=tmp_path)
     said = logits(again, examples(model))
     assert torch.equal(said, logits(this, examples(model))) and not torch.equal(said, started)
     bytes_on_disk = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
@@ -244,7 +244,7 @@ def test_only_what_is_new_trains_and_the_artifact_holds_it(
 
 def test_a_reparametrized_prefix_leaves_its_network_behind(tmp_path: Path) -> None:
     recipe = toy("tiny-llama", f"strategy={THROUGH_A_NETWORK}")
-    this = assembled(recipe)
+    this = load_toy(recipe)
     assert any(name.endswith("prefix.wide.weight") for name in trainable(this.module))
     recipe.strategy.save(this.module, tmp_path)
     shapes = {name: tuple(t.shape) for name, t in load_file(next(tmp_path.iterdir())).items()}
@@ -256,22 +256,22 @@ def test_a_reparametrized_prefix_leaves_its_network_behind(tmp_path: Path) -> No
 def test_a_resumed_training_goes_on_exactly(strategy: str, tmp_path: Path) -> None:
     recipe = toy("tiny-bert", f"strategy={strategy}")
 
-    def optimizer(this: LoadedModel) -> MasterAdamW:
-        return MasterAdamW(trainable(this.module).items(), 1e-2, 0.0, 1.0)
+    def optimizer(this: LoadedModel) -> MasterWeightAdamW:
+        return MasterWeightAdamW(trainable(this.module).items(), 1e-2, 0.0, 1.0)
 
-    def steps(this: LoadedModel, by: MasterAdamW, first: int, last: int) -> None:
+    def steps(this: LoadedModel, by: MasterWeightAdamW, first: int, last: int) -> None:
         for batch in list(batches(this, rows("tiny-bert")["train"], last))[first:]:
             labels = batch.pop("labels")
             recipe.task.loss(this.module(**batch).logits, labels, 0.0).backward()
             by.step()
 
-    through = assembled(recipe)
+    through = load_toy(recipe)
     by = optimizer(through)
     steps(through, by, 0, 2)
     save_trained(through.module, tmp_path / "trained.safetensors")
     torch.save(by.state_dict(), tmp_path / "optimizer.pt")
     steps(through, by, 2, 4)
-    resumed = assembled(recipe)
+    resumed = load_toy(recipe)
     load_trained(resumed.module, tmp_path / "trained.safetensors")
     by = optimizer(resumed)
     by.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
@@ -291,7 +291,7 @@ def test_gradient_checkpointing_drops_nothing(model: str, strategy: str) -> None
         toy(model, f"strategy={strategy}", f"training.gradient_checkpointing={on}")
         for on in ("false", "true")
     )
-    seen, again = (train(r, assembled(r), steps=3) for r in (kept, recomputed))
+    seen, again = (train(r, load_toy(r), steps=3) for r in (kept, recomputed))
     assert again.losses == pytest.approx(seen.losses, abs=1e-6)
     assert again.gradients == pytest.approx(seen.gradients, rel=1e-3, abs=1e-6)
     assert min(again.gradients.values()) > 0
@@ -306,11 +306,11 @@ def test_a_quantized_base_carries_them(
     model: str, strategy: str, quantize: str, tmp_path: Path
 ) -> None:
     recipe = toy(model, f"strategy={strategy}", f"quantize={quantize}")
-    this = assembled(recipe)
+    this = load_toy(recipe)
     seen = train(recipe, this)
     assert min(seen.gradients.values()) > 0
     recipe.strategy.save(this.module, tmp_path)
-    again = assembled(recipe, artifact=tmp_path)
+    again = load_toy(recipe, artifact=tmp_path)
     assert torch.equal(logits(again, examples(model)), logits(this, examples(model)))
     assert meta_model(recipe, find_model(model).location, NAMES)[1] == this.parameters
 
@@ -356,7 +356,7 @@ def refusal(model: str, strategy: str, *more: str) -> str:
     """What is said before anything is loaded: the model's folder has no weights."""
     recipe = toy(model, f"strategy={strategy}", *more)
     with pytest.raises(RecipeError) as caught:
-        configure(recipe, find_model(model).location, NAMES)
+        load_config(recipe, find_model(model).location, NAMES)
     return str(caught.value)
 
 
@@ -391,7 +391,7 @@ def test_virtual_tokens_need_positions(model: str, strategy: str) -> None:
     assert f"data.max_length: the model reads at most {most} tokens, of which the strategy takes 5 "
     assert f"(got {most - 4}) - use data.max_length={most - 5} or fewer virtual tokens" in said
     recipe = toy(model, f"strategy={strategy}", f"data.max_length={most - 5}")
-    this = assembled(recipe)
+    this = load_toy(recipe)
     longest = {"input_ids": [7] * (most - 5), "token_type_ids": [0] * (most - 5), "labels": 0}
     batch = this.batcher([{k: v for k, v in longest.items() if k in rows(model)["test"].features}])
     batch.pop("labels")
@@ -408,7 +408,7 @@ def test_a_prompt_longer_than_the_model_reads_is_refused() -> None:
 
 def test_a_prefix_takes_no_position() -> None:
     recipe = toy("tiny-bert", f"strategy={PREFIX}", "data.max_length=130")
-    assert configure(recipe, find_model("tiny-bert").location, NAMES)
+    assert load_config(recipe, find_model("tiny-bert").location, NAMES)
 
 
 @pytest.mark.parametrize(
@@ -451,7 +451,7 @@ def test_mam_is_a_prefix_and_a_parallel_adapter() -> None:
     recipe = toy("tiny-bert", "strategy=mam")
     kinds = [part["kind"] for part in recipe.settings()["strategy"]["parts"]]
     assert kinds == ["prefix", "adapter"]
-    names = trainable(assembled(recipe).module)
+    names = trainable(load_toy(recipe).module)
     for part in (".prefix.", ".adapter_parallel.", "classifier."):
         assert any(part in f".{name}" for name in names), part
     written = recipe.settings()
@@ -460,7 +460,7 @@ def test_mam_is_a_prefix_and_a_parallel_adapter() -> None:
 
 def test_causal_attention_never_goes_without_its_mask() -> None:
     recipe = toy("tiny-llama", f"strategy={PREFIX}")
-    attention = assembled(recipe).module.model.layers[0].self_attn  # type: ignore[union-attr]
+    attention = load_toy(recipe).module.model.layers[0].self_attn  # type: ignore[union-attr]
     states = torch.randn(1, 2, 3, 16)
     with pytest.raises(ValueError, match="needs a mask"):
         prefixed_attention(attention, states, states, states, None)  # type: ignore[arg-type]

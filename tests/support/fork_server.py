@@ -20,7 +20,7 @@ import torch
 import peftkit.cli.main
 import peftkit.runs.pipeline
 import peftkit.runs.runner
-from peftkit.training.callbacks import Recorder
+from peftkit.training.callbacks import RecordingCallback
 
 
 def main() -> None:
@@ -66,21 +66,24 @@ def work(job: dict[str, Any], rank: int) -> int:
         os.environ.update(WORLD_SIZE=str(job["ranks"]), LOCAL_WORLD_SIZE=str(job["ranks"]))
         os.environ.update(MASTER_PORT=str(job["port"]))
     # a third of such a run's time; real processes draw them in test_world
-    peftkit.runs.pipeline.draw_curves = lambda *_, **__: []
-    exec(job["before"], {"at_step": at_step, "Recorder": Recorder, "signal": signal})
+    peftkit.runs.pipeline.draw_learning_curves = lambda *_, **__: []
+    exec(
+        job["before"],
+        {"at_step": at_step, "RecordingCallback": RecordingCallback, "signal": signal},
+    )
     return peftkit.cli.main.launched(job["arguments"])
 
 
 def at_step(step: int, number: int) -> None:
     """Send this process a signal when the step is done and before it is logged or saved."""
-    after_step = Recorder.on_step_end
+    after_step = RecordingCallback.on_step_end
 
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **rest: Any) -> None:
         if state.global_step == step:
             os.kill(os.getpid(), number)
         after_step(self, args, state, control, **rest)
 
-    Recorder.on_step_end = on_step_end  # type: ignore[method-assign]
+    RecordingCallback.on_step_end = on_step_end  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from peftkit.loading.model import LoadedModel, load_model, load_tokenizer
 from peftkit.preprocessing.tokenization import encode
 from peftkit.runtime.distributed import World
 from peftkit.strategies.base import trainable
-from peftkit.training.optimizer import MasterAdamW, rate_factors
+from peftkit.training.optimizer import MasterWeightAdamW, lr_lambdas
 
 torch.set_num_threads(1)  # toys are too small to share
 ALONE = World(0, 1, 1, "fp32", "cpu", "none")
@@ -41,7 +41,7 @@ def rows(model: str, max_length: int = 32) -> dict[str, Any]:
     return encode(recipe, splits, load_tokenizer(source.location), source, NAMES)
 
 
-def assembled(recipe: Recipe, precision: str = "fp32", artifact: Path | None = None) -> LoadedModel:
+def load_toy(recipe: Recipe, precision: str = "fp32", artifact: Path | None = None) -> LoadedModel:
     """The recipe's model, freshly adapted or with `artifact` in place."""
     source: Source = find_model(recipe.model)
     tokenizer = load_tokenizer(source.location)
@@ -67,7 +67,7 @@ class Trained:
 
     gradients: dict[str, float]
     before: dict[str, Tensor]
-    masters: Mapping[str, Tensor]
+    master_weights: Mapping[str, Tensor]
     losses: list[float]
 
 
@@ -75,13 +75,13 @@ def train(recipe: Recipe, made: LoadedModel, steps: int = 5, lr: float = 1e-2) -
     """Plain training with one evaluation after the second step."""
     examples, module, strategy = rows(recipe.model), made.module, recipe.strategy
     strategy.prepare(module, lambda: first_batches(recipe, made, examples))
-    optimizer = MasterAdamW(
+    optimizer = MasterWeightAdamW(
         trainable(module).items(), lr, 0.0, 1.0, strategy.lr_multipliers(module)
     )
     optimizer.training_hook = strategy.training_hook(module, steps)
-    rates = LambdaLR(optimizer, rate_factors(optimizer, "constant", 0, steps))
-    before = {name: m.detach().clone() for name, m in optimizer.masters.items()}
-    seen = Trained({name: 0.0 for name in before}, before, optimizer.masters, [])
+    rates = LambdaLR(optimizer, lr_lambdas(optimizer, "constant", 0, steps))
+    before = {name: m.detach().clone() for name, m in optimizer.master_weights.items()}
+    seen = Trained({name: 0.0 for name in before}, before, optimizer.master_weights, [])
     for step, batch in enumerate(batches(made, examples["train"], steps)):
         module.train()
         labels = batch.pop("labels")

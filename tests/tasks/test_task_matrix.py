@@ -22,8 +22,8 @@ from peftkit.loading.model import LoadedModel, load_model, load_tokenizer, meta_
 from peftkit.preprocessing.tokenization import encode
 from peftkit.strategies.base import trainable
 from peftkit.tasks.base import EvalSplit, Predictions, Task
-from peftkit.training.integrity import excuse, frozen
-from peftkit.training.optimizer import MasterAdamW
+from peftkit.training.integrity import frozen, reason_unchanged
+from peftkit.training.optimizer import MasterWeightAdamW
 from support.behavior_matrix import EVERYWHERE, HELD, WAYS
 from support.task_rows import (
     Made,
@@ -144,7 +144,7 @@ def trained(it: Ready, steps: int = 4) -> dict[str, float]:
     """Plain training; each trainable tensor's largest gradient."""
     recipe, module, task = it.recipe, it.assembled.module, it.recipe.task
     recipe.strategy.prepare(module, lambda: first_batches(recipe, it.assembled, it.examples))
-    optimizer = MasterAdamW(
+    optimizer = MasterWeightAdamW(
         trainable(module).items(), 1e-2, 0.0, 1.0, recipe.strategy.lr_multipliers(module)
     )
     optimizer.training_hook = recipe.strategy.training_hook(module, steps)
@@ -198,7 +198,7 @@ def test_every_task_is_trained_saved_and_loaded_again(
         now = frozen(it.assembled.module)
         assert [name for name, tensor in was.items() if not torch.equal(now[name], tensor)] == []
     with subtests.test("everything trainable gets a gradient"):
-        assert [n for n, most in largest.items() if most == 0 and excuse(n) is None] == []
+        assert [n for n, most in largest.items() if most == 0 and reason_unchanged(n) is None] == []
     after = said(it)
     with subtests.test("what it says changes, and is scored"):
         assert different(before, after) > 0

@@ -9,11 +9,11 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import RunError
 from peftkit.runtime.distributed import World
 from peftkit.training.batch_size import (
-    first_try,
+    allocate_optimizer_state,
     is_out_of_memory,
-    kept_random_state,
     largest_divisor,
-    optimizer_state,
+    preserve_random_state,
+    requested_micro_batch_size,
 )
 from support.run_processes import Zygote, killed_at, losses, only_run, record, same
 
@@ -21,21 +21,21 @@ ALONE = World(0, 1, 1, "fp32", "cpu", "none")
 TIGHT = """
 import os, resource
 import peftkit.training.batch_size as probe
-real = probe.fits
+real = probe.fits_in_memory
 
-def fits(recipe, assembled, rows):
+def fits_in_memory(recipe, loaded, rows):
     tried.append(len(rows))
     pages = int(open("/proc/self/statm").read().split()[0])
     limit = pages * resource.getpagesize() + {megabytes} * 2**20
     if os.environ.get("RANK", "{rank}") == "{rank}":
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     try:
-        return real(recipe, assembled, rows)
+        return real(recipe, loaded, rows)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 tried = []
-probe.fits = fits
+probe.fits_in_memory = fits_in_memory
 """
 """Code that lets the probe allocate no more than so much beyond what the process has."""
 
@@ -128,7 +128,7 @@ def test_the_probe_leaves_no_trace_in_the_losses(zygote: Zygote, tmp_path: Path)
     probed.mkdir()
     unprobed.mkdir()
     settings = ("training.dropout=0.2", "strategy.dropout=0.2", "training.steps=8")
-    without = "import peftkit.training.trainer as t\nt.fitting_micro_batch = lambda *_: 8\n"
+    without = "import peftkit.training.trainer as t\nt.find_micro_batch_size = lambda *_: 8\n"
     assert zygote.run(probed, *settings).code == 0
     assert zygote.run(unprobed, *settings, before=without).code == 0
     assert record(probed)["world"]["micro_batch_size"] == 8
@@ -138,7 +138,7 @@ def test_the_probe_leaves_no_trace_in_the_losses(zygote: Zygote, tmp_path: Path)
 
 def test_random_states_are_restored_after_an_error_too() -> None:
     state = torch.random.get_rng_state()
-    with pytest.raises(MemoryError), kept_random_state():
+    with pytest.raises(MemoryError), preserve_random_state():
         torch.rand(10)
         raise MemoryError
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -156,8 +156,8 @@ def test_running_out_of_memory_is_told_from_other_errors() -> None:
 
 def test_the_optimizers_memory_is_counted_in() -> None:
     resting = torch.zeros(3, 5, dtype=torch.bfloat16)
-    assert optimizer_state(resting).shape == (4, 3, 5)
-    assert optimizer_state(resting.float()).shape == (2, 3, 5)
+    assert allocate_optimizer_state(resting).shape == (4, 3, 5)
+    assert allocate_optimizer_state(resting.float()).shape == (2, 3, 5)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,11 @@ def test_the_largest_divisor(whole: int, most: int, found: int) -> None:
 
 def test_the_first_try_aims_at_the_recipes_tokens() -> None:
     recipe = Recipe.load("lora_imdb", "training.max_tokens=1024")
-    assert first_try(recipe, 32, 100, ALONE) == 8  # 10 rows of 100 tokens, and 8 divides 32
-    assert first_try(recipe, 32, 5000, ALONE) == 1
+    assert (
+        requested_micro_batch_size(recipe, 32, 100, ALONE) == 8
+    )  # 10 rows of 100 tokens, and 8 divides 32
+    assert requested_micro_batch_size(recipe, 32, 5000, ALONE) == 1
     fixed = recipe.but(training__micro_batch_size=8)
-    assert first_try(fixed, 16, 100, ALONE) == 8
+    assert requested_micro_batch_size(fixed, 16, 100, ALONE) == 8
     with pytest.raises(RunError, match=r"micro_batch_size=8 does not divide the 4 .* use .*=4"):
-        first_try(fixed, 4, 100, ALONE)
+        requested_micro_batch_size(fixed, 4, 100, ALONE)

@@ -17,22 +17,24 @@ import pytest
 from peftkit.config.recipe import Recipe
 from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World
-from peftkit.training.callbacks import Recorder, due
+from peftkit.training.callbacks import RecordingCallback, due
 from peftkit.training.step_progress import StepProgress
 from support.run_processes import Zygote, logged, losses, only_run
 
 
 @pytest.fixture
-def recorder(tmp_path: Path) -> Recorder:
+def recorder(tmp_path: Path) -> RecordingCallback:
     alone = World(0, 1, 1, "fp32", "cpu", "none")
-    return Recorder(Recipe.load("lora_tiny"), RunDir(tmp_path), alone)
+    return RecordingCallback(Recipe.load("lora_tiny"), RunDir(tmp_path), alone)
 
 
 def evaluation(step: int, score: float | None) -> dict[str, Any]:
     return {"step": step, "eval_score": score, "eval_loss": 0.1 * step}
 
 
-def test_the_best_evaluation_is_the_first_with_the_highest_score(recorder: Recorder) -> None:
+def test_the_best_evaluation_is_the_first_with_the_highest_score(
+    recorder: RecordingCallback,
+) -> None:
     losses = [{"step": step, "loss": 0.5} for step in range(1, 9)]
     assert recorder.best(losses) == {}
     history = [*losses, evaluation(2, 0.5), evaluation(4, 0.7), evaluation(6, 0.7)]
@@ -52,21 +54,21 @@ def test_what_is_due_every_so_many_steps(every: int | str, steps: list[int]) -> 
 
 
 def test_the_echo_of_a_signal_is_no_second_one(
-    recorder: Recorder, capfd: pytest.CaptureFixture[str]
+    recorder: RecordingCallback, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with recorder:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)  # what torchrun adds to a terminal's own
-        assert recorder.stopped_by() == signal.SIGTERM
-        recorder._asked_at -= 3
+        assert recorder.signal_on_any_rank() == signal.SIGTERM
+        recorder._received_at -= 3
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before
     assert capfd.readouterr().err.count("stopping after this step") == 1
 
 
-def test_outside_the_main_thread_signals_are_left_alone(recorder: Recorder) -> None:
+def test_outside_the_main_thread_signals_are_left_alone(recorder: RecordingCallback) -> None:
     failed: list[BaseException] = []
 
     def work() -> None:

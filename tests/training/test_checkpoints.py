@@ -10,15 +10,15 @@ from torch import nn
 
 from peftkit.errors import RunError
 from peftkit.training.checkpoints import (
-    best_weights,
-    facts_of,
-    forget_best_but,
-    forget_checkpoints_after,
-    is_whole,
-    latest,
-    load_state,
+    best_weights_path,
+    is_complete,
+    latest_checkpoint,
+    load_optimizer_state,
     load_trained,
     mark_complete,
+    read_manifest,
+    remove_checkpoints_after,
+    remove_other_best_weights,
     save_trained,
     step_of,
 )
@@ -59,11 +59,11 @@ def test_the_newest_whole_checkpoint_is_found_by_its_number(tmp_path: Path) -> N
         checkpoint(tmp_path, step)
     (tmp_path / "checkpoint-last").mkdir()
     said: list[str] = []
-    found = latest(tmp_path, said.append)
+    found = latest_checkpoint(tmp_path, said.append)
     assert found is not None and step_of(found) == 100
-    assert facts_of(found)["seconds"] == 1.5
+    assert read_manifest(found)["seconds"] == 1.5
     assert said == []
-    assert latest(tmp_path / "none", said.append) is None
+    assert latest_checkpoint(tmp_path / "none", said.append) is None
 
 
 @pytest.mark.parametrize("harm", ["shorter", "longer", "missing", "unmarked", "half a mark"])
@@ -81,31 +81,31 @@ def test_a_checkpoint_that_lost_anything_is_passed_over_and_said(tmp_path: Path,
         mark.unlink()
     else:
         os.truncate(mark, 20)
-    assert not is_whole(path)
+    assert not is_complete(path)
     said: list[str] = []
-    found = latest(tmp_path, said.append)
+    found = latest_checkpoint(tmp_path, said.append)
     assert found is not None and step_of(found) == 4
-    assert said == [f"{path} was cut short: checkpoint-4 is used"]
+    assert said == [f"{path} is incomplete: checkpoint-4 is used"]
 
 
 def test_without_a_whole_one_that_is_said_too(tmp_path: Path) -> None:
     (checkpoint(tmp_path, 8) / "whole.json").unlink()
     said: list[str] = []
-    assert latest(tmp_path, said.append) is None
+    assert latest_checkpoint(tmp_path, said.append) is None
     assert "training starts from the beginning" in said[0]
 
 
 def test_what_is_later_than_the_resumed_step_is_forgotten(tmp_path: Path) -> None:
     for step in (4, 8, 12):
         checkpoint(tmp_path, step)
-    forget_checkpoints_after(tmp_path, 8)
+    remove_checkpoints_after(tmp_path, 8)
     assert sorted(step_of(p) for p in tmp_path.glob("checkpoint-*")) == [4, 8]
 
 
 def test_the_best_weights_of_one_step_are_kept(tmp_path: Path) -> None:
     for step in (2, 4):
-        save_trained(nn.Linear(2, 2), best_weights(tmp_path, step))
-    forget_best_but(tmp_path, 4)
+        save_trained(nn.Linear(2, 2), best_weights_path(tmp_path, step))
+    remove_other_best_weights(tmp_path, 4)
     assert [p.name for p in tmp_path.iterdir()] == ["best-4.safetensors"]
 
 
@@ -120,9 +120,9 @@ class Evil:
 def test_a_pickle_is_never_run(tmp_path: Path) -> None:
     torch.save({"state": Evil(tmp_path / "evil")}, tmp_path / "optimizer.pt")
     with pytest.raises(pickle.UnpicklingError):
-        load_state(tmp_path / "optimizer.pt")
+        load_optimizer_state(tmp_path / "optimizer.pt")
     assert not (tmp_path / "evil").exists()
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil(tmp_path / "evil")))
     with pytest.raises(pickle.UnpicklingError):
-        load_state(tmp_path / "plain.pt")
+        load_optimizer_state(tmp_path / "plain.pt")
     assert not (tmp_path / "evil").exists()

@@ -9,8 +9,13 @@ import torch
 from peftkit.config.recipe import Recipe
 from peftkit.records.record import Proof
 from peftkit.strategies.base import Strategy
-from peftkit.training.integrity import ZERO_GRADIENT, IntegrityCheck, excuse, fingerprint
-from support.toy_models import assembled, toy, train
+from peftkit.training.integrity import (
+    MAY_STAY_UNCHANGED,
+    IntegrityCheck,
+    fingerprint,
+    reason_unchanged,
+)
+from support.toy_models import load_toy, toy, train
 
 
 class Broken(Strategy):
@@ -53,10 +58,10 @@ class Changes(Broken):
 
 def proof_of(strategy: Strategy, warmup: int = 0, steps: int = 5) -> Proof:
     recipe = Recipe.model_validate({**dict(toy("tiny-bert")), "strategy": strategy})
-    made = assembled(recipe)
-    witness = IntegrityCheck(made.module)
+    made = load_toy(recipe)
+    check = IntegrityCheck(made.module)
     seen = train(recipe, made, steps=steps)
-    return witness.verify(seen.masters, warmup, SimpleNamespace(global_step=steps))
+    return check.verify(seen.master_weights, warmup, SimpleNamespace(global_step=steps))
 
 
 def test_a_trained_tensor_that_never_moves_is_named() -> None:
@@ -93,8 +98,8 @@ def test_a_head_that_trains_is_proven() -> None:
     ],
 )
 def test_only_key_biases_are_excused(name: str, excused: bool) -> None:
-    assert (excuse(name) is not None) == excused
-    assert all(reason for reason in ZERO_GRADIENT.values())
+    assert (reason_unchanged(name) is not None) == excused
+    assert all(reason for reason in MAY_STAY_UNCHANGED.values())
 
 
 def test_a_fingerprint_sees_one_bit_and_the_sign_of_zero() -> None:

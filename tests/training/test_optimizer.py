@@ -1,4 +1,4 @@
-"""MasterAdamW is AdamW in fp32, whatever type the weights rest in; its rate has a schedule."""
+"""AdamW with master weights: fp32 updates of bf16 parameters, and exact resume."""
 
 import copy
 import io
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from peftkit.training.optimizer import MasterAdamW, rate_factor, warmup_steps
+from peftkit.training.optimizer import MasterWeightAdamW, lr_lambda, warmup_steps
 
 
 def model(dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -25,7 +25,7 @@ def gradients_of(module: nn.Module, seed: int, scale: float = 1.0) -> None:
 
 def test_in_fp32_it_is_torchs_adamw_bit_for_bit() -> None:
     ours, theirs = model(), model()
-    made = MasterAdamW(ours.named_parameters(), 0.1, 0.01, None)
+    made = MasterWeightAdamW(ours.named_parameters(), 0.1, 0.01, None)
     decayed = [p for p in theirs.parameters() if p.ndim > 1]
     kept = [p for p in theirs.parameters() if p.ndim == 1]
     reference = torch.optim.AdamW(
@@ -38,45 +38,45 @@ def test_in_fp32_it_is_torchs_adamw_bit_for_bit() -> None:
         reference.step()
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert all(master is p for master, p in zip(made.masters.values(), ours.parameters()))  # noqa: B905
+    assert all(master is p for master, p in zip(made.master_weights.values(), ours.parameters()))  # noqa: B905
 
 
 def test_updates_below_a_bf16_step_are_kept() -> None:
     module = nn.Linear(4, 4, bias=False).to(torch.bfloat16)
     nn.init.ones_(module.weight)
-    made = MasterAdamW(module.named_parameters(), 1e-4, 0.0, None)
+    made = MasterWeightAdamW(module.named_parameters(), 1e-4, 0.0, None)
     for _ in range(100):  # a bf16 one has no neighbor within 0.0039
         module.weight.grad = torch.ones_like(module.weight)
         made.step()
-    assert made.masters["weight"].dtype == torch.float32
-    assert torch.allclose(made.masters["weight"], torch.full((4, 4), 0.99), atol=1e-4)
-    assert torch.equal(module.weight, made.masters["weight"].to(torch.bfloat16))
+    assert made.master_weights["weight"].dtype == torch.float32
+    assert torch.allclose(made.master_weights["weight"], torch.full((4, 4), 0.99), atol=1e-4)
+    assert torch.equal(module.weight, made.master_weights["weight"].to(torch.bfloat16))
     assert not torch.equal(module.weight, torch.ones_like(module.weight))
 
 
 def test_micro_batches_are_added_up_in_fp32() -> None:
     module = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
-    made = MasterAdamW(module.named_parameters(), 0.1, 0.0, None)
+    made = MasterWeightAdamW(module.named_parameters(), 0.1, 0.0, None)
     for part in (1.0, *[2.0**-9] * 8):  # in bf16, 1 + 2**-9 is 1
         module.weight.grad = torch.full_like(module.weight, part)
-        made.collect()
+        made.accumulate_gradients()
         assert module.weight.grad is None
-    (master,) = made.masters.values()
+    (master,) = made.master_weights.values()
     assert float(master.grad) == 1.0 + 8 * 2.0**-9  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_are_clipped_by_their_norm_over_all_weights(dtype: torch.dtype) -> None:
     module = model(dtype)
-    made = MasterAdamW(module.named_parameters(), 0.1, 0.0, 0.5)
+    made = MasterWeightAdamW(module.named_parameters(), 0.1, 0.0, 0.5)
     gradients_of(module, 0, scale=100.0)
     norm = torch.stack([p.grad.float().norm() for p in module.parameters()]).norm()  # type: ignore[union-attr]
     made.step()
-    assert made.gradient_norm == pytest.approx(float(norm), rel=1e-3)
+    assert made.grad_norm == pytest.approx(float(norm), rel=1e-3)
     moments = [state["exp_avg"] for state in made.state.values()]
     clipped = torch.stack([moment.norm() for moment in moments]).norm() / (1 - 0.9)
     assert float(clipped) == pytest.approx(0.5, rel=1e-3)
-    assert all(p.grad is None for p in [*module.parameters(), *made.masters.values()])
+    assert all(p.grad is None for p in [*module.parameters(), *made.master_weights.values()])
 
 
 def test_decay_is_not_on_biases_norms_and_vectors() -> None:
@@ -87,7 +87,7 @@ def test_decay_is_not_on_biases_norms_and_vectors() -> None:
         "adapter_norm.weight": nn.Parameter(torch.ones(2, 2)),
         "scale": nn.Parameter(torch.ones(2)),
     }
-    made = MasterAdamW(names.items(), 0.1, 0.5, None)
+    made = MasterWeightAdamW(names.items(), 0.1, 0.5, None)
     for weight in names.values():
         weight.grad = torch.zeros_like(weight)
     made.step()
@@ -98,14 +98,14 @@ def test_decay_is_not_on_biases_norms_and_vectors() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_saved_state_goes_on_bit_for_bit_and_holds_no_pickle(dtype: torch.dtype) -> None:
     module = model(dtype)
-    made = MasterAdamW(module.named_parameters(), 0.1, 0.01, 1.0)
+    made = MasterWeightAdamW(module.named_parameters(), 0.1, 0.01, 1.0)
     for seed in range(3):
         gradients_of(module, seed)
         made.step()
     file = io.BytesIO()
     torch.save(made.state_dict(), file)
     twin = copy.deepcopy(module)
-    loaded = MasterAdamW(twin.named_parameters(), 0.5, 0.0, 1.0)
+    loaded = MasterWeightAdamW(twin.named_parameters(), 0.5, 0.0, 1.0)
     file.seek(0)
     loaded.load_state_dict(torch.load(file, weights_only=True))
     for seed in range(3, 6):
@@ -114,15 +114,17 @@ def test_a_saved_state_goes_on_bit_for_bit_and_holds_no_pickle(dtype: torch.dtyp
             optimizer.step()
     for one, other in zip(module.parameters(), twin.parameters(), strict=True):
         assert torch.equal(one, other)
-    for one, other in zip(made.masters.values(), loaded.masters.values(), strict=True):
+    for one, other in zip(
+        made.master_weights.values(), loaded.master_weights.values(), strict=True
+    ):
         assert torch.equal(one, other)
 
 
 def test_the_warm_up_rises_to_the_highest_rate() -> None:
     for schedule in ("linear", "cosine", "constant", "exponential", "step"):
-        factor = rate_factor(schedule, 4, 20)
+        factor = lr_lambda(schedule, 4, 20)
         assert [factor(step) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert rate_factor("linear", 0, 20)(0) == 1.0
+    assert lr_lambda("linear", 0, 20)(0) == 1.0
     assert warmup_steps(0.06, 20) == 1
     assert warmup_steps(0.0, 20) == 0
 
@@ -138,7 +140,7 @@ def test_the_warm_up_rises_to_the_highest_rate() -> None:
     ],
 )
 def test_each_schedule_has_its_shape(schedule: str, middle: float, end: float) -> None:
-    factor = rate_factor(schedule, 20, 120)
+    factor = lr_lambda(schedule, 20, 120)
     assert factor(20) == 1.0
     assert factor(70) == pytest.approx(middle)
     assert factor(120) == pytest.approx(end)
@@ -147,5 +149,5 @@ def test_each_schedule_has_its_shape(schedule: str, middle: float, end: float) -
 
 
 def test_the_step_schedule_is_halved_five_times_within_the_run() -> None:
-    factor = rate_factor("step", 0, 60)
+    factor = lr_lambda("step", 0, 60)
     assert sorted({factor(step) for step in range(60)}) == [2.0**-n for n in range(5, -1, -1)]

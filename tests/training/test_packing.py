@@ -1,4 +1,4 @@
-"""The engine: the fastest way to feed a run, as measured; kept, and the same to rounding."""
+"""The engine: the fastest_engine way to feed a run, as measured; kept, and the same to rounding."""
 
 import math
 import signal
@@ -15,14 +15,22 @@ from peftkit.loading.model import LoadedModel
 from peftkit.records.run_dir import RunDir
 from peftkit.runtime import measurements
 from peftkit.training import packing
-from peftkit.training.packing import choose, engine_of_run, fastest, measure, passes, sample, using
+from peftkit.training.packing import (
+    choose_engine,
+    fastest_engine,
+    measure_engines,
+    num_passes,
+    sample_micro_batches,
+    select_engine,
+    with_engine,
+)
 from support.run_processes import Zygote, killed_at, only_run, record, result
-from support.toy_models import ALONE, assembled, logits, rows, toy
+from support.toy_models import ALONE, load_toy, logits, rows, toy
 
 TIMED = """
 import peftkit.training.packing as packing
-packing.LEAST_OPERATIONS, packing.FEWEST_PASSES = 0.0, {fewest}
-packing.seconds_of = lambda recipe, made, rows: 1.0 if made.batcher.packed else {seconds}
+packing.MIN_OPERATIONS, packing.MIN_PASSES = 0.0, {fewest}
+packing.time_pass = lambda recipe, made, rows: 1.0 if made.batcher.packed else {seconds}
 """
 """Code by which padded batches take so long where packed ones take a second."""
 
@@ -31,7 +39,7 @@ packing.seconds_of = lambda recipe, made, rows: 1.0 if made.batcher.packed else 
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is measured lies in a folder of the test's own."""
     monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(packing, "LEAST_OPERATIONS", 0.0)
+    monkeypatch.setattr(packing, "MIN_OPERATIONS", 0.0)
     return tmp_path / "cache"
 
 
@@ -45,17 +53,17 @@ def folder(tmp_path: Path) -> RunDir:
 
 
 def timing(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> list[str]:
-    """Have each engine's passes take so long; which were timed, as it goes on."""
+    """Have each engine's num_passes take so long; which were timed, as it goes on."""
     seen: list[str] = []
     names = {attention: name for name, attention in packing.ATTENTION.items()}
 
-    def seconds_of(_: Recipe, made: LoadedModel, chosen: Any) -> float:
+    def time_pass(_: Recipe, made: LoadedModel, chosen: Any) -> float:
         module: Any = made.module
         seen.append(names[module.config._attn_implementation])
         assert made.batcher.packed == (seen[-1] != "padded") and len(chosen) > 0
         return seconds[seen[-1]]
 
-    monkeypatch.setattr(packing, "seconds_of", seconds_of)
+    monkeypatch.setattr(packing, "time_pass", time_pass)
     return seen
 
 
@@ -69,30 +77,30 @@ def timing(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> list[str]:
     ],
 )
 def test_another_engine_must_be_faster_by_a_margin(speeds: Any, chosen: str) -> None:
-    assert fastest(speeds) == chosen
+    assert fastest_engine(speeds) == chosen
 
 
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-llama", "tiny-gpt2"])
 def test_all_engines_give_the_same_to_rounding(model: str) -> None:
-    made = assembled(toy(model))
+    made = load_toy(toy(model))
     examples = rows(model)["test"]
     first = logits(made, examples)
     for name in ("packed_sdpa", "padded", "packed"):
-        on = using(made, name)
+        on = with_engine(made, name)
         assert on.batcher.packed == (name != "padded")
         torch.testing.assert_close(logits(on, examples), first, atol=1e-5, rtol=1e-5)
     assert torch.equal(logits(on, examples), first)
-    alone = assembled(toy(model, "training.packing=off"))
-    assert torch.equal(logits(using(made, "padded"), examples), logits(alone, examples))
+    alone = load_toy(toy(model, "training.packing=off"))
+    assert torch.equal(logits(with_engine(made, "padded"), examples), logits(alone, examples))
 
 
 def test_engines_take_turns_on_batches_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = timing(monkeypatch, packed=1.0, packed_sdpa=0.5, padded=2.0)
-    made, train = assembled(toy()), rows("tiny-bert")["train"]
-    speeds = measure(toy("tiny-bert", "training.batch_size=8"), made, train, 4)
+    made, train = load_toy(toy()), rows("tiny-bert")["train"]
+    speeds = measure_engines(toy("tiny-bert", "training.batch_size=8"), made, train, 4)
     assert seen == ["packed", "packed_sdpa", "padded"] * 3
     assert speeds["packed_sdpa"] == 2 * speeds["packed"] == 4 * speeds["padded"]
-    batches = list(sample(toy("tiny-bert", "training.batch_size=8"), train, 4))
+    batches = list(sample_micro_batches(toy("tiny-bert", "training.batch_size=8"), train, 4))
     assert [len(batch) for batch in batches] == [4, 4, 4]
     assert len({str(batch) for batch in batches}) == 3
 
@@ -102,22 +110,22 @@ def test_measuring_leaves_weights_gradients_and_random_state_alone(
     monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     recipe = toy("tiny-bert", "training.batch_size=8", "strategy.dropout=0.2")
-    made = assembled(recipe)
+    made = load_toy(recipe)
     before = {name: value.clone() for name, value in made.module.state_dict().items()}
     state = torch.random.get_rng_state()
     if fails:
-        real = packing.seconds_of
+        real = packing.time_pass
 
         def failing(recipe: Recipe, made: LoadedModel, chosen: Any) -> float:
             if not made.batcher.packed:
                 raise RuntimeError("in the midst")
             return real(recipe, made, chosen)
 
-        monkeypatch.setattr(packing, "seconds_of", failing)
+        monkeypatch.setattr(packing, "time_pass", failing)
         with pytest.raises(RuntimeError, match="in the midst"):
-            measure(recipe, made, rows("tiny-bert")["train"], 4)
+            measure_engines(recipe, made, rows("tiny-bert")["train"], 4)
     else:
-        speeds = measure(recipe, made, rows("tiny-bert")["train"], 4)
+        speeds = measure_engines(recipe, made, rows("tiny-bert")["train"], 4)
         assert all(speed > 0 and math.isfinite(speed) for speed in speeds.values())
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in made.module.parameters())
@@ -128,7 +136,7 @@ def test_measuring_leaves_weights_gradients_and_random_state_alone(
 
 
 def chosen(recipe: Recipe, folder: RunDir) -> Any:
-    return choose(recipe, assembled(recipe), rows("tiny-bert")["train"], 4, folder, ALONE)
+    return choose_engine(recipe, load_toy(recipe), rows("tiny-bert")["train"], 4, folder, ALONE)
 
 
 def test_a_choice_holds_for_other_seeds_and_rates_and_not_for_other_shapes(
@@ -140,7 +148,7 @@ def test_a_choice_holds_for_other_seeds_and_rates_and_not_for_other_shapes(
     assert first.used == "padded" and first.reason == "the fastest as measured"
     seen = timing(monkeypatch, packed=1.0, packed_sdpa=0.5, padded=1.0)
     again = chosen(toy("tiny-bert", *long, "training.seed=3", "training.lr=0.1"), folder)
-    assert again.used == "padded" and again.reason == "the fastest as measured before"
+    assert again.used == "padded" and again.reason == "the fastest as measured earlier"
     assert again.tokens_per_second == first.tokens_per_second and not seen
     other = chosen(toy("tiny-bert", *long, "data.max_length=16"), folder)
     assert other.used == "packed_sdpa" and seen
@@ -152,9 +160,9 @@ def test_small_and_short_runs_are_packed_and_never_timed(
 ) -> None:
     seen = timing(monkeypatch, packed=1.0, packed_sdpa=1.0, padded=0.1)
     short = toy("tiny-bert", "training.batch_size=8", "training.steps=49")
-    assert passes(short, 80, 4, ALONE) == 98
-    assert chosen(short, folder).reason == "too few steps to be worth measuring"
-    monkeypatch.setattr(packing, "LEAST_OPERATIONS", 1e10)
+    assert num_passes(short, 80, 4, ALONE) == 98
+    assert chosen(short, folder).reason == "too few steps to measure"
+    monkeypatch.setattr(packing, "MIN_OPERATIONS", 1e10)
     small = chosen(toy("tiny-bert", "training.epochs=500"), folder)
     assert (small.used, small.reason) == ("packed", "too small to be timed")
     on = chosen(toy("tiny-bert", "training.packing=on", "training.epochs=500"), folder)
@@ -167,15 +175,15 @@ def test_a_run_goes_on_as_it_began_whatever_is_measured_later(
     monkeypatch: pytest.MonkeyPatch, own_cache: Path, folder: RunDir
 ) -> None:
     recipe = toy("tiny-bert", "training.batch_size=8", "training.epochs=20")
-    made, train = assembled(recipe), rows("tiny-bert")["train"]
+    made, train = load_toy(recipe), rows("tiny-bert")["train"]
     timing(monkeypatch, packed=1.0, packed_sdpa=1.0, padded=0.5)
-    first = engine_of_run(recipe, made, train, 4, folder, ALONE)
+    first = select_engine(recipe, made, train, 4, folder, ALONE)
     for path in own_cache.rglob("engine-*.json"):
         path.unlink()
     timing(monkeypatch, packed=0.1, packed_sdpa=1.0, padded=1.0)
-    assert engine_of_run(recipe, made, train, 4, folder, ALONE) == first
+    assert select_engine(recipe, made, train, 4, folder, ALONE) == first
     folder.describe(engine=None)
-    assert engine_of_run(recipe, made, train, 4, folder, ALONE).used == "packed"
+    assert select_engine(recipe, made, train, 4, folder, ALONE).used == "packed"
 
 
 def settings_of(cache: Path) -> Mapping[str, str]:

@@ -82,7 +82,8 @@ def test_a_random_state_that_is_not_restored_would_be_seen(zygote: Zygote, tmp_p
     whole.mkdir()
     killed.mkdir()
     forgetful = (
-        "from peftkit.training.trainer import Loop\nLoop._load_rng_state = lambda *_: None\n"
+        "from peftkit.training.trainer import PeftTrainer\n"
+        "PeftTrainer._load_rng_state = lambda *_: None\n"
     )
     zygote.run(whole, *settings)
     zygote.run(killed, *settings, before=killed_at(5))
@@ -102,7 +103,7 @@ def test_a_signal_saves_says_so_and_the_same_command_goes_on(
     ended = zygote.run(tmp_path, *settings, ranks=ranks, before=before)
     assert ended.codes == [128 + number] * ranks, ended.said
     assert "stopped at step 6 of 20; a checkpoint is in" in words(ended.said)
-    assert ended.said.count("the same command goes on from it") == 1
+    assert ended.said.count("run the same command to resume") == 1
     assert "the same command" not in ended.others
     assert "Traceback" not in ended.said + ended.others
     assert set(zygote.run(tmp_path, *settings, ranks=ranks).codes) == {0}
@@ -117,11 +118,11 @@ def test_a_signal_at_the_last_step_leaves_only_the_scoring(
     )
     assert ended.code == 128 + signal.SIGTERM
     ended = zygote.run(tmp_path, "training.save_steps=4")
-    assert "only scoring is left" in ended.said
+    assert "only evaluation is left" in ended.said
     assert same(tmp_path, whole)
 
 
-@pytest.mark.parametrize("place", ["Attempt._save_artifact", "RunDir.finish"])
+@pytest.mark.parametrize("place", ["RunPipeline._save_artifact", "RunDir.finish"])
 def test_killed_between_the_last_step_and_the_record_it_is_only_scored(
     zygote: Zygote, tmp_path: Path, whole: Path, place: str
 ) -> None:
@@ -131,10 +132,12 @@ def test_killed_between_the_last_step_and_the_record_it_is_only_scored(
     )
     ended = zygote.run(tmp_path, "training.save_steps=4", before=before)
     assert ended.code == -signal.SIGKILL
-    no_steps = "from peftkit.training.trainer import Loop\nLoop.training_step = None\n"
+    no_steps = (
+        "from peftkit.training.trainer import PeftTrainer\nPeftTrainer.training_step = None\n"
+    )
     ended = zygote.run(tmp_path, "training.save_steps=4", before=no_steps)
     assert ended.code == 0, ended.said
-    assert "only scoring is left" in ended.said
+    assert "only evaluation is left" in ended.said
     assert same(tmp_path, whole)
     cost, all_at_once = record(tmp_path)["cost"], record(whole)["cost"]
     assert cost["tokens"] == all_at_once["tokens"]
@@ -185,7 +188,7 @@ def test_a_checkpoint_cut_short_is_left_out_and_said(
     for folder in (tmp_path, twin):
         ended = zygote.run(folder, *settings)
         assert ended.code == 0, ended.said
-        assert "checkpoint-8 was cut short: checkpoint-4 is used" in ended.said
+        assert "checkpoint-8 is incomplete: checkpoint-4 is used" in ended.said
         assert "resuming at step 4" in ended.said
         assert same(folder, whole)
 
@@ -208,10 +211,10 @@ def test_a_pickle_in_a_checkpoint_is_refused_not_run(zygote: Zygote, tmp_path: P
         "class Evil:\n"
         "    def __reduce__(self):\n"
         f"        return os.mkdir, ({str(tmp_path / 'evil')!r},)\n"
-        "from peftkit.training.checkpoints import facts_of, mark_complete\n"
+        "from peftkit.training.checkpoints import read_manifest, mark_complete\n"
         "from pathlib import Path\n"
         f"checkpoint = Path({str(checkpoint)!r})\n"
-        "facts = facts_of(checkpoint)\n"
+        "facts = read_manifest(checkpoint)\n"
         "torch.save({'state': Evil()}, checkpoint / NAME)\n"
         "facts.pop('files')\n"
         "mark_complete(checkpoint, facts)\n"
@@ -258,19 +261,19 @@ def test_a_failed_run_says_why_in_its_record_and_is_tried_again(
     for _ in range(2):
         ended = zygote.run(tmp_path, *settings)
         assert ended.code == 2
-        assert "is not a number at step" in ended.said
+        assert "is not finite at step" in ended.said
         assert "use a lower training.lr (now 1e+30)" in ended.said
         assert "Traceback" not in ended.said
         failed = record(tmp_path)
         assert failed["status"] == "failed"
-        assert "is not a number at step" in failed["reason"]
+        assert "is not finite at step" in failed["reason"]
         assert failed["scores"] == {}
     ended = zygote.run(tmp_path, *settings, "training.precision=fp32", ranks=2)
     assert ended.codes == [2, 2], ended.said + ended.others
 
 
 def test_a_second_process_on_a_run_is_told(zygote: Zygote, tmp_path: Path) -> None:
-    before = "import os, time\nRecorder.on_train_begin = lambda *_, **__: time.sleep(60)"
+    before = "import os, time\nRecordingCallback.on_train_begin = lambda *_, **__: time.sleep(60)"
     first = zygote.start(tmp_path, before=before)
     wait_for(lambda: (only_run(tmp_path) / "run.json").exists())
     second = zygote.run(tmp_path)
@@ -345,13 +348,13 @@ def test_early_stopping_ends_with_the_best_weights_interrupted_or_not(
     # each evaluation is worse than the one before, but for the one after step 4
     scores = (
         "import peftkit.training.trainer as t\n"
-        "real = t.Loop.log\n"
+        "real = t.PeftTrainer.log\n"
         "def log(self, logs, *rest):\n"
         "    if 'eval_score' in logs:\n"
         "        step = self.state.global_step\n"
         "        logs['eval_score'] = 1.0 if step == 4 else 0.5 - step / 100\n"
         "    real(self, logs, *rest)\n"
-        "t.Loop.log = log\n"
+        "t.PeftTrainer.log = log\n"
     )
     assert zygote.run(whole, *settings, before=scores).code == 0
     assert len(losses(whole)) == 8  # two evaluations without a better score after step 4

@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 
 import support.plain_loop as plain_loop
 from peftkit.config.recipe import Recipe
-from peftkit.training.integrity import excuse
-from peftkit.training.trainer import Loop
+from peftkit.training.integrity import reason_unchanged
+from peftkit.training.trainer import PeftTrainer
 from support.run_processes import Ended, Zygote, logged, losses, only_run, record, tensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lora_tiny.json"
@@ -51,7 +51,9 @@ def test_accumulation_gives_the_steps_of_the_big_batch(
     assert losses(small) == pytest.approx(losses(big), rel=1e-5)
     one, other = (weights(only_run(folder) / "artifact") for folder in (big, small))
     for name in one:
-        if excuse(name):  # a gradient of zero is rounding alone, which Adam blows up to a step
+        if reason_unchanged(
+            name
+        ):  # a gradient of zero is rounding alone, which Adam blows up to a step
             continue
         assert torch.allclose(one[name], other[name], atol=1e-5), name
     worlds = [record(folder)["world"]["micro_batch_size"] for folder in (big, small)]
@@ -82,7 +84,7 @@ def test_every_example_of_a_step_counts_the_same_however_it_is_cut(
     recipe = Recipe.load("lora_tiny", f"training.label_smoothing={smoothing}")
     loop: Any = SimpleNamespace(recipe=recipe, training_hook=None)
     parts = zip(logits.split(cuts), labels.split(cuts), strict=True)
-    total = sum(float(Loop.loss(loop, SimpleNamespace(logits=x), y, size)) for x, y in parts)
+    total = sum(float(PeftTrainer.loss(loop, SimpleNamespace(logits=x), y, size)) for x, y in parts)
     whole = float(cross_entropy(logits, labels, label_smoothing=smoothing))
     assert total == pytest.approx(whole, rel=1e-5)
 
@@ -97,11 +99,11 @@ def test_smoothed_labels_are_what_is_trained_on(zygote: Zygote, tmp_path: Path) 
 
 
 REFUSED = [
-    (("data.rows=20", "training.batch_size=16"), "is more than the 14 examples to train on - use"),
+    (("data.rows=20", "training.batch_size=16"), "is more than the 14 training examples - use"),
     (("data.validation=0", "training.patience=2"), "needs a validation split, and there is none"),
-    (("training.trainer.seed=3",), "training.trainer: seed is peftkit's to set - leave it out"),
-    (("training.trainer.sede=3",), "training.trainer: TrainingArguments refuses this"),
-    (("training.trainer.optim=nosuch",), "training.trainer: TrainingArguments refuses this"),
+    (("training.trainer.seed=3",), "training.trainer: seed is set by peftkit - remove it"),
+    (("training.trainer.sede=3",), "training.trainer: TrainingArguments rejects it"),
+    (("training.trainer.optim=nosuch",), "training.trainer: TrainingArguments rejects it"),
 ]
 
 

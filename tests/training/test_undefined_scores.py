@@ -12,15 +12,15 @@ from peftkit.comparison.tuning import LearningRateSearch
 from peftkit.config.recipe import Recipe
 from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World
-from peftkit.training.callbacks import Recorder
+from peftkit.training.callbacks import RecordingCallback
 from support.run_processes import Zygote, killed_at, logged, record, result
 
 
 @pytest.fixture
-def recorder(tmp_path: Path) -> Recorder:
+def recorder(tmp_path: Path) -> RecordingCallback:
     alone = World(0, 1, 1, "fp32", "cpu", "none")
     recipe = Recipe.load("lora_tiny", "task.metric=mcc")
-    return Recorder(recipe, RunDir(tmp_path), alone)
+    return RecordingCallback(recipe, RunDir(tmp_path), alone)
 
 
 def evaluations(*found: tuple[float | None, float | None]) -> list[dict[str, Any]]:
@@ -46,16 +46,16 @@ def evaluations(*found: tuple[float | None, float | None]) -> list[dict[str, Any
     ids=["losses", "equal", "scores", "then-scores", "perfect", "mixed", "nothing", "no-loss"],
 )
 def test_where_an_evaluation_has_no_score_the_lower_loss_is_better(
-    recorder: Recorder, found: list[tuple[float | None, float | None]], best: int
+    recorder: RecordingCallback, found: list[tuple[float | None, float | None]], best: int
 ) -> None:
     assert recorder.best(evaluations(*found))["step"] == best
 
 
-def test_how_often_there_was_no_score_is_told(recorder: Recorder) -> None:
+def test_how_often_there_was_no_score_is_told(recorder: RecordingCallback) -> None:
     assert recorder.notes(evaluations((0.0, 0.5), (0.1, 0.4))) == ()
     (told,) = recorder.notes([{"step": 1, "loss": 1.0}, *evaluations((None, 0.5), (0.1, 0.4))])
-    assert told.startswith("validation: mcc is undefined in 1 of 2 evaluations; ")
-    assert "the lower loss decided" in told
+    assert told.startswith("validation: mcc is undefined in 1 of 2 evaluations, ")
+    assert "which were compared by loss" in told
 
 
 def folder_of_one_class(place: Path) -> str:

@@ -20,7 +20,7 @@ from peftkit.evaluation.prediction import predict
 from peftkit.hub.source import Source, cache_folder
 from peftkit.loading.model import load_model
 from peftkit.models.architectures import first_position
-from peftkit.runtime.distributed import World, on_main, say, surroundings
+from peftkit.runtime.distributed import World, execution_environment, on_main, say
 from peftkit.runtime.peak_memory import reset_peak_bytes
 from peftkit.storage.atomic_files import write_json
 from peftkit.tasks.base import EvalSplit, Predictions
@@ -53,7 +53,7 @@ def untrained_predictions(
         "version": VERSION,
         "content": content,
         "quantize": recipe.quantize.model_dump(mode="json"),
-        "world": surroundings(world),
+        "world": execution_environment(world),
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     path = cache_folder() / "untrained" / f"{key}.json"

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, TokenizersBackend, pipeline
 
 from peftkit.config.recipe import Recipe
 from peftkit.evaluation.prediction import collected, forward
-from peftkit.loading.model import LoadedModel, attach_batcher
+from peftkit.loading.model import LoadedModel, make_batcher
 from peftkit.merging.as_trained import settings_in
 from peftkit.models.architectures import unwrapped
 from peftkit.records.record import ParameterCount
@@ -47,7 +47,7 @@ class Run(NamedTuple):
     def fed(self, module: nn.Module) -> LoadedModel:
         """The run's `module` with what a run feeds it by, its hooks attached."""
         base, task = unwrapped(module), self.recipe.task
-        batcher = attach_batcher(task, module, base, self.tokenizer, packed=False, ahead=0)
+        batcher = make_batcher(task, module, base, self.tokenizer, packed=False, ahead=0)
         return LoadedModel(module, self.tokenizer, batcher, UNCOUNTED, ())
 
     def of_rows(self, rows: Sequence[int]) -> "Run":

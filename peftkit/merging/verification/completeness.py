@@ -16,7 +16,7 @@ from pydantic import Field
 from peftkit.errors import RunError
 from peftkit.merging.outputs import Plan
 from peftkit.registry import Settings
-from peftkit.runtime.distributed import finding_modules
+from peftkit.runtime.distributed import subprocess_environment
 
 LISTED = 5
 """Names that an error lists."""
@@ -99,7 +99,7 @@ def asked_elsewhere(given: Mapping[str, Any]) -> Iterator[subprocess.Popen[str]]
     command = [sys.executable, "-m", "peftkit.merging.verification.completeness"]
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=finding_modules()
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=subprocess_environment()
     ) as process:
         try:
             assert process.stdin is not None

@@ -14,7 +14,7 @@ from peftkit.errors import RunError
 from peftkit.merging.mixing import Mix
 from peftkit.merging.verification.greedy import GreedyTexts
 from peftkit.registry import Settings
-from peftkit.runtime.distributed import finding_modules
+from peftkit.runtime.distributed import subprocess_environment
 
 if TYPE_CHECKING:
     from peftkit.merging.adapters import Adapter
@@ -266,7 +266,7 @@ def asked(spec: dict[str, Any], merged: Path) -> dict[str, Any]:
         [sys.executable, "-m", "peftkit.merging.verification.verify", str(path)],
         capture_output=True,
         text=True,
-        env=finding_modules(),
+        env=subprocess_environment(),
     )
     path.unlink()
     if done.returncode:
