@@ -59,7 +59,7 @@ def test_the_base_is_asked_once_for_all_runs_on_the_same_rows(
         asked(recipe, given, "other rows")
     with pytest.raises(AssertionError, match="loaded again"):
         asked(recipe.but(quantize="4bit"), given)
-    monkeypatch.setattr(cache, "surroundings", lambda _: {"threads": 7})
+    monkeypatch.setattr(cache, "execution_environment", lambda _: {"threads": 7})
     with pytest.raises(AssertionError, match="loaded again"):
         asked(recipe, given)
 
