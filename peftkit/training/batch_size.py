@@ -1,5 +1,4 @@
-"""The micro-batch size: the longest examples are tried before step 1, so that out-of-memory errors
-show early."""
+"""The micro-batch size: the longest examples are tried before step 1."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
