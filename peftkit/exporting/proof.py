@@ -27,7 +27,7 @@ from peftkit.merging.verification.verify import (
 from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import without_launcher
 from peftkit.tasks.base import Task
-from peftkit.tasks.relation_extraction.task import Relations
+from peftkit.tasks.relation_extraction.task import RelationExtraction
 
 LOAD = """
 import importlib.util, json, sys
@@ -98,7 +98,7 @@ class Rows:
         Raises `RunError` where the folder cannot be loaded.
         """
         columns = self.columns
-        if isinstance(self.task, Relations):
+        if isinstance(self.task, RelationExtraction):
             columns = {**columns, "text": self.task.texts_as_read(columns)}
         pairs = list(columns["text_pair"]) if "text_pair" in columns else None
         given = {"texts": list(columns["text"]), "pairs": pairs, "size": ROWS_A_BATCH}

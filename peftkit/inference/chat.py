@@ -14,7 +14,7 @@ from peftkit.inference.predictor import load_run
 from peftkit.loading.model import LoadedModel
 from peftkit.records.run_dir import RunDir
 from peftkit.tasks.language_modeling.generation_settings import Generation
-from peftkit.tasks.language_modeling.instruction_tuning import Instructions
+from peftkit.tasks.language_modeling.instruction_tuning import InstructionTuning
 from peftkit.text.conversations import assistant, user
 from peftkit.text.messages import Message
 
@@ -49,7 +49,7 @@ class Chat:
 
     def __init__(self, folder: Path, system: str | None = None, **generation: Any) -> None:
         recipe = RunDir.open(folder).recipe
-        if not isinstance(recipe.task, Instructions):
+        if not isinstance(recipe.task, InstructionTuning):
             raise RunError(
                 f"{folder}: cannot chat, it was trained for 'task: {recipe.task.kind}' - "
                 "use peftkit predict, or train task=instructions"
@@ -92,7 +92,7 @@ class Chat:
         return [*system, *self.messages]
 
 
-def prompt_for(task: Instructions, loaded: LoadedModel, messages: list[Message]) -> list[int]:
+def prompt_for(task: InstructionTuning, loaded: LoadedModel, messages: list[Message]) -> list[int]:
     """The token ids of a conversation up to the next answer."""
     return task.prompts({"messages": [messages]}, loaded.tokenizer, NO_LIMIT)[0]
 

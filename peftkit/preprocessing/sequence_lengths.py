@@ -35,7 +35,7 @@ def answers_too_long(recipe: Recipe, config: Any) -> list[Fault]:
         return []
     asked = {
         "task.target_length": getattr(task, "target_length", None),
-        "task.generate.max_new_tokens": task.generate and task.generate.max_new_tokens,
+        "task.generate.max_new_tokens": task.generate.max_new_tokens if task.generate else None,
     }
     if config.is_encoder_decoder:
         room, says = positions_of(config, "decoder"), "the model's decoder says at most {} tokens"

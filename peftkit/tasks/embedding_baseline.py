@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import field_validator
 
-from peftkit.registry import Settings
-from peftkit.tasks.zero_shot import Prompting, in_turn
+from peftkit.tasks.base import IGNORE_INDEX, Task
+from peftkit.tasks.zero_shot import ZeroShotSettings, in_turn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ TRAIN_ROWS = 1000
 """Rows of train, at most, that the base's embeddings are compared with."""
 
 
-class Embedded(Settings):
+class EmbeddingBaseline(Task):
     """What the base's embeddings say of the test rows, to be compared with what training bought."""
 
     untrained_baseline: bool | None = None
@@ -43,7 +43,7 @@ class Embedded(Settings):
         """Whether the base without training answers the test rows too."""
         return self.untrained_baseline is not False
 
-    def asked_in_words(self) -> Prompting | None:
+    def asked_in_words(self) -> ZeroShotSettings | None:
         """How a causal language model is asked for a row's label; None where it is not."""
         return None
 
@@ -63,8 +63,10 @@ class Embedded(Settings):
     ) -> dict[str, list[Any]] | None:
         """Token ids, in `labels` which embedding each token is averaged into (0, 1, ...; -100:
         none), and in `right` the right answers as encoded; None where embeddings say nothing."""
-        encoded = self.encode(rows, tokenizer, names, max_length)  # type: ignore[attr-defined]
-        columns = {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
+        encoded = self.encode(rows, tokenizer, names, max_length)
+        columns: dict[str, list[Any]] = {
+            key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded
+        }
         parts = [[0] * len(ids) for ids in columns["input_ids"]]
         return {**columns, "labels": parts, "right": encoded["labels"]}
 
@@ -83,7 +85,7 @@ class Embedded(Settings):
         return list(nearest_centroid(known, np.asarray(right), unknown, len(names)))
 
 
-class EmbeddedWords(Embedded):
+class WordEmbeddingBaseline(EmbeddingBaseline):
     """Tasks whose examples label words at their first pieces: each word is told by its own."""
 
     def embedded(
@@ -94,9 +96,7 @@ class EmbeddedWords(Embedded):
         max_length: int,
     ) -> dict[str, list[Any]]:
         """Each word that an example answers by its first piece."""
-        from peftkit.tasks.base import IGNORE_INDEX
-
-        encoded = self.encode(rows, tokenizer, names, max_length)  # type: ignore[attr-defined]
+        encoded = self.encode(rows, tokenizer, names, max_length)
         words = [[label for label in own if label != IGNORE_INDEX] for own in encoded["labels"]]
         parts = []
         for own in encoded["labels"]:
@@ -122,7 +122,7 @@ class EmbeddedWords(Embedded):
         return np.split(found, np.cumsum([len(words) for words in asked])[:-1])
 
 
-class EmbeddedParts(Embedded):
+class EntityEmbeddingBaseline(EmbeddingBaseline):
     """Tasks of two marked parts of a text: a row is told by the states of both."""
 
     def embedded(
@@ -133,10 +133,8 @@ class EmbeddedParts(Embedded):
         max_length: int,
     ) -> dict[str, list[Any]]:
         """The texts without markers, which the base does not know; the tokens of both parts."""
-        from peftkit.tasks.base import IGNORE_INDEX
-
-        encoded = self.encode(rows, tokenizer, names, max_length)  # type: ignore[attr-defined]
-        markers: Any = tokenizer.convert_tokens_to_ids(list(self.markers()))  # type: ignore[attr-defined]
+        encoded = self.encode(rows, tokenizer, names, max_length)
+        markers: Any = tokenizer.convert_tokens_to_ids(list(self.markers()))
         columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "right": encoded["labels"]}
         for ids, read in zip(encoded["input_ids"], encoded["read"], strict=True):
             part, parts = IGNORE_INDEX, []

@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 
 from peftkit.data.validation import Role
 from peftkit.errors import DataError, Fault
-from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Scored, Task
-from peftkit.tasks.embedding_baseline import Embedded, nearest_centroid
+from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Scored
+from peftkit.tasks.embedding_baseline import EmbeddingBaseline, nearest_centroid
 from peftkit.text.pairs import encode_texts, natural_order
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ YES, NO = ("1", "1.0", "True", "true"), ("0", "0.0", "False", "false")
 """What says in a column of its own whether a row has a label."""
 
 
-class Multilabel(Embedded, Task):
+class Multilabel(EmbeddingBaseline):
     """Which of the labels a text has, each for itself; how sure is sure enough is tuned."""
 
     kind: Literal["multilabel"] = "multilabel"

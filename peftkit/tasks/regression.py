@@ -9,8 +9,8 @@ from pydantic import field_validator
 from peftkit.data.validation import Role
 from peftkit.errors import DataError, Fault
 from peftkit.metrics.evaluate_library import check_metric
-from peftkit.tasks.base import EvalSplit, Predictions, Scored, Task
-from peftkit.tasks.embedding_baseline import Embedded
+from peftkit.tasks.base import EvalSplit, Predictions, Scored
+from peftkit.tasks.embedding_baseline import EmbeddingBaseline
 from peftkit.text.pairs import encode_texts
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ DIGITS = 12
 """Significant ones of a number that was standardized and back: 3.8 is 3.8 again."""
 
 
-class Regression(Embedded, Task):
+class Regression(EmbeddingBaseline):
     """Numbers on a scale: learned as deviations from train's mean, told in their own units."""
 
     kind: Literal["regression"] = "regression"

@@ -8,9 +8,9 @@ from pydantic import PositiveFloat, field_validator
 
 from peftkit.errors import DataError, Fault
 from peftkit.metrics.evaluate_library import check_metric
-from peftkit.tasks.base import EvalSplit, Predictions, Scored, Task
-from peftkit.tasks.embedding_baseline import Embedded
-from peftkit.tasks.zero_shot import Prompting
+from peftkit.tasks.base import EvalSplit, Predictions, Scored
+from peftkit.tasks.embedding_baseline import EmbeddingBaseline
+from peftkit.tasks.zero_shot import ZeroShotSettings
 from peftkit.text.pairs import encode_texts, natural_order
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from peftkit.data.splits import Splits
 
 
-class Classification(Embedded, Task):
+class TextClassification(EmbeddingBaseline):
     """Which of the labels a text, or a pair of texts, has."""
 
     kind: Literal["text_classification"] = "text_classification"
@@ -31,7 +31,7 @@ class Classification(Embedded, Task):
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] | None = None
     """What a row of each class counts in the loss: none: all the same; balanced: the more, the
     rarer its class is in train; or a number a label. Scaled to be 1 on average over train."""
-    zero_shot: Prompting | None = None
+    zero_shot: ZeroShotSettings | None = None
     """How a causal model without training is asked for labels; null: in the default way."""
 
     roles: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True}
@@ -52,9 +52,9 @@ class Classification(Embedded, Task):
     def _none_is_unset(cls, weights: Any) -> Any:
         return None if weights == "none" else weights
 
-    def asked_in_words(self) -> Prompting:
+    def asked_in_words(self) -> ZeroShotSettings:
         """As `prompting` says."""
-        return self.zero_shot or Prompting()
+        return self.zero_shot or ZeroShotSettings()
 
     @property
     def headline(self) -> str:

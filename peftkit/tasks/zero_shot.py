@@ -20,7 +20,7 @@ LEAST_ROOM = 8
 """Tokens that must be left of each text; where they are not, rows are left out."""
 
 
-class Prompting(Settings):
+class ZeroShotSettings(Settings):
     """How a causal language model without training is asked for labels: the one whose words it
     finds the likeliest behind the row is its answer."""
 
@@ -91,7 +91,7 @@ class Prompts:
 
     def __init__(
         self,
-        how: Prompting,
+        how: ZeroShotSettings,
         names: Sequence[str],
         tokenizer: Any,
         shots: Sequence[Mapping[str, str]],

@@ -24,7 +24,7 @@ from peftkit.preprocessing.tokenization import encode
 from peftkit.runtime.distributed import World
 from peftkit.tasks.base import EvalSplit, Predictions
 from peftkit.tasks.embedding_baseline import nearest_centroid
-from peftkit.tasks.zero_shot import Prompting, Prompts
+from peftkit.tasks.zero_shot import Prompts, ZeroShotSettings
 from support.run_processes import tensors
 
 ALONE = World(0, 1, 1, "fp32", "cpu", "none")
@@ -170,21 +170,21 @@ def test_answered_rows_are_of_train_alone_drawn_by_seed_the_classes_taking_turns
     speaker: str,
 ) -> None:
     _, _, _, given = material(speaker)
-    how = Prompting(few_shot_examples=4)
+    how = ZeroShotSettings(few_shot_examples=4)
     shots = cache.shots_for(how, given)
     assert sorted(Counter(shot["label"] for shot in shots).values()) == [2, 2]
     assert {shot["row"] for shot in shots} <= set(given.train["row"])
     assert {shot["row"] for shot in shots}.isdisjoint(given.rows["row"])
     assert shots == cache.shots_for(how, given)
-    other = cache.shots_for(Prompting(few_shot_examples=4, seed=1), given)
+    other = cache.shots_for(ZeroShotSettings(few_shot_examples=4, seed=1), given)
     assert [shot["row"] for shot in other] != [shot["row"] for shot in shots]
-    assert cache.shots_for(Prompting(few_shot_examples=2), given) == shots[:2]
+    assert cache.shots_for(ZeroShotSettings(few_shot_examples=2), given) == shots[:2]
 
 
 def test_few_shot_prompts_hold_the_answered_rows_before_the_question(speaker: str) -> None:
     tokenizer = load_tokenizer(speaker)
     shots = [{"text": "the goal", "label": "sport"}, {"text": "soup {text}", "label": "food"}]
-    prompts = Prompts(Prompting(), ["sport", "food"], tokenizer, shots, False, 32, 128)
+    prompts = Prompts(ZeroShotSettings(), ["sport", "food"], tokenizer, shots, False, 32, 128)
     said = "the goal\nLabel: sport\n\nsoup {text}\nLabel: food\n\na team\nLabel:"
     assert prompts.ids({"text": "a team"}) == [tokenizer.bos_token_id, *ids_of(tokenizer, said)]
     assert prompts.answers() == [ids_of(tokenizer, "sport"), ids_of(tokenizer, "food")]
@@ -195,7 +195,7 @@ def test_texts_are_cut_so_that_labels_and_answered_rows_fit(speaker: str) -> Non
     long = {"text": "goal " * 100, "text_pair": "soup " * 100, "label": "sport"}
     for positions in (60, 80, 128):
         prompts = Prompts(
-            Prompting(), ["sport", "food"], tokenizer, [long] * 2, True, 16, positions
+            ZeroShotSettings(), ["sport", "food"], tokenizer, [long] * 2, True, 16, positions
         )
         ids = prompts.ids(long)
         assert len(ids) + 1 <= positions and prompts.shots
@@ -204,13 +204,13 @@ def test_texts_are_cut_so_that_labels_and_answered_rows_fit(speaker: str) -> Non
         counts = [ids.count(*ids_of(tokenizer, word)) for word in ("goal", "soup")]
         assert min(counts) >= 12 and abs(counts[0] - counts[1]) <= 3
     assert len(prompts.shots) == 2 and counts[0] == 3 * 8, "16 tokens a row, half of them each"
-    narrow = Prompts(Prompting(), ["sport", "food"], tokenizer, [long] * 4, True, 16, 30)
+    narrow = Prompts(ZeroShotSettings(), ["sport", "food"], tokenizer, [long] * 4, True, 16, 30)
     assert not narrow.shots and len(narrow.ids(long)) + 1 <= 30
 
 
 def test_a_pairs_shorter_text_is_kept_whole(speaker: str) -> None:
     tokenizer = load_tokenizer(speaker)
-    prompts = Prompts(Prompting(), ["a", "b"], tokenizer, [], True, 10, 128)
+    prompts = Prompts(ZeroShotSettings(), ["a", "b"], tokenizer, [], True, 10, 128)
     for short, other in (("text", "text_pair"), ("text_pair", "text")):
         ids = prompts.ids({short: "goal team", other: "soup " * 30})
         assert ids.count(*ids_of(tokenizer, "soup")) == 8

@@ -18,7 +18,7 @@ from peftkit.exporting.marked import MarkedTokenizer
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import load_tokenizer
 from peftkit.tasks.relation_extraction.entity_markers import marked
-from peftkit.tasks.relation_extraction.task import Relations
+from peftkit.tasks.relation_extraction.task import RelationExtraction
 from peftkit.text.special_tokens import encode_text
 from support.run_processes import ENVIRONMENT
 from support.task_rows import WORDS, related, task_recipe
@@ -109,7 +109,7 @@ def a_text(chance: random.Random) -> tuple[str, list[int], list[int]]:
 @pytest.mark.parametrize("types", [None, ["ANIMAL", "AN"]])
 @pytest.mark.parametrize("name", ["tiny-bert", "tiny-roberta", "tiny-llama", "tiny-t5"])
 def test_texts_become_the_tokens_that_the_run_makes_of_them(name: str, types: Any) -> None:
-    task, chance = Relations(types=types), random.Random(name)
+    task, chance = RelationExtraction(types=types), random.Random(name)
     tokenizer = load_tokenizer(find_model(name).location, task)
     rows = [a_text(chance) for _ in range(60)]
     rows = [row for row in rows if all(row[0][a:b].strip() for a, b in row[1:])]
@@ -142,7 +142,7 @@ def test_texts_become_the_tokens_that_the_run_makes_of_them(name: str, types: An
              "</e1>a<e1> <e2>b</e2>", "<e1>a <e2>b</e2></e1>"],
 )  # fmt: skip
 def test_a_text_without_two_parts_is_refused_by_the_folders_own_code(text: str) -> None:
-    task = Relations()
+    task = RelationExtraction()
     tokenizer = load_tokenizer(find_model("tiny-bert").location, task)
     ids = tokenizer.convert_tokens_to_ids(list(task.markers()))
     with pytest.raises(ValueError, match="mark two parts, as in <e1>rain</e1>"):

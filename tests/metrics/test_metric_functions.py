@@ -15,7 +15,7 @@ from peftkit.metrics.regression import number_scores, row_shares
 from peftkit.reporting.analysis.jackknife import row_scores
 from peftkit.reporting.analysis.scales import Scale
 from peftkit.tasks.regression import Regression
-from peftkit.tasks.text_classification import Classification
+from peftkit.tasks.text_classification import TextClassification
 
 KAPPA = Metric("kappa", "agreement beyond chance", range=(-1, 1), function=cohen_kappa_score)
 LARGEST = Metric("largest", "largest error", False, (0, np.inf), function=max_error)
@@ -31,12 +31,12 @@ def registered() -> Iterator[None]:
 
 
 def test_a_task_takes_a_registered_metric_and_refuses_others() -> None:
-    assert Classification(metric="kappa").headline == "kappa"
-    assert Classification(metric="evaluate:mcc").headline == "evaluate:mcc"
-    assert "kappa" in str(Classification.model_json_schema()["properties"]["metric"])
+    assert TextClassification(metric="kappa").headline == "kappa"
+    assert TextClassification(metric="evaluate:mcc").headline == "evaluate:mcc"
+    assert "kappa" in str(TextClassification.model_json_schema()["properties"]["metric"])
     for name in ("kapa", "rmse", "evaluate:"):
         with pytest.raises(ValueError, match="no metric of this task is called"):
-            Classification(metric=name)
+            TextClassification(metric=name)
     with pytest.raises(RecipeError, match="two metrics are called 'kappa'"):
         register(Metric("kappa", "another"))
 

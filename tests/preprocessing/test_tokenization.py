@@ -11,7 +11,7 @@ from peftkit.errors import DataError
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import load_tokenizer
 from peftkit.preprocessing.tokenization import encode
-from peftkit.tasks.text_classification import Classification
+from peftkit.tasks.text_classification import TextClassification
 from support.toy_models import NAMES, toy
 
 
@@ -19,13 +19,13 @@ from support.toy_models import NAMES, toy
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many texts each call of the task's `encode` got; the cache is empty at first."""
     counted: list[int] = []
-    real = Classification.encode
+    real = TextClassification.encode
 
-    def counting(self: Classification, given: Any, *rest: Any) -> Any:
+    def counting(self: TextClassification, given: Any, *rest: Any) -> Any:
         counted.append(len(given["text"]))
         return real(self, given, *rest)
 
-    monkeypatch.setattr(Classification, "encode", counting)
+    monkeypatch.setattr(TextClassification, "encode", counting)
     monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path))
     yield counted
 

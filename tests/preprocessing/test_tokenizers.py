@@ -16,9 +16,9 @@ from peftkit.errors import DataError, PeftkitError, RecipeError
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import load_config, load_model, load_tokenizer
 from peftkit.preprocessing.tokenizers import refuse_ids
-from peftkit.tasks.language_modeling.instruction_tuning import Instructions
+from peftkit.tasks.language_modeling.instruction_tuning import InstructionTuning
 from peftkit.tasks.language_modeling.text_generation import TextGeneration
-from peftkit.tasks.text_classification import Classification
+from peftkit.tasks.text_classification import TextClassification
 from peftkit.text.special_tokens import encode_text
 
 Varied = Callable[..., Path]
@@ -143,10 +143,10 @@ def test_a_special_token_needs_a_row_only_where_something_writes_it(
     varied: Varied, tmp_path: Path
 ) -> None:
     folder = with_token(varied("qwen2"), tmp_path / "base", special=True)
-    for task in (Classification(), TextGeneration(), Instructions(template="plain")):
+    for task in (TextClassification(), TextGeneration(), InstructionTuning(template="plain")):
         load_tokenizer(str(folder), task)
     with pytest.raises(RecipeError, match="<newer>"):
-        load_tokenizer(str(folder), Instructions(template="{{ messages }}<newer>"))
+        load_tokenizer(str(folder), InstructionTuning(template="{{ messages }}<newer>"))
     ended = with_token(varied("qwen2"), tmp_path / "ended", special=True, eos_token="<new>")
     with pytest.raises(RecipeError, match="<new>"):
         load_tokenizer(str(ended), TextGeneration())

@@ -10,9 +10,9 @@ from support.run_processes import Zygote, command, killed_at, only_run
 
 TASK = """
 from typing import Literal
-from peftkit.tasks.text_classification import Classification
+from peftkit.tasks.text_classification import TextClassification
 
-class Picky(Classification):
+class Picky(TextClassification):
     kind: Literal["picky"] = "picky"
     tunes = ("threshold",)
 

@@ -24,7 +24,7 @@ from peftkit.preprocessing.batching import longest_first
 from peftkit.preprocessing.tokenization import encode as encode_all
 from peftkit.tasks.base import IGNORE_INDEX, EvalSplit
 from peftkit.tasks.relation_extraction.entity_markers import Marked, Unmarked, marked
-from peftkit.tasks.relation_extraction.task import Relations
+from peftkit.tasks.relation_extraction.task import RelationExtraction
 from support.task_rows import related, task_recipe
 from support.toy_models import toy
 
@@ -47,7 +47,7 @@ def rows(labels: list[str], texts: list[str] | None = None, **more: list[Any]) -
     return Rows(row=names, text=texts or [TEXT] * len(labels), label=labels, **more)
 
 
-def names_of(task: Relations, names: tuple[str, ...] | None = None, **splits: Rows) -> Any:
+def names_of(task: RelationExtraction, names: tuple[str, ...] | None = None, **splits: Rows) -> Any:
     given = {"train": rows([]), "validation": rows([]), "test": rows([]), **splits}
     return task.label_names(SimpleNamespace(**given, names=names))  # type: ignore[arg-type]
 
@@ -113,7 +113,7 @@ def test_marks_and_offsets_together_are_refused() -> None:
 def test_rows_without_two_parts_are_counted_by_the_reason() -> None:
     texts = [TEXT, "no marks", "none here", "<e1>a</e1><e1>b</e1><e2>c</e2>"]
     with pytest.raises(DataError) as caught:
-        names_of(Relations(), train=rows(["Other", *NAMES[:3]], texts))
+        names_of(RelationExtraction(), train=rows(["Other", *NAMES[:3]], texts))
     said = str(caught.value)
     assert "train, 2 rows (f:1, f:2): there is no <e1> - mark both parts" in said
     assert "train, 1 row (f:3): there are several <e1>" in said
@@ -121,25 +121,25 @@ def test_rows_without_two_parts_are_counted_by_the_reason() -> None:
 
 def test_labels_are_those_of_the_data_or_of_train() -> None:
     train = rows(["Other", "Part(e2,e1)", "Part(e1,e2)"])
-    assert names_of(Relations(), train=train) == ("Other", "Part(e1,e2)", "Part(e2,e1)")
-    assert names_of(Relations(directed=False), train=train) == ("Other", "Part")
-    assert names_of(Relations(), NAMES, train=train, test=rows(["Cause(e1,e2)"])) == NAMES
+    assert names_of(RelationExtraction(), train=train) == ("Other", "Part(e1,e2)", "Part(e2,e1)")
+    assert names_of(RelationExtraction(directed=False), train=train) == ("Other", "Part")
+    assert names_of(RelationExtraction(), NAMES, train=train, test=rows(["Cause(e1,e2)"])) == NAMES
     with pytest.raises(DataError, match=r"test, .*: 1 rows have the label 'X', which train never"):
-        names_of(Relations(), train=train, test=rows(["X"]))
+        names_of(RelationExtraction(), train=train, test=rows(["X"]))
     with pytest.raises(DataError, match="all rows have the label 'Other' - two or more"):
-        names_of(Relations(), train=rows(["Other"]))
+        names_of(RelationExtraction(), train=rows(["Other"]))
 
 
 def test_the_label_of_no_relation_must_be_there() -> None:
     train = rows(["none", "Part(e1,e2)"])
     with pytest.raises(DataError, match=r"task.other: no row has the label 'Other' \(there are Pa"):
-        names_of(Relations(), train=train)
-    assert names_of(Relations(other="none"), train=train) == ("Part(e1,e2)", "none")
-    assert names_of(Relations(other=None), train=train) == ("Part(e1,e2)", "none")
+        names_of(RelationExtraction(), train=train)
+    assert names_of(RelationExtraction(other="none"), train=train) == ("Part(e1,e2)", "none")
+    assert names_of(RelationExtraction(other=None), train=train) == ("Part(e1,e2)", "none")
 
 
 def encode(texts: list[str], max_length: int = 32, task: Any = None, **more: Any) -> Any:
-    task = task or Relations()
+    task = task or RelationExtraction()
     tokenizer = load_tokenizer(find_model("tiny-bert").location, task)
     found = task.encode({"text": texts, **more}, tokenizer, NAMES, max_length)
     return found, [" ".join(tokenizer.convert_ids_to_tokens(ids)) for ids in found["input_ids"]]
@@ -156,7 +156,7 @@ def test_markers_are_tokens_and_the_opening_ones_are_read() -> None:
 
 
 def test_types_have_markers_of_their_own() -> None:
-    task = Relations(types=["ANIMAL", "THING"])
+    task = RelationExtraction(types=["ANIMAL", "THING"])
     assert len(task.markers()) == 8
     kinds = {"head_type": ["THING"], "tail_type": ["ANIMAL"]}
     _, (text,) = encode([TEXT], task=task, **kinds)
@@ -201,7 +201,7 @@ def official(gold: list[str], said: list[str]) -> dict[str, float]:
     return dict(zip(("precision", "recall", "f1"), means.tolist(), strict=True))
 
 
-def scored(task: Relations, gold: list[str], said: list[str], names: Any = NAMES) -> Any:
+def scored(task: RelationExtraction, gold: list[str], said: list[str], names: Any = NAMES) -> Any:
     counts = task.counts([{"label": label} for label in said], EvalSplit(rows(gold), None, names))
     return tally_scores(counts, lambda sums: task.totals(sums, names), "f1", resamples=20)
 
@@ -210,7 +210,7 @@ def scored(task: Relations, gold: list[str], said: list[str], names: Any = NAMES
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)), min_size=1))
 def test_scores_are_the_official_ones(pairs: list[tuple[str, str]]) -> None:
     gold, said = ([pair[side] for pair in pairs] for side in (0, 1))
-    found = scored(Relations(), gold, said)
+    found = scored(RelationExtraction(), gold, said)
     for name, value in official(gold, said).items():
         assert found[name].value == pytest.approx(value)
     assert found["accuracy"].value == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
@@ -219,7 +219,7 @@ def test_scores_are_the_official_ones(pairs: list[tuple[str, str]]) -> None:
 def test_a_wrong_direction_is_an_error_of_precision_and_of_recall() -> None:
     gold = ["Cause(e1,e2)", "Cause(e1,e2)", "Cause(e2,e1)", "Part(e1,e2)", "Other", "Other"]
     said = ["Cause(e1,e2)", "Cause(e2,e1)", "Cause(e2,e1)", "Other", "Part(e1,e2)", "Other"]
-    found = scored(Relations(), gold, said)
+    found = scored(RelationExtraction(), gold, said)
     # Cause: 2 right of 3 said and of 3 there; Part: none of 1 and of 1; Other is left out
     assert found["precision[Cause]"].value == found["recall[Cause]"].value == pytest.approx(2 / 3)
     assert found["f1[Part]"].value == 0
@@ -230,7 +230,7 @@ def test_a_wrong_direction_is_an_error_of_precision_and_of_recall() -> None:
 
 def test_without_direction_and_without_other_every_label_counts() -> None:
     gold, said = ["Cause(e1,e2)", "Part(e1,e2)"], ["Cause", "Cause"]
-    found = scored(Relations(directed=False, other=None), gold, said, ("Cause", "Part"))
+    found = scored(RelationExtraction(directed=False, other=None), gold, said, ("Cause", "Part"))
     assert found["f1"].value == pytest.approx((2 / 3 + 0) / 2)
 
 
@@ -244,9 +244,11 @@ def test_a_few_rows_of_each_relation_can_be_drawn() -> None:
 def test_the_baseline_is_the_most_frequent_label_of_train() -> None:
     train = rows(["Other", "Other", "Part(e1,e2)"])
     given = EvalSplit(rows(["Other", "Part(e1,e2)"]), None, NAMES, train=train)
-    (said,) = Relations().simple_answers(given).values()
+    (said,) = RelationExtraction().simple_answers(given).values()
     assert said == [{"label": "Other"}] * 2
-    assert scored(Relations(), ["Other", "Part(e1,e2)"], ["Other", "Other"])["f1"].value == 0
+    assert (
+        scored(RelationExtraction(), ["Other", "Part(e1,e2)"], ["Other", "Other"])["f1"].value == 0
+    )
 
 
 def made(model: str, *overrides: str) -> tuple[Recipe, Any]:

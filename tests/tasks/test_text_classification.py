@@ -11,10 +11,10 @@ from peftkit.errors import DataError
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import load_tokenizer
 from peftkit.tasks.base import Task
-from peftkit.tasks.text_classification import Classification
+from peftkit.tasks.text_classification import TextClassification
 from support.toy_models import NAMES
 
-TASK = Classification()
+TASK = TextClassification()
 
 
 def splits(names: tuple[str, ...] | None = None, **labels: list[str]) -> Any:

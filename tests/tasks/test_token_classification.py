@@ -25,7 +25,7 @@ from peftkit.preprocessing.batching import longest_first
 from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Task
 from peftkit.tasks.token_classification.rows import sentence_of
 from peftkit.tasks.token_classification.schemes import tag_names, to_iob2
-from peftkit.tasks.token_classification.task import Tagging
+from peftkit.tasks.token_classification.task import TokenClassification
 from support.toy_models import toy
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -48,7 +48,9 @@ def rows(*sentences: tuple[Any, Any]) -> Rows:
     return Rows(row=names, tokens=list(words), tags=list(tags))
 
 
-def names_of(task: Tagging, names: tuple[str, ...] | None = None, **splits: Rows) -> Any:
+def names_of(
+    task: TokenClassification, names: tuple[str, ...] | None = None, **splits: Rows
+) -> Any:
     given = {"train": rows(), "validation": rows(), "test": rows(), **splits}
     return task.label_names(SimpleNamespace(**given, names=names))  # type: ignore[arg-type]
 
@@ -56,25 +58,31 @@ def names_of(task: Tagging, names: tuple[str, ...] | None = None, **splits: Rows
 GOOD = (["Ann", "saw", "Rome"], ["B-PER", "O", "B-LOC"])
 
 
-def refused(task: Tagging, *sentences: tuple[Any, Any], **splits: Rows) -> str:
+def refused(task: TokenClassification, *sentences: tuple[Any, Any], **splits: Rows) -> str:
     with pytest.raises(DataError) as caught:
         names_of(task, train=rows(*sentences), **splits)
     return str(caught.value)
 
 
 def test_the_tags_are_those_of_iob2_for_all_types_in_train() -> None:
-    assert names_of(Tagging(), train=rows(GOOD)) == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+    assert names_of(TokenClassification(), train=rows(GOOD)) == (
+        "O",
+        "B-LOC",
+        "I-LOC",
+        "B-PER",
+        "I-PER",
+    )
     bilou = rows((["a", "b", "c"], ["U-PER", "B-X", "L-X"]))
-    assert names_of(Tagging(), train=bilou) == ("O", "B-PER", "I-PER", "B-X", "I-X")
+    assert names_of(TokenClassification(), train=bilou) == ("O", "B-PER", "I-PER", "B-X", "I-X")
     declared = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
-    assert names_of(Tagging(), declared, train=rows(GOOD)) == declared
+    assert names_of(TokenClassification(), declared, train=rows(GOOD)) == declared
     plain = rows((["a", "b"], ["NN", "DT"]))
-    assert names_of(Tagging(scheme="none"), train=plain) == ("DT", "NN")
+    assert names_of(TokenClassification(scheme="none"), train=plain) == ("DT", "NN")
 
 
 def test_words_and_tags_that_do_not_pair_are_counted_and_named() -> None:
     uneven, untagged = (["a", "b"], ["O"]), (["a", "b"], ["O", None])
-    said = refused(Tagging(), GOOD, uneven, uneven, untagged, ([" "], ["O"]))
+    said = refused(TokenClassification(), GOOD, uneven, uneven, untagged, ([" "], ["O"]))
     expected = "the numbers of words and tags differ in 2 rows (f:1 (2 words, 1 tags), f:2"
     assert expected in said
     assert "a word has no tag in 1 row (f:3 (word 2))" in said
@@ -82,38 +90,48 @@ def test_words_and_tags_that_do_not_pair_are_counted_and_named() -> None:
 
 
 def test_tags_of_no_scheme_are_told_with_the_way_out() -> None:
-    said = refused(Tagging(), (["a", "b"], ["NN", "VB"]))
+    said = refused(TokenClassification(), (["a", "b"], ["NN", "VB"]))
     assert "2 tags are of no scheme ('NN', 'VB')" in said and "task.scheme=none" in said
 
 
 def test_an_inside_tag_that_begins_an_entity_hints_at_iob1() -> None:
     begun = (["a", "b"], ["O", "I-PER"])
-    said = refused(Tagging(scheme="iob2"), GOOD, begun)
+    said = refused(TokenClassification(scheme="iob2"), GOOD, begun)
     assert "ill-formed in the scheme iob2 in 1 row (f:1: 'I-PER' behind 'O')" in said
     assert "task.scheme=iob1" in said
-    assert "task.scheme=iob2" in refused(Tagging(scheme="iob1"), GOOD)
-    assert "the end behind 'B-PER'" in refused(Tagging(scheme="bilou"), (["a"], ["B-PER"]))
-    assert names_of(Tagging(), train=rows(begun, begun)) == ("O", "B-PER", "I-PER")
+    assert "task.scheme=iob2" in refused(TokenClassification(scheme="iob1"), GOOD)
+    assert "the end behind 'B-PER'" in refused(
+        TokenClassification(scheme="bilou"), (["a"], ["B-PER"])
+    )
+    assert names_of(TokenClassification(), train=rows(begun, begun)) == ("O", "B-PER", "I-PER")
 
 
 def test_types_that_train_never_has_are_refused_unless_they_are_declared() -> None:
     test = rows((["x"], ["B-ORG"]))
-    said = refused(Tagging(), GOOD, test=test)
+    said = refused(TokenClassification(), GOOD, test=test)
     assert "test, column of 'tags': the type 'ORG' is in 1 row (f:0), and train never has" in said
     declared = tag_names(("LOC", "ORG", "PER"))
-    assert names_of(Tagging(), declared, train=rows(GOOD), test=test) == declared
+    assert names_of(TokenClassification(), declared, train=rows(GOOD), test=test) == declared
     plain = rows((["a", "b"], ["NN", "DT"]))
-    assert "the tag 'B-ORG'" in refused(Tagging(scheme="none"), (["a", "b"], ["N", "D"]), test=test)
-    assert names_of(Tagging(scheme="none"), ("DT", "NN", "X"), train=plain) == ("DT", "NN", "X")
+    assert "the tag 'B-ORG'" in refused(
+        TokenClassification(scheme="none"), (["a", "b"], ["N", "D"]), test=test
+    )
+    assert names_of(TokenClassification(scheme="none"), ("DT", "NN", "X"), train=plain) == (
+        "DT",
+        "NN",
+        "X",
+    )
 
 
 def test_a_single_tag_cannot_be_learned() -> None:
-    assert "all words have the tag 'O'" in refused(Tagging(), (["a", "b"], ["O", "O"]))
+    assert "all words have the tag 'O'" in refused(TokenClassification(), (["a", "b"], ["O", "O"]))
 
 
 def encode(words: Sequence[Any], max_length: int = 32, task: Any = None, **more: Any) -> Any:
     tokenizer = load_tokenizer(find_model("tiny-bert").location)
-    return (task or Tagging()).encode({"tokens": words, **more}, tokenizer, NAMES, max_length)
+    return (task or TokenClassification()).encode(
+        {"tokens": words, **more}, tokenizer, NAMES, max_length
+    )
 
 
 def test_a_words_label_is_at_its_first_piece() -> None:
@@ -152,11 +170,15 @@ def test_no_word_of_a_long_text_is_lost_or_answered_twice(words: list[str]) -> N
 
 def test_windows_that_do_not_move_on_are_refused() -> None:
     with pytest.raises(DataError, match=r"task.stride: is 10, and a window has 10 tokens - use 9"):
-        encode([["rain"] * 30], max_length=12, task=Tagging(stride=10))
-    assert len(encode([["rain"] * 30], max_length=12, task=Tagging(stride=0))["of"]) == 3
+        encode([["rain"] * 30], max_length=12, task=TokenClassification(stride=10))
+    assert (
+        len(encode([["rain"] * 30], max_length=12, task=TokenClassification(stride=0))["of"]) == 3
+    )
 
 
-def scored(task: Tagging, gold: list[list[str]], said: list[list[str]], names: Any) -> Any:
+def scored(
+    task: TokenClassification, gold: list[list[str]], said: list[list[str]], names: Any
+) -> Any:
     given = EvalSplit(rows(*((tags, tags) for tags in gold)), None, names)
     counts = task.counts([{"tags": tags} for tags in said], given)
     return tally_scores(counts, lambda sums: task.totals(sums, names), task.headline, resamples=20)
@@ -176,7 +198,7 @@ sentences = st.lists(
 def test_scores_of_entities_are_seqevals(pairs: list[list[tuple[str, str]]]) -> None:
     gold = [to_iob2([right for right, _ in row]) for row in pairs]
     said = [[tag for _, tag in row] for row in pairs]  # ill-formed too
-    found = scored(Tagging(), gold, said, NAMES)
+    found = scored(TokenClassification(), gold, said, NAMES)
     strict: Any = {"mode": "strict", "scheme": IOB2}
     for name in ("precision", "recall", "f1"):
         library = getattr(seqeval.metrics, f"{name}_score")
@@ -197,7 +219,7 @@ def test_scores_of_entities_are_seqevals(pairs: list[list[tuple[str, str]]]) -> 
 def test_scores_of_plain_tags_are_scikit_learns(pairs: list[list[tuple[str, str]]]) -> None:
     kept = [*pairs, [("a", "b")]]
     gold, said = ([[pair[side] for pair in row] for row in kept] for side in (0, 1))
-    found = scored(Tagging(scheme="none"), gold, said, ("a", "b", "c", "d"))
+    found = scored(TokenClassification(scheme="none"), gold, said, ("a", "b", "c", "d"))
     flat = [[tag for row in side for tag in row] for side in (gold, said)]
     assert found["accuracy"].value == pytest.approx(accuracy_score(*flat))
     assert found["macro_f1"].value == pytest.approx(f1_score(*flat, average="macro"))
@@ -210,7 +232,7 @@ def test_baselines_are_all_outside_and_the_words_most_frequent_tags() -> None:
     given = EvalSplit(
         rows((["Rome", "Ann", "x"], ["B-LOC", "B-PER", "O"])), None, NAMES, train=train
     )
-    found = Tagging().simple_answers(given)
+    found = TokenClassification().simple_answers(given)
     assert {name: [answer["tags"] for answer in said] for name, said in found.items()} == {
         "all_O": [["O", "O", "O"]],
         "most_frequent_tag": [["B-LOC", "B-PER", "O"]],
@@ -227,7 +249,7 @@ def test_answers_are_well_formed_and_say_where_entities_stand() -> None:
     said[1] = [0.1, 0.0, 0.0, 0.1, 0.8]
     parts = [said[:2], said[2:]]  # two windows
     given = EvalSplit({"tokens": [text]}, {"of": [0, 0]}, NAMES)
-    (answer,) = Tagging().answers(Predictions([], parts, None), given)
+    (answer,) = TokenClassification().answers(Predictions([], parts, None), given)
     assert answer["tags"][:3] == ["B-PER", "I-PER", "O"] and answer["words"] == words
     (entity,) = answer["entities"]
     assert entity["probability"] == pytest.approx(0.3)
@@ -237,7 +259,7 @@ def test_answers_are_well_formed_and_say_where_entities_stand() -> None:
         "end": 7,
         "text": "Ann Lee",
     }
-    (greedy,) = Tagging(decoding="greedy").answers(Predictions([], parts, None), given)
+    (greedy,) = TokenClassification(decoding="greedy").answers(Predictions([], parts, None), given)
     assert greedy["tags"][:3] == ["I-PER", "I-PER", "O"] and greedy["entities"] == []
 
 
@@ -307,8 +329,8 @@ def test_architectures_without_a_token_classifier_are_refused(model: str) -> Non
 
 
 def test_nicknames_say_what_is_tagged() -> None:
-    assert Task.parse("ner", "task") == Tagging()
-    assert Task.parse("pos", "task") == Tagging(scheme="none")
+    assert Task.parse("ner", "task") == TokenClassification()
+    assert Task.parse("pos", "task") == TokenClassification(scheme="none")
 
 
 @needs_shared

@@ -18,8 +18,8 @@ from peftkit.preprocessing.tokenization import encode, noted
 from peftkit.tasks.language_modeling.text_generation import TextGeneration
 from peftkit.tasks.language_modeling.translation import Translation
 from peftkit.tasks.question_answering.task import QuestionAnswering
-from peftkit.tasks.text_classification import Classification
-from peftkit.tasks.token_classification.task import Tagging
+from peftkit.tasks.text_classification import TextClassification
+from peftkit.tasks.token_classification.task import TokenClassification
 from peftkit.text.special_tokens import (
     encode_rendered,
     encode_text,
@@ -192,12 +192,14 @@ def test_the_tokenizer_itself_is_left_as_it_was() -> None:
 def test_every_task_reads_special_tokens_in_its_rows_as_text() -> None:
     tokenizer = load_tokenizer(find_model("tiny-bert").location)
     sep = tokenizer.sep_token_id
-    one = Classification().encode({"text": ["sport [SEP] food"]}, tokenizer, ("a", "b"), 99)
+    one = TextClassification().encode({"text": ["sport [SEP] food"]}, tokenizer, ("a", "b"), 99)
     assert one["input_ids"][0].count(sep) == 1
-    cut = Classification().encode({"text": ["sport [SEP] food " * 9]}, tokenizer, ("a", "b"), 20)
+    cut = TextClassification().encode(
+        {"text": ["sport [SEP] food " * 9]}, tokenizer, ("a", "b"), 20
+    )
     assert cut["input_ids"][0].count(sep) == 1 and len(cut["input_ids"][0]) == 20
     words = {"tokens": [["sport", "[SEP]", "food"]], "tags": [["A", "B", "A"]]}
-    tags = Tagging(scheme="none").encode(words, tokenizer, ("A", "B"), 99)
+    tags = TokenClassification(scheme="none").encode(words, tokenizer, ("A", "B"), 99)
     assert tags["input_ids"][0].count(sep) == 1
     assert [label for label in tags["labels"][0] if label >= 0] == [0, 1, 0]
     rows = {"question": ["which [SEP]?"], "context": ["sport [SEP] food"]}
@@ -229,7 +231,7 @@ def test_a_classifier_that_reads_the_end_of_a_text_takes_one_that_speaks_of_it()
         model = AutoModelForSequenceClassification.from_pretrained(source.location)
     tokenizer = load_tokenizer(source.location)
     rows = {"text": ["food [SEP] food", "food sport of the food"]}
-    ids = Classification().encode(rows, tokenizer, ("a", "b"), 99)["input_ids"]
+    ids = TextClassification().encode(rows, tokenizer, ("a", "b"), 99)["input_ids"]
     batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
     assert model(**batch).logits.shape[0] == 2
 

@@ -145,14 +145,14 @@ def test_without_evaluations_and_test_rows_there_are_no_scores(
 @pytest.mark.slow
 def test_a_score_that_is_undefined_is_null_and_no_crash(zygote: Zygote, tmp_path: Path) -> None:
     before = (
-        "from peftkit.tasks.text_classification import Classification\n"
-        "real = Classification.score\n"
+        "from peftkit.tasks.text_classification import TextClassification\n"
+        "real = TextClassification.score\n"
         "def score(self, *given, **named):\n"
         "    found = real(self, *given, **named)\n"
         "    undefined = found.scores['accuracy'].model_copy(update={'value': None})\n"
         "    found.scores['accuracy'] = undefined\n"
         "    return found\n"
-        "Classification.score = score\n"
+        "TextClassification.score = score\n"
     )
     settings = ("training.report_to=[tensorboard]", "training.patience=2", "training.evaluate=2")
     ended = zygote.run(tmp_path, *settings, before=before)

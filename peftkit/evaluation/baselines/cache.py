@@ -24,9 +24,9 @@ from peftkit.runtime.distributed import World, execution_environment, on_main, s
 from peftkit.runtime.peak_memory import reset_peak_bytes
 from peftkit.storage.atomic_files import write_json
 from peftkit.tasks.base import EvalSplit, Predictions
-from peftkit.tasks.embedding_baseline import Embedded
+from peftkit.tasks.embedding_baseline import EmbeddingBaseline
 from peftkit.tasks.language_modeling.base import LanguageModeling
-from peftkit.tasks.zero_shot import Prompting, Prompts
+from peftkit.tasks.zero_shot import Prompts, ZeroShotSettings
 
 UNTRAINED = "untrained"
 """What the base's answers are called that is given no examples."""
@@ -94,7 +94,7 @@ def predictions_of(said: Mapping[str, Any], given: EvalSplit) -> Predictions:
 def asked(recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, world: World) -> Said:
     """What the bare base says, in all ways that suit the task and the model."""
     task: Any = recipe.task
-    if isinstance(task, Embedded):
+    if isinstance(task, EmbeddingBaseline):
         config = AutoConfig.from_pretrained(model.location)
         if not config.is_encoder_decoder:  # whose states are of two kinds
             found = by_embeddings(recipe, task, model, tokenizer, given, world)
@@ -128,7 +128,12 @@ def answered(recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, wo
 
 
 def prompted(
-    recipe: Recipe, how: Prompting, model: Source, tokenizer: Any, given: EvalSplit, world: World
+    recipe: Recipe,
+    how: ZeroShotSettings,
+    model: Source,
+    tokenizer: Any,
+    given: EvalSplit,
+    world: World,
 ) -> Said:
     """The classes that a causal language model says in words, shown no answered rows and some."""
     is_pair = "text_pair" in given.rows.column_names

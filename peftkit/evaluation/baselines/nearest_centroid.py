@@ -15,7 +15,7 @@ from peftkit.evaluation.prediction import predict
 from peftkit.hub.source import Source
 from peftkit.runtime.distributed import World
 from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Reading, Task
-from peftkit.tasks.embedding_baseline import Embedded
+from peftkit.tasks.embedding_baseline import EmbeddingBaseline
 
 
 class Embeddings(Task):
@@ -65,7 +65,12 @@ def means(states: Tensor, parts: Tensor) -> np.ndarray:
 
 
 def by_embeddings(
-    recipe: Recipe, task: Embedded, model: Source, tokenizer: Any, given: EvalSplit, world: World
+    recipe: Recipe,
+    task: EmbeddingBaseline,
+    model: Source,
+    tokenizer: Any,
+    given: EvalSplit,
+    world: World,
 ) -> list[np.ndarray] | None:
     """What the base's embeddings say of the rows, as the task's outputs; None where nothing."""
 

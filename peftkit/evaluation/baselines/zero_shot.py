@@ -14,7 +14,7 @@ from peftkit.loading.model import LoadedModel
 from peftkit.runtime.distributed import World
 from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Task
 from peftkit.tasks.language_modeling.base import LanguageModeling
-from peftkit.tasks.zero_shot import Prompting, Prompts, in_turn
+from peftkit.tasks.zero_shot import Prompts, ZeroShotSettings, in_turn
 
 CONTENT_FREE = "N/A"
 """What Zhao et al. (2021) put in place of a text to see what a model says whatever the text."""
@@ -73,7 +73,7 @@ def is_causal(config: PretrainedConfig) -> bool:
     return known[type(config)].__name__ in (config.architectures or ())
 
 
-def shots_for(how: Prompting, given: EvalSplit) -> list[dict[str, str]]:
+def shots_for(how: ZeroShotSettings, given: EvalSplit) -> list[dict[str, str]]:
     """The answered rows, of train alone."""
     return [
         given.train[row]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftkit.metrics.text import Counted, counts_of, means, pass_counts, pass_names, totals_of
-from peftkit.registry import Settings
+from peftkit.tasks.base import EvalSplit, Predictions, Reading, Scored, Task
 from peftkit.tasks.language_modeling.counts import columns_in, row_counts, token_totals
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from peftkit.text.conversations import Conversation
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from peftkit.data.splits import Splits
     from peftkit.metrics.counts import Totals
     from peftkit.metrics.registry import Score
-    from peftkit.tasks.base import EvalSplit, Predictions, Reading, Scored
 
     Floats = NDArray[np.float64]
 
@@ -32,7 +31,7 @@ TOKEN_KINDS = 3
 Answers = list[dict[str, Any]]
 
 
-class LanguageModeling(Settings):
+class LanguageModeling(Task):
     """Loss on the tokens to be said, bits per byte of their text, and scores of generated texts."""
 
     generate: Generation | None = None
@@ -41,7 +40,7 @@ class LanguageModeling(Settings):
     peft_type: ClassVar[str] = "CAUSAL_LM"
     pipeline_tag: ClassVar[str] = "text-generation"
     trains_head: ClassVar[bool] = False
-    reading: ClassVar["Reading"] = "labels"
+    reading: ClassVar[Reading] = "labels"
     assumed_names: ClassVar[tuple[str, ...]] = ()
     later: ClassVar[tuple[str, ...]] = ("generate.few_shot_examples", "score_tokenizer")
 
@@ -152,7 +151,7 @@ class LanguageModeling(Settings):
             for part in parts
         ]
 
-    def answers(self, predictions: "Predictions", given: "EvalSplit") -> Answers:
+    def answers(self, predictions: Predictions, given: EvalSplit) -> Answers:
         """What was generated for each row, where it was, how many of its samples `passed` a judge,
         and what the right answer cost: `nats` over `tokens` that stand for `bytes` of text."""
         counts = row_counts(predictions, given)
@@ -167,7 +166,7 @@ class LanguageModeling(Settings):
             for text, hits, (nats, tokens, size) in zip(texts, passed, counts, strict=True)
         ]
 
-    def counts(self, answers: Sequence[Mapping[str, Any]], given: "EvalSplit") -> "Floats":
+    def counts(self, answers: Sequence[Mapping[str, Any]], given: EvalSplit) -> "Floats":
         """Nats, tokens and bytes of each row, then what its text gives, then what the judge says of
         its samples; NaN where it has none."""
         import numpy as np
@@ -207,7 +206,7 @@ class LanguageModeling(Settings):
             found.append((counts[:, texts:], means(pass_names(samples))))
         return found
 
-    def _references_of(self, given: "EvalSplit") -> list[str]:
+    def _references_of(self, given: EvalSplit) -> list[str]:
         """The references of all rows, of which the way to split texts is chosen."""
         return self.references({name: given.rows[name][:] for name in columns_in(given.rows)})
 
@@ -215,10 +214,8 @@ class LanguageModeling(Settings):
         """Samples a row that the judge's command is run on; 0 where there is no judge."""
         return self.generate.samples if self.generate and self.generate.grader else 0
 
-    def score(self, predictions: "Predictions", given: "EvalSplit") -> "Scored":
+    def score(self, predictions: Predictions, given: EvalSplit) -> Scored:
         """Scores over all rows, those of texts over the rows whose text was generated."""
-        from peftkit.tasks.base import Scored
-
         counts = self.counts(self.answers(predictions, given), given)
         scores = self._tallied(counts, given)
         details: dict[str, Any] = {}
@@ -235,7 +232,7 @@ class LanguageModeling(Settings):
             details |= self.text_details([str(predictions.texts[i]) for i in texts])
         simple = {}
         if given.train is not None and texts:
-            for name, answers in self.simple_answers(given).items():  # type: ignore[attr-defined]
+            for name, answers in self.simple_answers(given).items():
                 simple[name] = self._tallied(self.counts(answers, given)[texts], given)
         return Scored(scores, next(iter(simple.values()), {}), details, simple, tuple(notes))
 
@@ -243,7 +240,7 @@ class LanguageModeling(Settings):
         """What else is said of generated texts."""
         return {"mean_words": sum(len(words_of(text)) for text in texts) / len(texts)}
 
-    def _tallied(self, counts: "Floats", given: "EvalSplit") -> "dict[str, Score]":
+    def _tallied(self, counts: "Floats", given: EvalSplit) -> "dict[str, Score]":
         """Each score from the rows in which it is known, the headline first."""
         import numpy as np
 
@@ -259,7 +256,7 @@ class LanguageModeling(Settings):
         return head | found
 
     def prediction_lines(
-        self, predictions: "Predictions", given: "EvalSplit"
+        self, predictions: Predictions, given: EvalSplit
     ) -> Iterator[dict[str, Any]]:
         """What was generated, and the counts; null where a row has none. Never the source."""
         answers = self.answers(predictions, given)

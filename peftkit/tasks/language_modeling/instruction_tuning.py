@@ -7,7 +7,6 @@ from pydantic import field_validator
 
 from peftkit.errors import DataError, Fault, RecipeError
 from peftkit.metrics.text import EXACT, Counted, exact_counts, rouges
-from peftkit.tasks.base import Task
 from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.counts import columns_in
 from peftkit.text.chat_fields import TOLD, examined, faults_of
@@ -40,7 +39,7 @@ UNUSABLE = "the conversations cannot be used:"
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer"]
 
 
-class Instructions(LanguageModeling, Task):
+class InstructionTuning(LanguageModeling):
     """What the assistant of a conversation says: the loss is on its answers and on their ends."""
 
     kind: Literal["instruction_tuning"] = "instruction_tuning"

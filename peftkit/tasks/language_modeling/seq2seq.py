@@ -25,7 +25,7 @@ SOURCE = "{source}"
 Columns = dict[str, list[Any]]
 
 
-class Rewriting(LanguageModeling):
+class Seq2Seq(LanguageModeling):
     """What translation and summarization share: a source is read, a target is said."""
 
     generate: Generation | None = Generation()

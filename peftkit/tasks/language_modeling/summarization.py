@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from peftkit.metrics.text import Counted, rouges
-from peftkit.tasks.base import EvalSplit, Task
-from peftkit.tasks.language_modeling.seq2seq import SOURCE, Rewriting, said_by_all, usual_target
+from peftkit.tasks.base import EvalSplit
+from peftkit.tasks.language_modeling.seq2seq import SOURCE, Seq2Seq, said_by_all, usual_target
 from peftkit.text.words import SENTENCE_ENDS, words_of
 
 
-class Summarization(Rewriting, Task):
+class Summarization(Seq2Seq):
     """What a text comes to."""
 
     kind: Literal["summarization"] = "summarization"

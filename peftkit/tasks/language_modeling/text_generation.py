@@ -7,7 +7,6 @@ from pydantic import Field, PositiveInt, field_validator
 
 from peftkit.errors import DataError, Fault
 from peftkit.metrics.text import distinct
-from peftkit.tasks.base import Task
 from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from peftkit.text.special_tokens import encode_text
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from peftkit.data.validation import Need
 
 
-class TextGeneration(LanguageModeling, Task):
+class TextGeneration(LanguageModeling):
     """How texts go on: every token is learned from those before it, and that a text ends."""
 
     kind: Literal["text_generation"] = "text_generation"

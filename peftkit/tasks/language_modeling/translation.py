@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.metrics.text import CHRF, Counted, bleus
 from peftkit.metrics.tokenizers import bleu_tokenizer, check_installed
-from peftkit.tasks.base import EvalSplit, Task
+from peftkit.tasks.base import EvalSplit
 from peftkit.tasks.language_modeling.seq2seq import (
     SOURCE,
     Columns,
-    Rewriting,
+    Seq2Seq,
     said_by_all,
     usual_target,
 )
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from peftkit.data.splits import Splits
 
 
-class Translation(Rewriting, Task):
+class Translation(Seq2Seq):
     """What a text is in another language."""
 
     kind: Literal["translation"] = "translation"
@@ -55,7 +55,7 @@ class Translation(Rewriting, Task):
         return CHRF, bleus(chosen or bleu_tokenizer(references), chosen is not None)
 
     def label_names(self, splits: "Splits") -> tuple[str, ...]:
-        """As `Rewriting` has it. Raises `DataError` also where what splits the texts for BLEU is
+        """As `Seq2Seq` has it. Raises `DataError` also where what splits the texts for BLEU is
         not installed."""
         names = super().label_names(splits)
         if self.generate is not None and len(splits.test):
@@ -69,7 +69,7 @@ class Translation(Rewriting, Task):
         names: Sequence[str],
         max_length: int,
     ) -> Columns:
-        """As `Rewriting` has it, in the languages that are named."""
+        """As `Seq2Seq` has it, in the languages that are named."""
         self._name_languages(tokenizer)
         return super().encode(rows, tokenizer, names, max_length)
 
@@ -79,12 +79,12 @@ class Translation(Rewriting, Task):
         tokenizer: "PreTrainedTokenizerBase",
         max_length: int,
     ) -> list[list[int]]:
-        """As `Rewriting` has it, in the languages that are named."""
+        """As `Seq2Seq` has it, in the languages that are named."""
         self._name_languages(tokenizer)
         return super().prompts(rows, tokenizer, max_length)
 
     def prompt_format(self, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
-        """As `Rewriting` has it, with the languages that are named."""
+        """As `Seq2Seq` has it, with the languages that are named."""
         return {**super().prompt_format(tokenizer), "languages": self.codes}
 
     def first_id(self, tokenizer: "PreTrainedTokenizerBase") -> int | None:

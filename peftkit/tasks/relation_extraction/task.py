@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from peftkit.data.validation import Places, rows_at
 from peftkit.errors import DataError, Fault
 from peftkit.metrics.counts import precision_recall_f1
-from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Task
-from peftkit.tasks.embedding_baseline import EmbeddedParts
+from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions
+from peftkit.tasks.embedding_baseline import EntityEmbeddingBaseline
 from peftkit.tasks.relation_extraction.entity_markers import Marked, Unmarked, marked, with_marks
 from peftkit.text.subword_tokens import frame_of, nearest_to, pieces_of, with_markers
 
@@ -28,7 +28,7 @@ LEAST_ROOM = 8
 """Pieces that must fit: two parts with a piece each between their markers, and one beside each."""
 
 
-class Relations(EmbeddedParts, Task):
+class RelationExtraction(EntityEmbeddingBaseline):
     """Which relation stands between a text's head and tail: `<e1>..</e1>` and `<e2>..</e2>`, or
     where the columns `head` and `tail` say ([start, end] in characters).
 

@@ -9,8 +9,8 @@ from pydantic import NonNegativeInt
 from peftkit.errors import DataError, Fault
 from peftkit.metrics.bootstrap import mean_of_defined
 from peftkit.metrics.counts import precision_recall_f1
-from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Reading, Task
-from peftkit.tasks.embedding_baseline import EmbeddedWords
+from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Reading
+from peftkit.tasks.embedding_baseline import WordEmbeddingBaseline
 from peftkit.tasks.token_classification.rows import (
     Sentence,
     columns_in,
@@ -59,7 +59,7 @@ UNKNOWN = -1
 """The label of a word whose tag is not known, at its first piece."""
 
 
-class Tagging(EmbeddedWords, Task):
+class TokenClassification(WordEmbeddingBaseline):
     """Which tag each word has: named entities, parts of speech, ..."""
 
     kind: Literal["token_classification"] = "token_classification"
