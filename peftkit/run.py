@@ -7,7 +7,7 @@ from pathlib import Path
 # the repository in its place allows to run from a checkout
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from peftkit.cli.main import launched  # noqa: E402
+from peftkit.cli.commands import run_recipe  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(launched(sys.argv[1:]))
+    sys.exit(run_recipe(sys.argv[1:]))

@@ -7,14 +7,33 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from peftkit.cli.exit_codes import guarded, notes_of_earlier_names
+from peftkit.cli.parser import run_parser
 from peftkit.cli.tables import record_rows
-from peftkit.config.composition import compose, parse_overrides
+from peftkit.config.composition import compose, parse_overrides, recipe_names
+from peftkit.deprecation import current_options
 from peftkit.errors import RecipeError
 from peftkit.runs.learning_curves import printable
 from peftkit.tables import print_rows
 
 if TYPE_CHECKING:
     from peftkit.config.recipe import Recipe
+
+
+def run_recipe(arguments: Sequence[str]) -> int:
+    """Run `run.py recipe=NAME key=value ...` on this rank; the exit code."""
+
+    def work() -> None:
+        named = [a.partition("=")[2] for a in options.settings if a.startswith("recipe=")]
+        if len(named) != 1 or not named[0]:
+            what = f"recipe= is given {len(named)} times" if named[1:] else "recipe= is missing"
+            raise RecipeError(f"{what} - set recipe=NAME, one of {', '.join(recipe_names())}")
+        settings = [a for a in options.settings if not a.startswith("recipe=")]
+        train_and_show(load(named[0], settings), options)
+
+    with notes_of_earlier_names():
+        options = run_parser().parse_args(current_options(arguments))
+        return guarded(work)
 
 
 def load(name: str, settings: Sequence[str]) -> "Recipe":

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from peftkit.cli.commands import COMMANDS
+from peftkit.cli.exit_codes import guarded
 from peftkit.cli.launch import arguments, starter
-from peftkit.cli.main import guarded
 from peftkit.cli.parser import parser, run_parser
 from peftkit.errors import RunError, RunStopped
 from support.commands import ROOT, peftkit, python, run_py
@@ -35,11 +35,11 @@ def imported(code: str, cwd: Path, names: tuple[str, ...]) -> list[str]:
     return done.stdout.splitlines()[-1].split()[1:]
 
 
-def cli(*typed: str, door: str = "main") -> str:
+def cli(*typed: str, door: str = "main.main") -> str:
     """Code that runs a command line and ignores its exit code."""
     return (
         "import contextlib, peftkit.cli.main\n"
-        f"with contextlib.suppress(SystemExit): peftkit.cli.main.{door}({list(typed)!r})"
+        f"with contextlib.suppress(SystemExit): peftkit.cli.{door}({list(typed)!r})"
     )
 
 
@@ -104,7 +104,8 @@ def test_commands_without_a_model_import_no_heavy_library(
 
 
 def test_a_faulty_launch_imports_no_heavy_library(tmp_path: Path) -> None:
-    assert imported(cli("recipe=lora_imdb", *WRONG, door="launched"), tmp_path, HEAVY) == []
+    code = cli("recipe=lora_imdb", *WRONG, door="commands.run_recipe")
+    assert imported(code, tmp_path, HEAVY) == []
 
 
 def test_help_and_unknown_names_do_not_import_pydantic(tmp_path: Path) -> None:

@@ -233,8 +233,8 @@ def test_a_finished_run_returns_at_once_and_imports_no_torch(tmp_path: Path, who
     shutil.copytree(whole / "runs", tmp_path / "runs")
     before = record(tmp_path)
     code = (
-        "import sys\nfrom peftkit.cli.main import launched\n"
-        f"code = launched({['recipe=lora_tiny', *SMALL, 'training.save_steps=4']!r})\n"
+        "import sys\nfrom peftkit.cli.commands import run_recipe\n"
+        f"code = run_recipe({['recipe=lora_tiny', *SMALL, 'training.save_steps=4']!r})\n"
         "print('torch' in sys.modules or 'transformers' in sys.modules)\n"
         "sys.exit(code)"
     )
