@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peftkit.merging.checkpoint.tensors import SIZES, header_bytes
+from peftkit.storage.safetensors_files import DTYPE_BYTES, format_header
 
 TO = Path(__file__).parent / "measurements" / "merge.json"
 WIDE, KEYS, INNER, TOKENS, SHARDS, RANK = 2048, 256, 5632, 32000, 5, 16
@@ -87,11 +87,11 @@ def make(folder: Path, blocks: int) -> int:
         shard = f"model-{number:05}-of-{SHARDS:05}.safetensors"
         places |= dict.fromkeys(names, shard)
         with open(base / shard, "wb") as file:
-            file.write(header_bytes([(name, "BF16", tensors[name]) for name in names]))
+            file.write(format_header([(name, "BF16", tensors[name]) for name in names]))
             for name in names:
                 weight = torch.randn(tensors[name], dtype=torch.bfloat16) * 0.02
                 file.write(memoryview(weight.reshape(-1).view(torch.uint8).numpy()))
-    index = {"metadata": {"total_size": total * SIZES["BF16"]}, "weight_map": places}
+    index = {"metadata": {"total_size": total * DTYPE_BYTES["BF16"]}, "weight_map": places}
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
     (base / "config.json").write_text(json.dumps(config(blocks)))
     make_adapter(adapter, base, blocks)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from peftkit.config.recipe import Recipe
-from peftkit.merging.as_trained import write_as_trained
+from peftkit.merging.inference_settings import write_inference_settings
 from peftkit.strategies.base import train_all
 from support.varied_models import OWN_KIND, TEMPLATES, Chat, VariedModel, auto_class, faults
 from support.varied_rows import SCRIPTS, talks, texts
@@ -89,7 +89,7 @@ def test_a_padding_token_without_an_embedding_is_not_exported(
     for pad in ("own", "beyond"):
         base = varied("gpt2", files=files, pad=pad)
         folder = Path(shutil.copytree(base, tmp_path / pad))
-        write_as_trained(task, base, folder)
+        write_inference_settings(task, base, folder)
         rows = json.loads((base / "config.json").read_text())["vocab_size"]
         found = [AutoTokenizer.from_pretrained(where).pad_token_id for where in (base, folder)]
         assert found[1] < rows and (found[0] == found[1]) == (pad == "own")

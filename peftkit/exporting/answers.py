@@ -71,7 +71,7 @@ class Answers:
         )
         own = recipe.task.generate or Generation()
         most = min(own.max_new_tokens, most)
-        greedy = {"temperature": 0.0, "beams": 1, "max_new_tokens": most}
+        greedy = {"temperature": 0.0, "num_beams": 1, "max_new_tokens": most}
         self.how: Generation = own.model_copy(update=greedy)
         self.answers: list[Answer] = []
         self.likely: list[Tensor] = []

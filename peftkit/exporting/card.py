@@ -78,7 +78,7 @@ def needed() -> dict[str, str]:
 
 def mergeable(recipe: Recipe) -> bool:
     """Whether `peftkit merge` gives an ordinary checkpoint of the recipe's runs."""
-    return recipe.strategy.foldable and not recipe.task.markers()
+    return recipe.strategy.mergeable and not recipe.task.markers()
 
 
 def card(

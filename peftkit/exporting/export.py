@@ -11,7 +11,7 @@ from peftkit.errors import RunError
 from peftkit.exporting.card import card, mergeable, needed
 from peftkit.exporting.facts import Exported, export_rows
 from peftkit.merging.inputs import check_base, read_texts
-from peftkit.merging.merge import beside
+from peftkit.merging.merge import new_folder
 from peftkit.records.record import RunRecord, run_folder
 from peftkit.records.run_dir import RunDir
 from peftkit.storage.atomic_files import write_text
@@ -50,7 +50,7 @@ def export(
     folder = RunDir.open(run_folder(run))
     texts = read_texts(verify)
     check_task(folder)
-    with beside(Path(to)) as partial:
+    with new_folder(Path(to)) as partial:
         from peftkit.exporting.weights import weights_of
 
         source, trained, rows = looked_at(folder, texts, verify != "off")
@@ -97,10 +97,10 @@ def looked_at(
 
 def write_beside(run: RunDir, trained: "Trained", weights: "Weights", to: Path) -> None:
     """Write all but the base's weights: configuration, tokenizer, what was trained, code, card."""
-    from peftkit.merging.metadata_files import write_companions
+    from peftkit.merging.metadata_files import write_metadata_files
 
     base = weights.said()
-    write_companions(weights.adapter, Path(weights.source.location), weights.planned, to)
+    write_metadata_files(weights.adapter, Path(weights.source.location), weights.planned, to)
     trained.write(to, run.recipe, base)
     for path in code_of(run.recipe, trained):
         shutil.copyfile(path, to / path.name)

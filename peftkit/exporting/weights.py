@@ -8,15 +8,14 @@ from peftkit.errors import RunError
 from peftkit.exporting.trained import Trained
 from peftkit.hub.source import Source, sha256_of
 from peftkit.merging.adapters import Adapter, read_artifact
-from peftkit.merging.bases import dequantized_layers, quantization_of
-from peftkit.merging.checkpoint.tensors import open_checkpoint
-from peftkit.merging.merge import written
+from peftkit.merging.dequantization import dequantized_weights, quantization_of
+from peftkit.merging.merge import write_weights
 from peftkit.merging.metadata_files import base_config
-from peftkit.merging.outputs import Plan
-from peftkit.merging.plan import plan
+from peftkit.merging.outputs import MergePlan
+from peftkit.merging.plan import plan_merge
 from peftkit.merging.streaming import Written
 from peftkit.records.run_dir import RunDir
-from peftkit.strategies.base import PeftStrategy, Strategy
+from peftkit.storage.safetensors_files import open_checkpoint
 
 Held = Literal["embed", "reference"]
 
@@ -27,7 +26,7 @@ class Weights:
 
     adapter: Adapter
     """Of what was trained, what changes tensors of the base's own."""
-    planned: Plan
+    planned: MergePlan
     source: Source
     held: Held
     dequantized_from: str | None
@@ -37,7 +36,7 @@ class Weights:
         if self.held == "reference":
             return Written()
         (folder / "base").mkdir()
-        return written(self.planned, folder / "base", what="exported base")
+        return write_weights(self.planned, folder / "base", name="exported base")
 
     def said(self) -> dict[str, Any]:
         """Where the base's weights are, for `load.py`."""
@@ -61,17 +60,17 @@ def weights_of(run: RunDir, source: Source, trained: Trained, held: Held) -> Wei
     Raises `RunError` where the base is damaged, or is to be named and is not what was trained on.
     """
     strategy = run.recipe.strategy
-    adapter = base_part(run, strategy, trained)
+    adapter = base_part(run, trained)
     shards = open_checkpoint(Path(source.location))
     config = base_config(Path(source.location))
-    before = dequantized_layers(adapter, Path(source.location))
-    planned = plan(adapter, shards, config, before)
+    before = dequantized_weights(adapter, Path(source.location))
+    planned = plan_merge(adapter, shards, config, before)
     quantized = quantization_of(adapter)
     if held == "reference":
         why = None
         if quantized is not None:
             why = f"the run was trained on its {quantized.kind} weights, and answers by those"
-        elif any(output.touched for output in planned.outputs):
+        elif any(output.is_touched for output in planned.outputs):
             why = f"'strategy: {strategy.kind}' changed its own weights"
         if why is not None:
             raise RunError(
@@ -80,13 +79,11 @@ def weights_of(run: RunDir, source: Source, trained: Trained, held: Held) -> Wei
     return Weights(adapter, planned, source, held, quantized.kind if quantized else None)
 
 
-def base_part(run: RunDir, strategy: Strategy, trained: Trained) -> Adapter:
+def base_part(run: RunDir, trained: Trained) -> Adapter:
     """The artifact without what `load.py` attaches: what is folded into the base."""
-    parts: list[Strategy] = getattr(strategy, "parts", [strategy])
-    native = all(part.foldable for part in parts if isinstance(part, PeftStrategy))
-    adapter = read_artifact(run.artifact, run, native)
+    adapter = read_artifact(run.artifact, run)
     # around a prompt's model PEFT puts one wrapper, around others two
     named = adapter.replaced.items()
-    if not native:
+    if not adapter.config:
         named = {t.name.removeprefix("base_model."): t for _, t in named}.items()
     return replace(adapter, replaced={n: t for n, t in named if n in trained.own})

@@ -1,243 +1,230 @@
-"""Adapters: what an artifact of ours, or a PEFT folder, holds, and what each tensor is for."""
+"""`Adapter`: what an artifact of peftkit, or a plain PEFT folder, holds, with only headers read."""
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftkit.errors import RunError
-from peftkit.merging.checkpoint.tensors import Stored, read_header
 from peftkit.merging.mixing import Mix
 from peftkit.records.artifact import manifest_path, read_manifest, refuse_pickles
 from peftkit.records.run_dir import RunDir
-from peftkit.strategies.base import Strategy
+from peftkit.storage.safetensors_files import StoredTensor, read_header
+from peftkit.strategies.base import PeftStrategy, Strategy, strategy_for
 from peftkit.tasks.base import Task
-
-if TYPE_CHECKING:
-    from peftkit.config.recipe import Recipe
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_TENSORS = "adapter_model.safetensors"
-PARTS = (
-    "lora_A", "lora_B", "lora_E", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector",
-    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b",
-    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
-    "oft_R", "boft_R", "boft_s", "ia3_l", "vera_lambda_b", "vera_lambda_d",
-    "trainable_tokens_delta",
-)  # fmt: skip
-"""What PEFT 0.21 calls the parts of an adapter, behind the name of the layer."""
-PART = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(PARTS)})(\.default)?(\.(?P<leaf>\w+))?")
 WRAPPERS = re.compile(
     r"\.(base_layer|token_adapter|ln_tuning_layers(\.default)?|modules_to_save(\.default)?)\."
 )
-"""What PEFT puts into the names of the base's tensors and layers."""
-KINDS = (
-    "LORA", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3", "VERA", "LN_TUNING",
-    "TRAINABLE_TOKENS",
-)  # fmt: skip
-"""PEFT's methods that can be folded here."""
-UNFOLDABLE = {
-    "alora_invocation_tokens": "it acts on some tokens only",
-    "arrow_config": "it chooses among adapters for each token",
-    "use_qalora": "it pools what enters the layer",
-    "use_bdlora": "its matrices are blocks on several devices",
-    "kasa_config": "it changes the base's own singular values",
-    "layer_replication": "it runs layers of the base several times",
-    "target_parameters": "it acts on parameters that are no layer's weight",
-    "megatron_config": "its layers are Megatron's",
-}
-"""Settings of PEFT's LoRA whose outcome is no low-rank difference, and why."""
-STARTS = ("pissa", "olora")
-"""Initializations that take something from the base, which can be found again."""
-LOST_STARTS = ("pissa_niter", "corda", "loftq", "lora_ga")
-"""Initializations that change the base by chance, or by what the folder does not hold."""
+"""What PEFT inserts into the names of the base's layers."""
+PEFT_HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+"""PEFT's task types whose models have a new head, which is trained with the adapter."""
+
+Configured = tuple[type[Strategy], Mapping[str, Any]]
+"""A strategy that merges tensors of an adapter, with the `AdapterLayer.config` of its layers."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What was trained, before anything of it is read but headers."""
+    """A trained adapter, or several that are merged as one."""
 
     folder: Path
-    kind: str
-    """PEFT's method, or the strategy."""
+    method: str
+    """PEFT's name of the method ('LORA'), or the strategy's kind."""
     config: Mapping[str, Any]
-    """PEFT's configuration; empty for what is no adapter of PEFT's."""
-    modules: Mapping[str, Mapping[str, Stored]]
-    """For each layer its parts, by PEFT's names without the adapter's."""
-    replaced: Mapping[str, Stored]
-    """Tensors that take the place of the model's, by the model's names."""
-    shared: Mapping[str, Stored]
-    """Parts that belong to no layer alone."""
-    recipe: "Recipe | None" = None
-    """The run's, where it is one of ours."""
+    """PEFT's configuration; empty if PEFT does not merge it."""
+    strategies: tuple[Configured, ...]
+    """The strategies that say how its layers are merged."""
+    layers: Mapping[str, Mapping[str, StoredTensor]]
+    """The adapter's tensors of each layer: 'lora_A', without the layer's name."""
+    replaced: Mapping[str, StoredTensor]
+    """Tensors that replace those of the model, by the model's names."""
+    shared: Mapping[str, StoredTensor]
+    """Tensors that all layers share."""
     run: RunDir | None = None
-    sealed: Mapping[str, Any] = field(default_factory=dict)
-    """What the artifact's seal says."""
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    """The artifact's manifest; empty for a plain PEFT folder."""
     members: "tuple[Adapter, ...]" = ()
-    """Where it stands for several: each; `modules` are then those of all, the rest is of the one
-    whose head is taken."""
+    """Of several adapters: each; `layers` are those of all, the other fields are those of the
+    adapter whose head is kept."""
     mix: Mix | None = None
-    """How the members become one."""
+    """How the members are combined."""
 
     @property
-    def single(self) -> "tuple[Adapter, ...]":
-        """The members, or itself alone."""
+    def all_members(self) -> "tuple[Adapter, ...]":
+        """The members, or the adapter alone."""
         return self.members or (self,)
 
     @property
     def task(self) -> Task | None:
-        """The task of one of our artifacts, with what the run learned beside the weights."""
-        said = self.sealed.get("task")
-        if said is None:
+        """The task of an artifact of peftkit, with its fitted state."""
+        settings = self.manifest.get("task")
+        if settings is None:
             return None
-        return Task.parse(dict(said), "task").carrying(self.sealed.get("tuned", {}))
+        return Task.parse(dict(settings), "task").carrying(self.manifest.get("tuned", {}))
 
     @property
     def trains_head(self) -> bool:
-        """Whether it brings a head that the base may not have: an artifact of ours does where its
-        task puts one on the model, which a language model's does not."""
+        """Whether it has a head that the base may not have."""
         if (task := self.task) is not None:
             return task.trains_head
-        return self.config.get("task_type") in HEADS
-
-
-HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
-"""PEFT's tasks whose models get a fresh head, which is trained beside the adapter."""
+        return self.config.get("task_type") in PEFT_HEADS
 
 
 def open_adapter(path: Path) -> Adapter:
     """The adapter at `path`: a run, its artifact, or a plain PEFT folder.
 
-    Raises `RunError` where it is none, is pickled, damaged or cannot be folded.
+    Raises `RunError` if it is none of these, is pickled or damaged, or cannot be merged.
     """
     if (path / "run.json").is_file():
         return open_artifact(RunDir.open(path).artifact, RunDir(path))
     if manifest_path(path).is_file():
         run = RunDir(path.parent) if (path.parent / "run.json").is_file() else None
         return open_artifact(path, run)
-    return open_peft(path)
+    return open_peft_folder(path)
 
 
 def open_artifact(folder: Path, run: RunDir | None) -> Adapter:
-    """An artifact of ours."""
-    said = read_manifest(folder)
-    recipe = run.recipe if run is not None else None
-    strategy = recipe.strategy if recipe else Strategy.parse(dict(said["strategy"]), "strategy")
-    where = run.path if run is not None else folder
-    if not strategy.foldable:
+    """An artifact of peftkit.
+
+    Raises `RunError` if its strategy or its task cannot be merged.
+    """
+    adapter = read_artifact(folder, run)
+    strategy, path = strategy_of(adapter), run.path if run is not None else folder
+    if not strategy.mergeable:
         raise RunError(
-            f"{where}: 'strategy: {strategy.kind}' cannot be folded into the base's weights: it "
-            "adds layers or tokens that the model's class does not have - make a folder that "
-            f"serves it as it is: peftkit export {where} --to DIR"
+            f"{path}: 'strategy: {strategy.kind}' cannot be merged: it adds modules that the "
+            f"model's class does not have - use peftkit export {path} --to DIR"
         )
-    task = Task.parse(dict(said["task"]), "task")
-    if task.markers():
+    task = adapter.task
+    if task is not None and task.markers():
         raise RunError(
-            f"{where}: 'task: {task.kind}' adds markers to the vocabulary and reads the model at "
-            "them, which no class of transformers does: a merged checkpoint would say something "
-            f"else - make a folder that serves it as it is: peftkit export {where} --to DIR"
+            f"{path}: 'task: {task.kind}' cannot be merged: it adds markers to the vocabulary and "
+            "reads the model at them, which no class of transformers does - use "
+            f"peftkit export {path} --to DIR"
         )
-    return read_artifact(folder, run)
+    return adapter
 
 
-def read_artifact(folder: Path, run: RunDir | None, native: bool = True) -> Adapter:
-    """An artifact of ours, also of what cannot be folded; `native`: PEFT's part of it can be."""
-    said = read_manifest(folder)
-    recipe = run.recipe if run is not None else None
-    strategy = recipe.strategy if recipe else Strategy.parse(dict(said["strategy"]), "strategy")
-    config = read_config(folder) if native and (folder / PEFT_CONFIG).is_file() else {}
-    if config:
-        refuse_variants(folder, config)
-    tensors: dict[str, Stored] = {}
+def strategy_of(adapter: Adapter) -> Strategy:
+    """The strategy of an artifact of peftkit."""
+    if adapter.run is not None:
+        return adapter.run.recipe.strategy
+    return Strategy.parse(dict(adapter.manifest["strategy"]), "strategy")
+
+
+def read_artifact(folder: Path, run: RunDir | None) -> Adapter:
+    """An artifact of peftkit, also one that cannot be merged."""
+    manifest = read_manifest(folder)
+    settings = dict(manifest["strategy"])
+    strategy = run.recipe.strategy if run is not None else Strategy.parse(settings, "strategy")
+    parts = [part for part in strategy.components() if part.mergeable]
+    in_peft = any(isinstance(part, PeftStrategy) for part in parts)
+    config = read_config(folder) if in_peft else {}
+    configured = [
+        (merging_strategy(folder, config, type(part)), config)
+        if isinstance(part, PeftStrategy)
+        else (type(part), part.to_dict())
+        for part in parts
+    ]
+    tensors: dict[str, StoredTensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors |= read_header(file)
-    parts = sorted_out(folder, tensors)
-    return Adapter(
-        folder, str(config.get("peft_type", strategy.kind)), config, *parts, recipe, run, said
-    )
+    method = str(config.get("peft_type", strategy.kind))
+    sorted_tensors = sort_tensors(folder, tensors, configured)
+    return Adapter(folder, method, config, tuple(configured), *sorted_tensors, run, manifest)
 
 
-def open_peft(folder: Path) -> Adapter:
-    """A folder that PEFT wrote."""
+def open_peft_folder(folder: Path) -> Adapter:
+    """A folder that PEFT saved."""
     refuse_pickles(folder)
-    absent = [name for name in (PEFT_CONFIG, PEFT_TENSORS) if not (folder / name).is_file()]
-    if absent:
-        there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    missing = [name for name in (PEFT_CONFIG, PEFT_TENSORS) if not (folder / name).is_file()]
+    if missing:
+        found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
         raise RunError(
-            f"{folder}: is neither a run, an artifact nor a PEFT folder: {' and '.join(absent)} "
-            f"missing (there are {', '.join(there[:10]) or 'no files'}) - name one that is"
+            f"{folder}: is neither a run, an artifact nor a PEFT folder: {' and '.join(missing)} "
+            f"missing (found {', '.join(found[:10]) or 'no files'}) - name one of these"
         )
     config = read_config(folder)
-    refuse_variants(folder, config)
-    return Adapter(
-        folder,
-        str(config["peft_type"]),
-        config,
-        *sorted_out(folder, read_header(folder / PEFT_TENSORS)),
-    )
+    configured = ((merging_strategy(folder, config), config),)
+    tensors = sort_tensors(folder, read_header(folder / PEFT_TENSORS), configured)
+    return Adapter(folder, str(config["peft_type"]), config, configured, *tensors)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """PEFT's configuration in `folder`."""
     path = folder / PEFT_CONFIG
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(f"{path}: cannot be read ({error}) - take it from a copy") from None
-    if not isinstance(said, dict):
-        raise RunError(f"{path}: is no mapping - take it from a copy")
-    return said
+        raise RunError(f"{path}: cannot be read ({error}) - restore it from a copy") from None
+    if not isinstance(config, dict):
+        raise RunError(f"{path}: is not a JSON object - restore it from a copy")
+    return config
 
 
-def refuse_variants(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse methods that have no fold here, and what only looks like a low-rank difference."""
-    kind = str(config.get("peft_type", ""))
-    if kind not in KINDS:
+def merging_strategy(
+    folder: Path, config: Mapping[str, Any], trained: type[PeftStrategy] | None = None
+) -> type[PeftStrategy]:
+    """The strategy that merges adapters of PEFT's method in `config`: the one that it was `trained`
+    with, if that merges this method.
+
+    Raises `RunError` if none does, or the configuration cannot be merged.
+    """
+    method = str(config.get("peft_type", ""))
+    own = trained if trained is not None and method in trained.peft_types else None
+    strategy = own or strategy_for(method)
+    if strategy is None:
         raise RunError(
-            f"{folder}: PEFT's {kind or 'unnamed method'} cannot be folded here - "
-            f"{', '.join(KINDS)} can; load it with PEFT beside its base"
+            f"{folder}: PEFT's {method or 'unnamed method'} cannot be merged: no strategy defines "
+            "its weight_deltas - load it with PEFT on top of its base"
         )
-    for name, why in UNFOLDABLE.items():
-        if config.get(name) and config.get("peft_type") == "LORA":
-            raise RunError(
-                f"{folder}: was trained with {name}={config[name]!r}, which cannot be folded: "
-                f"{why} - load it with PEFT beside its base"
-            )
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(LOST_STARTS):
+    if (reason := strategy.check_merge(config)) is not None:
         raise RunError(
-            f"{folder}: was initialized by {start!r}, which changed the base in a way that the "
-            "folder does not tell - save it with PEFT's path_initial_model_for_weight_conversion, "
-            "which makes it an ordinary LoRA"
+            f"{folder}: cannot be merged: {reason} - load it with PEFT on top of its base"
         )
+    return strategy
 
 
-Sorted = tuple[dict[str, dict[str, Stored]], dict[str, Stored], dict[str, Stored]]
+SortedTensors = tuple[
+    dict[str, dict[str, StoredTensor]], dict[str, StoredTensor], dict[str, StoredTensor]
+]
 
 
-def sorted_out(folder: Path, tensors: Mapping[str, Stored]) -> Sorted:
-    """An adapter's tensors by what they are: parts of layers, replacements, shared parts."""
-    modules: dict[str, dict[str, Stored]] = {}
-    replaced: dict[str, Stored] = {}
-    shared: dict[str, Stored] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("base_model.vera_"):
-            shared[name.removeprefix("base_model.").removesuffix(".default")] = tensor
-            continue
-        plain = name.removeprefix("base_model.model.")
-        found = PART.fullmatch(plain)
-        if found is None:
-            twin = replaced.setdefault(WRAPPERS.sub(".", plain), tensor)
+def sort_tensors(
+    folder: Path, tensors: Mapping[str, StoredTensor], strategies: Iterable[Configured]
+) -> SortedTensors:
+    """An adapter's tensors: those of layers, those that replace the model's, those that are shared.
+
+    Raises `RunError` if two names mean the same tensor.
+    """
+    classes = [strategy for strategy, _ in strategies]
+    of_layers = [name for each in classes for name in each.layer_tensors]
+    pattern = re.compile(
+        rf"(?P<layer>.+)\.(?P<name>{'|'.join(of_layers) or '(?!)'})(\.default)?(\.(?P<leaf>\w+))?"
+    )
+    of_all = {name for each in classes for name in each.shared_tensors}
+    layers: dict[str, dict[str, StoredTensor]] = {}
+    replaced: dict[str, StoredTensor] = {}
+    shared: dict[str, StoredTensor] = {}
+    for full_name, tensor in tensors.items():
+        name = full_name.removeprefix("base_model.model.")
+        common = full_name.removeprefix("base_model.").removesuffix(".default")
+        if common in of_all:
+            known = shared.setdefault(common, tensor)
+        elif (match := pattern.fullmatch(name)) is None:
+            known = replaced.setdefault(WRAPPERS.sub(".", name), tensor)
         else:
-            leaf = "bias" if found["leaf"] == "bias" else ""
-            key = found["part"] + (f".{leaf}" if leaf else "")
-            module = WRAPPERS.sub(".", f"{found['module']}.").removesuffix(".")
-            twin = modules.setdefault(module, {}).setdefault(key, tensor)
-        if twin is not tensor:
+            key = match["name"] + (".bias" if match["leaf"] == "bias" else "")
+            layer = WRAPPERS.sub(".", f"{match['layer']}.").removesuffix(".")
+            known = layers.setdefault(layer, {}).setdefault(key, tensor)
+        if known is not tensor:
             raise RunError(
-                f"{folder}: {name!r} and {twin.name!r} mean the same tensor - save the adapter "
-                "again"
+                f"{folder}: {full_name!r} and {known.name!r} mean the same tensor - save the "
+                "adapter again"
             )
-    return modules, replaced, shared
+    return layers, replaced, shared

@@ -1,4 +1,4 @@
-"""Inputs: where a merge's base lies, whether it is the right one, and the texts to verify with."""
+"""Finds and checks a merge's inputs: the base, and the texts to verify with."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,57 +12,57 @@ from peftkit.records.artifact import check
 
 
 def base_folder(adapter: Adapter, base: Path | str | None, subtract: bool) -> Path:
-    """The folder of the base: the named one, or the one that the adapter names.
+    """The folder of `base`, or of the base that the adapter names.
 
-    Raises `RunError` where neither is there.
+    Raises `RunError` if neither is available.
     """
     if base is not None:
-        return found_folder(str(base))
+        return model_folder(str(base))
     if subtract:
         raise RunError(
-            "--subtract takes an adapter out of a merged checkpoint - name it with --base"
+            "--subtract needs the merged checkpoint to subtract from - name it with --base"
         )
     if adapter.run is not None:
         source = Source.model_validate(adapter.run.description()["model"])
         if Path(source.location).exists():
             return Path(source.location)
-    name = adapter.sealed.get("base", {}).get("requested") or adapter.config.get(
+    name = adapter.manifest.get("base", {}).get("requested") or adapter.config.get(
         "base_model_name_or_path"
     )
     if not name:
         raise RunError(f"{adapter.folder}: does not name its base - name it with --base")
     revision = adapter.config.get("revision")
     pinned = f"{name}@{revision}" if revision and local_path(str(name)) is None else str(name)
-    return found_folder(pinned)
+    return model_folder(pinned)
 
 
-def found_folder(name: str) -> Path:
-    """The local folder of the model called `name`."""
+def model_folder(name: str) -> Path:
+    """The local folder of the model `name`."""
     path = local_path(name)
     if path is not None and path.is_dir():
         return path  # without hashing gigabytes, as `find_model` does
     try:
         return Path(find_model(name).location)
     except DataError as error:
-        raise RunError(f"the base cannot be had: {error} (or name a folder with --base)") from None
+        raise RunError(f"the base was not found: {error} (or name a folder with --base)") from None
 
 
 def check_base(adapter: Adapter, base: Path, subtract: bool) -> None:
-    """Refuse a base that an artifact of ours was not trained on, or that was changed since."""
-    if not adapter.sealed or subtract:
+    """Raise `RunError` if an artifact of peftkit was trained on another base, or it has changed."""
+    if not adapter.manifest or subtract:
         return
-    said = adapter.sealed["base"]
-    identity = str(said["identity"])
+    recorded = adapter.manifest["base"]
+    identity = str(recorded["identity"])
     source = Source(
         requested=str(base), used=str(base), origin="path", location=str(base), identity=identity
     )
     check(adapter.folder, source)
     if identity.startswith("sha256:"):
-        now = carried_by(base) or f"sha256:{sha256_of(*model_files(base))}"
-        if now != identity:
+        actual = carried_by(base) or f"sha256:{sha256_of(*model_files(base))}"
+        if actual != identity:
             raise RunError(
-                f"{base}: is not byte for byte the {said['used']} that the adapter belongs "
-                f"to (sha256 {now[7:19]}, not {identity[7:19]}) - put the old one back, or name it "
+                f"{base}: has changed since the adapter was trained on {recorded['used']} "
+                f"(sha256 {actual[7:19]}, not {identity[7:19]}) - restore it, or name the old one "
                 "with --base"
             )
 
@@ -70,18 +70,16 @@ def check_base(adapter: Adapter, base: Path, subtract: bool) -> None:
 def read_texts(verify: Path | str | Sequence[str] | None) -> list[str] | None:
     """The texts to verify with; None for the run's own rows.
 
-    Raises `RunError` for a file that is absent or empty.
+    Raises `RunError` for a file that is missing or empty.
     """
     if verify is None or verify == "off":
         return None
     if isinstance(verify, (str, Path)):
         path = Path(verify)
         if not path.is_file():
-            raise RunError(
-                f"--verify: there is no file {path} - name one, with a text a line, or off"
-            )
+            raise RunError(f"--verify: no file {path} - name one with a text per line, or use off")
         verify = path.read_text(encoding="utf-8").splitlines()
     texts = [text for text in verify if text.strip()]
     if not texts:
-        raise RunError("--verify: holds no texts - give one a line, or off")
+        raise RunError("--verify: has no texts - give one per line, or use off")
     return texts

@@ -1,4 +1,4 @@
-"""Merging: an adapter folded into its base's checkpoint, streamed, accounted for and proven."""
+"""Merges adapters into their base: an ordinary checkpoint, streamed and verified."""
 
 import os
 import shutil
@@ -13,33 +13,33 @@ from filelock import FileLock, Timeout
 from peftkit.deprecation import accept_earlier
 from peftkit.errors import RunError
 from peftkit.merging.adapters import Adapter, open_adapter
-from peftkit.merging.bases import dequantized_layers, quantization_of
-from peftkit.merging.checkpoint.tensors import open_checkpoint
+from peftkit.merging.dequantization import dequantized_weights, quantization_of
 from peftkit.merging.inputs import check_base, read_texts
-from peftkit.merging.metadata_files import base_config, write_card, write_companions
-from peftkit.merging.mixing import Method, Mix, mix_of, silent
-from peftkit.merging.outputs import Plan
-from peftkit.merging.plan import plan
-from peftkit.merging.several import common_base, left_out, together
-from peftkit.merging.streaming import Written, output_bytes, write_shards
-from peftkit.merging.subtracting import check_subtraction, restored, subtracted
-from peftkit.merging.verification.completeness import Loaded, checking
-from peftkit.merging.verification.proof import Merged, MergeProof, merge_rows, prove, said_of
+from peftkit.merging.metadata_files import base_config, write_card, write_metadata_files
+from peftkit.merging.mixing import Method, Mix, make_mix, zero_adapters
+from peftkit.merging.multiple_adapters import common_base, headless_adapters, join
+from peftkit.merging.outputs import MergePlan
+from peftkit.merging.plan import plan_merge
+from peftkit.merging.streaming import Written, output_size, write_shards
+from peftkit.merging.unmerging import check_subtraction, drop_head, restored_difference
+from peftkit.merging.verification.completeness import Loaded, check_while_writing
+from peftkit.merging.verification.proof import Merged, MergeProof, describe_mix, merge_rows, prove
 from peftkit.progress import ProgressBar
 from peftkit.records.record import RunRecord, run_folder
 from peftkit.storage.atomic_files import settle, write_text, writing
+from peftkit.storage.safetensors_files import open_checkpoint
 
 __all__ = ["MergeProof", "Merged", "Mix", "merge", "merge_rows"]
 
-What = RunRecord | Path | str
-"""What names something to merge."""
+Mergeable = RunRecord | Path | str
+"""A run's record or directory, an artifact or a PEFT folder."""
 SPARE_BYTES = 64 << 20
-"""For what stands beside the weights."""
+"""Disk space for the files beside the weights."""
 
 
 @accept_earlier(head_of="head_from")
 def merge(
-    run: What | Sequence[What],
+    run: Mergeable | Sequence[Mergeable],
     to: Path | str,
     base: Path | str | None = None,
     onto: Literal["trained", "original"] = "trained",
@@ -50,88 +50,90 @@ def merge(
     method: Method | None = None,
     density: float | None = None,
     seed: int | None = None,
-    head_from: What | None = None,
+    head_from: Mergeable | None = None,
 ) -> Merged:
-    """Fold the adapter of `run` (a record, a run's folder, an artifact or a plain PEFT folder), or
-    those of several, into their base, as an ordinary checkpoint in the new folder `to`.
+    """Merge the adapter of `run` (a record, a run's directory, an artifact or a plain PEFT folder),
+    or several adapters, into their base, as an ordinary checkpoint in the new folder `to`.
 
-    `base` names another place of the base. `onto`: after quantized training, the base as it was
-    then, dequantized, or the original one. The result is held against base + adapter on the run's
-    held-out rows, or on texts: `verify` is a file or a list of them, or 'off'. `compare_bases`
-    measures both bases. `subtract` takes the adapter out of a merged `base` again.
-    Of several, each one's difference is multiplied with its weight (1) and put together by `method`
-    ('sum'; `Mix` says how): `density` (0.5) is the share of elements kept, `seed` (0) decides what
-    is dropped by chance. `head_from` names the one whose trained head is taken.
+    `base` is the base's folder, if it has moved. `onto`: after quantized training, the base as it
+    was in training, dequantized, or the original one. The result is compared with base + adapter on
+    the run's held-out rows, or on texts: `verify` is a file or a list of them, or 'off'.
+    `compare_bases` measures both bases. `subtract` subtracts the adapter from a merged `base`.
+    Several adapters' differences are multiplied by their `weights` (1) and combined by `method`
+    ('sum'; see `Mix`): `density` (0.5) is the share of elements kept, `seed` (0) decides what is
+    dropped at random. `head_from` names the adapter whose trained head is kept.
 
-    A killed process leaves nothing that looks like a result. Raises `RunError` for what does not
-    fit or is damaged, and for a result that is not what base + adapter say.
+    An interrupted merge leaves no folder `to`. Raises `RunError` for inputs that do not fit or are
+    damaged, and if the result's predictions differ from those of base + adapter.
     """
-    began = time.monotonic()
-    folders = folders_of(run)
+    start = time.monotonic()
+    folders = adapter_folders(run)
     head = None if head_from is None else run_folder(head_from)
-    mix = mix_of(folders, weights, method, density, seed, head)
+    mix = make_mix(folders, weights, method, density, seed, head)
     members = [open_adapter(folder) for folder in folders]
     source = common_base(members, base, subtract)
     shards = open_checkpoint(source)
-    adapter = members[0] if mix is None else together(members, mix, onto, shards)
-    for member in adapter.single:
+    adapter = members[0] if mix is None else join(members, mix, onto, shards)
+    for member in adapter.all_members:
         check_base(member, source, subtract)
     texts = read_texts(verify)
-    quantized = any(quantization_of(member) is not None for member in adapter.single)
-    again = quantized and onto == "trained" and not subtract
-    before = dequantized_layers(adapter, source) if again else {}
-    adapter = subtracted(adapter) if subtract else adapter
-    planned = plan(adapter, shards, base_config(source), before)
-    check_effect(adapter, planned)
+    quantized = any(quantization_of(member) is not None for member in adapter.all_members)
+    dequantize = quantized and onto == "trained" and not subtract
+    base_deltas = dequantized_weights(adapter, source) if dequantize else {}
+    adapter = drop_head(adapter) if subtract else adapter
+    plan = plan_merge(adapter, shards, base_config(source), base_deltas)
+    check_effect(adapter, plan)
     if subtract:
-        check_subtraction(adapter, planned)
-    with beside(Path(to)) as partial:
-        whole = write_companions(adapter, source, planned, partial)
-        with checking(whole, planned, planned.dropped if subtract else ()) as found:
-            seen = written(planned, partial, -1.0 if subtract else 1.0)
-        made = summary(adapter, source, planned, seen, found[0], onto if quantized else None)
-        made = made.model_copy(update={"path": str(to), "seconds": time.monotonic() - began})
+        check_subtraction(adapter, plan)
+    with new_folder(Path(to)) as partial:
+        config = write_metadata_files(adapter, source, plan, partial)
+        with check_while_writing(config, plan, plan.dropped if subtract else ()) as found:
+            written = write_weights(plan, partial, -1.0 if subtract else 1.0)
+        merged = summarize(adapter, source, plan, written, found[0], onto if quantized else None)
+        known: dict[str, Any] = {"path": str(to)}
         if subtract:
-            made = made.model_copy(update={"restored_difference": restored(adapter, partial)})
+            known["restored_difference"] = restored_difference(adapter, partial)
         elif verify != "off":
-            proof = prove(adapter, source, partial, onto, texts, compare_bases, planned)
-            made = made.model_copy(update={"proof": proof})
-        conclude(made, partial, adapter, to)
-    return made.model_copy(update={"seconds": time.monotonic() - began})
+            known["proof"] = prove(adapter, source, partial, onto, texts, compare_bases, plan)
+        merged = merged.model_copy(update={**known, "seconds": time.monotonic() - start})
+        write_summary(merged, partial)
+    return merged.model_copy(update={"seconds": time.monotonic() - start})
 
 
-def folders_of(run: What | Sequence[What]) -> list[Path]:
-    """The folders of all that is to be merged."""
+def adapter_folders(run: Mergeable | Sequence[Mergeable]) -> list[Path]:
+    """The folders of all adapters to merge."""
     if isinstance(run, (RunRecord, Path, str)):
         return [run_folder(run)]
     if not run:
         raise RunError("nothing to merge - name a run, an artifact or a PEFT adapter's folder")
-    return [run_folder(one) for one in run]
+    return [run_folder(each) for each in run]
 
 
-def check_effect(adapter: Adapter, planned: Plan) -> None:
-    """Refuse an adapter that leaves every weight as it is."""
-    folds = [f for o in planned.outputs for f in o.folds if f.parts]
-    if folds and all(fold.is_nothing() for fold in folds):
-        beside_it = " (only what was trained beside it would)" if adapter.replaced else ""
+def check_effect(adapter: Adapter, plan: MergePlan) -> None:
+    """Raise `RunError` for an adapter that changes no weight."""
+    deltas = [delta for output in plan.outputs for delta in output.deltas if delta.tensors]
+    if deltas and all(delta.is_zero() for delta in deltas):
+        others = " (only the weights trained with it would change)" if adapter.replaced else ""
         raise RunError(
-            f"{adapter.folder}: this adapter changes nothing: what it adds to any of {len(folds)} "
-            f"layers is zero{beside_it} - it was never trained, or its training did not reach it"
+            f"{adapter.folder}: this adapter changes nothing: its difference is zero in all of "
+            f"{len(deltas)} tensors{others} - train it, or check that its training reached it"
         )
-    if not folds and not adapter.replaced:
-        raise RunError(f"{adapter.folder}: this adapter changes nothing: it holds no tensors")
-    if adapter.mix is not None and (none := silent(adapter.mix, folds)):
+    if not deltas and not adapter.replaced:
         raise RunError(
-            f"{none[0]}: this adapter changes nothing, all it adds is zero - leave it out"
+            f"{adapter.folder}: this adapter changes nothing: it has no tensors - save it again"
+        )
+    if adapter.mix is not None and (zero := zero_adapters(adapter.mix, deltas)):
+        raise RunError(
+            f"{zero[0]}: this adapter changes nothing: its difference is zero - leave it out"
         )
 
 
 @contextmanager
-def beside(to: Path) -> Iterator[Path]:
-    """A folder beside `to` that takes its place in the end, and goes if something fails.
+def new_folder(to: Path) -> Iterator[Path]:
+    """A temporary folder that is renamed to `to` at the end, and deleted if there is an error.
 
-    What is in it is on the disk itself before it does: a rename can outlive a power cut that the
-    bytes behind it did not, and would then make a checkpoint of zeros look finished.
+    Its content is synced to disk first: after a power failure the rename can survive without the
+    content, and a checkpoint of zeros would look complete.
     """
     partial = to.with_name(f"{to.name}.partial")
     with writing(to, "--to"):
@@ -142,16 +144,16 @@ def beside(to: Path) -> Iterator[Path]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunError(f"{to}: another process is at work there - wait for it") from None
+            raise RunError(f"{to}: another process is writing it - wait for it") from None
         try:
-            shutil.rmtree(partial, ignore_errors=True)  # a killed process left it
+            shutil.rmtree(partial, ignore_errors=True)  # of a killed process
             partial.mkdir()
             try:
                 yield partial
                 for path in [*partial.rglob("*"), partial]:
-                    settle_folder(path) if path.is_dir() else settle(path)
+                    sync_folder(path) if path.is_dir() else settle(path)
                 os.rename(partial, to)
-                settle_folder(to.parent)
+                sync_folder(to.parent)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
@@ -160,8 +162,8 @@ def beside(to: Path) -> Iterator[Path]:
             Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def settle_folder(folder: Path) -> None:
-    """Wait until the names in `folder` are on the disk itself."""
+def sync_folder(folder: Path) -> None:
+    """Sync the names in `folder` to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -169,65 +171,64 @@ def settle_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def written(
-    planned: Plan, folder: Path, sign: float = 1.0, what: str = "merged checkpoint"
+def write_weights(
+    plan: MergePlan, folder: Path, sign: float = 1.0, name: str = "merged checkpoint"
 ) -> Written:
-    """The shards, once there is room for them; `what` they are is for the error and the bar."""
-    needed = sum(map(output_bytes, planned.outputs)) + SPARE_BYTES
+    """Write the shards, if there is space for them; `name` is for messages and the progress bar."""
+    needed = sum(map(output_size, plan.outputs)) + SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunError(
-            f"{folder.parent}: {free / 1e9:.1f} GB free, the {what} needs "
-            f"{needed / 1e9:.1f} GB - free some space, or name another folder with --to"
+            f"{folder.parent}: {free / 1e9:.1f} GB free, the {name} needs {needed / 1e9:.1f} GB - "
+            "free some space, or name another folder with --to"
         )
-    with ProgressBar(what, "bytes").start(needed - SPARE_BYTES) as progress:
-        return write_shards(planned, folder, sign, progress.advance)
+    with ProgressBar(name, "bytes").start(needed - SPARE_BYTES) as progress:
+        return write_shards(plan, folder, sign, progress.advance)
 
 
-def summary(
+def summarize(
     adapter: Adapter,
     base: Path,
-    planned: Plan,
-    seen: Written,
+    plan: MergePlan,
+    written: Written,
     found: Loaded,
     onto: Literal["trained", "original"] | None,
 ) -> Merged:
-    """What the merge came to, before it is proven."""
+    """The summary of a merge before it is verified."""
     return Merged(
         path="",
-        adapter=", ".join(str(member.folder) for member in adapter.single),
-        kind=", ".join(dict.fromkeys(member.kind for member in adapter.single)),
+        adapter=", ".join(str(member.folder) for member in adapter.all_members),
+        kind=", ".join(dict.fromkeys(member.method for member in adapter.all_members)),
         mix=adapter.mix,
-        headless=left_out(adapter),
-        base=named(adapter, base),
+        headless=headless_adapters(adapter),
+        base=base_name(adapter, base),
         onto=onto,
-        num_bytes=seen.num_bytes,
-        copied=seen.copied,
-        changed=len(seen.changed),
-        unchanged=seen.unchanged,
-        dropped=list(planned.dropped),
+        num_bytes=written.num_bytes,
+        copied=written.copied,
+        changed=len(written.changed),
+        unchanged=written.unchanged,
+        dropped=list(plan.dropped),
         opens_as=found.model,
         unexpected=found.unexpected,
-        untied=planned.config.get("tie_word_embeddings") is False,
+        untied=plan.config.get("tie_word_embeddings") is False,
         seconds=0.0,
     )
 
 
-def named(adapter: Adapter, base: Path) -> str:
-    """The base's name, as others know it."""
-    said: Mapping[str, Any] = adapter.sealed.get("base", {})
-    return str(said.get("used") or adapter.config.get("base_model_name_or_path") or base)
+def base_name(adapter: Adapter, base: Path) -> str:
+    """The base's name on the hub, or its folder."""
+    recorded: Mapping[str, Any] = adapter.manifest.get("base", {})
+    return str(recorded.get("used") or adapter.config.get("base_model_name_or_path") or base)
 
 
-def conclude(made: Merged, partial: Path, adapter: Adapter, to: Path | str) -> None:
-    """Write what is known beside the weights."""
-    config = base_config(partial)
-    facts = {"adapter": made.kind, "base": made.base, "tensors changed": str(made.changed)}
-    what = f"an adapter ({made.kind})"
-    if made.mix is not None:
-        what = f"{len(made.mix.weights)} adapters ({made.kind})"
-        facts["put together by"] = said_of(made.mix)
-    if made.proof is not None:
-        facts["largest difference of a logit"] = f"{made.proof.largest:.2g}"
-    write_card(partial, made.base, what, config, facts)
-    write_text(partial / "merge.json", made.model_dump_json(indent=1) + "\n")
+def write_summary(merged: Merged, folder: Path) -> None:
+    """Write the model card and `merge.json`."""
+    facts = {"adapter": merged.kind, "base": merged.base, "tensors changed": str(merged.changed)}
+    what = f"an adapter ({merged.kind})"
+    if merged.mix is not None:
+        what = f"{len(merged.mix.weights)} adapters ({merged.kind})"
+        facts["combined by"] = describe_mix(merged.mix)
+    if merged.proof is not None:
+        facts["largest difference of a logit"] = f"{merged.proof.largest:.2g}"
+    write_card(folder, merged.base, what, base_config(folder), facts)
+    write_text(folder / "merge.json", merged.model_dump_json(indent=1) + "\n")

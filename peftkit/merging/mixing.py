@@ -1,4 +1,4 @@
-"""Mixing: what the differences of several adapters come to, tensor by tensor."""
+"""`Mix`: how the task vectors of several adapters are combined, tensor by tensor."""
 
 import hashlib
 import warnings
@@ -8,45 +8,44 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from peftkit.deltas.base import RowUpdate, Shape, WeightDelta
 from peftkit.errors import RunError, nearest
-from peftkit.merging.checkpoint.tensors import Stored
-from peftkit.merging.deltas.low_rank import Fold, Rows, Shape
 from peftkit.registry import Settings
+from peftkit.storage.safetensors_files import StoredTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Method = Literal["sum", "magnitude_prune", "ties", "dare_linear", "dare_ties"]
 METHODS: tuple[str, ...] = get_args(Method)
-DRAWING = ("dare_linear", "dare_ties")
-"""The methods that drop elements by chance."""
-HALF = 0.5
-"""The density where none is given."""
+RANDOM_METHODS = ("dare_linear", "dare_ties")
+"""The methods that drop elements at random."""
+DEFAULT_DENSITY = 0.5
 
 
 class Mix(Settings):
-    """How several adapters become one.
+    """How several adapters are combined into one.
 
-    A tensor's task vectors are the adapters' differences to it, in full (not their factors, whose
-    product after pruning each is no pruned difference). 'sum': their weighted sum (task arithmetic,
-    arXiv:2212.04089); 'magnitude_prune': the same of the largest elements; 'ties':
+    A tensor's task vectors are the adapters' full differences to it, not their factors: the product
+    of pruned factors is not a pruned difference. 'sum': their weighted sum (task arithmetic,
+    arXiv:2212.04089); 'magnitude_prune': the sum of their largest elements; 'ties':
     arXiv:2306.01708; 'dare_linear' and 'dare_ties': arXiv:2311.03099. All but the sum are PEFT's
     (`peft.utils.merge_utils`), which prunes tensor by tensor.
     """
 
     adapters: tuple[str, ...]
     weights: tuple[float, ...]
-    """What each adapter's difference is multiplied with."""
+    """The factor of each adapter's difference."""
     method: Method = "sum"
     density: float | None = None
     """The share of elements that is kept; null for the sum."""
     seed: int | None = None
-    """Of what is dropped by chance; null where nothing is."""
+    """The seed of what is dropped at random; null if nothing is."""
     head_from: str | None = None
-    """The adapter whose head the merged model has; null where there is no choice."""
+    """The adapter whose head the merged model has; null if there is no choice."""
 
 
-def mix_of(
+def make_mix(
     folders: Sequence[Path],
     weights: Sequence[float] | None,
     method: str | None,
@@ -54,134 +53,142 @@ def mix_of(
     seed: int | None,
     head_from: Path | None,
 ) -> Mix | None:
-    """The mix that was asked for; None for one adapter alone, as it is.
+    """The mix of the adapters in `folders`; None for a single adapter that is merged as it is.
 
     Raises `RunError` for settings that contradict each other.
     """
     adapters = [str(folder) for folder in folders]
-    given = (weights, method, density, seed, head_from)
-    if len(adapters) == 1 and all(value is None for value in given):
+    settings = (weights, method, density, seed, head_from)
+    if len(adapters) == 1 and all(value is None for value in settings):
         return None
     method = method or "sum"
     if method not in METHODS:
-        raise RunError(f"--method: there is no {method!r} - {nearest(method, METHODS)}")
+        raise RunError(f"--method: no method {method!r} - {nearest(method, METHODS)}")
     if weights is not None:
         check_weights(adapters, weights)
     if density is not None and (method == "sum" or not 0 < density <= 1):
         raise RunError(
-            f"--density: {density} - give a share above 0, up to 1, with a --method that prunes "
+            f"--density: {density} - use a number above 0, up to 1, with a --method that prunes "
             f"({', '.join(METHODS[1:])})"
         )
-    if seed is not None and method not in DRAWING:
-        raise RunError(
-            f"--seed: {method} draws nothing by chance - leave it out, or use {DRAWING[0]}"
-        )
+    if seed is not None and method not in RANDOM_METHODS:
+        raise RunError(f"--seed: {method} is not random - drop it, or use {RANDOM_METHODS[0]}")
     return Mix(
         adapters=tuple(adapters),
         weights=tuple(weights or [1.0] * len(adapters)),
         method=method,
-        density=None if method == "sum" else HALF if density is None else density,
-        seed=(seed or 0) if method in DRAWING else None,
+        density=None if method == "sum" else DEFAULT_DENSITY if density is None else density,
+        seed=(seed or 0) if method in RANDOM_METHODS else None,
         head_from=None if head_from is None else str(head_from),
     )
 
 
 def check_weights(adapters: Sequence[str], weights: Sequence[float]) -> None:
-    """Refuse weights that are not one for each adapter, or say nothing."""
+    """Raise `RunError` unless there is a finite weight other than 0 for each adapter."""
     if len(weights) != len(adapters):
         raise RunError(
-            f"--weights: {len(weights)} for {len(adapters)} adapters - give one for each, in their "
-            "order, as 0.5,0.5"
+            f"--weights: {len(weights)} for {len(adapters)} adapters - give one for each, in "
+            "order, as in 0.5,0.5"
         )
     for weight, adapter in zip(weights, adapters, strict=True):
         if weight == 0 or not abs(weight) < float("inf"):
             raise RunError(
-                f"--weights: {weight} for {adapter} - leave the adapter out, or give a number"
+                f"--weights: {weight} for {adapter} - leave the adapter out, or use a number"
             )
 
 
 @dataclass(frozen=True)
-class Mixture(Fold):
-    """W + what the differences of several adapters come to."""
+class CombinedDelta(WeightDelta):
+    """W + the combined differences of several adapters."""
 
     name: str
-    """Of the tensor, as the model calls it."""
-    members: tuple[tuple[int, Fold], ...]
-    """The adapters' numbers, and what each adds."""
+    """The tensor's name in the model."""
+    members: tuple[tuple[int, WeightDelta], ...]
+    """The adapters' numbers, and their deltas."""
     mix: Mix
     additive = True
 
     @property
-    def whole(self) -> bool:  # type: ignore[override]
-        """Whether elements compete for being kept."""
+    def needs_all_rows(self) -> bool:  # type: ignore[override]
+        """Whether the elements to keep are chosen from the whole tensor."""
         return self.mix.method != "sum"
 
     @property
-    def parts(self) -> tuple[Stored, ...]:
-        """Those of all."""
-        return tuple(chain.from_iterable(fold.parts for _, fold in self.members))
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        """Those of all members."""
+        return tuple(chain.from_iterable(delta.tensors for _, delta in self.members))
 
-    def expects(self) -> str:
-        """What each does."""
-        return " and ".join(sorted({fold.expects() for _, fold in self.members}))
+    @property
+    def shared_tensors(self) -> tuple[StoredTensor, ...]:
+        """Those of all members."""
+        return tuple(chain.from_iterable(delta.shared_tensors for _, delta in self.members))
+
+    @property
+    def expected_shape(self) -> str:
+        """What each member expects."""
+        return " and ".join(sorted({delta.expected_shape for _, delta in self.members}))
 
     def fits(self, shape: Shape) -> bool:
-        """Whether all fit."""
-        return all(fold.fits(shape) for _, fold in self.members)
+        """Whether all members fit."""
+        return all(delta.fits(shape) for _, delta in self.members)
 
-    def ready(self, shape: Shape, sign: float = 1.0) -> Rows:
-        """The rows with the mixed difference added; block by block where it is a sum."""
-        if self.whole:
-            return lambda _first, _last, rows: rows.add_(self.difference(rows), alpha=sign)
-        added = [fold.ready(shape, sign * self.mix.weights[n]) for n, fold in self.members]
+    def prepare(self, shape: Shape, sign: float = 1.0) -> RowUpdate:
+        """Adds the combined difference; block by block if it is a sum."""
+        if self.needs_all_rows:
+            return lambda _first, _end, rows: rows.add_(self.difference(rows), alpha=sign)
+        updates = [delta.prepare(shape, sign * self.mix.weights[n]) for n, delta in self.members]
 
-        def summed(first: int, last: int, rows: "Tensor") -> "Tensor":
-            for add in added:
-                rows = add(first, last, rows)
+        def add(first: int, end: int, rows: "Tensor") -> "Tensor":
+            for update in updates:
+                rows = update(first, end, rows)
             return rows
 
-        return summed
+        return add
 
     def difference(self, weight: "Tensor") -> "Tensor":
-        """What the adapters' whole differences to a weight of this shape come to."""
+        """The combined difference for a weight of this shape."""
         import torch
 
-        found = [
-            fold.ready(tuple(weight.shape))(0, len(weight), torch.zeros_like(weight))
-            for _, fold in self.members
+        differences = [
+            delta.prepare(tuple(weight.shape))(0, len(weight), torch.zeros_like(weight))
+            for _, delta in self.members
         ]
-        return mixed(self.mix, self.name, [n for n, _ in self.members], found)
+        return combine(self.mix, self.name, [number for number, _ in self.members], differences)
 
-    def is_nothing(self) -> bool:
-        """Whether none adds anything."""
-        return all(fold.is_nothing() for _, fold in self.members)
-
-
-def mixtures(found: Sequence[Iterable[tuple[str, Fold]]], mix: Mix) -> list[tuple[str, Fold]]:
-    """What becomes of each tensor, from what each adapter alone would make of which."""
-    members: dict[str, list[tuple[int, Fold]]] = {}
-    for number, folds in enumerate(found):
-        for name, fold in folds:
-            members.setdefault(name, []).append((number, fold))
-    return [(name, Mixture(name, tuple(folds), mix)) for name, folds in members.items()]
+    def is_zero(self) -> bool:
+        """Whether every member is zero."""
+        return all(delta.is_zero() for _, delta in self.members)
 
 
-def silent(mix: Mix, folds: Iterable[Fold]) -> list[str]:
-    """The adapters that add nothing to any tensor."""
-    heard = {
+def combine_deltas(
+    by_adapter: Sequence[Iterable[tuple[str, WeightDelta]]], mix: Mix
+) -> list[tuple[str, WeightDelta]]:
+    """One delta for each tensor, from the named deltas of each adapter."""
+    members: dict[str, list[tuple[int, WeightDelta]]] = {}
+    for number, deltas in enumerate(by_adapter):
+        for name, delta in deltas:
+            members.setdefault(name, []).append((number, delta))
+    return [(name, CombinedDelta(name, tuple(deltas), mix)) for name, deltas in members.items()]
+
+
+def zero_adapters(mix: Mix, deltas: Iterable[WeightDelta]) -> list[str]:
+    """The adapters that change no tensor."""
+    effective = {
         number
-        for fold in folds
-        if isinstance(fold, Mixture)
-        for number, member in fold.members
-        if not member.is_nothing()
+        for delta in deltas
+        if isinstance(delta, CombinedDelta)
+        for number, member in delta.members
+        if not member.is_zero()
     }
-    return [name for number, name in enumerate(mix.adapters) if number not in heard]
+    return [name for number, name in enumerate(mix.adapters) if number not in effective]
 
 
-def mixed(mix: Mix, name: str, numbers: Iterable[int], differences: Sequence["Tensor"]) -> "Tensor":
-    """What the `differences` to the tensor `name` come to, which the adapters of these numbers say.
+def combine(
+    mix: Mix, name: str, numbers: Iterable[int], differences: Sequence["Tensor"]
+) -> "Tensor":
+    """The combined `differences` to the tensor `name`, of the adapters with these numbers.
 
-    An adapter that does not act on the tensor has no vote, as in PEFT.
+    As in PEFT, an adapter that does not change the tensor has no vote.
     """
     import torch
     from peft.utils import merge_utils
@@ -189,11 +196,11 @@ def mixed(mix: Mix, name: str, numbers: Iterable[int], differences: Sequence["Te
     weights = torch.tensor([mix.weights[number] for number in numbers])
     if mix.method == "sum":
         return merge_utils.task_arithmetic(list(differences), weights)
-    combine: Any = getattr(merge_utils, mix.method)
+    function: Any = getattr(merge_utils, mix.method)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # a seed for each tensor, so that neither their order nor the others matter
-        drawn = hashlib.sha256(f"{mix.seed}:{name}".encode()).digest()
-        torch.manual_seed(int.from_bytes(drawn[:7], "big"))
+        # a seed for each tensor, so that neither their order nor the other tensors matter
+        digest = hashlib.sha256(f"{mix.seed}:{name}".encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:7], "big"))
         warnings.filterwarnings("ignore", "The density 1.0 is greater", UserWarning)
-        found: Tensor = combine(list(differences), weights, mix.density)
-    return found
+        combined: Tensor = function(list(differences), weights, mix.density)
+    return combined

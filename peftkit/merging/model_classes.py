@@ -1,4 +1,4 @@
-"""Classes: what transformers calls the model in a checkpoint, and the class that opens it."""
+"""transformers' class names: of the model in a checkpoint, and of the Auto class that loads it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,19 +20,19 @@ AUTO_CLASSES = {
     "ForTextToText": "AutoModelForSeq2SeqLM",
     "ForMaskedLM": "AutoModelForMaskedLM",
 }
-"""transformers' Auto classes, by how the names of the classes end that they open."""
-LANGUAGE = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
-"""Those of models with an output layer over the vocabulary, from which text is generated."""
+"""transformers' Auto classes, by the ends of the class names that they load."""
+LANGUAGE_MODELS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+"""The Auto classes of models that generate text."""
 AUTO_NAMES = {
     "SEQ_CLS": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     "TOKEN_CLS": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
     "QUESTION_ANS": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
 }
-"""transformers' tables of classes, by PEFT's name of the task."""
+"""transformers' tables of classes, by PEFT's task type."""
 
 
 def auto_class_of(config: Mapping[str, Any]) -> str:
-    """The name of the class of transformers that opens such a checkpoint."""
+    """The name of the Auto class that loads a checkpoint with this configuration."""
     for name in config.get("architectures") or ():
         for ending, found in AUTO_CLASSES.items():
             if str(name).endswith(ending):
@@ -41,12 +41,12 @@ def auto_class_of(config: Mapping[str, Any]) -> str:
 
 
 def is_language_model(config: Mapping[str, Any]) -> bool:
-    """Whether the class that the configuration names generates text."""
-    return auto_class_of(config) in LANGUAGE
+    """Whether the configuration's class generates text."""
+    return auto_class_of(config) in LANGUAGE_MODELS
 
 
-def classes_of(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
-    """The class of the merged model, as `architectures` names it."""
+def architectures_of(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
+    """The merged model's `architectures`."""
     own = adapter.task
     task = adapter.config.get("task_type") if own is None else own.peft_type
     endings = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
@@ -54,7 +54,7 @@ def classes_of(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
     ending = endings.get(str(task), "ForQuestionAnswering")
     if task not in AUTO_NAMES or any(str(name).endswith(ending) for name in known):
         return known
-    # an artifact of ours names its class; of another, transformers knows it
+    # an artifact of peftkit names its class; for other adapters transformers knows it
     from transformers.models.auto import modeling_auto
 
     names: Any = getattr(modeling_auto, AUTO_NAMES[str(task)])

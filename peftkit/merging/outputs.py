@@ -1,11 +1,11 @@
-"""The tensors of a merged checkpoint: what each is made of, and in which file it is."""
+"""`MergePlan`: the tensors of a merged checkpoint, how each is computed, and its file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peftkit.merging.checkpoint.tensors import Stored
-from peftkit.merging.deltas.low_rank import Fold
+from peftkit.deltas.base import Shape, WeightDelta
+from peftkit.storage.safetensors_files import StoredTensor
 
 
 @dataclass(frozen=True)
@@ -13,40 +13,40 @@ class Output:
     """A tensor of the merged checkpoint."""
 
     name: str
-    source: Stored
-    """What it is made of: the base's own, or what was trained in its place."""
+    source: StoredTensor
+    """The base's own tensor, or the trained one that replaces it."""
     dtype: str
-    folds: tuple[Fold, ...] = ()
-    """What becomes of it, in this order."""
-    base: Stored | None = None
-    """The base's own tensor, where it has one."""
+    deltas: tuple[WeightDelta, ...] = ()
+    """What changes the source, in this order."""
+    base: StoredTensor | None = None
+    """The base's own tensor, if it has one."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """As its source's."""
+    def shape(self) -> Shape:
+        """The source's shape."""
         return self.source.shape
 
     @property
-    def computed(self) -> bool:
-        """Whether more is done than copying bytes."""
-        return bool(self.folds) or self.source.dtype != self.dtype
+    def is_computed(self) -> bool:
+        """Whether it needs more than copying bytes."""
+        return bool(self.deltas) or self.source.dtype != self.dtype
 
     @property
-    def touched(self) -> bool:
-        """Whether the adapter has a word in it."""
-        return bool(self.folds) or self.base is not self.source
+    def is_touched(self) -> bool:
+        """Whether the adapter changes or replaces it."""
+        return bool(self.deltas) or self.base is not self.source
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the merge will write."""
+class MergePlan:
+    """What a merge writes."""
 
     shards: Mapping[str, tuple[Output, ...]]
-    """The files of weights, each with its tensors in their order."""
+    """The files of weights, each with its tensors in order."""
     config: Mapping[str, Any]
-    """What changes in the configuration."""
+    """Changes to the model's configuration."""
     dropped: tuple[str, ...]
-    """The base's tensors that the merged model does not have: the head of its pretraining."""
+    """The base's tensors that the merged model does not have: a pretraining head."""
 
     @property
     def outputs(self) -> list[Output]:

@@ -1,243 +1,258 @@
-"""The plan of a merge: every tensor of the output accounted for before a byte is written."""
+"""Plans a merge: accounts for every tensor before a byte is written."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from peftkit.deltas.base import AdapterLayer, Shape, WeightDelta
 from peftkit.errors import Fault, RunError
 from peftkit.merging.adapters import Adapter
-from peftkit.merging.checkpoint.naming import EMBEDDINGS, OLD_HEADS, Names, naming
-from peftkit.merging.checkpoint.tensors import FLOATS, Stored
-from peftkit.merging.deltas.low_rank import Fold
-from peftkit.merging.mixing import mixtures
-from peftkit.merging.outputs import Output, Plan
-from peftkit.merging.peft_methods import folds_of
-from peftkit.merging.tying import settle_ties
+from peftkit.merging.mixing import combine_deltas
+from peftkit.merging.outputs import MergePlan, Output
+from peftkit.merging.tensor_names import EMBEDDINGS, HEADS, TensorNames, match_names
+from peftkit.merging.weight_tying import settle_ties
+from peftkit.storage.safetensors_files import TORCH_DTYPES, StoredTensor
 
-MOST_FAULTS = 8
+MAX_LISTED_FAULTS = 8
+TRANSPOSED_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+CONV1D_LAYERS = ("c_attn", "c_proj", "c_fc", "q_attn")
+"""The architectures, and their layers, with weights stored as (in, out): transformers' Conv1D."""
+
+NamedDelta = tuple[str, WeightDelta]
+"""A delta with the model's name of the tensor that it changes."""
 
 
-def plan(
+def plan_merge(
     adapter: Adapter,
-    shards: Mapping[str, Sequence[Stored]],
+    shards: Mapping[str, Sequence[StoredTensor]],
     config: Mapping[str, Any],
-    before: Mapping[str, Fold] | None = None,
-) -> Plan:
-    """The plan for `adapter` on the base in `shards`, whose configuration is `config`.
+    base_deltas: Mapping[str, WeightDelta] | None = None,
+) -> MergePlan:
+    """The plan for `adapter` on the base in `shards`, whose model configuration is `config`.
 
-    `before`: what becomes of tensors before the adapter (by the model's names). Raises `RunError`
-    that names each tensor which does not fit, is left over or is not there.
+    `base_deltas`: changes to the base before the adapter, by the model's names. Raises `RunError`
+    that names each tensor that does not fit, is missing or is not used.
     """
-    there = {tensor.name: tensor for tensors in shards.values() for tensor in tensors}
-    names = naming([*wanted(adapter), *(before or ())], there)
+    base = {tensor.name: tensor for tensors in shards.values() for tensor in tensors}
+    names = match_names([*adapter_names(adapter), *(base_deltas or ())], base)
     faults: list[Fault] = []
     outputs = {
         tensor.name: Output(names.in_output(name), tensor, tensor.dtype, base=tensor)
-        for name, tensor in there.items()
+        for name, tensor in base.items()
     }
-    fresh = replace_tensors(adapter, names, outputs, faults)
-    if before:
-        add_folds(names, outputs, fresh, before.items(), faults)
-    changes = settle_ties(adapter, names, outputs, fresh, config)
-    add_folds(
-        names, outputs, fresh, adapter_folds(adapter, names, outputs, fresh, config, faults), faults
-    )
-    check_used(adapter, [*outputs.values(), *fresh.values()], faults)
+    added = replace_tensors(adapter, names, outputs, faults)
+    if base_deltas:
+        add_deltas(names, outputs, added, base_deltas.items(), faults)
+    changes = settle_ties(adapter, names, outputs, added, config)
+    deltas = adapter_deltas(adapter, names, outputs, added, config, faults)
+    add_deltas(names, outputs, added, deltas, faults)
+    check_used(adapter, [*outputs.values(), *added.values()], faults)
     if faults:
-        refuse(adapter, faults)
-    dropped = old_heads(adapter, outputs)
+        raise_faults(adapter, faults)
+    dropped = unused_heads(adapter, outputs)
     kept = {
         shard: tuple(outputs[t.name] for t in tensors if t.name not in dropped)
         for shard, tensors in shards.items()
     }
     last = list(kept)[-1]
-    kept[last] = (*kept[last], *fresh.values())
-    shapes = vocabulary(outputs)
-    return Plan({k: v for k, v in kept.items() if v}, {**changes, **shapes}, tuple(dropped))
+    kept[last] = (*kept[last], *added.values())
+    changes = {**changes, **vocabulary_change(outputs)}
+    return MergePlan({k: v for k, v in kept.items() if v}, changes, tuple(dropped))
 
 
-def wanted(adapter: Adapter) -> list[str]:
-    """The model's names of the tensors that the adapter speaks of."""
-    return [*(f"{module}.weight" for module in adapter.modules), *adapter.replaced]
+def adapter_names(adapter: Adapter) -> list[str]:
+    """The model's names of the tensors that the adapter changes or replaces."""
+    return [*(f"{layer}.weight" for layer in adapter.layers), *adapter.replaced]
 
 
 def replace_tensors(
-    adapter: Adapter, names: Names, outputs: dict[str, Output], faults: list[Fault]
+    adapter: Adapter, names: TensorNames, outputs: dict[str, Output], faults: list[Fault]
 ) -> dict[str, Output]:
-    """Put what was trained whole in its place; what the base does not have, by the model's name."""
-    fresh: dict[str, Output] = {}
+    """Replace the base's tensors that were trained; returns those that the base does not have, by
+    the model's names."""
+    added: dict[str, Output] = {}
     for name, tensor in adapter.replaced.items():
-        place = names.in_checkpoint(name)
-        if place is None:
-            if not may_be_new(adapter, name):
-                faults.append(Fault(name, f"{tensor.said}: the base has no such tensor"))
-            fresh[name] = Output(name, tensor, tensor.dtype)
+        key = names.in_checkpoint(name)
+        if key is None:
+            if not may_be_added(adapter, name):
+                what = f"{tensor.type_and_shape}: the base has no such tensor"
+                faults.append(Fault(name, what))
+            added[name] = Output(name, tensor, tensor.dtype)
             continue
-        known = outputs[place]
-        # a sealed base is the right one: what has other rows there is its own head, for others
-        relabeled = bool(adapter.sealed) and tensor.shape[1:] == known.shape[1:]
-        fits = tensor.shape == known.shape or resizes(name, tensor, known.source)
+        known = outputs[key]
+        # the manifest proves the base: other rows are a head of its own, with other labels
+        relabeled = bool(adapter.manifest) and tensor.shape[1:] == known.shape[1:]
+        fits = tensor.shape == known.shape or is_resized(name, tensor, known.source)
+        described = f"the base's is {known.source.type_and_shape}"
         if not fits and not relabeled:
-            faults.append(Fault(name, f"{tensor.said}: the base's is {known.source.said}"))
-        elif known.dtype not in FLOATS:
-            faults.append(
-                Fault(name, f"the base's is {known.source.said}, which cannot be replaced")
-            )
-        outputs[place] = replace(known, source=tensor)
-    return fresh
+            faults.append(Fault(name, f"{tensor.type_and_shape}: {described}"))
+        elif known.dtype not in TORCH_DTYPES:
+            faults.append(Fault(name, f"{described}, which cannot be replaced"))
+        outputs[key] = replace(known, source=tensor)
+    return added
 
 
-def may_be_new(adapter: Adapter, name: str) -> bool:
+def may_be_added(adapter: Adapter, name: str) -> bool:
     """Whether a tensor may be one that the base does not have: a head's."""
     if not adapter.config:
-        return True  # an artifact of ours is sealed, and its base the right one
+        return True  # an artifact of peftkit, whose manifest proves the base
     saved = adapter.config.get("modules_to_save") or ()
-    return is_head(name) or any(f".{entry}." in f".{name}" for entry in saved)
+    return is_output_layer(name) or any(f".{entry}." in f".{name}" for entry in saved)
 
 
-def is_head(name: str) -> bool:
-    """Whether it is called like the weights above the embeddings' twin."""
+def is_output_layer(name: str) -> bool:
+    """Whether a tensor is named like those of an output layer over the vocabulary."""
     return name.split(".")[0] in ("lm_head", "embed_out")
 
 
-def resizes(name: str, tensor: Stored, known: Stored) -> bool:
-    """Whether it is the same for another vocabulary."""
-    layer = name.split(".")[-2] if "." in name else ""
-    return (layer in EMBEDDINGS or is_head(name)) and tensor.shape[1:] == known.shape[1:]
+def is_embedding(name: str) -> bool:
+    """Whether a tensor is named like those of the token embeddings."""
+    return "." in name and name.split(".")[-2] in EMBEDDINGS
 
 
-def vocabulary(outputs: Mapping[str, Output]) -> dict[str, int]:
-    """The new number of tokens, where the embeddings have another number of rows."""
+def is_resized(name: str, tensor: StoredTensor, known: StoredTensor) -> bool:
+    """Whether it is the `known` tensor for another vocabulary."""
+    return (is_embedding(name) or is_output_layer(name)) and tensor.shape[1:] == known.shape[1:]
+
+
+def vocabulary_change(outputs: Mapping[str, Output]) -> dict[str, int]:
+    """The new `vocab_size`, if the embeddings were resized.
+
+    Raises `RunError` if an output layer has another size.
+    """
+    resized = [
+        output
+        for output in outputs.values()
+        if is_embedding(output.name) and output.base and output.shape != output.base.shape
+    ]
+    if not resized:
+        return {}
+    size = resized[0].shape[0]
     for output in outputs.values():
-        layer = output.name.split(".")[-2] if "." in output.name else ""
-        if layer in EMBEDDINGS and output.base and output.shape != output.base.shape:
-            check_heads(outputs, output)
-            return {"vocab_size": output.shape[0]}
-    return {}
-
-
-def check_heads(outputs: Mapping[str, Output], resized: Output) -> None:
-    """Refuse a head that is not of the resized vocabulary."""
-    for output in outputs.values():
-        if is_head(output.name) and output.shape[0] != resized.shape[0]:
+        if is_output_layer(output.name) and output.shape[0] != size:
             raise RunError(
-                f"{resized.name} was resized to {resized.shape[0]} tokens, {output.name} has "
+                f"{resized[0].name} was resized to {size} tokens, but {output.name} has "
                 f"{output.shape[0]} - save the adapter with both (save_embedding_layers=True)"
             )
+    return {"vocab_size": size}
 
 
-def adapter_folds(
+def adapter_deltas(
     adapter: Adapter,
-    names: Names,
+    names: TensorNames,
     outputs: Mapping[str, Output],
-    fresh: Mapping[str, Output],
+    added: Mapping[str, Output],
     config: Mapping[str, Any],
     faults: list[Fault],
-) -> Iterable[tuple[str, Fold]]:
-    """What becomes of which tensor, by the model's names."""
-    shapes = {}
-    for module in adapter.modules:
-        place = names.in_checkpoint(f"{module}.weight")
-        known = outputs[place] if place is not None else fresh.get(f"{module}.weight")
+) -> Iterable[NamedDelta]:
+    """The adapter's deltas."""
+    layers: dict[str, tuple[Shape, bool]] = {}
+    for layer in adapter.layers:
+        key = names.in_checkpoint(f"{layer}.weight")
+        known = outputs[key] if key is not None else added.get(f"{layer}.weight")
         if known is None:
-            faults.append(Fault(f"{module}.weight", "the base has no such tensor"))
+            faults.append(Fault(f"{layer}.weight", "the base has no such tensor"))
             continue
-        shapes[module] = known.shape
-    found = []
-    for member in adapter.single:
-        own = {module: shape for module, shape in shapes.items() if module in member.modules}
-        found.append(folds_of_all(member, names, own, str(config.get("model_type", ""))))
-    return found[0] if adapter.mix is None else mixtures(found, adapter.mix)
+        has_bias = names.in_checkpoint(f"{layer}.bias") is not None
+        layers[layer] = (known.shape, has_bias or f"{layer}.bias" in added)
+    model_type = str(config.get("model_type", ""))
+    deltas = [member_deltas(member, layers, model_type) for member in adapter.all_members]
+    return deltas[0] if adapter.mix is None else combine_deltas(deltas, adapter.mix)
 
 
-def folds_of_all(
-    adapter: Adapter, names: Names, shapes: Mapping[str, tuple[int, ...]], kind: str
-) -> list[tuple[str, Fold]]:
-    """What one adapter's layers come to, where their weights have these shapes."""
-    sized = with_largest(adapter, shapes)
-    found = []
-    for module, shape in shapes.items():
-        for leaf, fold in folds_of(sized, module, adapter.modules[module], shape, kind):
-            name = f"{module}.{leaf.removesuffix('?')}"
-            if leaf.endswith("?") and names.in_checkpoint(name) is None:
-                continue
-            found.append((name, fold))
-    return found
+def member_deltas(
+    adapter: Adapter, layers: Mapping[str, tuple[Shape, bool]], model_type: str
+) -> list[NamedDelta]:
+    """The deltas of one adapter; `layers` are each weight's shape and whether there is a bias."""
+    deltas: list[NamedDelta] = []
+    for strategy, config in adapter.strategies:
+        own = [
+            AdapterLayer(
+                name=layer,
+                weight_shape=shape,
+                transposed=is_transposed(config, layer, shape, model_type),
+                has_bias=has_bias,
+                tensors=adapter.layers[layer],
+                shared={},
+                config=config,
+            )
+            for layer, (shape, has_bias) in layers.items()
+            if layer in adapter.layers
+        ]
+        shared = strategy.share_tensors(own, adapter.shared)
+        for layer in own:
+            found = strategy.weight_deltas(replace(layer, shared=shared))
+            deltas += [
+                (f"{layer.name}.{key}", each) for key, some in found.items() for each in some
+            ]
+    return deltas
 
 
-def with_largest(adapter: Adapter, shapes: Mapping[str, Sequence[int]]) -> Adapter:
-    """The adapter with the size of projections that fit all of its layers: VeRA draws such."""
-    if adapter.kind != "VERA" or not shapes:
-        return adapter
-    sizes = [
-        (p["vera_lambda_b"].shape[0], shapes[m])
-        for m, p in adapter.modules.items()
-        if m in shapes and "vera_lambda_b" in p
-    ]
-    if not sizes:
-        return adapter
-    wide = max(out for out, _ in sizes)
-    # where it lies transposed, the outputs are the last axis
-    narrow = max(shape[1] if shape[0] == out else shape[0] for out, shape in sizes)
-    return replace(adapter, config={**adapter.config, "largest": (wide, narrow)})
+def is_transposed(config: Mapping[str, Any], layer: str, shape: Shape, model_type: str) -> bool:
+    """Whether the layer's weight is stored as (in, out)."""
+    if model_type in TRANSPOSED_MODELS:  # where PEFT's setting is wrong for a linear head
+        return layer.rpartition(".")[2] in CONV1D_LAYERS
+    return bool(config.get("fan_in_fan_out")) and len(shape) == 2
 
 
-def add_folds(
-    names: Names,
+def add_deltas(
+    names: TensorNames,
     outputs: dict[str, Output],
-    fresh: dict[str, Output],
-    folds: Iterable[tuple[str, Fold]],
+    added: dict[str, Output],
+    deltas: Iterable[NamedDelta],
     faults: list[Fault],
 ) -> None:
-    """Put folds to their tensors, each shape checked."""
-    for name, fold in folds:
-        place = names.in_checkpoint(name)
-        holder, key = (outputs, place) if place is not None else (fresh, name)
+    """Add deltas to their outputs, with each shape checked."""
+    for name, delta in deltas:
+        in_base = names.in_checkpoint(name)
+        holder, key = (outputs, in_base) if in_base is not None else (added, name)
         if key not in holder:
             faults.append(Fault(name, "the base has no such tensor"))
             continue
         known = holder[key]
-        if not fold.fits(known.shape):
-            what = f"the adapter fits {fold.expects()}, the base's is {known.source.said}"
+        described = known.source.type_and_shape
+        if not delta.fits(known.shape):
+            what = f"the adapter fits {delta.expected_shape}, the base's is {described}"
             faults.append(Fault(name, what))
-        elif known.dtype not in FLOATS:
-            faults.append(Fault(name, f"is {known.source.said} in the base, which is no float"))
-        holder[key] = replace(known, folds=(*known.folds, fold))
+        elif known.dtype not in TORCH_DTYPES:
+            faults.append(Fault(name, f"is {described} in the base, which is not a float type"))
+        holder[key] = replace(known, deltas=(*known.deltas, delta))
 
 
 def check_used(adapter: Adapter, outputs: Sequence[Output], faults: list[Fault]) -> None:
-    """Note each tensor of the adapter that nothing takes."""
-    used = {part for output in outputs for fold in output.folds for part in fold.parts}
+    """Note each tensor of the adapter that no output uses."""
+    deltas = [delta for output in outputs for delta in output.deltas]
+    used = {tensor for delta in deltas for tensor in (*delta.tensors, *delta.shared_tensors)}
     known = {fault.where for fault in faults}
-    for module, parts in adapter.modules.items():
-        if f"{module}.weight" in known:
-            continue
-        for part in parts.values():
-            if part not in used:
-                faults.append(Fault(part.name, f"{part.said}: is left over, nothing takes it"))
-    for member in adapter.single:
-        if member.kind == "VERA" and member.config.get("save_projection", True):
-            continue
-        for part in member.shared.values():
-            faults.append(Fault(part.name, f"{part.said}: is left over, nothing takes it"))
+    left = [
+        tensor
+        for layer, tensors in adapter.layers.items()
+        if f"{layer}.weight" not in known
+        for tensor in tensors.values()
+    ]
+    left += [tensor for member in adapter.all_members for tensor in member.shared.values()]
+    for tensor in left:
+        if tensor not in used:
+            what = f"{tensor.type_and_shape}: is not used by any change of the base"
+            faults.append(Fault(tensor.name, what))
 
 
-def refuse(adapter: Adapter, faults: Sequence[Fault]) -> None:
+def raise_faults(adapter: Adapter, faults: Sequence[Fault]) -> None:
     """Raise the error that lists what does not fit."""
-    more = len(faults) - MOST_FAULTS
-    listed = [*faults[:MOST_FAULTS], *([Fault("...", f"and {more} more")] if more > 0 else [])]
+    more = len(faults) - MAX_LISTED_FAULTS
+    rest = [Fault("...", f"and {more} more")] if more > 0 else []
     raise RunError(
         f"{adapter.folder}: is not an adapter of this base - name the one it was trained on with "
-        "--base:" + "".join(f"\n  {fault}" for fault in listed)
+        "--base:" + "".join(f"\n  {fault}" for fault in [*faults[:MAX_LISTED_FAULTS], *rest])
     )
 
 
-def old_heads(adapter: Adapter, outputs: Mapping[str, Output]) -> list[str]:
-    """The base's tensors of a head that another one takes the place of."""
+def unused_heads(adapter: Adapter, outputs: Mapping[str, Output]) -> list[str]:
+    """The base's tensors of a head that the adapter's head replaces."""
     if not adapter.trains_head:
         return []
     return [
-        place
-        for place, output in outputs.items()
-        if place.split(".")[0] in OLD_HEADS and not output.touched
+        name
+        for name, output in outputs.items()
+        if name.split(".")[0] in HEADS and not output.is_touched
     ]

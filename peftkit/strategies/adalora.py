@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
+from peftkit.deltas.base import AdapterLayer, Deltas
+from peftkit.deltas.low_rank import LowRankDelta
 from peftkit.models.architectures import targets_in
 from peftkit.models.linear_layers import keeps_weights_transposed, refuse_larger_rank
 from peftkit.strategies.base import PeftStrategy, TrainingHook, saved_heads
@@ -51,6 +53,8 @@ class AdaLora(PeftStrategy):
     rests_in_fp32: ClassVar[bool] = True
     default_lr: ClassVar[float] = 5e-3
     source: ClassVar[str] = "arXiv:2303.10512"
+    peft_types: ClassVar[tuple[str, ...]] = ("ADALORA",)
+    layer_tensors: ClassVar[tuple[str, ...]] = ("lora_A", "lora_B", "lora_E")
 
     @model_validator(mode="after")
     def _there_is_something_to_prune(self) -> Self:
@@ -65,6 +69,16 @@ class AdaLora(PeftStrategy):
                 "shares that add up to less than 1"
             )
         return self
+
+    @classmethod
+    def weight_deltas(cls, layer: AdapterLayer) -> Deltas:
+        """B E A; PEFT 0.21 divides by the initial rank, and a small number."""
+        if not layer.has(*cls.layer_tensors):
+            return {}
+        a, b, values = (layer.tensors[name] for name in cls.layer_tensors)
+        rank, alpha = float(layer.config["init_r"]), float(layer.config["lora_alpha"])
+        scale = (alpha if alpha > 0 else rank) / (rank + 1e-5)
+        return {"weight": (LowRankDelta(a, b, scale, layer.transposed, rank_factors=values),)}
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
         """AdaLoRA on the targets; its schedule comes with the companion, which knows the steps."""

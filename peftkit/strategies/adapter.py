@@ -40,7 +40,7 @@ class Adapter(Strategy):
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"adapter_drop": {"drop": 3}}
     default_lr: ClassVar[float] = 3e-3
     source: ClassVar[str] = "arXiv:1902.00751"
-    foldable: ClassVar[bool] = False
+    mergeable: ClassVar[bool] = False
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
         """The frozen model with adapters in its blocks, and a trainable head."""

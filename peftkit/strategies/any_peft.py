@@ -4,7 +4,7 @@ import ast
 import copy
 import importlib.util
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from peftkit.deltas.base import AdapterLayer, Deltas
+from peftkit.deltas.structured import token_deltas
 from peftkit.errors import Fault, RecipeError, RunError, nearest
 from peftkit.models.architectures import head_names, linear_layers
-from peftkit.strategies.base import PeftStrategy, saved_heads, train_head, trainable
+from peftkit.strategies.base import PeftStrategy, saved_heads, strategy_for, train_head, trainable
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -59,6 +61,8 @@ class AnyPeft(PeftStrategy):
     default_lr: ClassVar[float] = 1e-3
     source: ClassVar[str] = "https://huggingface.co/docs/peft"
     packs: ClassVar[bool] = False
+    peft_types: ClassVar[tuple[str, ...]] = ("LN_TUNING", "TRAINABLE_TOKENS")
+    layer_tensors: ClassVar[tuple[str, ...]] = ("trainable_tokens_delta",)
 
     @field_validator("method")
     @classmethod
@@ -90,9 +94,19 @@ class AnyPeft(PeftStrategy):
         return config
 
     @property
-    def foldable(self) -> bool:  # type: ignore[override]
-        """Whether the method changes weights; one that adds tokens does not."""
-        return "num_virtual_tokens" not in settings_of(self.method)
+    def mergeable(self) -> bool:  # type: ignore[override]
+        """Whether a strategy says how the method changes weights."""
+        return strategy_for(self.method.upper()) is not None
+
+    @classmethod
+    def weight_deltas(cls, layer: AdapterLayer) -> Deltas:
+        """The rows that trainable tokens replace."""
+        return {"weight": token_deltas(layer)}
+
+    @classmethod
+    def check_sum(cls, config: Mapping[str, Any]) -> str | None:
+        """What these methods train replaces tensors of the base."""
+        return f"{config['peft_type']} replaces weights, which cannot be added"
 
     @property
     def loads_with(self) -> Literal["peftkit", "peft"]:  # type: ignore[override]
@@ -102,11 +116,6 @@ class AnyPeft(PeftStrategy):
     @property
     def _saves_heads(self) -> bool:
         return "modules_to_save" in all_settings_of(self.method)
-
-    @property
-    def starts_as(self) -> str | None:  # type: ignore[override]
-        """That nobody here knows."""
-        return f"what PEFT's {self.method} starts as is not known here"
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
         """PEFT's configuration class of the method with the settings given."""
@@ -152,16 +161,6 @@ class AnyPeft(PeftStrategy):
             torch.stack([each.sum() for each in said if torch.is_tensor(each)]).sum().backward()
         for parameter in model.parameters():
             parameter.grad = None
-
-    def merge(self, model: "nn.Module") -> "PreTrainedModel":
-        """The base with what was trained folded into it, where PEFT can do that."""
-        try:
-            return super().merge(model)
-        except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
-            raise RunError(
-                f"PEFT's {self.method} cannot be merged ({said_by(error)}) - predict from the "
-                "artifact as it is, or train strategy=lora"
-            ) from error
 
     def save(self, model: "nn.Module", folder: Path) -> None:
         """A plain PEFT folder, and beside it the head where PEFT leaves that out."""

@@ -1,7 +1,7 @@
 """Strategies: which weights move. Declaring a class here makes `strategy=<kind>` work."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from typing_extensions import Self
 
+from peftkit.deltas.base import AdapterLayer, Deltas, RandomProjection
 from peftkit.errors import Fault
 from peftkit.models.architectures import constants_of, depths_of, head_names
 from peftkit.registry import Component
+from peftkit.storage.safetensors_files import StoredTensor
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -62,14 +64,17 @@ class Strategy(Component):
     """The paper the strategy comes from."""
     trains_base: ClassVar[bool] = False
     """Whether all of the base moves (then it cannot be quantized, and keeps its dropout)."""
-    foldable: ClassVar[bool] = True
-    """Whether the result is an ordinary checkpoint after `merge`."""
+    mergeable: ClassVar[bool] = True
+    """Whether a merge gives an ordinary checkpoint of the model's class."""
+    layer_tensors: ClassVar[tuple[str, ...]] = ()
+    """The names of the artifact's tensors that `weight_deltas` takes, behind the layer's name
+    ('lora_A'). All other tensors replace those of the base."""
+    shared_tensors: ClassVar[tuple[str, ...]] = ()
+    """The names of the artifact's tensors that all layers share."""
     packs: ClassVar[bool] = True
     """Whether several sequences may share a row: each token is treated alike, and none is added."""
     ahead: ClassVar[int] = 0
     """Virtual tokens before each sequence, which take positions as its own tokens do."""
-    starts_as: ClassVar[str | None] = None
-    """Why training does not start from the base's function; None where it does, exactly."""
     loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peftkit"
     """What can load the artifact."""
     saves_start: ClassVar[bool] = False
@@ -83,6 +88,10 @@ class Strategy(Component):
         if isinstance(value, list):
             return super().parse({"kind": "combination", "parts": value}, path)
         return super().parse(value, path)
+
+    def components(self) -> "list[Strategy]":
+        """The strategies that it combines, or itself alone."""
+        return [self]
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
         """`model` with this strategy attached: exactly what should train has `requires_grad`.
@@ -118,19 +127,30 @@ class Strategy(Component):
         """What goes along with the optimizer in a training of `steps` steps, if anything does."""
         return None
 
-    def merge(self, model: "nn.Module") -> "PreTrainedModel":
-        """`model` as an ordinary model of its class, what was trained folded into its weights.
+    @classmethod
+    def weight_deltas(cls, layer: AdapterLayer) -> Deltas:
+        """What a merge changes in the tensors of `layer`, by their names within the layer.
 
-        Raises `RunError` where the strategy's result is no model of that class.
+        A merge raises an error for tensors of the adapter that no delta uses.
         """
-        from peftkit.errors import RunError
+        return {}
 
-        if not self.foldable:
-            raise RunError(
-                f"'strategy: {self.kind}' cannot be merged: it adds layers that the model's class "
-                "does not have - predict from the artifact as it is, or train strategy=lora"
-            )
-        return model  # type: ignore[return-value]
+    @classmethod
+    def share_tensors(
+        cls, layers: Sequence[AdapterLayer], saved: Mapping[str, StoredTensor]
+    ) -> Mapping[str, StoredTensor | RandomProjection]:
+        """The tensors that all `layers` share: those that are `saved`, or generated ones."""
+        return saved
+
+    @classmethod
+    def check_merge(cls, config: Mapping[str, Any]) -> str | None:
+        """Why an adapter with this `AdapterLayer.config` cannot be merged; None if it can."""
+        return None
+
+    @classmethod
+    def check_sum(cls, config: Mapping[str, Any]) -> str | None:
+        """Why such an adapter cannot be added to others in one merge; None if it can."""
+        return None
 
     def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
         """What the strategy put around and into the adapted `model`, for code that has no peftkit:
@@ -140,7 +160,7 @@ class Strategy(Component):
         """
         from peftkit.errors import RunError
 
-        if not self.foldable:
+        if not self.mergeable:
             raise RunError(
                 f"'strategy: {self.kind}' does not say how it is attached without peftkit (it has "
                 "no method `pieces`) - predict from the run with peftkit predict"
@@ -167,6 +187,9 @@ class PeftStrategy(Strategy):
     """A strategy that PEFT implements; a subclass says with which configuration."""
 
     loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peft"
+    peft_types: ClassVar[tuple[str, ...]] = ()
+    """PEFT's names of the methods whose adapters `weight_deltas` merges ('LORA'), also of adapters
+    that were trained without peftkit."""
     rests_in_fp32: ClassVar[bool] = False
     """Whether what is trained rests in fp32, also on a base in bf16.
 
@@ -191,13 +214,6 @@ class PeftStrategy(Strategy):
                 autocast_adapter_dtype=self.rests_in_fp32,
             )
 
-    def merge(self, model: "nn.Module") -> "PreTrainedModel":
-        """The base with the adapter folded into it (base weights must not be quantized)."""
-        if not self.foldable:
-            return super().merge(model)
-        unwrap_heads(model)
-        return model.merge_and_unload()  # type: ignore[operator,no-any-return]
-
     def save(self, model: "nn.Module", folder: Path) -> None:
         """A plain PEFT folder: `peft.PeftModel.from_pretrained` loads it."""
         # no strategy trains embeddings, and those of a task's markers are made again
@@ -212,6 +228,16 @@ class PeftStrategy(Strategy):
             return PeftModel.from_pretrained(
                 model, str(folder), autocast_adapter_dtype=self.rests_in_fp32
             )
+
+
+def strategy_for(peft_type: str) -> type[PeftStrategy] | None:
+    """The strategy that merges adapters of this PEFT method; None if there is none."""
+    for strategy in Strategy.kinds().values():
+        # a subclass of another strategy inherits its methods, and does not take them over
+        if peft_type in vars(strategy).get("peft_types", ()):
+            assert issubclass(strategy, PeftStrategy)
+            return strategy
+    return None
 
 
 @contextmanager

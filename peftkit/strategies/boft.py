@@ -1,13 +1,15 @@
 """BOFT: rotations made of several sparse ones, as in a fast Fourier transform."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
+from peftkit.deltas.base import AdapterLayer, Deltas
+from peftkit.deltas.structured import ButterflyRotation
 from peftkit.errors import Fault, RecipeError
 from peftkit.models.architectures import targets_in
 from peftkit.models.linear_layers import refuse_blocks, refuse_transposed
@@ -37,6 +39,21 @@ class Boft(PeftStrategy):
 
     default_lr: ClassVar[float] = 1e-3
     source: ClassVar[str] = "arXiv:2311.06243"
+    peft_types: ClassVar[tuple[str, ...]] = ("BOFT",)
+    layer_tensors: ClassVar[tuple[str, ...]] = ("boft_R", "boft_s")
+
+    @classmethod
+    def weight_deltas(cls, layer: AdapterLayer) -> Deltas:
+        """Of linear layers, with one factor."""
+        if not layer.has(*cls.layer_tensors):
+            return {}
+        rotation = ButterflyRotation(layer.tensors["boft_R"], layer.tensors["boft_s"])
+        return {"weight": (rotation,)}
+
+    @classmethod
+    def check_sum(cls, config: Mapping[str, Any]) -> str | None:
+        """Rotations."""
+        return "BOFT rotates the weights, which cannot be added"
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
         """BOFT on the targets."""

@@ -54,9 +54,9 @@ class Combination(Strategy):
         return min(part.default_lr for part in self.parts)
 
     @property
-    def foldable(self) -> bool:  # type: ignore[override]
+    def mergeable(self) -> bool:  # type: ignore[override]
         """Whether every part is."""
-        return all(part.foldable for part in self.parts)
+        return all(part.mergeable for part in self.parts)
 
     @property
     def packs(self) -> bool:  # type: ignore[override]
@@ -68,14 +68,8 @@ class Combination(Strategy):
         """All the parts' virtual tokens."""
         return sum(part.ahead for part in self.parts)
 
-    @property
-    def starts_as(self) -> str | None:  # type: ignore[override]
-        """What the parts say of it."""
-        return "; ".join(part.starts_as for part in self.parts if part.starts_as) or None
-
-    @property
-    def in_order(self) -> list[Strategy]:
-        """PEFT's part first: the others find their places in the model that it wraps."""
+    def components(self) -> list[Strategy]:
+        """The parts, PEFT's first: the others are attached to the model that it wraps."""
         return sorted(self.parts, key=lambda part: not isinstance(part, PeftStrategy))
 
     @classmethod
@@ -113,7 +107,7 @@ class Combination(Strategy):
         """The model with every part attached, and all that any of them trains trainable."""
         adapted: nn.Module = model
         chosen: set[int] = set()
-        for part in self.in_order:
+        for part in self.components():
             made = part.adapt(model, task)
             adapted = made if isinstance(part, PeftStrategy) else adapted
             chosen |= {id(p) for p in adapted.parameters() if p.requires_grad}
@@ -123,7 +117,7 @@ class Combination(Strategy):
 
     def prepare(self, model: "nn.Module", batches: Callable[[], Iterator[dict[str, Any]]]) -> None:
         """Each part in turn."""
-        for part in self.in_order:
+        for part in self.components():
             part.prepare(model, batches)
 
     def lr_multipliers(self, model: "nn.Module") -> dict[str, LRMultiplier]:
@@ -134,19 +128,15 @@ class Combination(Strategy):
 
     def training_hook(self, model: "nn.Module", steps: int) -> TrainingHook | None:
         """That of PEFT's part; no other strategy has one."""
-        return self.in_order[0].training_hook(model, steps)
+        return self.components()[0].training_hook(model, steps)
 
     def save(self, model: "nn.Module", folder: Path) -> None:
         """What was trained, with PEFT's configuration of its part beside it: merging reads that."""
         super().save(model, folder)
-        if isinstance(self.in_order[0], PeftStrategy):
+        if isinstance(self.components()[0], PeftStrategy):
             adapted: Any = model
             adapted.peft_config["default"].save_pretrained(str(folder))
 
     def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
         """All the parts'."""
-        return [piece for part in self.in_order for piece in part.pieces(model)]
-
-    def merge(self, model: "nn.Module") -> "PreTrainedModel":
-        """PEFT's part folded; the others' weights stand in the model already."""
-        return self.in_order[0].merge(model) if self.foldable else super().merge(model)
+        return [piece for part in self.components() for piece in part.pieces(model)]

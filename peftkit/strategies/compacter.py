@@ -46,7 +46,7 @@ class Compacter(Strategy):
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"compacter++": {"variant": "pfeiffer"}}
     default_lr: ClassVar[float] = 1e-2
     source: ClassVar[str] = "arXiv:2106.04647"
-    foldable: ClassVar[bool] = False
+    mergeable: ClassVar[bool] = False
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
         """The frozen model with Kronecker bottlenecks in its blocks, and a trainable head."""

@@ -1,8 +1,11 @@
 """IA3: keys, values and what enters the feed-forward part's last layer are rescaled."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from peftkit.deltas.base import AdapterLayer, Deltas
+from peftkit.deltas.structured import Scaling
 from peftkit.models.architectures import (
     feed_forward_layers,
     key_layers,
@@ -36,6 +39,25 @@ class Ia3(PeftStrategy):
 
     default_lr: ClassVar[float] = 1e-2
     source: ClassVar[str] = "arXiv:2205.05638"
+    peft_types: ClassVar[tuple[str, ...]] = ("IA3",)
+    layer_tensors: ClassVar[tuple[str, ...]] = ("ia3_l",)
+
+    @classmethod
+    def weight_deltas(cls, layer: AdapterLayer) -> Deltas:
+        """Scales the inputs of a feed-forward layer, or the outputs of another and their bias."""
+        factors = layer.tensors.get("ia3_l")
+        if factors is None or len(factors.shape) != 2:
+            return {}
+        scales_inputs = factors.shape[0] == 1
+        weight = Scaling(factors, int(scales_inputs != layer.transposed))
+        if scales_inputs or not layer.has_bias:
+            return {"weight": (weight,)}
+        return {"weight": (weight,), "bias": (Scaling(factors, 0),)}
+
+    @classmethod
+    def check_sum(cls, config: Mapping[str, Any]) -> str | None:
+        """Scales."""
+        return "IA3 multiplies the weights, which cannot be added"
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
         """IA3 on the targets; of those that end a feed-forward part, what enters is rescaled."""

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from peftkit.deltas.base import AdapterLayer, Deltas
+from peftkit.deltas.structured import HadamardDelta
 from peftkit.models.architectures import targets_in
 from peftkit.models.linear_layers import refuse_larger_rank, refuse_transposed
 from peftkit.strategies.base import PeftStrategy, saved_heads
@@ -32,6 +34,8 @@ class Loha(PeftStrategy):
 
     default_lr: ClassVar[float] = 3e-3
     source: ClassVar[str] = "arXiv:2108.06098"
+    peft_types: ClassVar[tuple[str, ...]] = ("LOHA",)
+    layer_tensors: ClassVar[tuple[str, ...]] = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
     def check_quantization(self, quantized: str | None) -> str | None:
         """PEFT 0.21 reads the difference's shape off the weight, and packed weights have none."""
@@ -41,6 +45,15 @@ class Loha(PeftStrategy):
                 "them - use strategy=lora, quantize=8bit or quantize=none"
             )
         return super().check_quantization(quantized)
+
+    @classmethod
+    def weight_deltas(cls, layer: AdapterLayer) -> Deltas:
+        """Of linear layers."""
+        if not layer.has(*cls.layer_tensors):
+            return {}
+        a, b, c, d = (layer.tensors[name] for name in cls.layer_tensors)
+        scale = layer.setting("alpha", "alpha_pattern") / layer.setting("r", "rank_pattern")
+        return {"weight": (HadamardDelta((a, b), (c, d), scale),)}
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
         """LoHa on the targets."""

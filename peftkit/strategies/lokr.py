@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from peftkit.deltas.base import AdapterLayer, Deltas
+from peftkit.deltas.structured import KroneckerDelta
 from peftkit.models.architectures import targets_in
 from peftkit.models.linear_layers import refuse_larger_rank, refuse_transposed
 from peftkit.strategies.base import PeftStrategy, saved_heads
@@ -36,6 +38,15 @@ class Lokr(PeftStrategy):
 
     default_lr: ClassVar[float] = 1e-2
     source: ClassVar[str] = "arXiv:2309.14859"
+    peft_types: ClassVar[tuple[str, ...]] = ("LOKR",)
+    layer_tensors: ClassVar[tuple[str, ...]] = (
+        "lokr_w1",
+        "lokr_w1_a",
+        "lokr_w1_b",
+        "lokr_w2",
+        "lokr_w2_a",
+        "lokr_w2_b",
+    )
 
     def check_quantization(self, quantized: str | None) -> str | None:
         """PEFT 0.21 reads the difference's shape off the weight, and packed weights have none."""
@@ -45,6 +56,18 @@ class Lokr(PeftStrategy):
                 "them - use strategy=lora, quantize=8bit or quantize=none"
             )
         return super().check_quantization(quantized)
+
+    @classmethod
+    def weight_deltas(cls, layer: AdapterLayer) -> Deltas:
+        """Of linear layers; each side is one matrix or a product of two."""
+        sides = []
+        for side in ("lokr_w1", "lokr_w2"):
+            names = [side] if layer.has(side) else [f"{side}_a", f"{side}_b"]
+            if not layer.has(*names):
+                return {}
+            sides.append(tuple(layer.tensors[name] for name in names))
+        scale = layer.setting("alpha", "alpha_pattern") / layer.setting("r", "rank_pattern")
+        return {"weight": (KroneckerDelta(sides[0], sides[1], scale),)}
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
         """LoKr on the targets."""

@@ -15,6 +15,15 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from peftkit.deltas.base import AdapterLayer, Deltas, WeightDelta
+from peftkit.deltas.low_rank import (
+    BiasDelta,
+    ConvolutionDelta,
+    DoraDelta,
+    LowRankDelta,
+    ResidualWeight,
+)
+from peftkit.deltas.structured import token_deltas
 from peftkit.errors import RunError
 from peftkit.models.architectures import targets_in
 from peftkit.models.linear_layers import (
@@ -37,6 +46,19 @@ MOVES_WEIGHTS = ("pissa", "olora")
 """The variants that take from the base's weights what the adapter starts as."""
 BELONGS_TO = {"loraplus_lr_ratio": "lora_plus", "batches": "eva"}
 """Settings that only one variant has."""
+UNMERGEABLE = {
+    "alora_invocation_tokens": "it applies to some tokens only",
+    "arrow_config": "it selects adapters for each token",
+    "use_qalora": "it pools the layer's input",
+    "use_bdlora": "its matrices are blocks on several devices",
+    "kasa_config": "it changes the base's singular values",
+    "layer_replication": "it runs layers of the base several times",
+    "target_parameters": "it adapts parameters that are not a layer's weight",
+    "megatron_config": "its layers are Megatron's",
+}
+"""Settings of PEFT's LoRA whose result is no low-rank difference, and why."""
+CHANGES_BASE = ("pissa_niter", "corda", "loftq", "lora_ga")
+"""Initializations that change the base at random, or by data that an adapter does not hold."""
 LOOKS = 50
 """How often eva may look at its batches before the directions must be found."""
 
@@ -68,6 +90,15 @@ class Lora(PeftStrategy):
 
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {v: {"variant": v} for v in VARIANTS}
     source: ClassVar[str] = "arXiv:2106.09685"
+    peft_types: ClassVar[tuple[str, ...]] = ("LORA",)
+    layer_tensors: ClassVar[tuple[str, ...]] = (
+        "lora_A",
+        "lora_B",
+        "lora_embedding_A",
+        "lora_embedding_B",
+        "lora_magnitude_vector",
+        "trainable_tokens_delta",
+    )
 
     @model_validator(mode="after")
     def _settings_belong_to_the_variant(self) -> Self:
@@ -93,16 +124,6 @@ class Lora(PeftStrategy):
         return 1e-4 if self.variant == "lora_plus" else 5e-4
 
     @property
-    def starts_as(self) -> str | None:  # type: ignore[override]
-        """What the variant says of its start."""
-        return {
-            "dora": "DoRA divides by a norm that it also multiplies by: equal but for rounding",
-            "pissa": "what PiSSA takes from the weights it adds again: equal but for rounding",
-            "olora": "what OLoRA takes from the weights it adds again: equal but for rounding",
-            "loftq": "LoftQ starts nearer to the base that is not quantized",
-        }.get(self.variant)
-
-    @property
     def saves_start(self) -> bool:  # type: ignore[override]
         """Whether the start was taken from the base's weights: it is subtracted in the artifact."""
         return self.variant in MOVES_WEIGHTS
@@ -119,6 +140,59 @@ class Lora(PeftStrategy):
                 f"'strategy.variant: {self.variant}' takes its start out of the base's weights, "
                 f"but 'quantize: {quantized}' would round what is left of them anew - use "
                 f"{'strategy=loftq, ' if quantized == '4bit' else ''}strategy=lora or quantize=none"
+            )
+        return None
+
+    @classmethod
+    def weight_deltas(cls, layer: AdapterLayer) -> Deltas:
+        """The deltas of a linear layer, an embedding or a convolution."""
+        embedding = "lora_embedding_A" in layer.tensors
+        a, b = (layer.tensors.get(f"lora_{'embedding_' * embedding}{half}") for half in "AB")
+        if a is None or b is None:
+            return {"weight": token_deltas(layer)}
+        r, alpha = layer.setting("r", "rank_pattern"), layer.setting("lora_alpha", "alpha_pattern")
+        scale = alpha / (r**0.5 if layer.config.get("use_rslora") else r)
+        transposed, weight = layer.transposed or embedding, list[WeightDelta](token_deltas(layer))
+        initialization = str(layer.config.get("init_lora_weights")).lower()
+        if initialization in MOVES_WEIGHTS and not embedding:
+            weight.append(ResidualWeight(initialization, int(r), scale, transposed))
+        low_rank = LowRankDelta(a, b, scale, transposed)
+        magnitude = layer.tensors.get("lora_magnitude_vector")
+        if len(a.shape) > 2:  # and PEFT's DoRA of convolutions is left unused: an error
+            weight.append(ConvolutionDelta(a, b, scale))
+        else:
+            weight.append(low_rank if magnitude is None else DoraDelta(low_rank, magnitude))
+        bias = layer.tensors.get("lora_B.bias")
+        return {"weight": tuple(weight), "bias": (BiasDelta(bias, scale),) if bias else ()}
+
+    @classmethod
+    def check_merge(cls, config: Mapping[str, Any]) -> str | None:
+        """Settings of PEFT's whose result is no low-rank difference to the base."""
+        for name, why in UNMERGEABLE.items():
+            if config.get(name):
+                return f"it was trained with {name}={config[name]!r}: {why}"
+        initialization = config.get("init_lora_weights")
+        if isinstance(initialization, str) and initialization.lower().startswith(CHANGES_BASE):
+            return (
+                f"its initialization {initialization!r} changed the base in a way that the folder "
+                "does not record; saved with PEFT's path_initial_model_for_weight_conversion it is "
+                "an ordinary LoRA"
+            )
+        return None
+
+    @classmethod
+    def check_sum(cls, config: Mapping[str, Any]) -> str | None:
+        """DoRA, and initializations from the base's weights."""
+        if config.get("use_dora"):
+            return "DoRA rescales the weights of each output, which cannot be added"
+        if config.get("trainable_token_indices"):
+            return "it replaces rows of the embeddings, which cannot be added"
+        initialization = str(config.get("init_lora_weights")).lower()
+        if initialization in MOVES_WEIGHTS:
+            return (
+                f"{initialization} moved a part of the base into the adapter, and two such parts "
+                "overlap; saved with path_initial_model_for_weight_conversion it is an ordinary "
+                "LoRA"
             )
         return None
 

@@ -1,9 +1,12 @@
 """OFT: what enters a layer is rotated, block by block, by learned orthogonal matrices."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from peftkit.deltas.base import AdapterLayer, Deltas
+from peftkit.deltas.structured import BlockRotation
 from peftkit.models.architectures import targets_in
 from peftkit.models.linear_layers import refuse_blocks, refuse_transposed
 from peftkit.strategies.base import PeftStrategy, saved_heads
@@ -34,6 +37,26 @@ class Oft(PeftStrategy):
 
     default_lr: ClassVar[float] = 1e-3
     source: ClassVar[str] = "arXiv:2306.07280"
+    peft_types: ClassVar[tuple[str, ...]] = ("OFT",)
+    layer_tensors: ClassVar[tuple[str, ...]] = ("oft_R",)
+
+    @classmethod
+    def weight_deltas(cls, layer: AdapterLayer) -> Deltas:
+        """Of linear layers; the size of the blocks follows from their number of elements."""
+        weight, config = layer.tensors.get("oft_R"), layer.config
+        if weight is None or len(weight.shape) != 2:
+            return {}
+        size = round((1 + (1 + 8 * weight.shape[1]) ** 0.5) / 2)
+        series = config.get("use_cayley_neumann")
+        terms = int(config["num_cayley_neumann_terms"]) if series else None
+        limit = float(config["eps"]) if config.get("coft") else None
+        shared = bool(config.get("block_share"))
+        return {"weight": (BlockRotation(weight, size, shared, terms, limit),)}
+
+    @classmethod
+    def check_sum(cls, config: Mapping[str, Any]) -> str | None:
+        """Rotations."""
+        return "OFT rotates the weights, which cannot be added"
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
         """OFT on the targets."""

@@ -32,8 +32,7 @@ class Prefix(Strategy):
     """The network's width, where there is one; null: as wide as the model."""
 
     packs: ClassVar[bool] = False
-    foldable: ClassVar[bool] = False
-    starts_as: ClassVar[str | None] = "every query attends to the prefix at once"
+    mergeable: ClassVar[bool] = False
     source: ClassVar[str] = "arXiv:2101.00190"
 
     @model_validator(mode="after")

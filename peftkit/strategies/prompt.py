@@ -29,8 +29,7 @@ class VirtualTokens(PeftStrategy):
     """Virtual tokens before each text; they count towards the longest sequence of the model."""
 
     packs: ClassVar[bool] = False
-    foldable: ClassVar[bool] = False
-    starts_as: ClassVar[str | None] = "every token of the text sees the virtual ones at once"
+    mergeable: ClassVar[bool] = False
     # PEFT loads the artifact too, but reads other tokens than the head was trained on
     loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peftkit"
 

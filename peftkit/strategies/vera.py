@@ -1,15 +1,18 @@
 """VeRA: vectors that scale one pair of random projections, which all layers share."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from peftkit.deltas.base import AdapterLayer, Deltas, RandomProjection
+from peftkit.deltas.low_rank import LowRankDelta
 from peftkit.models.architectures import targets_in
 from peftkit.models.linear_layers import keeps_weights_transposed
+from peftkit.storage.safetensors_files import StoredTensor
 from peftkit.strategies.base import PeftStrategy, saved_heads
 
 if TYPE_CHECKING:
@@ -37,6 +40,39 @@ class Vera(PeftStrategy):
 
     default_lr: ClassVar[float] = 1e-2
     source: ClassVar[str] = "arXiv:2310.11454"
+    peft_types: ClassVar[tuple[str, ...]] = ("VERA",)
+    layer_tensors: ClassVar[tuple[str, ...]] = ("vera_lambda_b", "vera_lambda_d")
+    shared_tensors: ClassVar[tuple[str, ...]] = ("vera_A", "vera_B")
+
+    @classmethod
+    def weight_deltas(cls, layer: AdapterLayer) -> Deltas:
+        """b B d A with the projections that all layers share."""
+        if not layer.has(*cls.layer_tensors):
+            return {}
+        b, d = (layer.tensors[name] for name in cls.layer_tensors)
+        a_matrix, b_matrix = (layer.shared[name] for name in cls.shared_tensors)
+        factors = {"rank_factors": d, "output_factors": b}
+        delta = LowRankDelta(a_matrix, b_matrix, 1.0, layer.transposed, **factors, shared=True)
+        return {"weight": (delta,)}
+
+    @classmethod
+    def share_tensors(
+        cls, layers: Sequence[AdapterLayer], saved: Mapping[str, StoredTensor]
+    ) -> Mapping[str, StoredTensor | RandomProjection]:
+        """The saved projections, or those of the key: large enough for every layer, as in PEFT."""
+        sizes = [
+            (layer.tensors["vera_lambda_b"].shape[0], layer.weight_shape)
+            for layer in layers
+            if layer.has("vera_lambda_b")
+        ]
+        if saved.keys() >= set(cls.shared_tensors) or not sizes:
+            return saved
+        out_features = max(out for out, _ in sizes)
+        in_features = max(shape[1] if shape[0] == out else shape[0] for out, shape in sizes)
+        r, key = (int(layers[0].config[name]) for name in ("r", "projection_prng_key"))
+        shapes = ((r, in_features), (out_features, r))
+        names = enumerate(cls.shared_tensors)
+        return {name: RandomProjection(key, shapes, index) for index, name in names}
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
         """VeRA on the targets."""

@@ -167,7 +167,7 @@ def test_every_kind_that_cannot_be_folded_says_what_it_attaches() -> None:
     unfoldable = {
         kind
         for kind in set(Strategy.kinds()) - needs_settings
-        if not Strategy.parse(kind, "s").foldable
+        if not Strategy.parse(kind, "s").mergeable
     }
     assert {"adapter", "compacter", "prompt", "p_tuning", "prefix"} <= unfoldable
     for kind in unfoldable:

@@ -65,7 +65,7 @@ def test_convolutions_fold_as_pefts_do(rslora: bool, tmp_path: Path) -> None:
             {"groups": 2},
             r"line.weight: the adapter fits \[6, 8, 3\], the base's",
         ),
-        ({"use_dora": True}, r"lora_magnitude_vector.*: is left over, nothing takes it"),
+        ({"use_dora": True}, r"lora_magnitude_vector.*: is not used by any change"),
     ],
 )
 def test_convolutions_that_peft_cannot_merge_or_turns_are_refused(

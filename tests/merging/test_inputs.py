@@ -16,7 +16,7 @@ import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RunError
 from peftkit.hub.wheels import WHEELS
-from peftkit.merging.checkpoint.tensors import read_header
+from peftkit.storage.safetensors_files import read_header
 from support.peft_adapters import LANGUAGE, adapter, base
 from support.varied_models import VariedModel, build
 
@@ -143,23 +143,26 @@ def quantized_base(here: Path) -> None:
 
 FIRST = "model.layers.0.self_attn.q_proj"
 SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
-    "cut header": (cut_header, r"is damaged: its header is cut short \(50 bytes in all\) - take"),
-    "cut data": (cut_data, r"is damaged: it has \d+ bytes, its header speaks of \d+ - take"),
-    "longer": (lengthen, r"is damaged: it has \d+ bytes, its header speaks of"),
-    "lost shard": (lose_shard, r"index.json: names files that are not there \(model-00002"),
+    "cut header": (
+        cut_header,
+        r"is damaged: its header is truncated \(the file has 50 bytes\) - restore",
+    ),
+    "cut data": (cut_data, r"is damaged: it has \d+ bytes, but its header describes \d+ - restore"),
+    "longer": (lengthen, r"is damaged: it has \d+ bytes, but its header describes"),
+    "lost shard": (lose_shard, r"index.json: names files that are missing \(model-00002"),
     "absent in index": (
         in_index("model-00099-of-00099.safetensors"),
-        r"names files that are not there \(model-00099",
+        r"names files that are missing \(model-00099",
     ),
-    "dots": (in_index("../base/x.safetensors"), r"which is outside of its folder - don't trust"),
+    "dots": (in_index("../base/x.safetensors"), r"which is outside of its folder - do not trust"),
     "absolute": (in_index("/etc/passwd.safetensors"), "which is outside of its folder"),
-    "pickled shard": (in_index("pytorch_model.bin"), "which is no safetensors file"),
+    "pickled shard": (in_index("pytorch_model.bin"), "which is not a safetensors file"),
     "unlisted": (not_in_index, "model.norm.weight is not in the index"),
-    "pickled base": (pickle_base, r"holds its weights as pickles \(pytorch_model.bin\)"),
+    "pickled base": (pickle_base, r"has pickled weights \(pytorch_model.bin\)"),
     "pickled adapter": (pickle_adapter, r"as a pickle \(adapter_model.bin\).*safetensors.torch"),
     "no adapter": (no_adapter, "is neither a run, an artifact nor a PEFT folder: adapter_config"),
-    "no base": (no_base, "holds neither model.safetensors nor model.safetensors.index.json"),
-    "quantized base": (quantized_base, "holds its weights quantized .* - name the base as it was"),
+    "no base": (no_base, "has neither model.safetensors nor model.safetensors.index.json"),
+    "quantized base": (quantized_base, "has quantized weights .* - name the base in 16 or 32 bits"),
     "other shapes": (
         retensored(lambda n, t: t[:, :-1] if "lora_A" in n else t),
         rf"is not an adapter of this base(.|\n)*{FIRST}.weight: the adapter fits \[64, 63\], the "
@@ -171,36 +174,36 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "half a pair": (
         renamed(f"{FIRST}.lora_A", f"{FIRST}.lora_E"),
-        rf"{FIRST}.lora_B.weight: F32 \[64, 4\]: is left over",
+        rf"{FIRST}.lora_B.weight: F32 \[64, 4\]: is not used by any change",
     ),
     "one more": (one_more, r"model.surprise: F32 \[3\]: the base has no such tensor"),
     "all zero": (
         retensored(lambda n, t: t * 0 if "lora_B" in n else t),
-        "this adapter changes nothing: what it adds to any of 4 layers is zero",
+        "this adapter changes nothing: its difference is zero in all of 4 tensors",
     ),
     "lost in rounding": (
         retensored(lambda n, t: t * 1e-12 if "lora_B" in n else t),
-        r"q_proj.weight: what the adapter changes is lost when rounded to BF16",
+        r"q_proj.weight: the adapter's change is lost when rounded to BF16",
     ),
     "not a number": (
         retensored(lambda n, t: t * float("nan") if f"{FIRST}.lora_B" in n else t),
-        rf"{FIRST}.weight: would hold NaN or an infinity in BF16",
+        rf"{FIRST}.weight: would contain NaN or an infinity in BF16",
     ),
     "infinite": (
         retensored(lambda n, t: t * 1e38 if "lora_" in n else t),
-        r"q_proj.weight: would hold NaN or an infinity",
+        r"q_proj.weight: would contain NaN or an infinity",
     ),
     "pissa by chance": (
         configured("adapter/adapter_config.json", init_lora_weights="pissa_niter_4"),
-        "was initialized by 'pissa_niter_4', which changed the base",
+        "its initialization 'pissa_niter_4' changed the base",
     ),
     "arrow": (
         configured("adapter/adapter_config.json", arrow_config={"top_k": 1}),
-        "which cannot be folded: it chooses among adapters",
+        "it selects adapters for each token",
     ),
     "prefix": (
         configured("adapter/adapter_config.json", peft_type="PREFIX_TUNING"),
-        "PEFT's PREFIX_TUNING cannot be folded here",
+        "PEFT's PREFIX_TUNING cannot be merged: no strategy defines",
     ),
 }
 
@@ -224,16 +227,16 @@ def at(first: int, last: int, size: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"its header is cut short \(0 bytes"),
-        (b"\xff" * 8 + b"{}", "its header is cut short"),
-        ((2).to_bytes(8, "little") + b"[]", "its header is no mapping"),
+        (b"", r"its header is truncated \(the file has 0 bytes"),
+        (b"\xff" * 8 + b"{}", "its header is truncated"),
+        ((2).to_bytes(8, "little") + b"[]", "its header is not a JSON object"),
         ((2).to_bytes(8, "little") + b"{x", "its header cannot be read"),
-        (header(a=at(0, 4, 4), b=at(2, 6, 4)) + b"x" * 6, "'b' overlaps the one before"),
-        (header(a=at(0, 4, 4), b=at(6, 8, 2)) + b"x" * 8, "'b' leaves a hole before it"),
-        (header(a=at(0, 4, 3)) + b"x" * 4, r"'a' \(U8 \[3\]\) takes 3 bytes, not 4"),
-        (header(a=at(-4, 0, 4)) + b"x" * 4, "its header says U8 "),
-        (header(a={"dtype": "U8"}), "does not say where 'a' lies"),
-        ((16).to_bytes(8, "little") + b'{"a": 1, "a": 2}', "'a' comes twice"),
+        (header(a=at(0, 4, 4), b=at(2, 6, 4)) + b"x" * 6, "'b' overlaps the tensor before it"),
+        (header(a=at(0, 4, 4), b=at(6, 8, 2)) + b"x" * 8, "'b' has a gap before it"),
+        (header(a=at(0, 4, 3)) + b"x" * 4, r"'a' \(U8 \[3\]\) has 4 bytes, not 3"),
+        (header(a=at(-4, 0, 4)) + b"x" * 4, "its header has an invalid entry for 'a': U8 "),
+        (header(a={"dtype": "U8"}), "its header has no offsets for 'a'"),
+        ((16).to_bytes(8, "little") + b'{"a": 1, "a": 2}', "'a' is repeated"),
     ],
 )
 def test_a_header_that_contradicts_itself_is_refused(
@@ -275,17 +278,17 @@ def test_a_disk_that_is_too_small_is_refused_before_a_byte_is_written(here: Path
 
 
 def test_texts_to_verify_with_must_be_there(here: Path) -> None:
-    refused(here, "--verify: there is no file", verify=here / "nothing.txt")
-    refused(here, "--verify: holds no texts", verify=["", " "])
+    refused(here, "--verify: no file", verify=here / "nothing.txt")
+    refused(here, "--verify: has no texts", verify=["", " "])
 
 
 def test_what_cannot_be_subtracted_is_refused(here: Path) -> None:
-    with pytest.raises(RunError, match="--subtract takes an adapter out of a merged checkpoint"):
+    with pytest.raises(RunError, match="--subtract needs the merged checkpoint"):
         peftkit.merge(here / "adapter", here / "merged", subtract=True)
     config = peft.IA3Config(target_modules=["k_proj"], feedforward_modules=[], task_type=LANGUAGE)
     shutil.rmtree(here / "adapter")
     adapter(here / "adapter", here / "base", config)
-    refused(here, "not changed by adding to it, and can't be restored", subtract=True)
+    refused(here, "not changed by an addition, and cannot be restored", subtract=True)
 
 
 def test_a_base_out_of_a_wheel_is_known_by_what_the_wheel_carried(
@@ -304,5 +307,5 @@ def test_a_base_out_of_a_wheel_is_known_by_what_the_wheel_carried(
     run = tmp_path / "runs" / record.folder_name
     assert peftkit.merge(run, tmp_path / "merged", verify="off").changed > 0
     shutil.copytree(made_of.folder, tmp_path / "elsewhere")
-    with pytest.raises(RunError, match="is not byte for byte the some/tiny"):
+    with pytest.raises(RunError, match="has changed since the adapter was trained on some/tiny"):
         peftkit.merge(run, tmp_path / "other", base=tmp_path / "elsewhere", verify="off")

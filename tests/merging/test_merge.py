@@ -80,7 +80,7 @@ def test_a_quantized_run_is_merged_onto_the_base_it_was_trained_against(tmp_path
     assert made.proof.onto_trained.largest < 1e-5 < 1e-3 < made.proof.onto_original.largest
     other = peftkit.merge(run, tmp_path / "original", onto="original", verify="off")
     assert other.proof is None and other.copied == made.copied
-    with pytest.raises(RunError, match=r"which type that was made from stands in its run"):
+    with pytest.raises(RunError, match=r"only its run records what that was quantized from"):
         shutil.copytree(run / "artifact", tmp_path / "artifact")
         peftkit.merge(tmp_path / "artifact", tmp_path / "alone", verify="off")
 
@@ -94,7 +94,7 @@ def test_a_merge_that_says_something_else_is_removed(
     # PEFT then leaves out what the folder holds for the others
     path.write_text(json.dumps({**said, "target_modules": ["q_proj"]}))
     with pytest.raises(
-        RunError, match=r"does not say what base and adapter say: in 8 texts a logit"
+        RunError, match=r"predictions differ from those of base and adapter: in 8 texts a logit"
     ):
         peftkit.merge(tmp_path / "adapter", tmp_path / "merged")
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
@@ -137,7 +137,7 @@ def test_subtracting_restores_the_base_to_within_rounding(
     peftkit.merge(held, tmp_path / "merged", verify="off")
     back = peftkit.merge(held, tmp_path / "back", base=tmp_path / "merged", subtract=True)
     assert back.restored_difference is not None and 0 < back.restored_difference < 2**-7
-    with pytest.raises(RunError, match="more than rounding leaves"):
+    with pytest.raises(RunError, match="more than rounding explains"):
         peftkit.merge(held, tmp_path / "twice", base=tmp_path / "back", subtract=True)
 
 
@@ -259,7 +259,7 @@ def test_two_at_once_do_not_meet(large: tuple[Path, Path], tmp_path: Path) -> No
     while not (tmp_path / "merged.partial").exists():
         time.sleep(0.0005)
     os.kill(process.pid, signal.SIGSTOP)
-    with pytest.raises(RunError, match="another process is at work there - wait for it"):
+    with pytest.raises(RunError, match="another process is writing it - wait for it"):
         peftkit.merge(large[1], to, verify="off")
     os.kill(process.pid, signal.SIGCONT)
     assert process.wait() == 0 and to.is_dir()

@@ -16,9 +16,9 @@ import peftkit
 from peftkit.config.composition import Composition, parse_overrides
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RunError
-from peftkit.merging.checkpoint.naming import naming
 from peftkit.merging.merge import merge_rows
 from peftkit.merging.model_classes import auto_class_of
+from peftkit.merging.tensor_names import match_names
 from support.peft_adapters import LANGUAGE, adapter
 from support.run_processes import command
 from support.task_rows import Made, instructed, rendered, task_recipe
@@ -192,8 +192,8 @@ def test_every_class_that_reads_text_is_opened_by_its_auto_class(table: str, aut
 
 def test_a_head_alone_is_not_taken_for_a_layer_of_a_base_without_one() -> None:
     bare = ["embed_tokens.weight", "layers.0.mlp.up_proj.weight", "layers.1.mlp.up_proj.weight"]
-    assert naming(["score.weight"], bare).in_checkpoint("score.weight") is None
+    assert match_names(["score.weight"], bare).in_checkpoint("score.weight") is None
     asks = ["transformer.layers.0.mlp.up_proj.weight", "qa_outputs.weight"]
-    names = naming(asks, [f"model.{name}" for name in bare])
+    names = match_names(asks, [f"model.{name}" for name in bare])
     assert names.in_checkpoint(asks[0]) == "model.layers.0.mlp.up_proj.weight"
     assert names.in_checkpoint(asks[1]) is None

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import peftkit
+from peftkit.deltas.base import RowUpdate
+from peftkit.deltas.low_rank import LowRankDelta
 from peftkit.errors import RunError
-from peftkit.merging.deltas.low_rank import LowRank, Rows
 from peftkit.merging.verification import proof
 from peftkit.merging.verification.rounding import moved_by_rounding
 from support.peft_adapters import CLASSIFIER, LANGUAGE, adapter, base, plain
@@ -46,24 +47,26 @@ def test_a_logit_moves_as_far_as_another_rounding_moves_it(
     assert said.tolerance < {"bfloat16": 0.05, "float16": 0.01}[dtype] * said.largest_logit
 
 
-def one_layer_all_but_left_out(fold: LowRank, make: Callable[[LowRank], Rows]) -> Rows:
-    missed = "layers.1.self_attn.v_proj" in fold.parts[0].name
-    return make(replace(fold, scale=fold.scale * 0.05) if missed else fold)
+def one_layer_all_but_left_out(
+    delta: LowRankDelta, make: Callable[[LowRankDelta], RowUpdate]
+) -> RowUpdate:
+    missed = "layers.1.self_attn.v_proj" in delta.tensors[0].name
+    return make(replace(delta, scale=delta.scale * 0.05) if missed else delta)
 
 
-def scaled_wrongly(fold: LowRank, make: Callable[[LowRank], Rows]) -> Rows:
-    return make(replace(fold, scale=fold.scale * 1.05))
+def scaled_wrongly(delta: LowRankDelta, make: Callable[[LowRankDelta], RowUpdate]) -> RowUpdate:
+    return make(replace(delta, scale=delta.scale * 1.05))
 
 
 @pytest.mark.parametrize("fault", [one_layer_all_but_left_out, scaled_wrongly])
 def test_a_small_fault_is_more_than_rounding_explains(
     fault: Any, llamas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready = LowRank.ready
+    prepare = LowRankDelta.prepare
     monkeypatch.setattr(
-        LowRank,
-        "ready",
-        lambda fold, shape, sign=1.0: fault(fold, lambda changed: ready(changed, shape, sign)),
+        LowRankDelta,
+        "prepare",
+        lambda delta, shape, sign=1.0: fault(delta, lambda changed: prepare(changed, shape, sign)),
     )
     with pytest.raises(RunError, match=r"more than rounding explains \(\S+, mean \S+\); it was"):
         peftkit.merge(llamas / "bfloat16-adapter", tmp_path / "merged")
@@ -105,5 +108,5 @@ def test_nothing_that_is_no_number_passes() -> None:
     nan = float("nan")
     found = {"largest": nan, "mean": nan, "largest_logit": nan, "computed_in": "float32"}
     others = {"rows": 1, "texts": "", "metric": None, "before": None, "after": None}
-    said = proof.judged({**found, **others, "scored_rows": 0, "rounding": None})
+    said = proof.check_tolerances({**found, **others, "scored_rows": 0, "rounding": None})
     assert not said.largest <= said.tolerance

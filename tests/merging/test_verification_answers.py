@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import peftkit
 from peftkit.errors import RunError
-from peftkit.merging import as_trained, metadata_files
+from peftkit.merging import inference_settings, metadata_files
 from peftkit.merging.merge import Merged, merge_rows
 from peftkit.merging.verification import text_answers, verify
 from peftkit.merging.verification.proof import MergeProof
@@ -106,14 +106,14 @@ def without_the_turns_end(monkeypatch: pytest.MonkeyPatch) -> None:
         config.eos_token_id = [2]
         return config
 
-    ours = as_trained.generation_as_trained
-    monkeypatch.setattr(as_trained, "generation_as_trained", short)
+    ours = inference_settings.generation_as_trained
+    monkeypatch.setattr(inference_settings, "generation_as_trained", short)
 
 
 def with_another_template(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = as_trained.write_template
+    ours = inference_settings.write_template
     other = partial(ours, TEMPLATES["eos"])
-    monkeypatch.setattr(as_trained, "write_template", lambda _, folder: other(folder))
+    monkeypatch.setattr(inference_settings, "write_template", lambda _, folder: other(folder))
 
 
 @pytest.mark.parametrize("spoil", [without_the_turns_end, with_another_template])
@@ -124,7 +124,7 @@ def test_a_folder_whose_texts_end_or_begin_otherwise_is_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spoil(monkeypatch)
-    with pytest.raises(RunError, match=r"does not answer as the run does: .* of 8 held-out rows"):
+    with pytest.raises(RunError, match=r"answers differ from the run's: .* of 8 held-out rows"):
         merged(runs("chat"), tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
@@ -211,12 +211,12 @@ def test_a_special_token_in_a_text_is_read_as_in_training_or_said(
     assert found is not None and found.compared == found.equal == 8
     # in T5's vocabulary the end is a word as well, and transformers takes it for one
     found = merged(runs("t5"), tmp_path / "t5").answers
-    assert found is not None and (found.compared, found.read_otherwise) == (0, 8)
+    assert found is not None and (found.compared, found.tokenized_differently) == (0, 8)
 
 
 def test_a_tokenizer_that_was_not_told_to_read_it_as_text_is_seen(
     runs: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(as_trained, "reads_template", lambda *_: True)
-    with pytest.raises(RunError, match="though the weights are right"):
+    monkeypatch.setattr(inference_settings, "is_causal_model", lambda *_: True)
+    with pytest.raises(RunError, match="though its weights are right"):
         merged(runs("bart"), tmp_path / "merged")

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import peftkit
 from peftkit.config.recipe import Recipe
-from peftkit.errors import RecipeError, RunError, nearest_divisors
+from peftkit.errors import RecipeError, nearest_divisors
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import LoadedModel, meta_model
 from peftkit.models.architectures import blocks_of, depths_of
@@ -23,7 +23,7 @@ from peftkit.planning.plan import blocks_with_gradient
 from peftkit.strategies.base import LRMultiplier, trainable
 from peftkit.training.integrity import IntegrityCheck, reason_unchanged
 from peftkit.training.optimizer import MasterWeightAdamW, lr_lambdas
-from support.toy_models import NAMES, load_toy, logits, rows, toy, train
+from support.toy_models import NAMES, load_toy, logits, merged_model, rows, toy, train
 
 LAYER = "bert.encoder.layer"
 FIRST = "{kind: frozen, last: 0, first: 1}"
@@ -107,9 +107,6 @@ def test_each_keeps_what_every_strategy_promises(
     assert torch.equal(logits(again, examples), logits(made, examples))
     assert not torch.equal(logits(again, examples), started)
     assert meta_model(recipe, find_model(model).location, NAMES)[1] == made.parameters
-    if not recipe.strategy.foldable:
-        with pytest.raises(RunError, match="cannot be merged: it adds layers"):
-            recipe.strategy.merge(made.module)
 
 
 @pytest.mark.parametrize(
@@ -124,17 +121,14 @@ def test_each_keeps_what_every_strategy_promises(
         ("tiny-bert", "gradual"),
     ],
 )
-def test_where_every_part_folds_the_result_is_an_ordinary_checkpoint(
+def test_where_every_part_is_mergeable_the_result_is_an_ordinary_checkpoint(
     model: str, strategy: str, tmp_path: Path
 ) -> None:
-    from transformers import AutoModelForSequenceClassification
-
     recipe = a_recipe(model, strategy, "none", "training.packing=off")
     made = load_toy(recipe)
     train(recipe, made)
     expected = logits(made, rows(model)["test"])
-    recipe.strategy.merge(made.module).save_pretrained(tmp_path)
-    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    plain = merged_model(recipe, made, tmp_path)
     torch.testing.assert_close(padded_logits(plain, model), expected, atol=1e-5, rtol=1e-5)
 
 

@@ -17,18 +17,18 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from peftkit.config.recipe import Recipe
-from peftkit.errors import RecipeError, RunError
+from peftkit.errors import RecipeError
 from peftkit.evaluation.prediction import first_batches
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import LoadedModel, meta_model
 from peftkit.models.architectures import linear_layers, model_type_of
-from peftkit.strategies.any_peft import all_settings_of, methods
+from peftkit.strategies.any_peft import AnyPeft, all_settings_of, methods
 from peftkit.strategies.base import trainable
 from peftkit.strategies.ia3 import papers_layers
 from peftkit.training.integrity import IntegrityCheck, frozen
 from peftkit.training.optimizer import MasterWeightAdamW, is_excluded_from_decay
 from support.run_processes import Zygote, killed_at, only_run, result
-from support.toy_models import NAMES, batches, load_toy, logits, rows, toy, train
+from support.toy_models import NAMES, batches, load_toy, logits, merged_model, rows, toy, train
 
 ADALORA = "{kind: adalora, target_r: 2, init_r: 4, interval: 2}"
 STEPS = 12
@@ -264,16 +264,16 @@ def test_no_decay_pulls_scales_to_zero(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["loha", "lokr", "oft", "boft", "vera", "ia3"])
 @pytest.mark.parametrize("model", ["tiny-roberta"])
-def test_a_head_of_several_layers_is_merged_too(kind: str, model: str) -> None:
+def test_a_head_of_several_layers_is_merged_too(kind: str, model: str, tmp_path: Path) -> None:
     recipe, this = made(model, f"{{kind: {kind}}}", "training.packing=off")
     train(recipe, this, steps=2)
     examples = rows(model)["test"]
     batch = this.batcher([examples[index] for index in range(4)])
     batch.pop("labels")
+    merged = merged_model(recipe, this, tmp_path)
     with torch.no_grad():
-        before = this.module(**batch).logits
-        merged = recipe.strategy.merge(this.module)
-        torch.testing.assert_close(merged(**batch).logits, before, atol=1e-5, rtol=0)
+        expected = this.module(**batch).logits
+        torch.testing.assert_close(merged(**batch).logits, expected, atol=1e-5, rtol=0)
 
 
 def test_pefts_methods_and_their_settings_are_read_without_importing_it() -> None:
@@ -381,10 +381,10 @@ def test_all_linear_layers_are_the_targets_where_none_are_given() -> None:
     assert [n.removeprefix("base_model.model.") for n in found] == linear_layers(plain.module)
 
 
-def test_what_peft_cannot_merge_is_an_error_of_the_runs() -> None:
-    recipe, this = made("tiny-bert", "{kind: peft, method: lily}")
-    with pytest.raises(RunError, match=r"lily cannot be merged .*predict from the artifact"):
-        recipe.strategy.merge(this.module)
+def test_a_method_is_mergeable_if_a_strategy_defines_its_weight_deltas() -> None:
+    methods = {"lora": True, "ln_tuning": True, "trainable_tokens": True, "lily": False}
+    for method, mergeable in methods.items():
+        assert AnyPeft(method=method).mergeable is mergeable, method
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.evaluation.prediction import first_batches, on_device, predict
 from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source
 from peftkit.loading.model import LoadedModel, load_model, load_tokenizer
 from peftkit.preprocessing.tokenization import encode
+from peftkit.records.artifact import write_config, write_manifest
 from peftkit.runtime.distributed import World
 from peftkit.strategies.base import trainable
 from peftkit.training.optimizer import MasterWeightAdamW, lr_lambdas
@@ -46,6 +48,17 @@ def load_toy(recipe: Recipe, precision: str = "fp32", artifact: Path | None = No
     source: Source = find_model(recipe.model)
     tokenizer = load_tokenizer(source.location)
     return load_model(recipe, source, tokenizer, NAMES, precision, artifact)
+
+
+def merged_model(recipe: Recipe, made: LoadedModel, folder: Path) -> Any:
+    """What was trained, saved and merged in `folder`, as transformers loads it."""
+    source, artifact = find_model(recipe.model), folder / "artifact"
+    artifact.mkdir()
+    recipe.strategy.save(made.module, artifact)
+    write_config(artifact, made.module)
+    write_manifest(artifact, recipe, source, NAMES)
+    peftkit.merge(artifact, folder / "merged", verify="off")
+    return recipe.task.auto_class().from_pretrained(folder / "merged").eval()
 
 
 @torch.no_grad()

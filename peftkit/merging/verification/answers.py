@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, TokenizersBackend, pipeline
 from peftkit.config.recipe import Recipe
 from peftkit.evaluation.prediction import collected, forward
 from peftkit.loading.model import LoadedModel, make_batcher
-from peftkit.merging.as_trained import settings_in
+from peftkit.merging.inference_settings import read_settings
 from peftkit.models.architectures import unwrapped
 from peftkit.records.record import ParameterCount
 from peftkit.tasks.base import EvalSplit, Predictions
@@ -25,18 +25,18 @@ UNCOUNTED = ParameterCount(trainable=0, total=0, base=0, head=0, adapter=0)
 Columns = Mapping[str, Sequence[Any]]
 
 
-class Question(Protocol):
+class AnswerCheck(Protocol):
     """Rows that both are asked about."""
 
-    def ask(self, module: nn.Module) -> None:
+    def query(self, module: nn.Module) -> None:
         """Have the run's model answer, fed as `peftkit predict` feeds it."""
 
-    def compared(self, model: Any, folder: Path, tolerance: float) -> dict[str, Any]:
+    def compare_with(self, model: Any, folder: Path, tolerance: float) -> dict[str, Any]:
         """What the merged `model` says beside it: fields of a `MergeProof`. `tolerance` is how far
         a logit may move."""
 
 
-class Run(NamedTuple):
+class RunSide(NamedTuple):
     """A run's side: its recipe, its tokenizer, the rows and the labels' names."""
 
     recipe: Recipe
@@ -50,7 +50,7 @@ class Run(NamedTuple):
         batcher = make_batcher(task, module, base, self.tokenizer, packed=False, ahead=0)
         return LoadedModel(module, self.tokenizer, batcher, UNCOUNTED, ())
 
-    def of_rows(self, rows: Sequence[int]) -> "Run":
+    def of_rows(self, rows: Sequence[int]) -> "RunSide":
         """The same of some of the rows."""
         columns = {name: [column[row] for row in rows] for name, column in self.columns.items()}
         return self._replace(columns=columns)
@@ -60,7 +60,7 @@ class Run(NamedTuple):
         known = marks_of(self.tokenizer)
         return any(any(known.found_in(column[row])) for column in self.columns.values())
 
-    def read_otherwise(
+    def tokenized_differently(
         self, tokenizer: Any, ours: Sequence[Any], theirs: Sequence[Any]
     ) -> list[bool]:
         """For each row whether it becomes other tokens only because it holds special ones, which
@@ -71,35 +71,35 @@ class Run(NamedTuple):
         return [list(a) != list(b) and self.holds_special(row) for row, (a, b) in pairs]
 
 
-def plain_tokenizer(folder: Path) -> Any:
+def open_tokenizer(folder: Path) -> Any:
     """The folder's tokenizer as transformers opens it; by the class that its settings name, where
     AutoTokenizer 5.23 takes the usual one of the architecture (qwen2)."""
-    named = settings_in(folder / "tokenizer_config.json").get("tokenizer_class")
+    named = read_settings(folder / "tokenizer_config.json").get("tokenizer_class")
     loader: Any = TokenizersBackend if named == "TokenizersBackend" else AutoTokenizer
     return loader.from_pretrained(folder)
 
 
-class Labels:
+class LabelAnswers:
     """Rows whose answers are labels or numbers, which a pipeline of transformers gives too."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunSide) -> None:
         self.run = run
         self.ids: list[list[int]] = []
-        self.said = np.zeros((0, 0))
+        self.answers = np.zeros((0, 0))
         """What the task keeps of each row, as probabilities: (rows, labels)."""
 
-    def ask(self, module: nn.Module) -> None:
+    def query(self, module: nn.Module) -> None:
         """Have the run's model say each label's probability, or the numbers."""
         recipe, tokenizer, columns, names = self.run
         found = recipe.task.encode(columns, tokenizer, names, recipe.data.max_length)
         rows = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
         self.ids = found["input_ids"]
         answered = forward(self.run.fed(module), recipe.task, rows, [range(len(rows))])
-        self.said = np.asarray(collected(answered, found["labels"]).outputs)
+        self.answers = np.asarray(collected(answered, found["labels"]).outputs)
 
-    def compared(self, model: Any, folder: Path, tolerance: float) -> dict[str, Any]:
+    def compare_with(self, model: Any, folder: Path, tolerance: float) -> dict[str, Any]:
         """What a pipeline says of the same texts."""
-        tokenizer, columns = plain_tokenizer(folder), self.run.columns
+        tokenizer, columns = open_tokenizer(folder), self.run.columns
         cut = {"truncation": True, "max_length": self.run.recipe.data.max_length}
         pair = "text_pair" in columns
         texts = [{"text": t} for t in columns["text"]]
@@ -111,15 +111,15 @@ class Labels:
         scored = [{s["label"]: s["score"] for s in ask(t, top_k=None, **cut)} for t in texts]
         theirs = np.asarray([[row.get(name, np.nan) for name in self.run.names] for row in scored])
         ids = [tokenizer(**t, **cut)["input_ids"] for t in texts]
-        skipped = self.run.read_otherwise(tokenizer, self.ids, ids)
+        skipped = self.run.tokenized_differently(tokenizer, self.ids, ids)
         return {"answers": self.judged(theirs, skipped, tolerance)}
 
     def judged(
         self, theirs: np.ndarray, skipped: Sequence[bool], tolerance: float
     ) -> dict[str, Any]:
         """The two sides row by row."""
-        apart = np.abs(self.said - theirs).max(axis=1)
-        chosen = [self.chosen(self.said), self.chosen(theirs)]
+        apart = np.abs(self.answers - theirs).max(axis=1)
+        chosen = [self.chosen(self.answers), self.chosen(theirs)]
         equal, ties, different = 0, 0, []
         for row, skip in enumerate(skipped):
             if skip:
@@ -134,7 +134,7 @@ class Labels:
             "compared": len(skipped) - sum(skipped),
             "equal": equal,
             "near_ties": ties,
-            "read_otherwise": sum(skipped),
+            "tokenized_differently": sum(skipped),
             "different": different,
         }
 

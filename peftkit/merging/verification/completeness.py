@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from peftkit.errors import RunError
-from peftkit.merging.outputs import Plan
+from peftkit.merging.outputs import MergePlan
 from peftkit.registry import Settings
 from peftkit.runtime.distributed import subprocess_environment
 
@@ -65,23 +65,23 @@ def loaded(model: str, said: Mapping[str, Any]) -> Loaded:
 
 
 @contextmanager
-def checking(
-    config: Mapping[str, Any], planned: Plan, without: Collection[str] = ()
+def check_while_writing(
+    config: Mapping[str, Any], plan: MergePlan, without: Collection[str] = ()
 ) -> Iterator[list[Loaded]]:
-    """While the body writes what is `planned`, see how it opens in its class: the list holds that
+    """While the body writes what is `plan`, see how it opens in its class: the list holds that
     afterwards. In another process, unless this one has transformers at hand; a merge needs it not.
     `without`: tensors of the class that may be missing.
 
     Raises `RunError` for tensors that are missing, or that the adapter brought and nothing takes.
     """
-    given = {"config": dict(config), "shapes": {o.name: o.shape for o in planned.outputs}}
+    given = {"config": dict(config), "shapes": {o.name: o.shape for o in plan.outputs}}
     found: list[Loaded] = []
     if not config.get("architectures"):
         found.append(Loaded(model=None))
         yield found
     elif "transformers" in sys.modules:
         found.append(opens_as(**given))
-        check(found[0], planned, without)
+        check(found[0], plan, without)
         yield found
     else:
         with asked_elsewhere(given) as process:
@@ -90,7 +90,7 @@ def checking(
         if process.returncode:
             raise RunError(f"how the merged model opens is not known: {wrong.strip()[-2000:]}")
         found.append(Loaded.model_validate_json(said.splitlines()[-1]))
-        check(found[0], planned, without)
+        check(found[0], plan, without)
 
 
 @contextmanager
@@ -112,9 +112,9 @@ def asked_elsewhere(given: Mapping[str, Any]) -> Iterator[subprocess.Popen[str]]
             raise
 
 
-def check(found: Loaded, planned: Plan, without: Collection[str]) -> None:
+def check(found: Loaded, plan: MergePlan, without: Collection[str]) -> None:
     """Refuse what lacks tensors of its class, or has the adapter's where nothing takes them."""
-    own = {output.name for output in planned.outputs if not output.touched}
+    own = {output.name for output in plan.outputs if not output.is_touched}
     surplus = [name for name in found.unexpected if name not in own]
     absent = [name for name in found.missing if name not in without]
     if absent:

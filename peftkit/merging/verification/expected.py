@@ -9,7 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from peftkit.merging.adapters import Adapter
-from peftkit.merging.mixing import mixed
+from peftkit.merging.mixing import combine
 from peftkit.merging.verification.models import adapted
 
 WRAPPED = "base_model.model."
@@ -35,7 +35,7 @@ def expected(
         module, _, leaf = name.rpartition(".")
         layer: Any = chosen.get_submodule(f"{WRAPPED}{module}")
         layer = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
-        moved = getattr(layer, leaf).detach() + mixed(adapter.mix, name, found, [*found.values()])
+        moved = getattr(layer, leaf).detach() + combine(adapter.mix, name, found, [*found.values()])
         setattr(layer, leaf, nn.Parameter(moved))  # a new one: tied weights part here
     return chosen
 

@@ -22,9 +22,9 @@ class GreedyTexts(Settings):
 
     prompts: int
     equal: int
-    """Texts that are the same to the letter, and end alike."""
+    """TextAnswers that are the same to the letter, and end alike."""
     near_ties: int
-    """Texts that part where two tokens are as probable but for rounding."""
+    """TextAnswers that part where two tokens are as probable but for rounding."""
     ended: int
     """The run's answers that a token ends, and not their greatest length."""
     different: list[int]

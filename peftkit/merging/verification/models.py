@@ -13,27 +13,26 @@ from transformers import AutoConfig, PreTrainedModel
 from peftkit.errors import RunError
 from peftkit.loading.model import quiet_transformers
 from peftkit.loading.token_selection import hand_on
-from peftkit.merging.adapters import Adapter
-from peftkit.merging.bases import held, quantization_of, trained_precision
+from peftkit.merging.adapters import Adapter, strategy_of
+from peftkit.merging.dequantization import (
+    quantization_of,
+    quantize_and_dequantize,
+    training_precision,
+)
 from peftkit.merging.metadata_files import labels_of
 from peftkit.merging.model_classes import auto_class_of
-from peftkit.merging.trained_models import configuration, quantized_layers
+from peftkit.merging.training_models import quantized_layers, training_config
 from peftkit.models.architectures import renaming, unwrapped
-from peftkit.strategies.base import Strategy, quiet_peft
-
-
-def strategy_of(adapter: Adapter) -> Strategy:
-    """The strategy of one of our artifacts."""
-    return Strategy.parse(dict(adapter.sealed["strategy"]), "strategy")
+from peftkit.strategies.base import quiet_peft
 
 
 def adapted(adapter: Adapter, base: Path, merged: Path, onto: str, dtype: torch.dtype) -> nn.Module:
     """The base with the adapter on it; `onto` 'trained': as the base was held in training."""
     with quiet_transformers():
-        if adapter.sealed:
+        if adapter.manifest:
             task = adapter.task
             assert task is not None
-            config = configuration(adapter, base)
+            config = training_config(adapter, base)
             # a head of the base's own is another size where the run's is new, and goes
             anew = {"ignore_mismatched_sizes": task.trains_head}
             model = opened(task.auto_class(config), base, dtype, config, **anew)
@@ -51,11 +50,11 @@ def dequantize(model: Any, adapter: Adapter, base: Path) -> None:
     quantize = quantization_of(adapter)
     if quantize is None:
         return
-    precision = trained_precision(adapter)
+    precision = training_precision(adapter)
     for name, transposed in quantized_layers(adapter, base).items():
         weight = model.get_submodule(name).weight
         whole = weight.data.float().T.contiguous() if transposed else weight.data.float()
-        found = held(whole, quantize, precision)
+        found = quantize_and_dequantize(whole, quantize, precision)
         weight.data = (found.T.contiguous() if transposed else found).to(weight.dtype)
 
 

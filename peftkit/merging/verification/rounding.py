@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from peftkit.merging.checkpoint.naming import naming
+from peftkit.merging.tensor_names import match_names
 
 BITS = {"BF16": 8, "F16": 11}
 """The bits of a number's significand, the leading one counted."""
@@ -42,7 +42,7 @@ def rounded(model: nn.Module, types: Mapping[str, str]) -> list[tuple[Tensor, st
     Of a class that puts tensors together while it loads them: all, as the least exact type.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    names = naming(list(parameters), types)
+    names = match_names(list(parameters), types)
     places = {name: names.in_checkpoint(name) for name in parameters}
     found = {place: parameters[name] for name, place in places.items() if place is not None}
     if found.keys() == types.keys():

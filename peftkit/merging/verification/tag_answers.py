@@ -9,25 +9,25 @@ from torch import nn
 from transformers import pipeline
 
 from peftkit.evaluation.prediction import collected, forward
-from peftkit.merging.verification.answers import Run, plain_tokenizer
+from peftkit.merging.verification.answers import RunSide, open_tokenizer
 from peftkit.tasks.base import IGNORE_INDEX
 from peftkit.tasks.token_classification.rows import sentences_in
 from peftkit.text.subword_tokens import unknown_id
 
 
-class Tags:
+class TagAnswers:
     """Rows whose words have tags, which a pipeline of transformers gives at each token; those that
     are read at once, and not in several windows."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunSide) -> None:
         self.run = run
         self.places: list[list[int]] = []
         """Of each row the tokens that its words begin with."""
         self.ids: list[list[int]] = []
-        self.said: list[np.ndarray] = []
+        self.answers: list[np.ndarray] = []
         """Of each row the tags' probabilities, (words, tags)."""
 
-    def ask(self, module: nn.Module) -> None:
+    def query(self, module: nn.Module) -> None:
         """Have the run's model say each tag's probability."""
         recipe, tokenizer, columns, names = self.run
         found = recipe.task.encode(columns, tokenizer, names, recipe.data.max_length)
@@ -42,15 +42,15 @@ class Tags:
         ]
         batches = [range(len(examples))] if examples else []
         answered = forward(self.run.fed(module), recipe.task, examples, batches)
-        self.said = list(collected(answered, labels).outputs)
+        self.answers = list(collected(answered, labels).outputs)
 
-    def compared(self, model: Any, folder: Path, tolerance: float) -> dict[str, Any]:
+    def compare_with(self, model: Any, folder: Path, tolerance: float) -> dict[str, Any]:
         """What a pipeline says of the same texts."""
-        tokenizer = plain_tokenizer(folder)
+        tokenizer = open_tokenizer(folder)
         tag = pipeline("token-classification", model, tokenizer=tokenizer, device=model.device)
         texts = [" ".join(each.words) for each in sentences_in(self.run.columns)]
         ids = [tokenizer(text)["input_ids"] for text in texts]
-        skipped = self.run.read_otherwise(tokenizer, self.ids, ids)
+        skipped = self.run.tokenized_differently(tokenizer, self.ids, ids)
         skipped = [skip or self.dropped(row, ids[row]) for row, skip in enumerate(skipped)]
         equal, ties, different = 0, 0, []
         for row, text in enumerate(texts):
@@ -67,7 +67,7 @@ class Tags:
             else:
                 equal += 1
         found = {"compared": len(texts) - sum(skipped), "equal": equal, "near_ties": ties}
-        return {"answers": {**found, "read_otherwise": sum(skipped), "different": different}}
+        return {"answers": {**found, "tokenized_differently": sum(skipped), "different": different}}
 
     def dropped(self, row: int, theirs: Sequence[int]) -> bool:
         """Whether a row has words that the tokenizer drops: a run reads the unknown token there."""
@@ -78,7 +78,7 @@ class Tags:
         """For each word of a row: its token, how far the probability of what the pipeline says is
         from the run's, and whether that is what the run says."""
         names, found = list(self.run.names), []
-        for place, sure in zip(self.places[row], self.said[row], strict=True):
+        for place, sure in zip(self.places[row], self.answers[row], strict=True):
             other = said.get(place, {"entity": None})
             if other["entity"] not in names:
                 found.append((place, np.inf, False))

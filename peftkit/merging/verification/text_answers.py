@@ -15,7 +15,7 @@ from peftkit.evaluation.generation import (
     text_of,
     upto_end,
 )
-from peftkit.merging.verification.answers import Run, plain_tokenizer
+from peftkit.merging.verification.answers import RunSide, open_tokenizer
 from peftkit.merging.verification.greedy import Answer, compare
 from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
@@ -26,21 +26,21 @@ NEW_TOKENS = 32
 """Tokens of an answer that are compared."""
 
 
-class Texts:
+class TextAnswers:
     """Rows whose answers are texts, generated when nothing is left to chance."""
 
-    def __init__(self, run: Run, task: LanguageModeling) -> None:
+    def __init__(self, run: RunSide, task: LanguageModeling) -> None:
         self.run, self.task = run._replace(columns=task.openings(run.columns)), task
         own = task.generate or Generation()
         most = min(own.max_new_tokens, NEW_TOKENS)
-        greedy = {"temperature": 0.0, "beams": 1, "max_new_tokens": most, "stop": []}
+        greedy = {"temperature": 0.0, "num_beams": 1, "max_new_tokens": most, "stop": []}
         self.how = own.model_copy(update={**greedy, "min_new_tokens": 0})
         self.room = 0
         self.prompts: list[list[int]] = []
-        self.said: list[Answer] = []
+        self.answers: list[Answer] = []
 
     @torch.no_grad()
-    def ask(self, module: nn.Module) -> None:
+    def query(self, module: nn.Module) -> None:
         """Have the run's model continue its prompts."""
         recipe, tokenizer, columns, _ = self.run
         assembled, task = self.run.fed(module), self.task
@@ -49,15 +49,15 @@ class Texts:
         stops, first = task.stop_ids(tokenizer), task.first_id(tokenizer)
         ends = all_ends(assembled, stops)
         found = generate_tokens(assembled, self.prompts, self.how, stops, first)
-        self.said = [answer(tokens, tokenizer, ends) for tokens in found]
+        self.answers = [answer(tokens, tokenizer, ends) for tokens in found]
 
     @torch.no_grad()
-    def compared(self, model: Any, folder: Path, tolerance: float) -> dict[str, Any]:
+    def compare_with(self, model: Any, folder: Path, tolerance: float) -> dict[str, Any]:
         """What the folder says behind the prompts that its own tokenizer makes."""
-        tokenizer = plain_tokenizer(folder)
+        tokenizer = open_tokenizer(folder)
         prompts = self.plain_prompts(tokenizer)
         theirs = generated(model, tokenizer, prompts, self.how.max_new_tokens)
-        skipped = self.run.read_otherwise(tokenizer, self.prompts, prompts)
+        skipped = self.run.tokenized_differently(tokenizer, self.prompts, prompts)
         kept = [not skip for skip in skipped]
 
         def is_tie(row: int, step: int, token: int) -> bool:
@@ -65,13 +65,13 @@ class Texts:
             logits = next_logits(model, prompt, chosen[:step])
             return bool(logits.max() - logits[[token, chosen[step]]].min() <= 2 * tolerance)
 
-        ours, asking = list(compress(self.said, kept)), list(compress(prompts, kept))
+        ours, asking = list(compress(self.answers, kept)), list(compress(prompts, kept))
         found = compare(ours, list(compress(theirs, kept)), is_tie)
         answers = {
             "compared": found.prompts,
             "equal": found.equal,
             "near_ties": found.near_ties,
-            "read_otherwise": sum(skipped),
+            "tokenized_differently": sum(skipped),
             "different": found.different,
         }
         return {"greedy": found.model_dump(), "answers": answers}

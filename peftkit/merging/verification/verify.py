@@ -20,19 +20,19 @@ from peftkit.errors import PeftkitError, RunError
 from peftkit.hub.source import Source
 from peftkit.loading.model import load_tokenizer
 from peftkit.merging.adapters import Adapter, open_adapter
-from peftkit.merging.as_trained import settings_in
-from peftkit.merging.checkpoint.tensors import open_checkpoint
+from peftkit.merging.inference_settings import read_settings
 from peftkit.merging.mixing import Mix
 from peftkit.merging.model_classes import is_language_model
-from peftkit.merging.several import together
+from peftkit.merging.multiple_adapters import join
+from peftkit.merging.verification.answer_checks import answer_check_for
 from peftkit.merging.verification.answers import Columns
 from peftkit.merging.verification.expected import expected
 from peftkit.merging.verification.models import answers, class_of, padded, whole
 from peftkit.merging.verification.proof import tolerances
-from peftkit.merging.verification.questions import question_of
 from peftkit.merging.verification.rounding import moved_by_rounding
 from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import threads_of_rank
+from peftkit.storage.safetensors_files import open_checkpoint
 from peftkit.tasks.base import Task
 
 COMPARED_ROWS = 64
@@ -66,12 +66,12 @@ def main(spec: Mapping[str, Any]) -> dict[str, Any]:
     columns = held_out_columns(adapter.run) if adapter.run and spec["texts"] is None else None
     rows, scored, said_of = material(adapter, base, merged, spec["texts"], columns)
     judge = Judge(adapter, merged, rows, scored)
-    asked = question_of(adapter.run, base, columns) if adapter.run and columns else None
+    asked = answer_check_for(adapter.run, base, columns) if adapter.run and columns else None
 
     with torch.no_grad():
         before = judge.look(
             lambda: expected(adapter, base, merged, onto, dtype),
-            then=lambda model, _: asked.ask(model) if asked else None,
+            then=lambda model, _: asked.query(model) if asked else None,
         )
         computed_in = str(dtype).removeprefix("torch.")
         found: dict[str, Any] = {"computed_in": computed_in, "metric": judge.metric}
@@ -79,7 +79,7 @@ def main(spec: Mapping[str, Any]) -> dict[str, Any]:
         def compared(model: nn.Module, rounding: Moved) -> dict[str, Any]:
             logit = float(before.answers.abs().max())
             allowed, _ = tolerances(computed_in, logit, rounding)
-            return asked.compared(model, merged, allowed) if asked else {}
+            return asked.compare_with(model, merged, allowed) if asked else {}
 
         types = spec["rounded"] if dtype == torch.float32 else {}
         after = judge.look(lambda: whole(judge.loader, merged, dtype), types, compared)
@@ -102,7 +102,7 @@ def adapter_of(spec: Mapping[str, Any]) -> Adapter:
     if spec["mix"] is None:
         return members[0]
     mix, shards = Mix.model_validate(spec["mix"]), open_checkpoint(Path(spec["base"]))
-    return together(members, mix, spec["onto"], shards)
+    return join(members, mix, spec["onto"], shards)
 
 
 def comparing_type(adapter: Adapter, merged: Path) -> torch.dtype:
@@ -148,7 +148,7 @@ def material(
 
 def few_enough(rows: list[dict[str, Any]], merged: Path) -> list[dict[str, Any]]:
     """The first rows, so many that a language model's logits of them can be held twice."""
-    config = settings_in(merged / "config.json")
+    config = read_settings(merged / "config.json")
     if not is_language_model(config):
         return rows
     lengths = accumulate(len(row["input_ids"]) for row in rows)
@@ -245,7 +245,7 @@ class Judge:
             return None
         said = torch.cat([answers(model, batch) for batch in self.batches(self.scored)])
         labels = [row["labels"] for row in self.scored]
-        return headline(self.task, said, labels, self.adapter.sealed["labels"])
+        return headline(self.task, said, labels, self.adapter.manifest["labels"])
 
 
 def headline(

@@ -18,7 +18,7 @@ from torch import Tensor
 import peftkit
 from peftkit.cli.main import main
 from peftkit.errors import RunError
-from peftkit.merging.mixing import METHODS, Mixture
+from peftkit.merging.mixing import METHODS, CombinedDelta
 from support.peft_adapters import LANGUAGE, adapter, base, on_base, plain
 from support.run_processes import ENVIRONMENT, tensors
 from support.toy_models import toy
@@ -156,14 +156,14 @@ def test_a_sum_imports_neither_peft_nor_transformers(made: Path, tmp_path: Path)
 def test_a_proof_of_several_that_says_something_else_is_refused(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready = Mixture.ready
+    prepare = CombinedDelta.prepare
 
-    def without_the_second(self: Mixture, shape: tuple[int, ...], sign: float = 1.0) -> Any:
-        first = tuple((n, fold) for n, fold in self.members if n == 0)
-        return ready(replace(self, members=first), shape, sign)
+    def without_the_second(self: CombinedDelta, shape: tuple[int, ...], sign: float = 1.0) -> Any:
+        first = tuple((n, delta) for n, delta in self.members if n == 0)
+        return prepare(replace(self, members=first), shape, sign)
 
-    monkeypatch.setattr(Mixture, "ready", without_the_second)
-    with pytest.raises(RunError, match="does not say what base and adapter say"):
+    monkeypatch.setattr(CombinedDelta, "prepare", without_the_second)
+    with pytest.raises(RunError, match="predictions differ from those of base and adapter"):
         peftkit.merge([made / "lora", made / "loha"], tmp_path / "merged")
     assert list(tmp_path.iterdir()) == []
 
@@ -183,8 +183,8 @@ def test_two_runs_are_merged_with_the_head_that_was_named(
     said = ["--weights", "0.5,0.5", "--head-from", str(two), "--to", str(tmp_path / "merged")]
     assert main(["merge", str(one), str(two), *said]) == 0
     shown = capsys.readouterr().out
-    assert f"mixed\tsum of 0.5 x {one}, 0.5 x {two}\n" in shown
-    assert f"left out\tthe heads of {one}\n" in shown
+    assert f"combined\tsum of 0.5 x {one}, 0.5 x {two}\n" in shown
+    assert f"heads dropped\tthose of {one}\n" in shown
     assert re.search(r"accuracy\t\S+ before, \S+ after \(n=16\)", shown)
     assert "2 adapters (LORA)" in (tmp_path / "merged" / "README.md").read_text()
     head = tensors(two / "artifact")["base_model.model.classifier.weight"]
@@ -196,24 +196,24 @@ def unaddable(**settings: Any) -> Any:
 
 
 WHOLE: dict[str, tuple[Any, str]] = {
-    "dora": (unaddable(use_dora=True), "DoRA sets the length of each output's weights anew"),
+    "dora": (unaddable(use_dora=True), "DoRA rescales the weights of each output"),
     "oft": (
         peft.OFTConfig(oft_block_size=16, target_modules=["q_proj"], task_type=LANGUAGE),
-        "OFT turns the weights, which does not add up - merge it alone",
+        "OFT rotates the weights, which cannot be added - merge it alone",
     ),
     "ia3": (
         peft.IA3Config(target_modules=["k_proj"], feedforward_modules=[], task_type=LANGUAGE),
         "IA3 multiplies the weights",
     ),
-    "pissa": (unaddable(init_lora_weights="pissa"), "pissa took its start out of the base"),
-    "tokens": (unaddable(trainable_token_indices=[1, 5]), "it puts rows in the place of"),
+    "pissa": (unaddable(init_lora_weights="pissa"), "pissa moved a part of the base"),
+    "tokens": (unaddable(trainable_token_indices=[1, 5]), "it replaces rows of the embeddings"),
     "saved": (
         unaddable(modules_to_save=["embed_tokens"]),
-        r"model.embed_tokens.weight was trained whole, not as a difference",
+        r"model.embed_tokens.weight was trained itself, not a difference",
     ),
     "norms": (
         peft.LNTuningConfig(target_modules=["input_layernorm"], task_type=LANGUAGE),
-        r".*input_layernorm.weight was trained whole",
+        r".*input_layernorm.weight was trained itself",
     ),
 }
 
@@ -224,7 +224,7 @@ def test_what_does_not_add_up_is_refused_with_the_reason(
 ) -> None:
     config, message = WHOLE[kind]
     held = adapter(tmp_path / "adapter", made / "base", config)
-    with pytest.raises(RunError, match=rf"adapter: cannot be added to others: {message}"):
+    with pytest.raises(RunError, match=rf"adapter: cannot be added to other adapters: {message}"):
         peftkit.merge([made / "lora", held], tmp_path / "merged", verify="off")
     assert not (tmp_path / "merged").exists()
 
@@ -235,10 +235,10 @@ def test_what_does_not_add_up_is_refused_with_the_reason(
         ({"weights": [1.0]}, r"--weights: 1 for 2 adapters - give one for each"),
         ({"weights": [1.0, 0.0]}, r"--weights: 0.0 for .*loha - leave the adapter out"),
         ({"weights": [1.0, float("nan")]}, r"--weights: nan for .*loha"),
-        ({"method": "tie"}, r"--method: there is no 'tie' - did you mean 'ties'\?"),
-        ({"density": 0.5}, r"--density: 0.5 - give a share .* with a --method that prunes"),
-        ({"method": "ties", "density": 1.5}, r"--density: 1.5 - give a share above 0, up to 1"),
-        ({"method": "ties", "seed": 1}, r"--seed: ties draws nothing by chance"),
+        ({"method": "tie"}, r"--method: no method 'tie' - did you mean 'ties'\?"),
+        ({"density": 0.5}, r"--density: 0.5 - use a number .* with a --method that prunes"),
+        ({"method": "ties", "density": 1.5}, r"--density: 1.5 - use a number above 0, up to 1"),
+        ({"method": "ties", "seed": 1}, r"--seed: ties is not random"),
         ({"head_from": "lora"}, r"--head-from: lora is none .* those \(there are none\)"),
     ],
 )
@@ -255,10 +255,12 @@ def test_adapters_of_other_bases_and_those_that_say_nothing_are_refused(
 ) -> None:
     other = base(tmp_path / "other", "tiny-llama")
     far = adapter(tmp_path / "far", other, KINDS["lora"])
-    with pytest.raises(RunError, match=r"only adapters of one base add up; .* name it with --base"):
+    with pytest.raises(RunError, match=r"merge adapters of one base; .* name it with --base"):
         peftkit.merge([made / "lora", far], tmp_path / "merged")
     none = adapter(tmp_path / "none", made / "base", KINDS["lora"], size=0.0)
-    with pytest.raises(RunError, match=r"none: this adapter changes nothing, all it adds is zero"):
+    with pytest.raises(
+        RunError, match=r"none: this adapter changes nothing: its difference is zero"
+    ):
         peftkit.merge([made / "lora", none], tmp_path / "merged")
     with pytest.raises(RunError, match="nothing to merge"):
         peftkit.merge([], tmp_path / "merged")

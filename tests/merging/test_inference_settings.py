@@ -9,8 +9,8 @@ import pytest
 from transformers import AutoTokenizer, GenerationConfig
 
 from peftkit.loading.model import load_tokenizer
-from peftkit.merging.as_trained import write_as_trained
-from peftkit.merging.metadata_files import TOKENIZER
+from peftkit.merging.inference_settings import write_inference_settings
+from peftkit.merging.metadata_files import TOKENIZER_FILES
 from peftkit.tasks.base import Task
 from peftkit.text.special_tokens import encode_text
 from support.coded_translation import CODES, model_of
@@ -22,12 +22,12 @@ QUESTIONS = {"question": ["the old bread", "where is </s> the river"], "answer":
 def written(folder: Path, base: Path, task: dict[str, Any]) -> Task:
     """The task, once `folder` has what a merge of its runs on `base` has beside the weights."""
     folder.mkdir()
-    for pattern in (*TOKENIZER, "generation_config.json"):
+    for pattern in (*TOKENIZER_FILES, "generation_config.json"):
         for path in base.glob(pattern):
             shutil.copyfile(path, folder / path.name)
     shutil.copyfile(base / "config.json", folder / "config.json")
     parsed = Task.parse(task, "task")
-    write_as_trained(parsed, base, folder)
+    write_inference_settings(parsed, base, folder)
     return parsed
 
 

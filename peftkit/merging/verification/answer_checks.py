@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from peftkit.loading.model import load_tokenizer
-from peftkit.merging.verification.answers import Columns, Labels, Question, Run
-from peftkit.merging.verification.tag_answers import Tags
-from peftkit.merging.verification.text_answers import Texts
+from peftkit.merging.verification.answers import AnswerCheck, Columns, LabelAnswers, RunSide
+from peftkit.merging.verification.tag_answers import TagAnswers
+from peftkit.merging.verification.text_answers import TextAnswers
 from peftkit.records.run_dir import RunDir
 from peftkit.tasks.language_modeling.base import LanguageModeling
 
@@ -13,7 +13,7 @@ ROWS = 8
 """Held-out rows that are answered."""
 
 
-def question_of(run: RunDir, base: Path, columns: Columns) -> Question | None:
+def answer_check_for(run: RunDir, base: Path, columns: Columns) -> AnswerCheck | None:
     """What the run on the `base` can be asked of the first rows in `columns`.
 
     None where its answers are spans of a text: transformers 5.23 has no pipeline that finds them.
@@ -22,9 +22,9 @@ def question_of(run: RunDir, base: Path, columns: Columns) -> Question | None:
     recipe = run.recipe.carrying(said.get("tuned", {}))
     task = recipe.task
     some = {name: list(column[:ROWS]) for name, column in columns.items()}
-    side = Run(recipe, load_tokenizer(str(base), task), some, said["names"])
+    side = RunSide(recipe, load_tokenizer(str(base), task), some, said["names"])
     if isinstance(task, LanguageModeling):
-        return Texts(side, task)
+        return TextAnswers(side, task)
     if task.peft_type == "TOKEN_CLS":
-        return Tags(side)
-    return Labels(side) if task.peft_type == "SEQ_CLS" else None
+        return TagAnswers(side)
+    return LabelAnswers(side) if task.peft_type == "SEQ_CLS" else None

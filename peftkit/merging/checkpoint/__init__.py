@@ -1,1 +1,0 @@
-"""Checkpoint files: their tensors, and how those are named."""
