@@ -27,6 +27,11 @@ def listing(family: str) -> list[dict[str, str]]:
         from peftkit.metrics.registry import METRICS
 
         return [{"name": name, "about": row.description} for name, row in METRICS.items()]
+    if family == "formats":
+        from peftkit.readers.base import readers
+
+        docs = {suffix: type(reader).__doc__ or "" for suffix, reader in readers().items()}
+        return [{"name": suffix, "about": doc.split("\n")[0]} for suffix, doc in docs.items()]
     root = PARTS[FAMILIES[family]]
     assert issubclass(root, Component)
     rows = [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-FAMILIES = ("recipes", "strategies", "tasks", "data", "quantization", "metrics")
+FAMILIES = ("recipes", "strategies", "tasks", "data", "quantization", "metrics", "formats")
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from peftkit.data.readers.values import Unreadable, from_text, plain, whole, written
+from peftkit.readers.values import CellError, parse_nested, to_integers, to_plain, to_text
 
 Cell = Literal[
     "text", "label", "labels", "number", "words", "messages", "prompt", "tools", "answers", "place"
@@ -31,9 +31,9 @@ def read_cell(value: Any, cell: Cell) -> Any:
     """A file's or a caller's value as what `cell` says; None where it is missing.
 
     A number is read as text where text is wanted, in its file's own spelling (3, 3.0, 1e5), and so
-    are true and false; bytes are read as UTF-8. Raises `Unreadable` where the meaning is not clear.
+    are true and false; bytes are read as UTF-8. Raises `CellError` where the meaning is not clear.
     """
-    found = plain(value)
+    found = to_plain(value)
     if found is None or found != found:
         return None
     return _READERS[cell](found)
@@ -44,13 +44,13 @@ def text_of(value: Any) -> str | None:
     if isinstance(value, (list, dict)) and not value:
         return None
     if isinstance(value, list):
-        raise Unreadable("is a list", "join its parts into one text, or name a column of text")
+        raise CellError("is a list", "join its parts into one text, or name a column of text")
     if isinstance(value, dict):
         fix = "name a column of text"
         if value and all(key.isdigit() for key in value):
             fix = "write rows, with pandas as to_json(orient='records', lines=True)"
-        raise Unreadable("is an object", fix)
-    return written(value)
+        raise CellError("is an object", fix)
+    return to_text(value)
 
 
 def single(value: Any) -> Any:
@@ -58,7 +58,7 @@ def single(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     if len(value) > 1:
-        raise Unreadable(f"holds {len(value)} values", "give one, or say task=multilabel")
+        raise CellError(f"holds {len(value)} values", "give one, or say task=multilabel")
     return value[0] if value else None
 
 
@@ -66,16 +66,16 @@ def label_of(value: Any) -> str | None:
     """A label, maybe in a list by itself."""
     one = single(value)
     if isinstance(one, (list, dict)):
-        raise Unreadable("is no label", "give a text or a number")
-    return None if one is None or one != one else written(one)
+        raise CellError("is no label", "give a text or a number")
+    return None if one is None or one != one else to_text(one)
 
 
 def number_of(value: Any) -> Any:
     """A number, or the text that stands in its place."""
     one = single(value)
     if isinstance(one, (list, dict)):
-        raise Unreadable("is no number", "give one")
-    return written(one) if isinstance(one, (bool, str)) else one
+        raise CellError("is no number", "give one")
+    return to_text(one) if isinstance(one, (bool, str)) else one
 
 
 def words_of(value: Any) -> Any:
@@ -84,47 +84,47 @@ def words_of(value: Any) -> Any:
         text = text_of(value)
         if not text or not _QUOTED_LIST.fullmatch(text.strip()):
             return text
-        value = from_text(text)
+        value = parse_nested(text)
     if not isinstance(value, list):
         fix = 'write it as json, as ["EU", "rejects"], or with blanks between the words'
-        raise Unreadable("is a list written as text that cannot be told", fix)
+        raise CellError("is a list written as text that cannot be told", fix)
     return [_item(each, number) for number, each in enumerate(value, 1)]
 
 
 def _item(value: Any, number: int) -> str:
     if value is None or value != value:
-        raise Unreadable("is null", "give it, or remove the row", f"item {number}")
+        raise CellError("is null", "give it, or remove the row", f"item {number}")
     if isinstance(value, (list, dict)):
         kind = "a list" if isinstance(value, list) else "an object"
-        raise Unreadable(f"is {kind}", "give a text", f"item {number}")
-    return written(value)
+        raise CellError(f"is {kind}", "give a text", f"item {number}")
+    return to_text(value)
 
 
 def listed(text: str) -> list[str] | None:
     """The items of a list that stands as text; None where it is none."""
-    found = from_text(text)
+    found = parse_nested(text)
     if not isinstance(found, list) or any(e is None or isinstance(e, (list, dict)) for e in found):
         return None
-    return [written(each) for each in found]
+    return [to_text(each) for each in found]
 
 
 def messages_of(value: Any) -> list[dict[str, Any]] | None:
     """A list of messages, maybe as text; None of a blank one."""
     if isinstance(value, str) and not value.strip():
         return None
-    found = from_text(value) if isinstance(value, str) else value
+    found = parse_nested(value) if isinstance(value, str) else value
     if not isinstance(found, list):
         what = "is text" if isinstance(value, str) else "is no list"
-        raise Unreadable(f"{what}, and no conversation", "give a list of {role, content}")
+        raise CellError(f"{what}, and no conversation", "give a list of {role, content}")
     return [_message(each, number) for number, each in enumerate(found, 1)]
 
 
 def _message(value: Any, number: int) -> dict[str, Any]:
     """A message, whose words are text."""
     if not isinstance(value, dict):
-        raise Unreadable("is no object", "give {role, content}", f"message {number}")
+        raise CellError("is no object", "give {role, content}", f"message {number}")
     words = {k: v for k, v in value.items() if k in ("role", "from", "content", "value")}
-    spelled = {k: written(v) for k, v in words.items() if isinstance(v, (bool, int, float))}
+    spelled = {k: to_text(v) for k, v in words.items() if isinstance(v, (bool, int, float))}
     return {**value, **spelled}
 
 
@@ -133,7 +133,7 @@ def prompt_of(value: Any) -> str | list[dict[str, Any]] | None:
     if isinstance(value, list):
         return messages_of(value)
     if isinstance(value, str):
-        found = from_text(value)
+        found = parse_nested(value)
         if isinstance(found, list) and found and all(map(_is_message, found)):
             return messages_of(found)
     return text_of(value)
@@ -147,9 +147,9 @@ def tools_of(value: Any) -> list[Any] | None:
     """A list of tools, maybe as text; None of a blank one."""
     if isinstance(value, str) and not value.strip():
         return None
-    found = from_text(value) if isinstance(value, str) else value
+    found = parse_nested(value) if isinstance(value, str) else value
     if not isinstance(found, list):
-        raise Unreadable("is no list of tools", "give their JSON schemas, or rename the column")
+        raise CellError("is no list of tools", "give their JSON schemas, or rename the column")
     return found
 
 
@@ -158,14 +158,14 @@ def answers_of(value: Any) -> Any:
 
     An answer may begin with a bracket: [3] is a text, ["3"] is a list.
     """
-    found = from_text(value) if isinstance(value, str) else value
+    found = parse_nested(value) if isinstance(value, str) else value
     if isinstance(value, str) and not (isinstance(found, dict) or _holds_answers(found)):
         return value
     if isinstance(value, str) and not found:  # no answer, where a cell without items is no cell
         return {"text": [], "answer_start": []}
     if isinstance(found, list):
         return [_answer(each) if isinstance(each, dict) else _spelled(each) for each in found]
-    return _answer(found) if isinstance(found, dict) else written(found)
+    return _answer(found) if isinstance(found, dict) else to_text(found)
 
 
 def _holds_answers(value: Any) -> bool:
@@ -174,7 +174,7 @@ def _holds_answers(value: Any) -> bool:
 
 
 def _answer(value: dict[str, Any]) -> dict[str, Any]:
-    known: dict[str, Callable[[Any], Any]] = {"text": _spelled, "answer_start": whole}
+    known: dict[str, Callable[[Any], Any]] = {"text": _spelled, "answer_start": to_integers}
     return {k: known[k](v) if k in known else v for k, v in value.items()}
 
 
@@ -182,15 +182,15 @@ def _spelled(value: Any) -> Any:
     """Numbers and truth values as text, also within a list."""
     if isinstance(value, list):
         return [_spelled(each) for each in value]
-    return written(value) if isinstance(value, (bool, int, float)) else value
+    return to_text(value) if isinstance(value, (bool, int, float)) else value
 
 
 def place_of(value: Any) -> Any:
     """A part of a text: [start, end], {start, end}, or either as text."""
-    found = from_text(value) if isinstance(value, str) else value
+    found = parse_nested(value) if isinstance(value, str) else value
     if isinstance(found, dict):
-        return {key: whole(inner) for key, inner in found.items()}
-    return value if found is None else whole(found)
+        return {key: to_integers(inner) for key, inner in found.items()}
+    return value if found is None else to_integers(found)
 
 
 _READERS: Mapping[Cell, Callable[[Any], Any]] = {

@@ -13,10 +13,11 @@ from peftkit.data.cells import LISTED, listed, read_cell
 from peftkit.data.column_types import Kind, alone, mixed_faults, settle, whole_roles
 from peftkit.data.layout import Layout
 from peftkit.data.nested_column import nested_column
-from peftkit.data.readers.formats import Flaw, records
-from peftkit.data.readers.values import without_fraction, written
 from peftkit.data.validation import Survey, Wanted, cell_faults, faults_of, left_out_of, survey
 from peftkit.errors import DataError, Fault
+from peftkit.readers.base import reader_for
+from peftkit.readers.lines import Flaw
+from peftkit.readers.values import strip_zero_fraction, to_text
 
 if TYPE_CHECKING:
     import datasets
@@ -69,9 +70,9 @@ class Reading:
         elif kind == "labels":
             items = cell if isinstance(cell, list) else listed(cell) or one_label(cell)
         else:
-            items = [written(cell)]
+            items = [to_text(cell)]
         if role in self.whole:
-            items = [without_fraction(item) for item in items]
+            items = [strip_zero_fraction(item) for item in items]
         if role == "label" and kind == "text":
             items = [self.renamed.get(item, item) for item in items]
         return items if kind in LISTED else items[0]
@@ -185,7 +186,7 @@ def _renaming(surveys: list[Survey], labels: list[str] | None, whole: bool) -> d
     """Ids to names, where `labels` are given and the files hold nothing but their positions; truth
     values to names that differ in capitals."""
     seen = {label for s in surveys if "label" in s.roles for label in s.roles["label"].labels}
-    seen = {without_fraction(label) if whole else label for label in seen}
+    seen = {strip_zero_fraction(label) if whole else label for label in seen}
     ids = {str(index): name for index, name in enumerate(labels or [])}
     truths = {n.lower(): n for n in labels or [] if n.lower() in ("true", "false")}
     for names in (ids, truths):
@@ -199,7 +200,8 @@ def _dataset(layout: Layout, split: str, reading: Reading, identity: str) -> dat
     from datasets import Dataset
 
     files = [(layout.name(path), str(path)) for path in layout.files[split]]
-    parts = [_FORMAT, identity, split, [name for name, _ in files], asdict(reading)]
+    versions = [reader_for(path).version for path in layout.files[split]]
+    parts = [_FORMAT, identity, split, [n for n, _ in files], versions, asdict(reading)]
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     return Dataset.from_generator(
         _rows,
@@ -212,7 +214,7 @@ def _dataset(layout: Layout, split: str, reading: Reading, identity: str) -> dat
 def _rows(files: list[tuple[str, str]], reading: Reading) -> Iterator[dict[str, Any]]:
     columns = [want.column for want in reading.wanted]
     for name, path in files:
-        for index, record in enumerate(records(Path(path), columns)):
+        for index, record in enumerate(reader_for(Path(path)).records(Path(path), columns)):
             if isinstance(record, Flaw):
                 raise DataError(f"{name}, {record.place}: changed while it was read - run again")
             row = reading.row(f"{name}:{index}", record.values)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from peftkit.data.cells import CELLS, LISTED, Cell, listed, read_cell
-from peftkit.data.readers.formats import Flaw, columns_of, records
-from peftkit.data.readers.parquet_files import class_names
-from peftkit.data.readers.values import Unreadable, has_fraction, is_number, written
 from peftkit.errors import Fault, nearest
+from peftkit.readers.base import reader_for
+from peftkit.readers.lines import Flaw
+from peftkit.readers.values import CellError, has_fraction, is_number, to_text
 
 _MOST_LABELS = 1000
 _TEXT_ROLES = ("text", "text_pair")
@@ -116,7 +116,7 @@ class Seen:
         """Take one more cell into account."""
         try:
             cell = read_cell(value, want.cell)
-        except Unreadable as error:
+        except CellError as error:
             places = self.unreadable.setdefault((error.what, error.fix), Places())
             places.add(f"{place}, {error.part}" if error.part else place)
             return
@@ -141,7 +141,7 @@ class Seen:
         self.fractions |= has_fraction(cell)
         self.worded |= not is_number(cell)
         if len(self.labels) < _MOST_LABELS:
-            self.labels.add(written(cell))
+            self.labels.add(to_text(cell))
 
 
 @dataclass
@@ -165,9 +165,10 @@ class Survey:
 
 def survey(path: Path, name: str, wanted: list[Wanted]) -> Survey:
     """Read `path` once, and say what is there and what is missing."""
-    found = Survey(name, columns=set(columns_of(path)), class_names=class_names(path))
+    reader = reader_for(path)
+    found = Survey(name, 0, set(reader.columns(path)), reader.class_names(path))
     found.roles = {want.role: Seen() for want in wanted}
-    for record in records(path, [want.column for want in wanted]):
+    for record in reader.records(path, [want.column for want in wanted]):
         if isinstance(record, Flaw):
             found.flaws.setdefault(record.what, Places()).add(record.place)
             continue

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 from peftkit.errors import DataError
 from peftkit.hub.source import (
-    DATA_SUFFIXES,
     MODEL_PATTERNS,
     VOCABULARY_PATTERNS,
     data_files,
     model_files,
 )
+from peftkit.readers.base import readers
 
 _PROBE_SECONDS = 3.0
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
@@ -43,7 +43,7 @@ class Request(NamedTuple):
         if self.kind == "model":
             return [*MODEL_PATTERNS, *VOCABULARY_PATTERNS]
         folder = f"*{self.subset}/*" if self.subset else "*"
-        return ["README.md", *(f"{folder}{suffix}" for suffix in DATA_SUFFIXES)]
+        return ["README.md", *(f"{folder}{suffix}" for suffix in readers())]
 
     @property
     def ignored(self) -> list[str]:
@@ -89,7 +89,7 @@ def fetched(request: Request) -> Path:
         if request.wider:
             return fetched(request.wider)
         raise DataError(
-            f"{request}: its repository holds no {', '.join(DATA_SUFFIXES)} files - "
+            f"{request}: its repository holds no {', '.join(readers())} files - "
             "try data.revision=refs/convert/parquet, where the hub keeps converted copies"
         )
     return folder

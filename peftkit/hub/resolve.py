@@ -6,7 +6,6 @@ from peftkit.errors import DataError, nearest
 from peftkit.hub import huggingface, wheels
 from peftkit.hub.huggingface import Absent, Request
 from peftkit.hub.source import (
-    DATA_SUFFIXES,
     Source,
     data_files,
     local_path,
@@ -15,6 +14,7 @@ from peftkit.hub.source import (
 )
 from peftkit.hub.toy_models import TINY, tiny_model
 from peftkit.hub.wheels import WHEELS, Wheel
+from peftkit.readers.base import readers
 
 
 def find_model(name: str) -> Source:
@@ -132,7 +132,7 @@ def _local_dataset(name: str, path: Path) -> Source:
     if not files:
         raise DataError(
             f"data {name!r}: holds no data files - give a file, or a folder of files, "
-            f"ending in {', '.join(DATA_SUFFIXES)}"
+            f"ending in {', '.join(readers())}"
         )
     identity = f"sha256:{sha256_of(*files)}"
     return Source(

@@ -6,21 +6,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
+from peftkit.readers.base import readers
 from peftkit.registry import Settings
-
-DATA_SUFFIXES = (
-    ".csv",
-    ".tsv",
-    ".json",
-    ".jsonl",
-    ".parquet",
-    ".conll",
-    ".conllu",
-    ".iob",
-    ".iob2",
-    ".bio",
-)
-"""The endings of the data files that peftkit reads."""
 
 TOKENIZER_PATTERNS = (
     "tokenizer*", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json",
@@ -88,9 +75,10 @@ def model_files(folder: Path) -> list[Path]:
 
 def data_files(path: Path) -> list[Path]:
     """The data files at or below `path`, in the order of their names."""
+    suffixes = readers()
     if path.is_file():
-        return [path] if path.suffix.lower() in DATA_SUFFIXES else []
-    found = (p for p in path.rglob("*") if p.suffix.lower() in DATA_SUFFIXES and p.is_file())
+        return [path] if path.suffix.lower() in suffixes else []
+    found = (p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
     return sorted(p for p in found if p.name not in _NOT_DATA and not _is_hidden(p, path))
 
 

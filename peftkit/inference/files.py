@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from peftkit.data.readers.formats import Flaw, records
 from peftkit.data.validation import Wanted, flaws_of, survey, unreadable_cells
 from peftkit.errors import DataError, nearest
-from peftkit.hub.source import DATA_SUFFIXES
 from peftkit.inference.predictor import Inputs, inputs_of, predictions
+from peftkit.readers.base import reader_for, readers
+from peftkit.readers.lines import Flaw
 from peftkit.records.run_dir import RunDir
 
 ENDINGS = (".csv", ".jsonl")
@@ -30,8 +30,9 @@ def predict_file(run: Path, source: Path, to: Path | None, as_json: bool = False
     file that cannot be read or lacks a column; rows written before stay in `to`.partial.
     """
     folder = RunDir.open(run).path
+    inputs = inputs_of(folder)  # first: it imports the recipe's plug-ins, which may add formats
     check_endings(source, to)
-    rows = checked_rows(source, inputs_of(folder))
+    rows = checked_rows(source, inputs)
     as_json = as_json if to is None else to.suffix.lower() == ".jsonl"
     if to is None:
         return write_rows(folder, rows, sys.stdout, as_json)
@@ -43,8 +44,8 @@ def check_endings(source: Path, to: Path | None) -> None:
     """Raise `DataError` for a missing file or an unknown file format."""
     if not source.is_file():
         raise DataError(f"{source}: there is no such file - name a file with the rows to predict")
-    if source.suffix.lower() not in DATA_SUFFIXES:
-        known = ", ".join(DATA_SUFFIXES)
+    if source.suffix.lower() not in readers():
+        known = ", ".join(readers())
         raise DataError(f"{source}: unknown format - save it as one of {known}")
     if to is not None and to.suffix.lower() not in ENDINGS:
         raise DataError(f"{to}: should end in {' or '.join(ENDINGS)} - rename it")
@@ -91,7 +92,7 @@ def checked_rows(source: Path, inputs: Inputs) -> Iterator[Values]:
 
 def rows_of(source: Path) -> Iterator[Values]:
     """The rows of a file; raises `DataError` for a row that cannot be read."""
-    for record in records(source):
+    for record in reader_for(source).records(source):
         if isinstance(record, Flaw):
             raise DataError(f"{source}, {record.place}: {record.what}")
         yield record.values

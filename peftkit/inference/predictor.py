@@ -12,7 +12,6 @@ import torch
 
 from peftkit.config.recipe import Recipe
 from peftkit.data.cells import Cell, read_cell
-from peftkit.data.readers.values import Unreadable
 from peftkit.data.reading import Used
 from peftkit.data.validation import is_empty, role_of
 from peftkit.errors import DataError, RunError
@@ -23,6 +22,7 @@ from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source
 from peftkit.loading.model import LoadedModel, load_model, load_tokenizer
 from peftkit.preprocessing.batching import longest_first
+from peftkit.readers.values import CellError
 from peftkit.records.artifact import check
 from peftkit.records.record import RunRecord, run_folder
 from peftkit.records.run_dir import RunDir
@@ -146,7 +146,7 @@ class Inputs:
         """
         try:
             return read_cell(value, self.cells[role])
-        except Unreadable as error:
+        except CellError as error:
             raise DataError(f"text {number}: {role} {error}") from None
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.data.layout import Layout, layout_of
-from peftkit.data.readers.formats import Flaw, records
 from peftkit.data.validation import Places
 from peftkit.errors import DataError, Fault, RecipeError
 from peftkit.hub.resolve import find_dataset
+from peftkit.readers.base import reader_for
+from peftkit.readers.lines import Flaw
 from peftkit.scaffold.column_profile import MOST_CLASSES, Column, told
 from peftkit.scaffold.task_inference import Guess, guess, texts_in
 
@@ -73,7 +74,7 @@ def _columns(layout: Layout) -> dict[str, Column]:
 
 def _training_records(layout: Layout) -> Iterator[tuple[str, Any]]:
     for path in layout.files["train"]:
-        for record in records(path):
+        for record in reader_for(path).records(path):
             yield layout.name(path), record
 
 

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from peftkit.data.readers.formats import Flaw, Record, records
 from peftkit.data.validation import Wanted, survey
+from peftkit.readers.base import reader_for
+from peftkit.readers.lines import Flaw, Record
 
 
 def read(folder: Path, text: str, name: str = "train.conll") -> list[Record | Flaw]:
     (folder / name).write_text(text, encoding="utf-8")
-    return list(records(folder / name))
+    return list(reader_for(folder / name).records(folder / name))
 
 
 def test_sentences_are_rows_of_lists(tmp_path: Path) -> None:
@@ -42,9 +43,9 @@ def test_words_with_blanks_stand_in_columns_parted_by_tabs(tmp_path: Path) -> No
 def test_lines_of_other_widths_are_flaws(tmp_path: Path) -> None:
     row, flaw, rest = sorted(read(tmp_path, "a O\nb\nc O\n\nd O O\n"), key=lambda e: e.place)
     assert isinstance(row, Record) and row.values["tokens"] == ["a", "c"]
-    assert flaw == ("line 2", "has 1 columns, but the first word has 2 - mend the line")
-    assert rest == ("line 5", "has 3 columns, but the first word has 2 - mend the line")
-    assert read(tmp_path, "a\nb\n") == [("line 1", "has 1 columns - give a tag beside the word")]
+    assert flaw == ("line 2", "has 1 columns, but the first word has 2 - fix the line")
+    assert rest == ("line 5", "has 3 columns, but the first word has 2 - fix the line")
+    assert read(tmp_path, "a\nb\n") == [("line 1", "has 1 columns - give a tag after each word")]
 
 
 def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
         "train.csv, column 'text': is empty in 1 row (line 3)",
         "train.csv, column 'label': is empty in 1 row (line 4)",
         "validation.jsonl, line 2: is not json",
-        "validation.jsonl, line 3: is no object",
+        "validation.jsonl, line 3: is not an object",
         "test.tsv: has no column 'text' (data.text), it has label, txt - did you mean 'txt'?",
     ):
         assert expected in said
@@ -145,7 +145,7 @@ def test_rows_that_lack_something_are_left_out_where_that_is_asked_for(tmp_path:
         ("a.csv", b"text;label\ngood;1\n", "split by another character"),
         ("a.csv", b"text,text\na,b\n", "names a column twice"),
         ("a.json", b'[{"text": "a",\n "label" 1}]', "line 2: is not json"),
-        ("a.json", b'["a", "b"]', "row 0, row 1: is no object"),
+        ("a.json", b'["a", "b"]', "row 0, row 1: is not an object"),
         ("a.parquet", None, "column 'text': is empty in 1 row (row 1)"),
     ],
 )

@@ -162,7 +162,7 @@ def test_lists_objects_and_half_characters_are_no_texts(tmp_path: Path) -> None:
     said = refused(jsonl(tmp_path / "a.jsonl", [{"text": t, "label": "x"} for t in odd]))
     assert "column 'text': is a list in 1 row (line 2) - join its parts into one text" in said
     assert "column 'text': is an object in 1 row (line 3)" in said
-    assert r"holds half a character (\ud83d) in 1 row (line 4) - mend or remove it" in said
+    assert r"has half a character (\ud83d) in 1 row (line 4) - fix or remove it" in said
     assert "line 5" not in said
 
 
@@ -268,7 +268,7 @@ def test_what_pandas_writes_is_read(orient: Any, indent: int | None, tmp_path: P
 
 def test_tables_without_names_or_row_numbers_are_refused(tmp_path: Path) -> None:
     FRAME.to_json(tmp_path / "a.json", orient="values")
-    assert "row 0, row 1, row 2 and 8 more: is no object" in refused(tmp_path / "a.json")
+    assert "row 0, row 1, row 2 and 8 more: is not an object" in refused(tmp_path / "a.json")
     FRAME.set_axis([f"id {i}" for i in range(11)]).to_json(tmp_path / "a.json")
     assert "column 'text': is an object in 1 row (row 0)" in refused(tmp_path / "a.json")
     FRAME.to_json(tmp_path / "a.jsonl")
@@ -287,7 +287,7 @@ def test_one_row_on_a_line_by_itself_is_a_row(tmp_path: Path) -> None:
     [
         ("[" * 100_000, "is nested too deeply"),
         ('{"text": ' + "[" * 100_000, "is nested too deeply"),
-        (f'{{"text": {"1" * 5000}, "label": 1}}', "holds a number of thousands of digits"),
+        (f'{{"text": {"1" * 5000}, "label": 1}}', "has a number with thousands of digits"),
         ('{"text": Infinity, "label": -Infinity}', None),
     ],
 )

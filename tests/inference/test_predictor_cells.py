@@ -36,7 +36,7 @@ def test_a_scalar_of_any_kind_is_the_text_that_it_says(given: Any, shown: str) -
         ({"text": ["a", "b"]}, "text 2: text is a list - join its parts"),
         ({"text": {"a": 1}}, "text 2: text is an object"),
         ({"text": b"\xff"}, r"text 2: text is bytes that are not UTF-8 \(byte 0xff\)"),
-        ("half \ud800", r"text 2: text holds half a character \(.ud800\)"),
+        ("half \ud800", r"text 2: text has half a character \(.ud800\)"),
         ({"text": None}, "text 2 is empty"),
         ({"text": pandas.NA}, "text 2 is empty"),
         ({"text": float("nan")}, "text 2 is empty"),

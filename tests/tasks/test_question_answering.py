@@ -14,12 +14,13 @@ from datasets import Dataset, Features, Value
 from peftkit.config.recipe import Recipe
 from peftkit.data.base import Data
 from peftkit.data.nested_column import nested_column
-from peftkit.data.readers.formats import Record, records
 from peftkit.errors import DataError, RecipeError
 from peftkit.evaluation.prediction import forward
 from peftkit.hub.resolve import find_model
 from peftkit.hub.toy_models import TINY
 from peftkit.loading.model import load_model, load_tokenizer
+from peftkit.readers.base import reader_for
+from peftkit.readers.lines import Record
 from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Task
 from peftkit.tasks.question_answering.decoding import Considered
 from peftkit.tasks.question_answering.spans import Span
@@ -388,7 +389,7 @@ def squad(count: int, unanswerable: bool = True) -> dict[str, Any]:
 def test_squads_own_files_are_read_a_question_a_row(tmp_path: Path, indent: int | None) -> None:
     path = tmp_path / "train.json"
     path.write_text(json.dumps(squad(4), indent=indent))
-    found = [each for each in records(path) if isinstance(each, Record)]
+    found = [each for each in reader_for(path).records(path) if isinstance(each, Record)]
     assert [each.place for each in found] == ["row 0", "row 1", "row 2", "row 3"]
     assert found[0].values["answers"] == {"text": [], "answer_start": []}
     assert found[1].values == {
@@ -399,7 +400,7 @@ def test_squads_own_files_are_read_a_question_a_row(tmp_path: Path, indent: int 
         "answers": {"text": ["fog"], "answer_start": [14]},
     }
     path.write_text('{"data": [{"text": "plain"}], "version": 1}')
-    (row,) = records(path)
+    (row,) = reader_for(path).records(path)
     assert isinstance(row, Record) and row.values == json.loads(path.read_text())
 
 

@@ -1,4 +1,4 @@
-"""Lines: the rows of a file and its faults, and a text file's lines whatever ends them."""
+"""Rows of data files, the parts that cannot be read, and the lines of text files."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,20 +9,20 @@ class Record(NamedTuple):
     """One row of a file."""
 
     place: str
-    """Where it stands: 'line 7' of a text file, 'row 6' of a parquet file."""
+    """Its place in the file: 'line 7' of a text file, 'row 6' of a Parquet file."""
     values: Mapping[str, Any]
 
 
 class Flaw(NamedTuple):
-    """A place in a file that cannot be read."""
+    """A part of a file that cannot be read."""
 
     place: str
     what: str
 
 
 class Lines:
-    """The lines of a UTF-8 file (with or without a byte-order mark) with their ends; where bytes
-    are no UTF-8, a flaw is kept and '�' stands in."""
+    """The lines of a UTF-8 file, with their line ends and without a byte-order mark. Bytes that are
+    not UTF-8 are recorded as flaws and replaced by '�'."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,7 +30,7 @@ class Lines:
 
     def __iter__(self) -> Iterator[str]:
         encoding = "utf-8-sig"  # only the first line may begin with a byte-order mark
-        for number, line in enumerate(byte_lines(self.path), 1):
+        for number, line in enumerate(read_byte_lines(self.path), 1):
             try:
                 yield line.decode(encoding)
             except UnicodeDecodeError as error:
@@ -41,16 +41,16 @@ class Lines:
             encoding = "utf-8"
 
     def new_flaws(self) -> list[Flaw]:
-        """The flaws since this was last asked."""
+        """Return the flaws found since the last call."""
         flaws, self.flaws = self.flaws, []
         return flaws
 
 
-def byte_lines(path: Path) -> Iterator[bytes]:
-    """The lines as bytes, ended by a line feed; or by a carriage return, as on old Macs, where the
-    first line is."""
-    if ends_in_returns(path):
-        # Latin-1 keeps every byte; only text files can be told what ends a line
+def read_byte_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines, split at line feeds, or at carriage returns (classic Mac OS) if the first
+    line ends with one."""
+    if has_carriage_return_ends(path):
+        # Latin-1 keeps every byte; only text files can be opened with another line end
         with path.open(encoding="latin-1", newline="\r") as text:
             yield from (line.encode("latin-1") for line in text)
     else:
@@ -58,9 +58,9 @@ def byte_lines(path: Path) -> Iterator[bytes]:
             yield from file
 
 
-def ends_in_returns(path: Path) -> bool:
-    """Whether a carriage return by itself ends the first line: one before a line feed, or before
-    what Windows writes as its own line end, does not."""
+def has_carriage_return_ends(path: Path) -> bool:
+    """Return whether a lone carriage return ends the first line; one before a line feed, or before
+    a Windows line end, does not."""
     with path.open("rb") as file:
         while chunk := file.readline(1 << 16):
             if b"\r" in chunk:
