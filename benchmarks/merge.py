@@ -43,7 +43,7 @@ exec(sys.argv[1])
 said = Path("/proc/self/status").read_text()
 print(int(said.partition("VmHWM:")[2].split()[0]) * 1024)
 """
-WAYS = {
+VARIANTS = {
     "peftkit": "import peftkit; peftkit.merge({adapter!r}, {to!r}, verify='off')",
     "peft": (
         "import torch\\n"
@@ -137,11 +137,11 @@ def make_adapter(folder: Path, base: Path, blocks: int) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(result))
 
 
-def measure(way: str, folder: Path) -> tuple[float, int]:
+def measure(variant: str, folder: Path) -> tuple[float, int]:
     """Seconds of a whole process, and its peak memory in bytes."""
     to = folder / "to"
     places = {"base": str(folder / "base"), "adapter": str(folder / "adapter"), "to": str(to)}
-    code = WAYS[way].replace("\\n", "\n").format(**places)
+    code = VARIANTS[variant].replace("\\n", "\n").format(**places)
     begun = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, code], check=True, capture_output=True, text=True
@@ -155,7 +155,7 @@ def main() -> None:
     """Measure in rounds, and print what came of it."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--rounds", type=int, default=2)
-    options.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
+    options.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     options.add_argument("--sizes", nargs="+", choices=BLOCKS, default=list(BLOCKS))
     options.add_argument("--folder", type=Path, help="where to make the models")
     options.add_argument("--keep", action="store_true", help="write measurements/merge.json")
@@ -166,10 +166,12 @@ def main() -> None:
         taken: dict[tuple[str, str], list[tuple[float, int]]] = {}
         for _ in range(given.rounds):
             for size in given.sizes:
-                for way in given.only:
-                    taken.setdefault((size, way), []).append(measure(way, Path(place) / size))
-    for (size, way), figures in taken.items():
-        found.setdefault(size, {"weights": weights[size]})[way] = {
+                for variant in given.only:
+                    taken.setdefault((size, variant), []).append(
+                        measure(variant, Path(place) / size)
+                    )
+    for (size, variant), figures in taken.items():
+        found.setdefault(size, {"weights": weights[size]})[variant] = {
             "seconds": [round(seconds, 2) for seconds, _ in figures],
             "median_seconds": round(statistics.median(seconds for seconds, _ in figures), 2),
             "peak_mib": round(max(peak for _, peak in figures) / 2**20),

@@ -26,7 +26,7 @@ from typing import Any
 
 TO = Path(__file__).parent / "measurements" / "merged_texts.json"
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-WAYS = {"lora": "none", "lora on 4 bits": "4bit"}
+VARIANTS = {"lora": "none", "lora on 4 bits": "4bit"}
 SYLLABLES = ["ba", "de", "fi", "go", "lu", "ma", "ne", "pi", "ro", "su", "ta", "vo"]
 TURNS = ("<|turn|>", "<|over|>")
 """What opens a turn and what ends it: neither is the end of a text."""
@@ -117,10 +117,10 @@ WHOLE = Size()
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of one model, trained one way."""
+    """The results of one variant of one model."""
 
     model: str
-    way: str
+    variant: str
     weights: int
     prompts: int
     equal_texts: int
@@ -166,24 +166,24 @@ def main() -> None:
 def keep(found: Sequence["Measured"]) -> None:
     """Write what was measured in the place of what was known of the same models."""
     known = json.loads(TO.read_text(encoding="utf-8"))["models"] if TO.is_file() else []
-    rows = {(each["model"], each["way"]): each for each in known}
-    rows |= {(each.model, each.way): asdict(each) for each in found}
+    rows = {(each["model"], each["variant"]): each for each in known}
+    rows |= {(each.model, each.variant): asdict(each) for each in found}
     machine = f"{platform.machine()}, transformers {importlib.metadata.version('transformers')}"
     result = {"machine": machine, "models": list(rows.values())}
     TO.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(
-    name: str, folder: Path, data: Path, size: Size, ways: Sequence[str] = tuple(WAYS)
+    name: str, folder: Path, data: Path, size: Size, variants: Sequence[str] = tuple(VARIANTS)
 ) -> list[Measured]:
-    """One model, trained each way."""
+    """The results of each variant of one model."""
     base, settings = MODELS[name](folder / name.replace(" ", "-"), data, size)
     found = []
-    for way in ways:
+    for variant in variants:
         begun = time.perf_counter()
-        here = folder / f"{name} {way}".replace(" ", "-")
-        run = train(base, settings, WAYS[way], here)
-        measured = compare_texts(name, way, run, here / "merged", size, begun)
+        here = folder / f"{name} {variant}".replace(" ", "-")
+        run = train(base, settings, VARIANTS[variant], here)
+        measured = compare_texts(name, variant, run, here / "merged", size, begun)
         print(table([measured]).splitlines()[-1], flush=True)
         found.append(measured)
     return found
@@ -206,7 +206,7 @@ def train(base: str, settings: Mapping[str, Any], quantize: str, folder: Path) -
 
 
 def compare_texts(
-    name: str, way: str, run: Path, merged: Path, size: Size, begun: float
+    name: str, variant: str, run: Path, merged: Path, size: Size, begun: float
 ) -> Measured:
     """Merge the run, and hold the merged folder's answers against the run's own."""
     import torch
@@ -234,7 +234,7 @@ def compare_texts(
     piped = found["piped"] and [each.strip() for each in found["piped"]] == result
     return Measured(
         model=name,
-        way=way,
+        variant=variant,
         weights=loaded.parameters.base + loaded.parameters.head,
         prompts=texts.prompts,
         equal_texts=texts.equal,
@@ -398,7 +398,7 @@ SPECIAL = {"bos": "<|begin|>", "eos": "<|end|>", "pad": "<|pad|>"}
 
 
 def lexicon_rows(size: Size) -> dict[str, list[dict[str, str]]]:
-    """Sentences and the same in a made-up language, a word for a word; a split each."""
+    """Sentences and the same in a made-up language, word by word; one per split."""
     chance = random.Random(7)
     words = sorted({"".join(chance.choices(SYLLABLES, k=chance.randint(2, 3))) for _ in range(900)})
     chance.shuffle(words)
@@ -547,7 +547,7 @@ def write_marian_tokenizer(rows: Mapping[str, list[dict[str, str]]], folder: Pat
     (folder / "tokenizer_config.json").write_text(json.dumps(named), encoding="utf-8")
 
 
-COLUMNS = ("model", "way", "prompts", "equal texts and ends", "near ties", "end by themselves",
+COLUMNS = ("model", "variant", "prompts", "equal texts and ends", "near ties", "end by themselves",
            "different texts")  # fmt: skip
 
 
@@ -560,7 +560,7 @@ def table(found: Sequence[Measured]) -> str:
         opens += {None: "", True: ", by pipeline too", False: ", pipeline DIFFERS"}[each.pipeline]
         cells = [
             f"{each.model} ({each.weights / 1e6:.0f} M)",
-            each.way,
+            each.variant,
             each.prompts,
             each.equal_texts,
             each.near_ties,

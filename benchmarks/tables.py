@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from tasks import ENCODERS, LANGUAGE_MODELS, WAYS
+from tasks import ENCODERS, LANGUAGE_MODELS, VARIANTS
 
 from peftkit.config.composition import Composition
 from peftkit.errors import RecipeError
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Replace what stands behind each table's mark, on both pages."""
+    """Replace what follows each table's mark, on both pages."""
     fill(
         HERE / "README.md",
         imdb_first=imdb_first(),
@@ -88,7 +88,7 @@ HELD = {"none": "16", "8bit": "8", "4bit": "4"}
 
 
 def matrix() -> str:
-    """Each way to train on three models: in how many bits the base may be held."""
+    """The strategies on three models, with the quantizations of the base that work."""
     return matrix_of("matrix.json", ["tiny-bert", "tiny-llama", "tiny-t5"])
 
 
@@ -105,13 +105,13 @@ def matrix_of(name: str, models: list[str] | None) -> str:
     cells = [cell for cell in json.loads(path.read_text()) if cell["precision"] == "fp32"]
     models = models or list(dict.fromkeys(cell["model"] for cell in cells))
     heads = " | ".join(model.removeprefix("tiny-") for model in models)
-    lines = [f"| way | {heads} |", "|---" * (len(models) + 1) + "|"]
-    for way in dict.fromkeys(cell["way"] for cell in cells):
-        told = " | ".join(
-            held_in([c for c in cells if (c["way"], c["model"]) == (way, model)])
+    lines = [f"| strategy | {heads} |", "|---" * (len(models) + 1) + "|"]
+    for variant in dict.fromkeys(cell["way"] for cell in cells):
+        values = " | ".join(
+            held_in([c for c in cells if (c["way"], c["model"]) == (variant, model)])
             for model in models
         )
-        lines.append(f"| {way} | {told} |")
+        lines.append(f"| {variant} | {values} |")
     return "\n".join(lines)
 
 
@@ -173,9 +173,9 @@ def majority(groups: Any, data: str) -> str:
 
 
 def tasks() -> str:
-    """One row a data set and way to train, beside the best answer that needs no training."""
+    """A row per data set and strategy, with the best baseline that needs no training."""
     lines = [
-        "| data set | task, score | way | rows to train on, epochs | trainable | "
+        "| data set | task, score | strategy | rows to train on, epochs | trainable | "
         "score, mean ± sd, worst end of an interval, seeds | without training, at best | "
         "more than the untrained base model's, the least that an interval leaves |",
         "|---|---|---|---|---|---|---|---|",
@@ -185,22 +185,22 @@ def tasks() -> str:
         every = [read_record(path).model_dump(mode="json") for path in paths]
         groups: dict[Any, list[Any]] = defaultdict(list)
         for record in every:
-            way = WAYS.index(record["recipe"]["strategy"]["kind"])
-            groups[way, -record["rows"]["train"]].append(record)
-        for (way, _), found in sorted(groups.items()):
-            lines.append(task_row(name, WAYS[way], found, every))
+            variant = VARIANTS.index(record["recipe"]["strategy"]["kind"])
+            groups[variant, -record["rows"]["train"]].append(record)
+        for (variant, _), found in sorted(groups.items()):
+            lines.append(task_row(name, VARIANTS[variant], found, every))
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
-def task_row(name: str, way: str, records: list[Any], every: list[Any]) -> str:
-    """The row of one way to train on one data set, of which `every` record is there."""
+def task_row(name: str, variant: str, records: list[Any], every: list[Any]) -> str:
+    """The row of one strategy on one data set, from `every` record of it."""
     first = records[0]
     model = "" if "MiniLM" in first["model"]["requested"] else " (SmolLM2-135M)"
     headline = first["headline"]
     cells = [
         f"{name}{model}",
         f"{first['recipe']['task']['kind']}, {headline}",
-        way,
+        variant,
         f"{first['rows']['train']:,}, {first['recipe']['training']['epochs']:g}",
         f"{first['parameters']['trainable']:,}",
         over_seeds(records),

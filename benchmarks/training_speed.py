@@ -3,9 +3,9 @@
     python benchmarks/training_speed.py DATA
 
 DATA holds the folders `imdb` and `gsm8k`. Each measurement is one `peftkit train` of a few steps,
-as users run it; ways take turns within a round, beside none, one and two other training processes.
-What is measured goes into `measurements/training_speed.json` at once: the same command goes on
-from there until there are so many rounds, and `--minutes` ends it early.
+as users run it; variants take turns within a round, next to none, one and two other training
+processes. Measurements are saved in `measurements/training_speed.json` at once: the same command
+continues from there until all rounds are done, and `--minutes` ends it early.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from peftkit.loading.model import meta_model
 from peftkit.runtime.matmul_speed import KINDS, measure_matmul_speed
 
 TO = Path(__file__).parent / "measurements" / "training_speed.json"
-WAYS = {"packed": "on", "padded": "off", "chosen": "auto"}
+VARIANTS = {"packed": "on", "padded": "off", "chosen": "auto"}
 FIRST_STEPS = 2
 """Left out of the steady speed: they pay for the start."""
 COMMON = (
@@ -58,13 +58,13 @@ class Case:
 
     model: str
     length: int
-    way: str
+    variant: str
     beside: int = 0
 
     @property
     def key(self) -> str:
         """Its name in the file."""
-        return f"{self.model}/{self.length}/beside {self.beside}/{self.way}"
+        return f"{self.model}/{self.length}/beside {self.beside}/{self.variant}"
 
     def settings(self, options: Any, steps: int) -> list[str]:
         """What `peftkit train` is told."""
@@ -76,7 +76,7 @@ class Case:
             *own,
             *COMMON,
             f"training.precision={options.precision}",
-            f"training.packing={WAYS[self.way]}",
+            f"training.packing={VARIANTS[self.variant]}",
             f"training.steps={steps}",
         ]
 
@@ -117,7 +117,7 @@ def measure(case: Case, options: Any) -> dict[str, Any]:
     steady = times[max(times)] - times[first]
     return {
         "tokens_per_second": record["cost"]["tokens_per_second"],
-        # batches are alike in all ways, so that their ratios are exact
+        # batches are alike in all variants, so that their ratios are exact
         "steady_tokens_per_second": tokens * (1 - first / steps) / steady,
         "process_seconds": time.monotonic() - begun,
         "padding_share": record["cost"]["padding_share"],
@@ -168,18 +168,20 @@ def run(options: Any) -> None:
     found["operations"] = {name: operations_of(name) for name in MODELS}
     until = time.monotonic() + 60 * options.minutes
     shapes = [(model, length) for model in options.models for length in options.lengths]
-    if "chosen" in options.ways:
+    if "chosen" in options.variants:
         for shape in shapes:
             choose(*shape, options)
     for turn in range(options.rounds):
         for beside in options.beside:
-            cases = [Case(*shape, way, beside) for shape in shapes for way in options.ways]
+            cases = [
+                Case(*shape, variant, beside) for shape in shapes for variant in options.variants
+            ]
             due = [case for case in cases if len(found["runs"].get(case.key, [])) <= turn]
             if not due:
                 continue
             with neighbors(beside, options):
-                # ways take turns in being first
-                for case in sorted(due, key=lambda c: (c.model, c.length, place(c.way, turn))):
+                # variants take turns in being first
+                for case in sorted(due, key=lambda c: (c.model, c.length, place(c.variant, turn))):
                     if time.monotonic() > until:
                         return
                     found["runs"].setdefault(case.key, []).append(measure(case, options))
@@ -187,9 +189,9 @@ def run(options: Any) -> None:
                     print(f"round {turn + 1}", case.key, line(found["runs"][case.key]), flush=True)
 
 
-def place(way: str, turn: int) -> int:
-    """Where a way stands in a round."""
-    return (list(WAYS).index(way) + turn) % len(WAYS)
+def place(variant: str, turn: int) -> int:
+    """The position of a variant in a round."""
+    return (list(VARIANTS).index(variant) + turn) % len(VARIANTS)
 
 
 def line(measured: Sequence[dict[str, Any]]) -> str:
@@ -202,12 +204,12 @@ def line(measured: Sequence[dict[str, Any]]) -> str:
 def table(found: dict[str, Any]) -> str:
     """Medians of the rounds, lowest and highest, and the share of the peak, as Markdown."""
     lines = [
-        "| model, tokens | beside | way | tokens/s [lowest, highest] | steady | share of the peak "
-        "| engine | rounds |",
+        "| model, tokens | other processes | variant | tokens/s [lowest, highest] | steady "
+        "| share of the peak | engine | rounds |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for key, runs in sorted(found["runs"].items()):
-        model, length, beside, way = key.split("/")
+        model, length, beside, variant = key.split("/")
         whole = [each["tokens_per_second"] for each in runs]
         steady = statistics.median(each["steady_tokens_per_second"] for each in runs)
         peak = found["peak"][runs[0]["precision"]]
@@ -215,7 +217,7 @@ def table(found: dict[str, Any]) -> str:
         cells = [
             f"{model}, {length}",
             beside.removeprefix("beside "),
-            way,
+            variant,
             f"{statistics.median(whole):,.0f} [{min(whole):,.0f}, {max(whole):,.0f}]",
             f"{steady:,.0f}",
             f"{share:.1%}",
@@ -239,7 +241,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--models", type=listed(str), default=list(MODELS))
     parser.add_argument("--lengths", type=listed(int), default=[64, 256])
-    parser.add_argument("--ways", type=listed(str), default=list(WAYS))
+    parser.add_argument("--variants", type=listed(str), default=list(VARIANTS))
     parser.add_argument("--beside", type=listed(int), default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=45.0)
