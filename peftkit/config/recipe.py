@@ -124,9 +124,9 @@ class Recipe(Settings):
         """The splits of `source`, with the columns that the task reads."""
         return self.data.load(source, self.task.roles, self.task.inputs, self.task.used_roles)
 
-    def carrying(self, tuned: Mapping[str, Any]) -> Self:
-        """The recipe, whose task has what a run learned beside the weights; its digest stays."""
-        return self.model_copy(update={"task": self.task.carrying(tuned)})
+    def with_fitted_state(self, values: Mapping[str, Any]) -> Self:
+        """The recipe with the fitted state of a run in its task; its digest stays the same."""
+        return self.model_copy(update={"task": self.task.with_fitted_state(values)})
 
     def lr(self) -> float:
         """The peak learning rate."""

@@ -49,9 +49,9 @@ def compared(
 ) -> Scored:
     """The scores with those of what the base said without training beside them, and how far apart
     the trained model and the untrained one are."""
-    # what was chosen for the trained model's outputs means nothing for the base's
-    learned = {name: value for name, value in given.tuned.items() if name not in task.tunes}
-    plain, details = replace(given, train=None, tuned=learned), dict(scored.details)
+    # thresholds of the trained model's outputs mean nothing for the base's
+    state = {k: v for k, v in given.fitted_state.items() if k not in task.fitted_on_validation}
+    plain, details = replace(given, train=None, fitted_state=state), dict(scored.details)
     theirs = {name: task.score(found, plain).scores for name, found in untrained.items()}
     if UNTRAINED in untrained:
         pair = (said, untrained[UNTRAINED])

@@ -86,7 +86,7 @@ def predict_columns(
     ]
     batches = longest_first([len(row["input_ids"]) for row in rows], MAX_TOKENS)
     outputs = collected(forward(loaded, task, rows, batches), encoded["labels"])
-    split = EvalSplit(columns, encoded, names, resamples=0, tuned=task.carried)
+    split = EvalSplit(columns, encoded, names, resamples=0, fitted_state=task.fitted_state)
     yield from task.answers(outputs, split)
 
 
@@ -214,7 +214,7 @@ def load_run(path: Path) -> tuple[Recipe, LoadedModel, list[str]]:
     """
     folder = RunDir(path)
     facts = folder.description()
-    recipe = folder.recipe.carrying(facts.get("tuned", {}))
+    recipe = folder.recipe.with_fitted_state(facts.get("fitted_state", {}))
     torch.set_num_threads(threads_of_rank(recipe.training.threads))
     source = base_of_run(folder)
     check(folder.artifact, source)

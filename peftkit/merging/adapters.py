@@ -65,7 +65,9 @@ class Adapter:
         settings = self.manifest.get("task")
         if settings is None:
             return None
-        return Task.parse(dict(settings), "task").carrying(self.manifest.get("tuned", {}))
+        return Task.parse(dict(settings), "task").with_fitted_state(
+            self.manifest.get("fitted_state", {})
+        )
 
     @property
     def trains_head(self) -> bool:

@@ -19,7 +19,13 @@ TOKENIZER_FILES = (*TOKENIZER_PATTERNS, *VOCABULARY_PATTERNS, "preprocessor_conf
 """The files of a tokenizer; none can hold a pickle."""
 HEAD_SETTINGS = ("id2label", "label2id", "problem_type")
 """Settings of a head in a model's configuration, where they differ from transformers' defaults."""
-TRAINED_SETTINGS = (*HEAD_SETTINGS, "pad_token_id", "architectures", "peftkit_tuned")
+TRAINED_SETTINGS = (
+    *HEAD_SETTINGS,
+    "pad_token_id",
+    "architectures",
+    "peftkit_fitted_state",
+    "peftkit_tuned",
+)
 """Settings taken from an artifact's configuration, not the base's."""
 
 

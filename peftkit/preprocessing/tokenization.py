@@ -57,8 +57,8 @@ def content_key(recipe: Recipe, splits: Splits, model: Source, names: Sequence[s
         "names": list(names),
         "max_length": recipe.data.max_length,
     }
-    if recipe.task.carried:  # runs of tasks that carry nothing keep their cache
-        parts["carried"] = dict(recipe.task.carried)
+    if recipe.task.fitted_state:  # the cache of tasks that fit nothing stays
+        parts["fitted_state"] = dict(recipe.task.fitted_state)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

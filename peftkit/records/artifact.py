@@ -21,13 +21,13 @@ FORMAT = 2
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-def write_config(folder: Path, module: Any, tuned: Mapping[str, Any] | None = None) -> None:
-    """Write the adapted model's configuration, which names the model's class, to `folder`; with
-    what was `tuned` beside the weights, for those who load it without peftkit."""
+def write_config(folder: Path, module: Any, fitted_state: Mapping[str, Any] | None = None) -> None:
+    """Write the adapted model's configuration to `folder`, with the model's class and the task's
+    fitted state, for code that loads it without peftkit."""
     model = unwrapped(module)
     model.config.architectures = [type(model).__name__]
-    if tuned:
-        model.config.peftkit_tuned = dict(tuned)
+    if fitted_state:
+        model.config.peftkit_fitted_state = dict(fitted_state)
     model.config.save_pretrained(folder)
 
 
@@ -43,7 +43,7 @@ def write_manifest(folder: Path, recipe: Recipe, base: Source, names: tuple[str,
             "task": recipe.task.to_dict(),
             "quantize": recipe.quantize.to_dict(),
             "labels": names,
-            "tuned": dict(recipe.task.carried),
+            "fitted_state": dict(recipe.task.fitted_state),
             "base": {
                 **base.model_dump(include={"requested", "used", "identity", "note"}),
                 "fingerprint": base_fingerprint(Path(base.location)),

@@ -10,6 +10,7 @@ RENAMED = {
     "asked": "requested",
     "better_than_untuned": "better_than_untrained",
     "stand_in": "is_fallback",
+    "tuned": "fitted_state",
     "untuned": "untrained",
 }
 """Keys, wherever they are in a record."""

@@ -117,7 +117,7 @@ class RunPipeline:
         tokenizer = load_tokenizer(self.model.location, recipe.task)
         splits = on_main_first(world, lambda: recipe.splits(self.data))
         names = recipe.task.label_names(splits)
-        self.recipe = recipe = recipe.carrying(recipe.task.learned(splits))
+        self.recipe = recipe = recipe.with_fitted_state(recipe.task.fit_on_train(splits))
         splits = checked(recipe, splits, tokenizer)
         examples = on_main_first(
             world, lambda: encode(recipe, splits, tokenizer, self.model, names)
@@ -126,7 +126,11 @@ class RunPipeline:
         for note in splits.notes:
             say(world, f"note: {note}")
         given = EvalSplit(
-            splits.test, examples["test"], names, splits.train, tuned=recipe.task.carried
+            splits.test,
+            examples["test"],
+            names,
+            splits.train,
+            fitted_state=recipe.task.fitted_state,
         )
         key = content_key(recipe, splits, self.model, names)
         untrained = untrained_predictions(recipe, self.model, tokenizer, given, key, world)
@@ -138,15 +142,16 @@ class RunPipeline:
     def _given(self, inputs: RunInputs, split: str, **more: Any) -> EvalSplit:
         """What predictions for a split are scored against."""
         rows, examples = getattr(inputs.splits, split), inputs.examples[split]
-        return EvalSplit(rows, examples, inputs.names, tuned=self.recipe.task.carried, **more)
+        state = self.recipe.task.fitted_state
+        return EvalSplit(rows, examples, inputs.names, fitted_state=state, **more)
 
-    def _tune(self, inputs: RunInputs) -> None:
-        """Choose on the validation split, on all ranks alike, what the task leaves until then."""
+    def _fit_on_validation(self, inputs: RunInputs) -> None:
+        """Fit the task's thresholds, on every rank alike."""
         task, examples = self.recipe.task, inputs.examples["validation"]
-        if task.tunes and len(examples):
+        if task.fitted_on_validation and len(examples):
             said = predict(inputs.loaded, task, examples, self.world)
-            found = task.tuned(said, self._given(inputs, "validation"))
-            self.recipe = self.recipe.carrying({**task.carried, **found})
+            found = task.fit_on_validation(said, self._given(inputs, "validation"))
+            self.recipe = self.recipe.with_fitted_state({**task.fitted_state, **found})
 
     def _begin(self, inputs: RunInputs) -> None:
         """Describe the run, unless it began in another world or the disk is too small."""
@@ -174,7 +179,7 @@ class RunPipeline:
     def _conclude(self, inputs: RunInputs, result: TrainingResult) -> RunRecord:
         """Score the test split on all ranks; the rest is rank 0's."""
         peak, apart, began = peak_bytes(), reset_peak_bytes(), time.monotonic()
-        self._tune(inputs)
+        self._fit_on_validation(inputs)
         given = self._given(inputs, "test", train=inputs.splits.train)
         predictions, scored = judged(
             self.recipe, inputs.loaded, given, inputs.untrained, self.world
@@ -183,7 +188,7 @@ class RunPipeline:
         seconds = time.monotonic() - began
 
         def settle() -> RunRecord:
-            self.folder.describe(tuned=dict(self.recipe.task.carried))
+            self.folder.describe(fitted_state=dict(self.recipe.task.fitted_state))
             self._save_artifact(inputs)
             proof = self._reloaded(inputs, result.proof)
             cost = self._cost(inputs, result, seconds, (*peak, evaluating))
@@ -207,7 +212,7 @@ class RunPipeline:
         beside.mkdir()
         module = inputs.loaded.module
         self.recipe.strategy.save(module, beside)
-        write_config(beside, module, self.recipe.task.carried)
+        write_config(beside, module, self.recipe.task.fitted_state)
         write_manifest(beside, self.recipe, self.model, inputs.names)
         shutil.rmtree(self.folder.artifact, ignore_errors=True)
         beside.replace(self.folder.artifact)
@@ -287,7 +292,8 @@ class RunPipeline:
 
     def _known(self, inputs: RunInputs) -> dict[str, Any]:
         """What is known of the run whether it succeeds or not."""
-        remarks = self.recipe.task.remarks(self.recipe.task.carried)
+        task = self.recipe.task
+        fitted = task.fitted_state_notes(task.fitted_state)
         return {
             "name": self.recipe.name,
             "digest": self.recipe.digest(self.model, self.data),
@@ -295,7 +301,7 @@ class RunPipeline:
             "model": self.model,
             "data": self.data,
             "rows": dict(inputs.splits.facts),
-            "notes": [*inputs.splits.notes, *inputs.loaded.notes, *remarks],
+            "notes": [*inputs.splits.notes, *inputs.loaded.notes, *fitted],
             "parameters": inputs.loaded.parameters,
             "tuning": self.tuning,
             "headline": self.recipe.task.headline,

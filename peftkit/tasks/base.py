@@ -78,8 +78,27 @@ class EvalSplit:
     """The train split's rows, for what a baseline knows of them; None where none is wanted."""
     resamples: int = 1000
     """Bootstrap samples that draw the intervals; 0 leaves them out."""
-    tuned: Mapping[str, Any] = field(default_factory=dict)
-    """What the run learned beside the weights: `Task.learned`, and once trained `Task.tuned`."""
+    fitted_state: Mapping[str, Any] = field(default_factory=dict)
+    """The task's fitted state, with which outputs become predictions."""
+
+
+@dataclass(frozen=True, eq=False)
+class FittedState(Mapping[str, Any]):
+    """What a run fits beside the weights, by name: class weights, target scales, thresholds.
+
+    An immutable mapping of JSON values, stored as `fitted_state` in run.json and in the artifact.
+    """
+
+    values_by_name: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values_by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_name)
+
+    def __len__(self) -> int:
+        return len(self.values_by_name)
 
 
 @dataclass(frozen=True)
@@ -124,9 +143,9 @@ class Task(Component):
     """Labels that a plan assumes where the data are not at hand."""
     lines: ClassVar[tuple[str, ...]] = ("counts",)
     """Keys of `predictions.jsonl` beside `row` and `hash`, from which `row_values` are computed."""
-    tunes: ClassVar[tuple[str, ...]] = ()
-    """What is chosen on the validation split once the model is trained: the keys of `tuned`."""
-    _carried: dict[str, Any] = PrivateAttr(default_factory=dict)
+    fitted_on_validation: ClassVar[tuple[str, ...]] = ()
+    """The keys of the fitted state that `fit_on_validation` returns."""
+    _fitted_state: FittedState = PrivateAttr(default_factory=FittedState)
     has_classes: ClassVar[bool] = False
     """Whether `label` says one class a row, of which rows can be drawn."""
     changes_words: ClassVar[bool] = False
@@ -185,29 +204,30 @@ class Task(Component):
         return False
 
     @property
-    def carried(self) -> Mapping[str, Any]:
-        """What the run fitted beside the weights, as in `EvalSplit.tuned`: part of the artifact,
-        not of the recipe. `loss` and `encode` find it here."""
-        return self._carried
+    def fitted_state(self) -> FittedState:
+        """What the run has fitted so far: part of the artifact, not of the recipe."""
+        return self._fitted_state
 
-    def carrying(self, tuned: Mapping[str, Any]) -> Self:
-        """The same task with what a run learned beside the weights."""
+    def with_fitted_state(self, values: Mapping[str, Any]) -> Self:
+        """The same task with another fitted state, which `encode` and `loss` use."""
         other = self.model_copy()
-        other._carried = dict(tuned)
+        other._fitted_state = FittedState(dict(values))
         return other
 
-    def learned(self, splits: "Splits") -> dict[str, Any]:
-        """What is taken from the train split before training, as JSON holds it: a target's scale,
-        the weights of classes."""
+    def fit_on_train(self, splits: "Splits") -> dict[str, Any]:
+        """Fitted state from the train split, before training, as JSON values: target scales, class
+        weights."""
         return {}
 
-    def tuned(self, predictions: Predictions, given: EvalSplit) -> dict[str, Any]:
-        """What is chosen on the validation split once the model is trained, as JSON holds it:
-        thresholds. Asked where `tunes` names any and the split has rows."""
+    def fit_on_validation(self, predictions: Predictions, given: EvalSplit) -> dict[str, Any]:
+        """Fitted state from the validation split, after training, as JSON values: thresholds.
+
+        Called where `fitted_on_validation` names any keys and the split has rows.
+        """
         return {}
 
-    def remarks(self, tuned: Mapping[str, Any]) -> tuple[str, ...]:
-        """What a reader of the scores must know of what was learned beside the weights."""
+    def fitted_state_notes(self, state: Mapping[str, Any]) -> tuple[str, ...]:
+        """Notes for the record on what was fitted."""
         return ()
 
     def told(self, splits: "Splits", examples: Mapping[str, Any]) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ class Multilabel(EmbeddingBaseline):
     trains_head: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1", "map", "lrap", "exact_match")
     lines: ClassVar[tuple[str, ...]] = ("label", "predicted", "probabilities")
-    tunes: ClassVar[tuple[str, ...]] = ("thresholds",)
+    fitted_on_validation: ClassVar[tuple[str, ...]] = ("thresholds",)
     changes_words: ClassVar[bool] = True
 
     @field_validator("separator")
@@ -150,11 +150,13 @@ class Multilabel(EmbeddingBaseline):
             return [int(cell in YES) for cell in listed]
         return [int(name in listed) for name in names]
 
-    def remarks(self, tuned: Mapping[str, Any]) -> tuple[str, ...]:
+    def fitted_state_notes(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """Which thresholds the scores go by."""
-        if "thresholds" in tuned:
-            said = ", ".join(f"{each:.3g}" for each in tuned["thresholds"])
-            return (f"thresholds, tuned on the validation split in the order of labels: {said}",)
+        if "thresholds" in state:
+            said = ", ".join(f"{each:.3g}" for each in state["thresholds"])
+            return (
+                f"thresholds fitted on the validation split, in the order of the labels: {said}",
+            )
         if self.threshold != "tuned":
             return (f"every label's threshold is {self.threshold}",)
         return ("every label's threshold is 0.5: there is no validation split to tune it on",)
@@ -209,7 +211,7 @@ class Multilabel(EmbeddingBaseline):
         found = [nearest_centroid(known, has, unknown, 2)[:, 1] for has in np.asarray(right).T]
         return list(np.stack(found, axis=1))
 
-    def tuned(self, predictions: Predictions, given: EvalSplit) -> dict[str, Any]:
+    def fit_on_validation(self, predictions: Predictions, given: EvalSplit) -> dict[str, Any]:
         """Each label's threshold with the best F1."""
         import numpy as np
 
@@ -232,7 +234,7 @@ class Multilabel(EmbeddingBaseline):
     def _limits(self, given: EvalSplit) -> list[float]:
         """Each label's threshold."""
         fixed = 0.5 if self.threshold == "tuned" else self.threshold
-        return list(given.tuned.get("thresholds", [fixed] * len(given.names)))
+        return list(given.fitted_state.get("thresholds", [fixed] * len(given.names)))
 
     def score(self, predictions: Predictions, given: EvalSplit) -> Scored:
         """F1 over all labels and of each, ranking scores and exact matches; beside them those of no

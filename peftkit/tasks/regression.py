@@ -91,16 +91,16 @@ class Regression(EmbeddingBaseline):
         check_metric(self.metric)
         return self.assumed_names
 
-    def learned(self, splits: "Splits") -> dict[str, Any]:
+    def fit_on_train(self, splits: "Splits") -> dict[str, Any]:
         """Mean and standard deviation of each target over the train split."""
         import numpy as np
 
         numbers = np.array([numbers_of(splits.train[role]) for role in self.targets or ["label"]])
         return {"mean": numbers.mean(axis=1).tolist(), "deviation": numbers.std(axis=1).tolist()}
 
-    def remarks(self, tuned: Mapping[str, Any]) -> tuple[str, ...]:
+    def fitted_state_notes(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """The scale on which the targets are learned."""
-        pairs = zip(self.assumed_names, tuned["mean"], tuned["deviation"], strict=True)
+        pairs = zip(self.assumed_names, state["mean"], state["deviation"], strict=True)
         said = ", ".join(f"{name}: {mean:.6g} and {apart:.6g}" for name, mean, apart in pairs)
         return (f"learned as deviations from train's mean, in standard deviations ({said})",)
 
@@ -123,7 +123,7 @@ class Regression(EmbeddingBaseline):
         count = len(encoded["input_ids"])
         columns = [rows.get(role, [None] * count) for role in self.targets or ["label"]]
         values = zip(*map(numbers_of, columns), strict=True)
-        pairs = list(zip(*scale_of(self.carried, len(columns)), strict=True))
+        pairs = list(zip(*scale_of(self.fitted_state, len(columns)), strict=True))
         labels = [
             [(v - mean) / apart for v, (mean, apart) in zip(row, pairs, strict=True)]
             for row in values
@@ -207,7 +207,7 @@ class Regression(EmbeddingBaseline):
 
         if given.train is None:
             return Scored(scored(said), {})
-        mean = scored(np.tile(given.tuned["mean"], (len(right), 1)))
+        mean = scored(np.tile(given.fitted_state["mean"], (len(right), 1)))
         return Scored(scored(said), mean, baselines={"train's mean": mean})
 
     def prediction_lines(
@@ -294,7 +294,7 @@ def scale_of(tuned: Mapping[str, Any], targets: int) -> tuple[list[float], list[
 
 def in_units(standardized: Sequence[Any], given: EvalSplit) -> list[list[float]]:
     """Deviations from train's mean as numbers in the targets' own units: a list a row."""
-    pairs = list(zip(*scale_of(given.tuned, len(given.names)), strict=True))
+    pairs = list(zip(*scale_of(given.fitted_state, len(given.names)), strict=True))
     return [
         [
             float(f"{mean + apart * float(z):.{DIGITS}g}")

@@ -89,7 +89,7 @@ class TextClassification(EmbeddingBaseline):
         check_metric(self.metric)
         return names
 
-    def learned(self, splits: "Splits") -> dict[str, Any]:
+    def fit_on_train(self, splits: "Splits") -> dict[str, Any]:
         """The classes' weights in id order, where any are asked for: as given, or 1 / rows, scaled
         so that the mean over the rows of train is 1."""
         if self.class_weights is None:
@@ -103,9 +103,9 @@ class TextClassification(EmbeddingBaseline):
         scale = rows.total() / sum(rows[name] * weights[name] for name in names)
         return {"class_weights": [weights[name] * scale for name in names]}
 
-    def remarks(self, tuned: Mapping[str, Any]) -> tuple[str, ...]:
+    def fitted_state_notes(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """The classes' weights."""
-        said = ", ".join(f"{weight:.4g}" for weight in tuned.get("class_weights", ()))
+        said = ", ".join(f"{weight:.4g}" for weight in state.get("class_weights", ()))
         return (f"losses are weighted by class, in the order of their ids: {said}",) if said else ()
 
     def auto_class(self, config: "PretrainedConfig | None" = None) -> Any:
@@ -138,7 +138,7 @@ class TextClassification(EmbeddingBaseline):
         import torch
         from torch.nn.functional import cross_entropy
 
-        weights = self.carried.get("class_weights")
+        weights = self.fitted_state.get("class_weights")
         if weights is None:
             return cross_entropy(
                 logits.float(), labels, ignore_index=-1, reduction="sum", label_smoothing=smoothing

@@ -55,7 +55,9 @@ def scored(task: dict[str, Any], said: list[str], right: list[str]) -> Scored:
     predictions = Predictions([[]] * count, outputs, 1.0, said)
     examples = {"bytes": [9] * count, "labels": [[1]] * count}
     tuned = {"format": "question_answer"}
-    return made.carrying(tuned).score(predictions, EvalSplit(rows, examples, (), resamples=0))
+    return made.with_fitted_state(tuned).score(
+        predictions, EvalSplit(rows, examples, (), resamples=0)
+    )
 
 
 SUMMARIES: dict[str, Any] = {"kind": "summarization"}

@@ -52,13 +52,13 @@ class Base:
         self.recipe = recipe_for(task, make, model)
         splits = self.recipe.splits(self.recipe.data.resolve())
         self.names = self.recipe.task.label_names(splits)
-        self.recipe = self.recipe.carrying(self.recipe.task.learned(splits))
+        self.recipe = self.recipe.with_fitted_state(self.recipe.task.fit_on_train(splits))
         source = find_model(model)
         self.tokenizer = load_tokenizer(source.location, self.recipe.task)
         self.source, self.plain_tokenizer = source, load_tokenizer(source.location)
         examples = encode(self.recipe, splits, self.tokenizer, source, self.names)["test"]
-        carried = self.recipe.task.carried
-        self.given = EvalSplit(splits.test, examples, self.names, splits.train, tuned=carried)
+        state = self.recipe.task.fitted_state
+        self.given = EvalSplit(splits.test, examples, self.names, splits.train, fitted_state=state)
         self.found = untrained_predictions(
             self.recipe, source, self.tokenizer, self.given, "content", ALONE
         )
@@ -157,7 +157,7 @@ def test_thresholds_of_the_trained_model_are_not_held_against_the_base() -> None
     base = Base({"kind": "multilabel"}, labeled)
     trained = load_model(base.recipe, base.source, base.tokenizer, base.names, "fp32")
     strict = {"thresholds": [1.0] * len(base.names)}
-    given = EvalSplit(**{**vars(base.given), "tuned": strict})
+    given = EvalSplit(**{**vars(base.given), "fitted_state": strict})
     _, scored_ = judged(base.recipe, trained, given, base.found, ALONE)
     assert scored_ is not None
     theirs = scored_.baselines["nearest centroid"]["micro_f1"].value

@@ -1,4 +1,4 @@
-"""What a run learns beside its weights goes with it: resumed, saved, predicted and merged."""
+"""The fitted state of a task is kept when a run is resumed, saved, loaded and merged."""
 
 import json
 from pathlib import Path
@@ -14,24 +14,24 @@ from peftkit.tasks.text_classification import TextClassification
 
 class Picky(TextClassification):
     kind: Literal["picky"] = "picky"
-    tunes = ("threshold",)
+    fitted_on_validation = ("threshold",)
 
-    def learned(self, splits):
+    def fit_on_train(self, splits):
         return {"rows": len(splits.train)}
 
-    def tuned(self, predictions, given):
-        assert given.tuned == {"rows": len(given.train or range(self.carried["rows"]))}
+    def fit_on_validation(self, predictions, given):
+        assert given.fitted_state == {"rows": len(given.train or range(self.fitted_state["rows"]))}
         return {"threshold": float(predictions.probabilities[:, 1].mean())}
 
-    def remarks(self, tuned):
-        return (f"learned {sorted(tuned)}",)
+    def fitted_state_notes(self, state):
+        return (f"learned {sorted(state)}",)
 
     def answers(self, predictions, given):
-        limit = given.tuned["threshold"]
+        limit = given.fitted_state["threshold"]
         return [{"above": bool(row[1] > limit), "limit": limit} for row in predictions.outputs]
 
     def loss(self, logits, labels, smoothing):
-        assert self.carried["rows"] > 0
+        assert self.fitted_state["rows"] > 0
         return super().loss(logits, labels, smoothing)
 """
 
@@ -52,25 +52,27 @@ def finished(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return only_run(whole), only_run(cut)
 
 
-def tuned(run: Path) -> dict[str, float]:
-    return json.loads((run / "run.json").read_text())["tuned"]  # type: ignore[no-any-return]
+def fitted(run: Path) -> dict[str, float]:
+    return json.loads((run / "run.json").read_text())["fitted_state"]  # type: ignore[no-any-return]
 
 
-def test_what_is_learned_and_tuned_stands_in_the_run_and_its_artifact(
+def test_fitted_state_is_in_the_run_and_its_artifact(
     finished: tuple[Path, Path],
 ) -> None:
     run, _ = finished
-    said = tuned(run)
+    said = fitted(run)
     record = json.loads((run / "record.json").read_text())
     assert said["rows"] == record["rows"]["train"] and 0 < said["threshold"] < 1
     assert "learned ['rows', 'threshold']" in record["notes"]
-    assert json.loads((run / "artifact" / "artifact.json").read_text())["tuned"] == said
-    assert json.loads((run / "artifact" / "config.json").read_text())["peftkit_tuned"] == said
+    assert json.loads((run / "artifact" / "artifact.json").read_text())["fitted_state"] == said
+    assert (
+        json.loads((run / "artifact" / "config.json").read_text())["peftkit_fitted_state"] == said
+    )
 
 
 def test_a_resumed_run_learns_the_same(finished: tuple[Path, Path]) -> None:
     whole, cut = finished
-    assert tuned(whole) == tuned(cut)
+    assert fitted(whole) == fitted(cut)
 
 
 def test_predictions_and_the_merged_checkpoint_know_it(
@@ -87,5 +89,5 @@ def test_predictions_and_the_merged_checkpoint_know_it(
     done = command(tmp_path, "-c", code, environment=places, seconds=900)
     assert done.code == 0, done.said
     (line,) = [line for line in done.said.splitlines() if line.startswith("said ")]
-    assert json.loads(line.removeprefix("said "))[0]["limit"] == tuned(run)["threshold"]
-    assert json.loads((to / "config.json").read_text())["peftkit_tuned"] == tuned(run)
+    assert json.loads(line.removeprefix("said "))[0]["limit"] == fitted(run)["threshold"]
+    assert json.loads((to / "config.json").read_text())["peftkit_fitted_state"] == fitted(run)

@@ -184,8 +184,8 @@ def test_rows_to_be_answered_may_each_come_in_another_format() -> None:
     asked = {"question": ["x", None, None], "prompt": [None, "x", None]}
     rows = {**asked, "messages": [None, None, [{"role": "user", "content": "x"}]]}
     words = made(talk("tiny-llama", CHAT), bare=True).tokenizer
-    for carried in ({}, {"format": "question_answer"}):
-        first, second, third = task.carrying(carried).prompts(rows, words, 99)
+    for state in ({}, {"format": "question_answer"}):
+        first, second, third = task.with_fitted_state(state).prompts(rows, words, 99)
         assert first == second == third
 
 

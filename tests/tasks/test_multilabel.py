@@ -201,10 +201,10 @@ def test_tuned_thresholds_go_with_the_answers_the_scores_and_their_lines() -> No
     assert (
         untuned.scores["micro_f1"].value == 0 and not task.answers(predictions, given)[0]["labels"]
     )
-    tuned = task.tuned(predictions, given)
+    tuned = task.fit_on_validation(predictions, given)
     assert len(tuned["thresholds"]) == 3 and max(tuned["thresholds"]) < 0.25
-    assert Multilabel(threshold=0.4).tuned(predictions, given) == {}
-    given = EvalSplit({}, {}, NAMES, train=train, resamples=20, tuned=tuned)
+    assert Multilabel(threshold=0.4).fit_on_validation(predictions, given) == {}
+    given = EvalSplit({}, {}, NAMES, train=train, resamples=20, fitted_state=tuned)
     scored = task.score(predictions, given)
     assert next(iter(scored.scores)) == "micro_f1" and scored.scores["micro_f1"].value > 0.5  # type: ignore[operator]
     lines = list(task.prediction_lines(predictions, given))
@@ -218,5 +218,5 @@ def test_tuned_thresholds_go_with_the_answers_the_scores_and_their_lines() -> No
     assert shares_of_train["micro_f1"].value == f1_score(  # film has 2 of 3 rows: always said
         right, np.tile([True, False, False], (60, 1)), average="micro"
     )
-    assert "tuned on the validation split" in task.remarks(tuned)[0]
-    assert "0.5: there is no validation split" in task.remarks({})[0]
+    assert "fitted on the validation split" in task.fitted_state_notes(tuned)[0]
+    assert "0.5: there is no validation split" in task.fitted_state_notes({})[0]

@@ -285,9 +285,9 @@ def test_no_answer_is_said_where_it_outscores_the_span_by_more_than_the_tuned_th
         window[0] = {0: 2.0, 1: 5.0, 2: 3.0}[of]  # margins of -4, 6 and 2
     found = Predictions([], said, None)
     assert [each["text"] for each in task.answers(found, asked)] == ["Rex the Great", "", ""]
-    tuned = task.tuned(found, asked)
+    tuned = task.fit_on_validation(found, asked)
     assert tuned == {"threshold": pytest.approx(2.0)}
-    told = task.answers(found, given(rows, task, tuned=tuned))
+    told = task.answers(found, given(rows, task, fitted_state=tuned))
     assert [each["text"] for each in told] == ["Rex the Great", "", "in a train"]
     assert told[1]["start"] is None and told[1]["margin"] == pytest.approx(6.0)
     scores = task.totals(task.counts(told, asked).sum(axis=0, keepdims=True), ())
@@ -295,8 +295,11 @@ def test_no_answer_is_said_where_it_outscores_the_span_by_more_than_the_tuned_th
         "f1": 1.0, "exact_match": 1.0, "f1[answerable]": 1.0,
         "exact_match[answerable]": 1.0, "f1[unanswerable]": 1.0,
     }  # fmt: skip
-    assert "2.0000" in task.remarks(tuned)[0] and "nothing to tune" in task.remarks({})[0]
-    assert TASK.tuned(found, asked) == {} and TASK.remarks({}) == ()
+    assert (
+        "2.0000" in task.fitted_state_notes(tuned)[0]
+        and "nothing to tune" in task.fitted_state_notes({})[0]
+    )
+    assert TASK.fit_on_validation(found, asked) == {} and TASK.fitted_state_notes({}) == ()
     assert Considered([], 0.0).margin > Considered([Span(0, 1, 0.0)], 9.0).margin
 
 

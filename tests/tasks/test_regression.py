@@ -68,17 +68,20 @@ def test_targets_too_large_to_compute_with_are_refused() -> None:
 
 def test_labels_are_deviations_and_answers_are_in_units_again() -> None:
     given = splits(label=[["1", "2", "6"], [1], [2]])
-    task = TASK.carrying(TASK.learned(given))
-    assert task.carried == {"mean": [3.0], "deviation": [pytest.approx(np.std([1, 2, 6]))]}
+    task = TASK.with_fitted_state(TASK.fit_on_train(given))
+    assert task.fitted_state == {"mean": [3.0], "deviation": [pytest.approx(np.std([1, 2, 6]))]}
     encoded = encode(task, ["the dog"] * 3, label=["1", "2", "6"])
     labels = np.array(encoded["labels"])
     assert labels.mean() == pytest.approx(0) and labels.std() == pytest.approx(1)
     said = task.answers(
-        Predictions([], list(labels), None), EvalSplit({}, {}, ["value"], tuned=task.carried)
+        Predictions([], list(labels), None),
+        EvalSplit({}, {}, ["value"], fitted_state=task.fitted_state),
     )
     assert said == [{"value": 1.0}, {"value": 2.0}, {"value": 6.0}]
     assert np.isnan(encode(task, ["the dog"])["labels"]).all()
-    assert task.carried != TASK.carried and task == task.carrying(task.carried)
+    assert task.fitted_state != TASK.fitted_state and task == task.with_fitted_state(
+        task.fitted_state
+    )
 
 
 def test_the_loss_is_the_sum_over_known_targets() -> None:
@@ -98,7 +101,7 @@ def test_scores_are_those_of_numbers_in_units_beside_the_mean_of_train() -> None
     right, said = chance.normal(size=(2, 40, 1)) * [[[7.0]]] + 20
     tuned = {"mean": [20.0], "deviation": [7.0]}
     outputs = [row.astype(np.float32) for row in (said - 20) / 7]
-    given = EvalSplit({}, {}, ["value"], train={}, resamples=50, tuned=tuned)
+    given = EvalSplit({}, {}, ["value"], train={}, resamples=50, fitted_state=tuned)
     found = TASK.score(Predictions(((right - 20) / 7).tolist(), outputs, None), given)
     assert next(iter(found.scores)) == "spearman"
     assert found.scores["spearman"].value == float(spearmanr(right, said).statistic)
@@ -115,7 +118,7 @@ def test_lines_of_predictions_give_the_score_back() -> None:
     outputs = [row.astype(np.float32) for row in labels + chance.normal(size=(30, 2))]
     tuned = {"mean": [0.1, -5.0], "deviation": [1e-3, 40.0]}
     task = Regression(targets=["a", "b"])
-    given = EvalSplit({}, {}, ["a", "b"], resamples=0, tuned=tuned)
+    given = EvalSplit({}, {}, ["a", "b"], resamples=0, fitted_state=tuned)
     predictions = Predictions(labels.tolist(), outputs, None)
     scores = task.score(predictions, given).scores
     lines = list(task.prediction_lines(predictions, given))
@@ -161,6 +164,6 @@ def test_a_word_among_numbers_is_told_as_such(tmp_path: Path) -> None:
 
 def test_the_digest_knows_the_task_and_not_what_a_run_learned() -> None:
     recipe = Recipe.load("lora_tiny", "task=regression")
-    carrying = recipe.carrying({"mean": [1.0], "deviation": [2.0]})
-    assert carrying.settings() == recipe.settings()
-    assert recipe.task.carried == {} and carrying.task.carried["mean"] == [1.0]
+    fitted = recipe.with_fitted_state({"mean": [1.0], "deviation": [2.0]})
+    assert fitted.settings() == recipe.settings()
+    assert recipe.task.fitted_state == {} and fitted.task.fitted_state["mean"] == [1.0]

@@ -129,13 +129,15 @@ def ready(cell: TaskCell, artifact: Path | None = None) -> Ready:
     recipe, source = cell.recipe, find_model(cell.model)
     splits = recipe.data.load(recipe.data.resolve(), recipe.task.roles)
     names = recipe.task.label_names(splits)
-    recipe = recipe.model_copy(update={"task": recipe.task.carrying(recipe.task.learned(splits))})
+    recipe = recipe.model_copy(
+        update={"task": recipe.task.with_fitted_state(recipe.task.fit_on_train(splits))}
+    )
     tokenizer = load_tokenizer(source.location, recipe.task)
     examples = encode(recipe, splits, tokenizer, source, names)
     assembled = load_model(recipe, source, tokenizer, names, "fp32", artifact)
-    carried = recipe.task.carried
+    state = recipe.task.fitted_state
     given = EvalSplit(
-        splits.test, examples["test"], names, splits.train, resamples=0, tuned=carried
+        splits.test, examples["test"], names, splits.train, resamples=0, fitted_state=state
     )
     return Ready(recipe, assembled, examples, given)
 

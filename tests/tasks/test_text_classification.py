@@ -115,19 +115,19 @@ def weighted(weights: Any, names: tuple[str, ...] | None = None, **labels: list[
         setattr(given, split, Rows(getattr(given, split)))
     task = Task.parse({"kind": "text_classification", "class_weights": weights}, "task")
     task.label_names(given)
-    return task.carrying(task.learned(given))
+    return task.with_fitted_state(task.fit_on_train(given))
 
 
 def test_balanced_weights_let_every_class_count_the_same() -> None:
     labels = ["a"] * 6 + ["b"] * 3 + ["c"]
     task = weighted("balanced", train=labels)
-    weights = task.carried["class_weights"]
+    weights = task.fitted_state["class_weights"]
     assert [6 * weights[0], 3 * weights[1], weights[2]] == pytest.approx([10 / 3] * 3)
-    assert task.remarks(task.carried) == (
+    assert task.fitted_state_notes(task.fitted_state) == (
         "losses are weighted by class, in the order of their ids: 0.5556, 1.111, 3.333",
     )
-    assert weighted("none", train=labels).carried == {} == TASK.carried
-    assert TASK.remarks({}) == ()
+    assert weighted("none", train=labels).fitted_state == {} == TASK.fitted_state
+    assert TASK.fitted_state_notes({}) == ()
 
 
 def test_the_weighted_loss_over_all_of_train_is_the_librarys_weighted_mean() -> None:

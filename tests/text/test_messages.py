@@ -419,8 +419,8 @@ def test_answers_that_call_tools_are_scored_as_the_template_writes_them() -> Non
     talks = [[ASKED, SAID], [ASKED, CALLING, FOUND, calling]]
     splits = splits_of(*talks)
     plain = task(generate={"rows": 2})
-    assert plain.learned(splits_of(talks[0])) == {"format": "messages"}
-    asks = plain.carrying(plain.learned(splits))
+    assert plain.fit_on_train(splits_of(talks[0])) == {"format": "messages"}
+    asks = plain.with_fitted_state(plain.fit_on_train(splits))
     rows = {"messages": talks}
     examples = asks.encode(rows, tokenizer(), (), 200)
     wanted = ["a storm near the goal", 'a goal calls look {"at": "cloud"}']

@@ -19,7 +19,7 @@ def answer_check_for(run: RunDir, base: Path, columns: Columns) -> AnswerCheck |
     None where its answers are spans of a text: transformers 5.23 has no pipeline that finds them.
     """
     said = run.description()
-    recipe = run.recipe.carrying(said.get("tuned", {}))
+    recipe = run.recipe.with_fitted_state(said.get("fitted_state", {}))
     task = recipe.task
     some = {name: list(column[:ROWS]) for name, column in columns.items()}
     side = RunSide(recipe, load_tokenizer(str(base), task), some, said["names"])

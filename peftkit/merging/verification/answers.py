@@ -141,6 +141,6 @@ class LabelAnswers:
     def chosen(self, outputs: np.ndarray) -> list[dict[str, Any]]:
         """The labels that the task takes each row's outputs for."""
         recipe, _, columns, names = self.run
-        given = EvalSplit(columns, {}, names, resamples=0, tuned=recipe.task.carried)
+        given = EvalSplit(columns, {}, names, resamples=0, fitted_state=recipe.task.fitted_state)
         answers = recipe.task.answers(Predictions([], list(outputs), None), given)
         return [{k: v for k, v in each.items() if k in ("label", "labels")} for each in answers]

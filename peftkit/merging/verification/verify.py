@@ -158,7 +158,7 @@ def few_enough(rows: list[dict[str, Any]], merged: Path) -> list[dict[str, Any]]
 
 def held_out(run: RunDir, tokenizer: Any, columns: Columns) -> list[dict[str, Any]]:
     """The rows of a run's held-out split, encoded."""
-    recipe = run.recipe.carrying(run.description().get("tuned", {}))
+    recipe = run.recipe.with_fitted_state(run.description().get("fitted_state", {}))
     encoded = recipe.task.encode(
         columns, tokenizer, run.description()["names"], recipe.data.max_length
     )
@@ -170,7 +170,7 @@ def held_out_columns(run: RunDir) -> dict[str, list[Any]]:
     """The first rows of the run's test split, or of train where it has none, by column, as the task
     reads them."""
     said = run.description()
-    recipe = run.recipe.carrying(said.get("tuned", {}))
+    recipe = run.recipe.with_fitted_state(said.get("fitted_state", {}))
     data = Source.model_validate(said["data"])
     if not Path(data.location).exists():
         data = recipe.data.resolve()
@@ -259,7 +259,7 @@ def headline(
     from peftkit.tasks.base import EvalSplit, Predictions
 
     outputs = task.outputs(logits, torch.tensor(labels), [1] * len(labels))
-    given = EvalSplit(rows or {}, {}, names, resamples=0, tuned=task.carried)
+    given = EvalSplit(rows or {}, {}, names, resamples=0, fitted_state=task.fitted_state)
     return task.score(Predictions(labels, outputs, None), given).scores[task.headline].value
 
 

@@ -148,7 +148,7 @@ class InstructionTuning(LanguageModeling):
             raise DataError(UNUSABLE, faults)
         return tuple(notes)
 
-    def learned(self, splits: "Splits") -> dict[str, Any]:
+    def fit_on_train(self, splits: "Splits") -> dict[str, Any]:
         """The format of the rows, and whether any ends in more than the text of an answer."""
         found = self._format(splits.train.column_names)
         rows = (row for split in SPLITS for row in getattr(splits, split))
@@ -221,7 +221,7 @@ class InstructionTuning(LanguageModeling):
 
     @property
     def _says_more(self) -> bool:
-        return bool(self.carried.get("says_more"))
+        return bool(self.fitted_state.get("says_more"))
 
     def _spoken(
         self,
@@ -271,7 +271,7 @@ class InstructionTuning(LanguageModeling):
     def _talk(self, row: Mapping[str, Any], number: int) -> Conversation:
         """One row's; each that a prediction is made from may come in a format of its own."""
         known = {name: value for name, value in row.items() if value is not None}
-        found = self.carried.get("format")
+        found = self.fitted_state.get("format")
         if found is None or not set(FORMATS[found][0][:1]) <= set(known):
             found = self._format(list(known), asked=True)
         try:

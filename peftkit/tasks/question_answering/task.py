@@ -74,7 +74,7 @@ class QuestionAnswering(Task):
     reading: ClassVar[Reading] = "tokens"
     assumed_names: ClassVar[tuple[str, ...]] = ()
     lines: ClassVar[tuple[str, ...]] = ("counts",)
-    tunes: ClassVar[tuple[str, ...]] = ("threshold",)
+    fitted_on_validation: ClassVar[tuple[str, ...]] = ("threshold",)
 
     @property
     def headline(self) -> str:
@@ -175,7 +175,7 @@ class QuestionAnswering(Task):
         text where that is more than the threshold chosen on the validation split."""
         contexts = given.rows["context"]
         return [
-            self.answer(context, each, float(given.tuned.get("threshold", 0.0)))
+            self.answer(context, each, float(given.fitted_state.get("threshold", 0.0)))
             for context, each in zip(contexts, self.considered(predictions, given), strict=True)
         ]
 
@@ -190,7 +190,7 @@ class QuestionAnswering(Task):
             said["candidates"] = [spoken(context, span) for span in each.spans[: self.n_best]]
         return said
 
-    def tuned(self, predictions: Predictions, given: EvalSplit) -> dict[str, Any]:
+    def fit_on_validation(self, predictions: Predictions, given: EvalSplit) -> dict[str, Any]:
         """How much no answer must outscore the best span by to be given: best for F1."""
         import numpy as np
 
@@ -205,13 +205,13 @@ class QuestionAnswering(Task):
         margins = np.array([each.margin for each in said])
         return {"threshold": best_threshold(margins, counts[:, 1], counts[:, 5])}
 
-    def remarks(self, tuned: Mapping[str, Any]) -> tuple[str, ...]:
+    def fitted_state_notes(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """Where no answer begins."""
         if not self.unanswerable:
             return ()
-        if "threshold" not in tuned:
+        if "threshold" not in state:
             return ("no answer is given where it outscores every span: nothing to tune that on",)
-        return (f"no answer is given from a margin of {tuned['threshold']:.4f} on (validation)",)
+        return (f"no answer is given from a margin of {state['threshold']:.4f} on (validation)",)
 
     def simple_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
         """The whole context, its first sentence, its sentence with most of the question's words;
