@@ -17,7 +17,7 @@ import peft  # noqa: F401  # what runs import only when they need it
 import sklearn.metrics  # noqa: F401
 import torch
 
-import peftkit.cli.main
+import peftkit.cli.commands
 import peftkit.runs.pipeline
 import peftkit.runs.runner
 from peftkit.training.callbacks import RecordingCallback
@@ -71,7 +71,7 @@ def work(job: dict[str, Any], rank: int) -> int:
         job["before"],
         {"at_step": at_step, "RecordingCallback": RecordingCallback, "signal": signal},
     )
-    return peftkit.cli.main.launched(job["arguments"])
+    return peftkit.cli.commands.run_recipe(job["arguments"])
 
 
 def at_step(step: int, number: int) -> None:
