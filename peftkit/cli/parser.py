@@ -91,8 +91,9 @@ def run_parser() -> argparse.ArgumentParser:
 
 def add_recipe(options: argparse.ArgumentParser) -> None:
     """A recipe and its overrides."""
-    options.add_argument("recipe", type=recipe_name, help="name or file of a recipe")
-    options.add_argument("settings", nargs="*", metavar="key=value", help="settings to override")
+    add = options.add_argument
+    add("recipe", type=recipe_name, help="name or file of a recipe")
+    add("settings", nargs="*", metavar="key=value", help="settings to override")
 
 
 def recipe_name(text: str) -> str:
@@ -102,22 +103,18 @@ def recipe_name(text: str) -> str:
 
 def add_new(options: argparse.ArgumentParser) -> None:
     """The arguments of `new`."""
-    options.add_argument(
-        "data", type=Path, help="a CSV, TSV, JSON, JSON Lines or Parquet file, or their directory"
-    )
-    options.add_argument(
-        "--to", type=Path, help="file of the recipe (default: recipes/NAME.yaml, named as the data)"
-    )
+    add = options.add_argument
+    add("data", type=Path, help="a CSV, TSV, JSON, JSON Lines or Parquet file, or their directory")
+    add("--to", type=Path, help="file of the recipe (default: recipes/NAME.yaml)")
 
 
 def add_train(options: argparse.ArgumentParser) -> None:
     """The arguments of `train`."""
+    add = options.add_argument
     add_recipe(options)
     add_run_options(options)
-    options.add_argument("-n", "--ranks", type=count, help="number of processes on this machine")
-    options.add_argument(
-        "--launch", type=Path, help="an accelerate config file, such as those in recipes/launch/"
-    )
+    add("-n", "--ranks", type=count, help="number of processes on this machine")
+    add("--launch", type=Path, help="an accelerate config file, such as those in recipes/launch/")
 
 
 def count(text: str) -> int:
@@ -130,13 +127,10 @@ def count(text: str) -> int:
 
 def add_run_options(options: argparse.ArgumentParser) -> None:
     """The options of a run, which are no settings of its recipe."""
-    options.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="directory of all runs (default: runs)"
-    )
-    options.add_argument(
-        "--rerun", action="store_true", help="train a finished recipe again, in a new directory"
-    )
-    options.add_argument(
+    add = options.add_argument
+    add("--runs", type=Path, default=Path("runs"), help="directory of all runs (default: runs)")
+    add("--rerun", action="store_true", help="train a finished recipe again, in a new directory")
+    add(
         "--allow-inexact-resume",
         action="store_true",
         help="resume with another number of ranks or threads than before",
@@ -145,92 +139,77 @@ def add_run_options(options: argparse.ArgumentParser) -> None:
 
 def add_plugins(options: argparse.ArgumentParser) -> None:
     """The modules of plug-ins."""
-    options.add_argument(
-        "--plugin", action="append", default=[], metavar="MODULE", help="a plug-in to import first"
-    )
+    add = options.add_argument
+    add("--plugin", action="append", default=[], metavar="MODULE", help="a plug-in to import first")
 
 
 def add_show(options: argparse.ArgumentParser) -> None:
     """The arguments of `show`."""
+    add = options.add_argument
     add_recipe(options)
-    options.add_argument(
-        "--tree", action="store_true", help="show the modules of the model and what is trained"
-    )
+    add("--tree", action="store_true", help="show the modules of the model and what is trained")
 
 
 def add_list(options: argparse.ArgumentParser) -> None:
     """The arguments of `list`."""
-    options.add_argument(
-        "family", nargs="?", choices=FAMILIES, default="recipes", help="default: recipes"
-    )
+    add = options.add_argument
+    add("family", nargs="?", choices=FAMILIES, default="recipes", help="default: recipes")
     add_plugins(options)
-    options.add_argument(
-        "--for", dest="model", metavar="MODEL", help="show the cost of each strategy on a model"
-    )
+    add("--for", dest="model", metavar="MODEL", help="show the cost of each strategy on a model")
 
 
 def add_finished_run(options: argparse.ArgumentParser) -> None:
     """The directory of a finished run."""
-    options.add_argument("run", type=Path, help="directory of a finished run")
+    add = options.add_argument
+    add("run", type=Path, help="directory of a finished run")
 
 
 def add_predict(options: argparse.ArgumentParser) -> None:
     """The arguments of `predict`."""
+    add = options.add_argument
     add_finished_run(options)
-    options.add_argument(
-        "texts", nargs="*", help="texts to predict; pairs if the run has two inputs"
-    )
-    options.add_argument(
-        "--in", dest="source", type=Path, metavar="FILE", help="data file with rows to predict"
-    )
-    options.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="file for the rows with predictions, .csv or .jsonl",
-    )
+    add("texts", nargs="*", help="texts to predict; pairs if the run has two inputs")
+    add("--in", dest="source", type=Path, metavar="FILE", help="data file with rows to predict")
+    add("--out", type=Path, metavar="FILE", help="output file, .csv or .jsonl (default: print)")
 
 
 def add_chat(options: argparse.ArgumentParser) -> None:
     """The arguments of `chat`."""
+    add = options.add_argument
     add_finished_run(options)
-    options.add_argument("--system", help="system prompt")
-    options.add_argument("--max-new-tokens", type=count, help="maximum length of an answer")
-    options.add_argument("--temperature", type=float, help="sampling temperature; 0: greedy")
-    options.add_argument("--seed", type=int, help="random seed of the sampling")
+    add("--system", help="system prompt")
+    add("--max-new-tokens", type=count, help="maximum length of an answer")
+    add("--temperature", type=float, help="sampling temperature; 0: greedy")
+    add("--seed", type=int, help="random seed of the sampling")
 
 
 def add_merge(options: argparse.ArgumentParser) -> None:
     """The arguments of `merge`."""
-    options.add_argument(
+    add = options.add_argument
+    add(
         "run",
         type=Path,
         nargs="+",
         help="directories of runs, artifacts or PEFT adapters, all of the same base model",
     )
     add_verified_output(options)
-    options.add_argument(
-        "--base", help="name or directory of the base model (default: as the adapter was trained)"
-    )
-    options.add_argument(
+    add("--base", help="name or directory of the base model (default: as the adapter was trained)")
+    add(
         "--onto",
         choices=("trained", "original"),
         default="trained",
         help="after quantized training: merge into the dequantized base (default) or the original",
     )
-    options.add_argument(
-        "--compare-bases", action="store_true", help="measure the difference for both --onto bases"
-    )
-    options.add_argument(
-        "--subtract", action="store_true", help="remove the adapter from the merged model --base"
-    )
+    add("--compare-bases", action="store_true", help="measure the difference for both --onto bases")
+    add("--subtract", action="store_true", help="remove the adapter from the merged model --base")
     add_mix(options.add_argument_group("merging several adapters"))
 
 
 def add_verified_output(options: argparse.ArgumentParser) -> None:
     """The output directory of `merge` and `export`, and the texts to verify it on."""
-    options.add_argument("--to", type=Path, required=True, help="directory to create")
-    options.add_argument(
+    add = options.add_argument
+    add("--to", type=Path, required=True, help="directory to create")
+    add(
         "--verify",
         metavar="off|FILE",
         help="texts to verify the result on, one per line (default: held-out rows of the run)",
@@ -239,19 +218,12 @@ def add_verified_output(options: argparse.ArgumentParser) -> None:
 
 def add_mix(options: Any) -> None:
     """The arguments of `merge` for several adapters."""
-    options.add_argument(
-        "--weights", type=numbers, metavar="W,W", help="weight of each adapter (default: 1)"
-    )
-    options.add_argument(
-        "--method", help="sum (default), magnitude_prune, ties, dare_linear or dare_ties"
-    )
-    options.add_argument(
-        "--density", type=float, help="share of elements to keep when pruning (default: 0.5)"
-    )
-    options.add_argument("--seed", type=int, help="random seed of dare_* (default: 0)")
-    options.add_argument(
-        "--head-from", type=Path, metavar="RUN", help="the run whose trained head to use"
-    )
+    add = options.add_argument
+    add("--weights", type=numbers, metavar="W,W", help="weight of each adapter (default: 1)")
+    add("--method", help="sum (default), magnitude_prune, ties, dare_linear or dare_ties")
+    add("--density", type=float, help="share of elements to keep when pruning (default: 0.5)")
+    add("--seed", type=int, help="random seed of dare_* (default: 0)")
+    add("--head-from", type=Path, metavar="RUN", help="the run whose trained head to use")
 
 
 def numbers(text: str) -> list[float]:
@@ -261,9 +233,10 @@ def numbers(text: str) -> list[float]:
 
 def add_export(options: argparse.ArgumentParser) -> None:
     """The arguments of `export`."""
+    add = options.add_argument
     add_finished_run(options)
     add_verified_output(options)
-    options.add_argument(
+    add(
         "--base",
         choices=("embed", "reference"),
         default="embed",
@@ -273,33 +246,27 @@ def add_export(options: argparse.ArgumentParser) -> None:
 
 def add_compare(options: argparse.ArgumentParser) -> None:
     """The arguments of `compare`."""
-    options.add_argument("file", type=Path, help="a comparison file, such as benchmarks/imdb.yaml")
-    options.add_argument("settings", nargs="*", metavar="key=value", help="settings to override")
-    options.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="directory of all runs (default: runs)"
-    )
-    options.add_argument(
-        "--to", type=Path, help="directory of the report (default: RUNS/NAME/report)"
-    )
-    options.add_argument(
-        "--workers", type=count, help="number of runs at a time (default: one per GPU)"
-    )
-    options.add_argument("--plan", action="store_true", help="only print what would be run")
-    options.add_argument("--join", action="store_true", help="share the runs of another process")
-    options.add_argument("--retry", action="store_true", help="repeat failed runs")
+    add = options.add_argument
+    add("file", type=Path, help="a comparison file, such as benchmarks/imdb.yaml")
+    add("settings", nargs="*", metavar="key=value", help="settings to override")
+    add("--runs", type=Path, default=Path("runs"), help="directory of all runs (default: runs)")
+    add("--to", type=Path, help="directory of the report (default: RUNS/NAME/report)")
+    add("--workers", type=count, help="number of runs at a time (default: one per GPU)")
+    add("--plan", action="store_true", help="only print what would be run")
+    add("--join", action="store_true", help="share the runs of another process")
+    add("--retry", action="store_true", help="repeat failed runs")
     add_allow_mixed(options)
 
 
 def add_report(options: argparse.ArgumentParser) -> None:
     """The arguments of `report`."""
-    options.add_argument(
-        "records", nargs="+", type=Path, help="directories of runs, or directories of those"
-    )
-    options.add_argument("--to", type=Path, help="directory for the page, tables and charts")
-    options.add_argument("--png", action="store_true", help="also write the charts as PNG")
-    options.add_argument("--reference", help="strategy to compare with (default: full)")
-    options.add_argument("--metric", help="metric to compare (default: the headline metric)")
-    options.add_argument(
+    add = options.add_argument
+    add("records", nargs="+", type=Path, help="directories of runs, or directories of those")
+    add("--to", type=Path, help="directory for the page, tables and charts")
+    add("--png", action="store_true", help="also write the charts as PNG")
+    add("--reference", help="strategy to compare with (default: full)")
+    add("--metric", help="metric to compare (default: the headline metric)")
+    add(
         "--margin",
         type=margin,
         default=0.01,
@@ -310,7 +277,8 @@ def add_report(options: argparse.ArgumentParser) -> None:
 
 def add_allow_mixed(options: argparse.ArgumentParser) -> None:
     """Whether runs that are not comparable may be in one report."""
-    options.add_argument(
+    add = options.add_argument
+    add(
         "--allow-mixed",
         action="store_true",
         help="report runs of different machines, data or versions together, with a note",
