@@ -1,7 +1,7 @@
 """The card of an exported folder: what it is and needs, code that runs, and who can serve it."""
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from peftkit.config.recipe import Recipe
 from peftkit.records.record import RunRecord
@@ -85,7 +85,7 @@ def card(
     record: RunRecord,
     recipe: Recipe,
     said: Mapping[str, object],
-    pieces: list[dict[str, object]],
+    kinds: Sequence[str],
     prompts: Mapping[str, object] | None = None,
 ) -> str:
     """The model card, in Markdown; `said` is where the base's weights are, and `prompts` how a
@@ -105,7 +105,7 @@ def card(
         code=(LABELLING if prompts is None else SAYING).format(given=given, texts=texts),
         prompts=ENDS.format(kind=PROMPTED[str(prompts["kind"])]) if prompts is not None else "",
         base=referred(record, said) if said["held"] == "referred" else "",
-        serving=serving(record, recipe, pieces),
+        serving=serving(record, recipe, kinds),
     )
     return description(record, recipe, "transformers") + words
 
@@ -128,13 +128,12 @@ def referred(record: RunRecord, said: Mapping[str, object]) -> str:
     return REFERRED.format(name=model.used, identity=model.identity, where=where)
 
 
-def serving(record: RunRecord, recipe: Recipe, pieces: list[dict[str, object]]) -> str:
+def serving(record: RunRecord, recipe: Recipe, kinds: Sequence[str]) -> str:
     """Which servers can hold it."""
     if mergeable(recipe):
         return SERVED_MERGED.format(merge=f"`peftkit merge` of the run {record.folder_name}")
     if recipe.task.reads_marked:
         return SERVED_MARKED.format(markers=", ".join(recipe.task.markers()))
-    if not pieces:
+    if not kinds:
         return SERVED_ADDED.format(markers=", ".join(recipe.task.markers()))
-    kinds = sorted({str(piece["kind"]) for piece in pieces})
     return SERVED_AS_CODE.format(parts=", ".join(kinds))

@@ -102,17 +102,18 @@ def write_beside(run: RunDir, trained: "Trained", weights: "Weights", to: Path) 
     base = weights.said()
     write_metadata_files(weights.adapter, Path(weights.source.location), weights.planned, to)
     trained.write(to, run.recipe, base)
-    for path in code_of(run.recipe, trained):
+    for path in code_files(run.recipe, trained):
         shutil.copyfile(path, to / path.name)
-    text = card(run.record, run.recipe, base, trained.pieces, trained.prompts)
+    for kind, source in trained.code().items():
+        write_text(to / f"attach_{kind}.py", source)
+    text = card(run.record, run.recipe, base, sorted(trained.code()), trained.prompts)
     write_text(to / "README.md", text)
 
 
-def code_of(recipe: Recipe, trained: "Trained") -> list[Path]:
-    """The files of code that the folder needs."""
+def code_files(recipe: Recipe, trained: "Trained") -> list[Path]:
+    """The files of code that the folder needs, without those that attach modules."""
     wanted = {
         "load.py": True,
-        "attach.py": bool(trained.pieces),
         "marked.py": recipe.task.reads_marked,
         "generate.py": trained.prompts is not None,
     }

@@ -40,8 +40,8 @@ def load(folder: Path | str = HERE, base: Path | str | None = None) -> tuple[Any
         add_tokens(model, tokenizer, said["added"], tensors)
     for name in said["heads"]:  # computed in fp32, whatever the base rests in
         model.get_submodule(name).float().register_forward_pre_hook(in_fp32)
-    for piece in said["pieces"]:
-        beside("attach")["ATTACH"][piece["kind"]](model, piece, tensors)
+    for module in said["modules"]:
+        beside(module["code"])["attach"](model, module["settings"], tensors)
     if "marked" in said:
         encode_text = beside("special_token_text")["encode_text"]
         tokenizer = beside("marked")["prepare"](model, tokenizer, said, encode_text)

@@ -1,5 +1,7 @@
 """What was trained, taken out of a run's model: tensors, and where `load.py` attaches them."""
 
+import inspect
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,8 @@ from peftkit.loading.model import LoadedModel
 from peftkit.models.architectures import head_names, unwrapped
 from peftkit.models.layouts import ARCHITECTURES
 from peftkit.models.parameters import own_parameters
-from peftkit.models.prefix_attention import states_of
 from peftkit.storage.atomic_files import write_json
-from peftkit.strategies.base import unwrap_heads
+from peftkit.strategies.base import module_tensors, unwrap_heads
 from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 
@@ -31,16 +32,20 @@ class Trained:
     def __init__(self, recipe: Recipe, assembled: LoadedModel) -> None:
         module: Any = assembled.module
         base = unwrapped(module)
-        self.pieces = recipe.strategy.pieces(base)
+        self.modules = recipe.strategy.exported_modules(module)
         if base is not module:
             unwrap_heads(module)
         self.heads = head_names(base) if recipe.task.trains_head else []
-        prompts = any(piece["kind"] == "prompt" for piece in self.pieces)
-        found = {"prompt": module.get_prompt(1)[0]} if prompts else {}
-        found |= tensors_of(base, self.heads, self.pieces)
+        found = module_tensors(base, *self.heads)
+        for each in self.modules:
+            found.update(each.tensors)
         self.tensors = {name: tensor.detach().clone() for name, tensor in found.items()}
         heads = tuple(f"{name}." for name in self.heads)
-        self.own = {name for name in own_parameters(base) if not name.startswith(heads)}
+        self.own = {
+            name
+            for name in own_parameters(base)
+            if not name.startswith(heads) and name not in self.tensors
+        }
         """The names of the base's parameters, but for the heads'."""
         self.reading = reading(recipe, base, assembled.tokenizer)
         if "added" in self.reading:
@@ -48,6 +53,10 @@ class Trained:
         self.dtype = str(base.dtype).removeprefix("torch.")
         self.auto_class = recipe.task.auto_class(base.config).__name__
         self.prompts = prompt_format(recipe, assembled)
+
+    def code(self) -> dict[str, str]:
+        """The source that attaches each kind of module."""
+        return {each.kind: textwrap.dedent(inspect.getsource(each.code)) for each in self.modules}
 
     def write(self, folder: Path, recipe: Recipe, base: Mapping[str, Any]) -> None:
         """Write the tensors, and what `load.py` must know; `base` says where the base's are."""
@@ -59,27 +68,16 @@ class Trained:
             "base": dict(base),
             "trained": sha256_of(folder / TRAINED),
             "heads": self.heads,
-            "pieces": self.pieces,
+            "modules": [
+                {"code": f"attach_{each.kind}", "settings": dict(each.settings)}
+                for each in self.modules
+            ],
             **self.reading,
             "max_length": recipe.data.max_length,
             "pairs": recipe.data.text_pair is not None,
             **({"prompts": self.prompts} if self.prompts is not None else {}),
         }
         write_json(folder / "loading.json", said)
-
-
-def tensors_of(
-    base: PreTrainedModel, heads: list[str], pieces: list[dict[str, Any]]
-) -> dict[str, Tensor]:
-    """The heads', bottlenecks' and prefixes' tensors by their names in the model."""
-    names = [*heads, *(piece["name"] for piece in pieces if piece["kind"] == "bottleneck")]
-    names += sorted({piece["rule"] for piece in pieces if "rule" in piece})
-    found = {
-        f"{name}.{key}": tensor
-        for name in names
-        for key, tensor in base.get_submodule(name).state_dict().items()
-    }
-    return {**found, **states_of(base)}
 
 
 def added_rows(base: PreTrainedModel, ids: Sequence[int]) -> dict[str, Tensor]:

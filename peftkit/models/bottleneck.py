@@ -81,13 +81,12 @@ def export_bottlenecks(
     scale: float = 1.0,
     drop: int = 0,
 ) -> list[dict[str, Any]]:
-    """Each bottleneck as `Strategy.pieces` says it."""
+    """Each bottleneck as the settings of `peftkit.models.exported.bottleneck.attach`."""
     return [
         {
-            "kind": "bottleneck",
             "name": f"{place.block}.{place.name}",
-            "behind": f"{place.block}.{place.behind}",
-            "beside": f"{place.block}.{place.beside}" if place.beside is not None else None,
+            "output_of": f"{place.block}.{place.behind}",
+            "input_of": f"{place.block}.{place.beside}" if place.beside is not None else None,
             "activation": activation,
             "scale": scale,
         }

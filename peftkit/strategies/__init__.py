@@ -1,5 +1,32 @@
 """Strategies, one file per method. Subclass `Strategy` or `PeftStrategy` to add one."""
 
-from peftkit.strategies.base import PeftStrategy, Strategy
+from peftkit.deltas.base import AdapterLayer, ComputedDelta, Deltas, WeightDelta
+from peftkit.models.architectures import targets_in
+from peftkit.models.bottleneck import keep as add_module
+from peftkit.strategies.base import (
+    ExportedModule,
+    LRMultiplier,
+    PeftStrategy,
+    Strategy,
+    TrainingHook,
+    module_tensors,
+    saved_heads,
+    train_head,
+)
 
-__all__ = ["PeftStrategy", "Strategy"]
+__all__ = [
+    "AdapterLayer",
+    "ComputedDelta",
+    "Deltas",
+    "ExportedModule",
+    "LRMultiplier",
+    "PeftStrategy",
+    "Strategy",
+    "TrainingHook",
+    "WeightDelta",
+    "add_module",
+    "module_tensors",
+    "saved_heads",
+    "targets_in",
+    "train_head",
+]

@@ -11,7 +11,7 @@ from peftkit.models.bottleneck import (
     export_bottlenecks,
     placed_like,
 )
-from peftkit.strategies.base import Strategy, train_head
+from peftkit.strategies.base import ExportedModule, Strategy, bottleneck_module, train_head
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,8 +66,9 @@ class Adapter(Strategy):
             nn.init.zeros_(zero)
         return nn.Sequential(down, ACT2FN[self.activation], up)
 
-    def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
+    def exported_modules(self, model: "nn.Module") -> list[ExportedModule]:
         """The bottlenecks."""
-        return export_bottlenecks(
+        settings = export_bottlenecks(
             model, "strategy=adapter", self.variant, self.activation, self.scale, self.drop
         )
+        return [bottleneck_module(model, each) for each in settings]

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from typing_extensions import Self
 
@@ -31,6 +32,20 @@ class LRMultiplier:
     """Its share of the learning rate."""
     start: float = 0.0
     """The share of the steps that pass before it moves."""
+
+
+class ExportedModule(NamedTuple):
+    """A module that an exported folder attaches to a plain transformers model."""
+
+    kind: str
+    """Names the file of code in the folder: attach_KIND.py."""
+    code: ModuleType | Callable[..., None]
+    """A function `attach(model, settings, tensors)`, or a module with one. Its source is copied to
+    the folder: it imports torch and transformers only, a function within its body."""
+    settings: Mapping[str, Any]
+    """Values that JSON can hold."""
+    tensors: "Mapping[str, Tensor]"
+    """The trained tensors by unique names; `attach` removes those that it uses from its dict."""
 
 
 class TrainingHook(Protocol):
@@ -152,18 +167,18 @@ class Strategy(Component):
         """Why such an adapter cannot be added to others in one merge; None if it can."""
         return None
 
-    def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
-        """What the strategy put around and into the adapted `model`, for code that has no peftkit:
-        the kinds that `exporting/load.py` attaches. What can be folded is no piece.
+    def exported_modules(self, model: "nn.Module") -> "list[ExportedModule]":
+        """The modules that an exported folder attaches to the base; `model` is the trained one.
 
-        Raises `RunError` where the strategy cannot say it.
+        What a merge changes is not among them. Raises `RunError` if the strategy cannot be merged
+        and does not define them.
         """
         from peftkit.errors import RunError
 
         if not self.mergeable:
             raise RunError(
-                f"'strategy: {self.kind}' does not say how it is attached without peftkit (it has "
-                "no method `pieces`) - predict from the run with peftkit predict"
+                f"'strategy: {self.kind}' cannot be exported: its class does not define "
+                "exported_modules - use peftkit predict with the run"
             )
         return []
 
@@ -292,6 +307,24 @@ def slower_below(model: "nn.Module", decay: float) -> dict[str, LRMultiplier]:
         return {}
     depths = depths_of(model)
     return {name: LRMultiplier(decay ** depths[name]) for name in trainable(model) if depths[name]}
+
+
+def module_tensors(model: "nn.Module", *names: str) -> dict[str, "Tensor"]:
+    """The tensors of submodules, by their names in `model`."""
+    return {
+        f"{name}.{key}": tensor
+        for name in names
+        for key, tensor in model.get_submodule(name).state_dict().items()
+    }
+
+
+def bottleneck_module(model: "nn.Module", settings: Mapping[str, Any]) -> ExportedModule:
+    """A bottleneck for an exported folder, from the settings of its `attach`."""
+    from peftkit.models.exported import bottleneck
+
+    names = [settings[key] for key in ("name", "rule") if key in settings]
+    tensors = module_tensors(model, *names)
+    return ExportedModule("bottleneck", bottleneck, settings, tensors)
 
 
 def restore(model: "nn.Module", tensors: Mapping[str, "Tensor"]) -> None:

@@ -9,7 +9,13 @@ from typing_extensions import Self
 
 from peftkit.errors import Fault, RecipeError
 from peftkit.registry import got, recipe_error
-from peftkit.strategies.base import LRMultiplier, PeftStrategy, Strategy, TrainingHook
+from peftkit.strategies.base import (
+    ExportedModule,
+    LRMultiplier,
+    PeftStrategy,
+    Strategy,
+    TrainingHook,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,6 +143,13 @@ class Combination(Strategy):
             adapted: Any = model
             adapted.peft_config["default"].save_pretrained(str(folder))
 
-    def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
+    def exported_modules(self, model: "nn.Module") -> list[ExportedModule]:
         """All the parts'."""
-        return [piece for part in self.components() for piece in part.pieces(model)]
+        from peftkit.models.architectures import unwrapped
+
+        base = unwrapped(model)
+        return [
+            module
+            for part in self.components()
+            for module in part.exported_modules(model if isinstance(part, PeftStrategy) else base)
+        ]

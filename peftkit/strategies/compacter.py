@@ -15,7 +15,7 @@ from peftkit.models.bottleneck import (
     keep,
     placed_like,
 )
-from peftkit.strategies.base import Strategy, train_head
+from peftkit.strategies.base import ExportedModule, Strategy, bottleneck_module, train_head
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,8 +85,8 @@ class Compacter(Strategy):
         up = KroneckerLinear(rule, narrow, size, self.rank, zero=True, **placed)
         return nn.Sequential(down, ACT2FN[self.activation], up)
 
-    def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
-        """The bottlenecks, each with the name of the rule that they share."""
+    def exported_modules(self, model: "nn.Module") -> list[ExportedModule]:
+        """The bottlenecks, each with the rule that they share."""
         found = export_bottlenecks(model, "strategy=compacter", self.variant, self.activation)
         rule = next(n for n, _ in model.named_modules() if n.endswith("compacter_rule"))
-        return [{**piece, "rule": rule} for piece in found]
+        return [bottleneck_module(model, {**settings, "rule": rule}) for settings in found]

@@ -1,14 +1,14 @@
 """Prefix tuning: learned keys and values before those of every attention."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveInt, model_validator
 from typing_extensions import Self
 
 from peftkit.errors import Fault
 from peftkit.models.layouts import ARCHITECTURES
-from peftkit.strategies.base import Strategy, restore, train_head, trainable
+from peftkit.strategies.base import ExportedModule, Strategy, restore, train_head, trainable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,9 +92,14 @@ class Prefix(Strategy):
         restore(adapted, load_file(folder / self.trained_file))
         return adapted
 
-    def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
-        """Every attention with its prefix."""
+    def exported_modules(self, model: "nn.Module") -> list[ExportedModule]:
+        """The prefix of every attention."""
+        from peftkit.models.exported import prefix
         from peftkit.models.prefix_attention import states_of
 
-        names = [name.removesuffix(".prefix.states") for name in states_of(model)]
-        return [{"kind": "prefix", "attention": name} for name in names]
+        return [
+            ExportedModule(
+                "prefix", prefix, {"attention": name.removesuffix(".prefix.states")}, {name: states}
+            )
+            for name, states in states_of(model).items()
+        ]

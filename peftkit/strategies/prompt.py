@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt
 
 from peftkit.errors import Fault
 from peftkit.models.layouts import ARCHITECTURES
-from peftkit.strategies.base import PeftStrategy, saved_heads
+from peftkit.strategies.base import ExportedModule, PeftStrategy, saved_heads
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -38,9 +38,12 @@ class VirtualTokens(PeftStrategy):
         """The virtual tokens."""
         return self.num_virtual_tokens
 
-    def pieces(self, model: "PreTrainedModel") -> list[dict[str, Any]]:
+    def exported_modules(self, model: "nn.Module") -> list[ExportedModule]:
         """The prompt."""
-        return [{"kind": "prompt"}]
+        from peftkit.models.exported import prompt
+
+        adapted: Any = model
+        return [ExportedModule("prompt", prompt, {}, {"prompt": adapted.get_prompt(1)[0]})]
 
     def shape(self, model: "PreTrainedModel") -> dict[str, Any]:
         """What PEFT is told of the prompt and the model: it cannot read every configuration."""

@@ -28,6 +28,7 @@ from peftkit.exporting.proof import Rows, prove
 from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source, sha256_of
 from peftkit.inference.predictor import load_run
+from peftkit.models import exported as exported_code
 from peftkit.records.artifact import write_manifest
 from peftkit.records.run_dir import RunDir
 from peftkit.strategies.base import Strategy
@@ -162,16 +163,18 @@ def test_what_cannot_be_folded_says_the_same_by_its_own_code(
     assert torch.allclose(probabilities(tmp_path / "to"), predicted(run), atol=1e-5)
 
 
-def test_every_kind_that_cannot_be_folded_says_what_it_attaches() -> None:
+def test_every_kind_that_cannot_be_merged_defines_its_exported_modules() -> None:
     needs_settings = {"combination", "peft"}
-    unfoldable = {
+    not_mergeable = {
         kind
         for kind in set(Strategy.kinds()) - needs_settings
         if not Strategy.parse(kind, "s").mergeable
     }
-    assert {"adapter", "compacter", "prompt", "p_tuning", "prefix"} <= unfoldable
-    for kind in unfoldable:
-        assert type(Strategy.parse(kind, "s")).pieces is not Strategy.pieces, kind
+    assert {"adapter", "compacter", "prompt", "p_tuning", "prefix"} <= not_mergeable
+    for kind in not_mergeable:
+        assert type(Strategy.parse(kind, "s")).exported_modules is not Strategy.exported_modules, (
+            kind
+        )
 
 
 @pytest.mark.parametrize(("quantize", "near"), [("4bit", 1e-3), ("8bit", 2e-2)])
@@ -291,7 +294,7 @@ def test_the_loader_takes_every_tensor_and_lacks_none(exported: Path, tmp_path: 
     to = tmp_path / "to"
     shutil.copytree(exported, to)
     said = json.loads((to / "loading.json").read_text())
-    (to / "loading.json").write_text(json.dumps({**said, "pieces": said["pieces"][1:]}))
+    (to / "loading.json").write_text(json.dumps({**said, "modules": said["modules"][1:]}))
     with pytest.raises(ValueError, match=r"holds what nothing takes: .*adapter_feed_forward"):
         probabilities(to)
     (to / "loading.json").write_text(json.dumps(said))
@@ -302,8 +305,13 @@ def test_the_loader_takes_every_tensor_and_lacks_none(exported: Path, tmp_path: 
         probabilities(to)
 
 
-OWN = ("load.py", "attach.py", "marked.py", "generate.py")
-CODE = [*(Path(export.__file__).with_name(name) for name in OWN), Path(special_token_text.__file__)]
+OWN = ("load.py", "marked.py", "generate.py")
+ATTACHED = [p for p in Path(exported_code.__file__).parent.glob("*.py") if p.name != "__init__.py"]
+CODE = [
+    *(Path(export.__file__).with_name(name) for name in OWN),
+    *ATTACHED,
+    Path(special_token_text.__file__),
+]
 
 
 @pytest.mark.parametrize("file", CODE, ids=lambda path: path.name)
@@ -316,7 +324,7 @@ def test_the_loader_imports_neither_peftkit_nor_peft(file: Path) -> None:
         if isinstance(node, ast.ImportFrom):
             names.add((node.module or "").split(".")[0])
     others = names - set(sys.stdlib_module_names)
-    assert others & {"transformers", "tokenizers"}
+    assert others & {"torch", "transformers", "tokenizers"}
     assert others <= {"torch", "transformers", "safetensors", "huggingface_hub", "tokenizers"}
 
 
@@ -332,7 +340,7 @@ def test_bad_input_is_refused_and_leaves_nothing(run: Path, tmp_path: Path) -> N
     (tmp_path / "there").mkdir()
     refused(run, tmp_path / "there", "exists - name a new folder with --to")
     refused(tmp_path, tmp_path / "to", "is not a finished run")
-    refused(run, tmp_path / "to", "--verify: there is no file", verify=tmp_path / "none.txt")
+    refused(run, tmp_path / "to", "--verify: no file", verify=tmp_path / "none.txt")
     (tmp_path / "file").touch()
     refused(run, tmp_path / "file" / "to", "cannot be written .*--to")
     shutil.copytree(run, tmp_path / "run")

@@ -1,0 +1,1 @@
+"""Code that exported folders contain: plain torch and transformers, without peftkit."""
