@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
 
 def check_judge(task: Task) -> None:
     """Raise `RecipeError` where the judge's command is not there."""
-    how = task.generate if isinstance(task, LanguageModeling) else None
+    how = task.generation
     if how is not None and how.grader is not None and shutil.which(how.grader[0]) is None:
         what = f"no command is called {how.grader[0]!r} here - install it, or give its path"
         raise RecipeError("nothing would judge:", [Fault("task.generate.grader", what)])
@@ -64,11 +64,12 @@ def with_verdicts(
 ) -> Predictions:
     """The predictions with how many of each row's samples pass, on every rank; as they are where
     nothing judges or nothing was generated. `whose` texts they are is for the note."""
-    how = task.generate if isinstance(task, LanguageModeling) else None
-    if how is None or how.grader is None or not any(said.samples):
+    how = task.generation
+    generator = task.text_generator
+    if generator is None or how is None or how.grader is None or not any(said.samples):
         return said
     mine = [i for i, texts in enumerate(said.samples) if texts][world.rank :: world.size]
-    asked = questions(task, rows, mine)
+    asked = questions(generator, rows, mine)
     jobs = [
         (place, json.dumps({**question, "text": text}))
         for place, question in zip(mine, asked, strict=True)
@@ -84,10 +85,9 @@ def with_verdicts(
     return replace(said, passed=counts, notes=notes)
 
 
-def questions(task: Task, rows: Any, places: Sequence[int]) -> list[dict[str, Any]]:
+def questions(task: LanguageModeling, rows: Any, places: Sequence[int]) -> list[dict[str, Any]]:
     """What the command is told of each of the rows beside the text: the row's name, what the model
     was given, and what should be said."""
-    assert isinstance(task, LanguageModeling)
     columns = {name: [rows[i][name] for i in places] for name in rows.column_names}
     given = task.openings(columns)
     there = [name for name in task.inputs if name in given]

@@ -236,13 +236,12 @@ class Generated(NamedTuple):
 def generated_rows(recipe: Recipe, assembled: LoadedModel, rows: Any, world: World) -> Generated:
     """A text for each of the rows that are drawn, on every rank, and all samples where a command
     judges them; None for the other rows, and nothing where the task asks for no texts."""
-    task = recipe.task
-    if not isinstance(task, LanguageModeling) or task.generate is None or not len(rows):
+    task, how = recipe.task.text_generator, recipe.task.generation
+    if task is None or how is None or not len(rows):
         return Generated([], [])
     if world.sharding in ("fsdp", "deepspeed"):
         say(world, f"nothing is generated under {world.sharding}: predict from the artifact")
         return Generated([], [])
-    how = task.generate
     chosen = drawn(len(rows), how)
     mine = chosen[world.rank :: world.size]
     columns = {name: [rows[i][name] for i in mine] for name in rows.column_names}

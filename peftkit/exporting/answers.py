@@ -62,14 +62,14 @@ class Answers:
         rows: int = ROWS,
         most: int = MOST_TOKENS,
     ) -> None:
-        assert isinstance(recipe.task, LanguageModeling), "others' answers are labels"
-        self.task: LanguageModeling = recipe.task
+        assert recipe.task.text_generator is not None, "the task predicts no texts"
+        self.task: LanguageModeling = recipe.task.text_generator
         self.said_of: str = source_of(texts)
         columns = columns_to_compare(run, recipe, texts, rows)
         self.columns: Mapping[str, Sequence[Any]] = (
             columns if texts is not None else self.task.openings(columns)
         )
-        own = recipe.task.generate or Generation()
+        own = recipe.task.generation or Generation()
         most = min(own.max_new_tokens, most)
         greedy = {"temperature": 0.0, "num_beams": 1, "max_new_tokens": most}
         self.how: Generation = own.model_copy(update=greedy)

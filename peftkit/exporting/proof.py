@@ -27,7 +27,6 @@ from peftkit.merging.verification.verify import (
 from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import without_launcher
 from peftkit.tasks.base import Task
-from peftkit.tasks.relation_extraction.task import RelationExtraction
 
 LOAD = """
 import importlib.util, json, sys
@@ -97,9 +96,7 @@ class Rows:
 
         Raises `RunError` where the folder cannot be loaded.
         """
-        columns = self.columns
-        if isinstance(self.task, RelationExtraction):
-            columns = {**columns, "text": self.task.texts_as_read(columns)}
+        columns = {**self.columns, "text": self.task.texts_as_read(self.columns)}
         pairs = list(columns["text_pair"]) if "text_pair" in columns else None
         given = {"texts": list(columns["text"]), "pairs": pairs, "size": ROWS_A_BATCH}
         said = torch.tensor(asked(folder, base, LABELLING, given))

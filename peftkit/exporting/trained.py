@@ -21,7 +21,6 @@ from peftkit.models.layouts import ARCHITECTURES
 from peftkit.models.parameters import own_parameters
 from peftkit.storage.atomic_files import write_json
 from peftkit.strategies.base import module_tensors, unwrap_heads
-from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 
 
@@ -112,8 +111,8 @@ def reading(recipe: Recipe, base: Any, tokenizer: Any) -> dict[str, Any]:
 
 def prompt_format(recipe: Recipe, assembled: LoadedModel) -> dict[str, Any] | None:
     """How a text becomes what a language model reads, and what ends its answers; None of others."""
-    task = recipe.task
-    if not isinstance(task, LanguageModeling):
+    task = recipe.task.text_generator
+    if task is None:
         return None
     how = task.generate or Generation()
     longest = room_for_prompts(recipe, assembled, how)

@@ -13,8 +13,8 @@ from peftkit.evaluation.streaming import Live, Show
 from peftkit.inference.predictor import load_run
 from peftkit.loading.model import LoadedModel
 from peftkit.records.run_dir import RunDir
+from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
-from peftkit.tasks.language_modeling.instruction_tuning import InstructionTuning
 from peftkit.text.conversations import assistant, user
 from peftkit.text.messages import Message
 
@@ -49,16 +49,17 @@ class Chat:
 
     def __init__(self, folder: Path, system: str | None = None, **generation: Any) -> None:
         recipe = RunDir.open(folder).recipe
-        if not isinstance(recipe.task, InstructionTuning):
+        task = recipe.task.text_generator
+        if task is None or not task.is_conversation:
             raise RunError(
                 f"{folder}: cannot chat, it was trained for 'task: {recipe.task.kind}' - "
-                "use peftkit predict, or train task=instructions"
+                "use peftkit predict, or train task=instruction_tuning"
             )
         self.recipe, self.loaded, _ = load_run(folder)
-        self.task = recipe.task
+        self.task = task
         self.system = system
         changes = {key: value for key, value in generation.items() if value is not None}
-        self.generation = (recipe.task.generate or Generation()).model_copy(update=changes)
+        self.generation = (task.generation or Generation()).model_copy(update=changes)
         self.messages: list[Message] = []
         self.num_dropped = 0
         """Messages that no longer fit in the context."""
@@ -92,7 +93,7 @@ class Chat:
         return [*system, *self.messages]
 
 
-def prompt_for(task: InstructionTuning, loaded: LoadedModel, messages: list[Message]) -> list[int]:
+def prompt_for(task: LanguageModeling, loaded: LoadedModel, messages: list[Message]) -> list[int]:
     """The token ids of a conversation up to the next answer."""
     return task.prompts({"messages": [messages]}, loaded.tokenizer, NO_LIMIT)[0]
 

@@ -28,7 +28,6 @@ from peftkit.records.record import RunRecord, run_folder
 from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import resolve_precision, threads_of_rank
 from peftkit.tasks.base import EvalSplit
-from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from peftkit.training.packing import with_engine
 
@@ -74,10 +73,10 @@ def predict_columns(
     show: Show | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The predictions for one chunk of rows."""
-    task = recipe.task
-    if isinstance(task, LanguageModeling):
-        how = task.generate or Generation()
-        for text in answers_to(recipe, loaded, columns, task, how, show):
+    task, generator = recipe.task, recipe.task.text_generator
+    if generator is not None:
+        how = task.generation or Generation()
+        for text in answers_to(recipe, loaded, columns, generator, how, show):
             yield {"generated": text.strip()}
         return
     encoded = task.encode(columns, loaded.tokenizer, names, recipe.data.max_length)

@@ -93,14 +93,13 @@ def load_meta_model(recipe: Recipe) -> "tuple[nn.Module, ParameterCount, Splits 
     """The adapted model on the meta device, its counts, and the data where they are at hand."""
     from peftkit.loading.model import meta_model
     from peftkit.preprocessing.tokenization import checked
-    from peftkit.tasks.language_modeling.base import LanguageModeling
 
     splits = data_at_hand(recipe)
     task = recipe.task
     names = list(task.assumed_names if splits is None else task.label_names(splits))
     drawn = meta_model(recipe, config_folder(recipe.model), names)
     tokenizer = tokenizer_at_hand(recipe)
-    if splits is not None and tokenizer is not None and isinstance(task, LanguageModeling):
+    if splits is not None and tokenizer is not None:
         checked(recipe, splits, tokenizer)
     return *drawn, splits
 

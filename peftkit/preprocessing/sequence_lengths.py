@@ -5,7 +5,6 @@ from typing import Any
 from peftkit.config.recipe import Recipe
 from peftkit.errors import Fault
 from peftkit.models.architectures import first_position
-from peftkit.tasks.language_modeling.base import LanguageModeling
 
 
 def too_long(recipe: Recipe, config: Any) -> list[Fault]:
@@ -31,11 +30,11 @@ def texts_too_long(recipe: Recipe, config: Any) -> list[Fault]:
 def answers_too_long(recipe: Recipe, config: Any) -> list[Fault]:
     """Targets and generated texts, with the question where one sequence holds both."""
     task = recipe.task
-    if not isinstance(task, LanguageModeling):
+    if task.text_generator is None:
         return []
     asked = {
         "task.target_length": getattr(task, "target_length", None),
-        "task.generate.max_new_tokens": task.generate.max_new_tokens if task.generate else None,
+        "task.generate.max_new_tokens": task.generation.max_new_tokens if task.generation else None,
     }
     if config.is_encoder_decoder:
         room, says = positions_of(config, "decoder"), "the model's decoder says at most {} tokens"

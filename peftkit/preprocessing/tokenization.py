@@ -14,7 +14,6 @@ from peftkit.hub.source import Source, cache_folder
 from peftkit.preprocessing.label_checks import look_alikes
 from peftkit.preprocessing.tokenizers import refuse_ids
 from peftkit.tasks.base import IGNORE_INDEX
-from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.text.special_tokens import encode_text, note_on_texts
 
 VERSION = 4
@@ -109,9 +108,7 @@ def checked(recipe: Recipe, splits: Splits, tokenizer: Any) -> Splits:
 
     Raises `DataError` where they do not.
     """
-    task = recipe.task
-    notes = task.check_rows(splits, tokenizer) if isinstance(task, LanguageModeling) else ()
-    return replace(splits, notes=(*splits.notes, *notes))
+    return replace(splits, notes=(*splits.notes, *recipe.task.check_rows(splits, tokenizer)))
 
 
 def noted(

@@ -159,6 +159,8 @@ class Task(Component):
     """Whether rows have one label's name, `label` and `predicted`: the report then scores them."""
     loss_unit: ClassVar[str] = "cross-entropy (nats)"
     """What the loss is, for pictures of it."""
+    is_conversation: ClassVar[bool] = False
+    """Whether the rows are conversations, which `peftkit chat` continues."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """The scores that the setting `metric` may name, where the task has that setting."""
     scores_functions: ClassVar[bool] = False
@@ -233,6 +235,34 @@ class Task(Component):
     def told(self, splits: "Splits", examples: Mapping[str, Any]) -> tuple[str, ...]:
         """What a reader of the scores must know of how the splits' rows became examples."""
         return ()
+
+    def check_rows(self, splits: "Splits", tokenizer: Any) -> tuple[str, ...]:
+        """Notes on how the rows suit the tokenizer.
+
+        Raises `DataError` where they do not, with all faults at once.
+        """
+        return ()
+
+    @property
+    def text_generator(self) -> Any:
+        """The task itself where its predictions are generated texts (`LanguageModeling`); else
+        None."""
+        return None
+
+    @property
+    def generation(self) -> Any:
+        """How texts are generated at the end of a run (`Generation`); None where none are."""
+        return None
+
+    @property
+    def embedding_baseline(self) -> Any:
+        """The task itself where a baseline uses the base model's embeddings (`EmbeddingBaseline`);
+        else None."""
+        return None
+
+    def texts_as_read(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
+        """The texts of the rows with all that the task adds to them, such as markers."""
+        return list(rows["text"])
 
     def used_roles(self, there: Collection[str]) -> Collection[str]:
         """Of the roles that the data have, those that something is made of."""

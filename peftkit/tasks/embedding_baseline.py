@@ -43,6 +43,11 @@ class EmbeddingBaseline(Task):
         """Whether the base without training answers the test rows too."""
         return self.untrained_baseline is not False
 
+    @property
+    def embedding_baseline(self) -> "EmbeddingBaseline":
+        """This task."""
+        return self
+
     def asked_in_words(self) -> ZeroShotSettings | None:
         """How a causal language model is asked for a row's label; None where it is not."""
         return None

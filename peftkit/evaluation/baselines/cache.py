@@ -24,8 +24,6 @@ from peftkit.runtime.distributed import World, execution_environment, on_main, s
 from peftkit.runtime.peak_memory import reset_peak_bytes
 from peftkit.storage.atomic_files import write_json
 from peftkit.tasks.base import EvalSplit, Predictions
-from peftkit.tasks.embedding_baseline import EmbeddingBaseline
-from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.zero_shot import Prompts, ZeroShotSettings
 
 UNTRAINED = "untrained"
@@ -93,8 +91,8 @@ def predictions_of(said: Mapping[str, Any], given: EvalSplit) -> Predictions:
 
 def asked(recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, world: World) -> Said:
     """What the bare base says, in all ways that suit the task and the model."""
-    task: Any = recipe.task
-    if isinstance(task, EmbeddingBaseline):
+    task = recipe.task.embedding_baseline
+    if task is not None:
         config = AutoConfig.from_pretrained(model.location)
         if not config.is_encoder_decoder:  # whose states are of two kinds
             found = by_embeddings(recipe, task, model, tokenizer, given, world)
@@ -120,7 +118,7 @@ def answered(recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, wo
     task = recipe.task
     base = load_model(recipe, model, tokenizer, given.names, world.precision, bare=True)
     found = predict(placed(base, recipe), task, given.examples, world)
-    if isinstance(task, LanguageModeling) and task.generate and task.generate.untrained_baseline:
+    if task.generation is not None and task.generation.untrained_baseline:
         found = replace(found, **generated_rows(recipe, base, given.rows, world)._asdict())
     yield UNTRAINED, plain(found)
     if (behind := by_shots(recipe, base, given, world)) is not None:

@@ -90,19 +90,15 @@ def by_shots(
     recipe: Recipe, base: LoadedModel, given: EvalSplit, world: World
 ) -> tuple[str, Predictions] | None:
     """What the base says behind answered rows, and by what name; none where none are asked for."""
-    task = recipe.task
-    if (
-        not isinstance(task, LanguageModeling)
-        or not task.generate
-        or not task.generate.few_shot_examples
-    ):
+    task, how = recipe.task.text_generator, recipe.task.generation
+    if task is None or how is None or not how.few_shot_examples:
         return None
-    shown = shown_task(task, task.generate, given, base.tokenizer, recipe.data.max_length)
+    shown = shown_task(task, how, given, base.tokenizer, recipe.data.max_length)
     count = len(shown.shots)
     data = recipe.data.model_copy(update={"max_length": (count + 1) * shown.length})
     asking = recipe.model_copy(update={"task": shown, "data": data})
     # as many tokens as the model reads, an answer's included
-    room = room_for_prompts(asking, base, task.generate) + task.generate.max_new_tokens
+    room = room_for_prompts(asking, base, how) + how.max_new_tokens
     examples, counts = shown.examples(given, base.tokenizer, room)
     said = predict(base, shown, Dataset.from_dict(examples), world).outputs
     made = generated_rows(asking, base, given.rows, world)

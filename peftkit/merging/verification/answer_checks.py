@@ -7,7 +7,6 @@ from peftkit.merging.verification.answers import AnswerCheck, Columns, LabelAnsw
 from peftkit.merging.verification.tag_answers import TagAnswers
 from peftkit.merging.verification.text_answers import TextAnswers
 from peftkit.records.run_dir import RunDir
-from peftkit.tasks.language_modeling.base import LanguageModeling
 
 ROWS = 8
 """Held-out rows that are answered."""
@@ -23,8 +22,8 @@ def answer_check_for(run: RunDir, base: Path, columns: Columns) -> AnswerCheck |
     task = recipe.task
     some = {name: list(column[:ROWS]) for name, column in columns.items()}
     side = RunSide(recipe, load_tokenizer(str(base), task), some, said["names"])
-    if isinstance(task, LanguageModeling):
-        return TextAnswers(side, task)
+    if task.text_generator is not None:
+        return TextAnswers(side, task.text_generator)
     if task.peft_type == "TOKEN_CLS":
         return TagAnswers(side)
     return LabelAnswers(side) if task.peft_type == "SEQ_CLS" else None

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from peftkit.data.splits import Splits
     from peftkit.metrics.counts import Totals
     from peftkit.metrics.registry import Score
 
@@ -59,15 +58,18 @@ class LanguageModeling(Task):
         """The base answers as the trained model does."""
         return True
 
+    @property
+    def text_generator(self) -> "LanguageModeling":
+        """This task."""
+        return self
+
+    @property
+    def generation(self) -> Generation | None:
+        """The settings in `generate`."""
+        return self.generate
+
     def judged_by(self, references: Sequence[str] = ()) -> tuple[Counted, ...]:
         """The kinds of scores that generated texts get beside such references."""
-        return ()
-
-    def check_rows(self, splits: "Splits", tokenizer: Any) -> tuple[str, ...]:
-        """What a reader of the scores must know of how the rows suit the tokenizer.
-
-        Raises `DataError` where they do not, with all faults at once.
-        """
         return ()
 
     def prompts(

@@ -61,6 +61,7 @@ class InstructionTuning(LanguageModeling):
     of any script, each character alone where no space divides words. null: english, but unicode
     for references of other letters than a to z."""
 
+    is_conversation: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = (
         "bits_per_byte", "exact_match", "rougeL", "perplexity", "loss",
     )  # fmt: skip
