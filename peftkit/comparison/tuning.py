@@ -32,9 +32,9 @@ not known beforehand, and their trials are never pruned."""
 class TrialPipeline(RunPipeline):
     """A run that is scored on the validation split alone and saves no artifact."""
 
-    def _conclude(self, inputs: RunInputs, result: TrainingResult) -> RunRecord:
+    def _evaluate_and_record(self, inputs: RunInputs, result: TrainingResult) -> RunRecord:
         return RunRecord(
-            **self._known(inputs),
+            **self._common_fields(inputs),
             status="finished",
             validation=result.best,
             steps=result.steps,
@@ -132,7 +132,7 @@ class LearningRateSearch:
             world = World.enter(recipe.training)
             run = TrialPipeline(recipe, model, data, folder, world)
             run.should_prune = should_prune
-            record = run.make()
+            record = run.run()
         except (RunStopped, DiskError):
             raise
         except RunError as error:

@@ -1,4 +1,4 @@
-"""Dropout: the recipe's rate, or that of the architecture, in a model's configuration."""
+"""Dropout: the recipe's rate, or the architecture's own, in a model's configuration."""
 
 from transformers import PretrainedConfig
 
@@ -7,9 +7,11 @@ from peftkit.errors import Fault, RecipeError
 
 
 def set_dropout(config: PretrainedConfig, recipe: Recipe) -> None:
-    """Set every dropout of the model to the recipe's rate; auto leaves a trained base its own.
+    """Set every dropout rate of `config` to the recipe's; auto keeps those of a base that is
+    trained, and sets 0 for a frozen one.
 
-    Whole layers are left out (LayerDrop, which M2M-100 has) only where other dropout is, too.
+    LayerDrop (of M2M-100) is disabled if the rate is 0. Raises `RecipeError` if the architecture
+    has no dropout.
     """
     rate = recipe.training.dropout
     if rate == "auto":

@@ -1,4 +1,4 @@
-"""Heads: what becomes of one that the base has already, where a task puts its own on the model."""
+"""Heads: whether the base already has one, and if it is reused, reordered or replaced."""
 
 import copy
 import re
@@ -16,35 +16,35 @@ from peftkit.models.architectures import head_names
 from peftkit.records.record import RunRecord
 from peftkit.tasks.base import Task
 
-SHOWN_LABELS = 5
+MAX_SHOWN_LABELS = 5
 NEW = "the head is new"
-"""How the note on a head begins that takes the place of the base's own."""
+"""Start of the note on a head that replaces the base's own."""
 
 
 @dataclass(frozen=True)
 class PretrainedHead:
-    """The output layer in a base's files, which says something of each label."""
+    """The output layer in the base's files."""
 
     tensors: tuple[str, ...]
-    """The names of its tensors; a label has a row in each."""
+    """The names of its tensors; each has a row per label."""
     order: tuple[int, ...] | None
-    """The rows in the order of the run's labels; None: they are of others, and a new layer takes
-    the place of this one."""
+    """Its rows in the order of the run's labels; None: its labels differ, and a new layer replaces
+    it."""
     note: str
-    """What a reader of the scores must know of it."""
+    """For the record."""
 
-    def refuse_others(self, model: str, mismatched: Iterable[Any]) -> None:
-        """Raise `RecipeError` where tensors that are not this layer's have another shape in the
-        files than the configuration asks for."""
+    def check_mismatches(self, model: str, mismatched: Iterable[Any]) -> None:
+        """Raise `RecipeError` if tensors other than this layer's have a shape in the files that
+        differs from the configuration."""
         others = sorted(key[0] for key in mismatched if key[0] not in self.tensors)
         if others:
             what = f"the files of {model!r} do not fit its config.json ({', '.join(others[:3])})"
-            fault = Fault("model", f"{what} - fetch it again, or name a whole one")
+            fault = Fault("model", f"{what} - download it again, or use another model")
             raise RecipeError("the model cannot be loaded:", [fault])
 
-    def settle(self, model: PreTrainedModel, seed: int) -> None:
-        """Put the rows of the loaded layer in the order of the run's labels, or draw the layer as
-        transformers draws one that a base's files do not have."""
+    def apply(self, model: PreTrainedModel, seed: int) -> None:
+        """Reorder the rows of the loaded layer to the run's labels, or initialize it as
+        transformers initializes missing weights."""
         if self.order is None:
             torch.manual_seed(seed)
             reinitialize(model, self.tensors)
@@ -57,8 +57,11 @@ class PretrainedHead:
 def find_pretrained_head(
     task: Task, config: PretrainedConfig, folder: str, names: Sequence[str]
 ) -> PretrainedHead | None:
-    """The head that the base in `folder` has where the model of this `config` has its own; None
-    where there is none. `names` are the run's labels; none: the outputs mean the same always."""
+    """The head of the base in `folder`, if the class for this task and `config` has its own; else
+    None.
+
+    `names` are the run's labels; empty if the outputs have a fixed meaning.
+    """
     if not task.trains_head:
         return None
     shapes, auto_class = tensor_shapes(Path(folder)), task.auto_class(config)
@@ -67,30 +70,30 @@ def find_pretrained_head(
     tensors = tuple(name for name in output_tensors(auto_class, config) if name in shapes)
     if not tensors:
         return None
-    own = type_name(auto_class, config)
-    was = AutoConfig.from_pretrained(folder)
-    known = [str(was.id2label[index]) for index in sorted(was.id2label)]
-    alike = own in (was.architectures or ()) and shapes[tensors[0]][0] == len(known)
+    own = model_class_name(auto_class, config)
+    pretrained = AutoConfig.from_pretrained(folder)
+    known = [str(pretrained.id2label[index]) for index in sorted(pretrained.id2label)]
+    alike = own in (pretrained.architectures or ()) and shapes[tensors[0]][0] == len(known)
     if not names:
         if alike and len(known) == config.num_labels:
             order = tuple(range(len(known)))
-            return PretrainedHead(tensors, order, "the base's own head is trained on")
+            return PretrainedHead(tensors, order, "the base's head is trained further")
     elif alike and sorted(known) == sorted(names):
         order = tuple(map(known.index, names))
-        how = "trained on" if known == [*names] else "put into the order of the run's labels"
-        return PretrainedHead(tensors, order, f"the base's own head has these labels: it is {how}")
-    return PretrainedHead(tensors, None, f"{NEW}: the base's {said_of(known, alike)}")
+        action = "trained further" if known == [*names] else "reordered to the run's labels"
+        return PretrainedHead(tensors, order, f"the base's head has these labels and is {action}")
+    return PretrainedHead(tensors, None, f"{NEW}: the base's {describe_labels(known, alike)}")
 
 
 def has_new_head(record: RunRecord) -> bool:
-    """Whether a run put a new head in the place of the base's own, whose size may be another."""
+    """Whether a run replaced the base's head, whose size may differ."""
     return any(note.startswith(NEW) for note in record.notes)
 
 
 def reinitialize(model: Any, tensors: Sequence[str]) -> None:
-    """Initialize the tensors of these names as the model's own code does when they are missing.
+    """Initialize the named tensors as transformers does if they are missing.
 
-    transformers 5.23 asks the flag; only what lacks it is drawn, whichever module's code draws it.
+    transformers 5.23 checks a flag: only tensors without it are initialized, by whichever module.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         tensor._is_hf_initialized = True
@@ -102,23 +105,23 @@ def reinitialize(model: Any, tensors: Sequence[str]) -> None:
     model.initialize_weights()
 
 
-def said_of(known: Sequence[str], alike: bool) -> str:
-    """What a base's head is for, for a message."""
+def describe_labels(known: Sequence[str], alike: bool) -> str:
+    """The labels of a base's head, for a message."""
     if not alike:
-        return "is another task's"
+        return "is for another task"
     if all(re.fullmatch(r"LABEL_\d+", name) for name in known):
         return f"does not name its {len(known)} labels"
-    more = ", ..." if len(known) > SHOWN_LABELS else ""
-    return f"has other labels ({', '.join(known[:SHOWN_LABELS])}{more})"
+    more = ", ..." if len(known) > MAX_SHOWN_LABELS else ""
+    return f"has other labels ({', '.join(known[:MAX_SHOWN_LABELS])}{more})"
 
 
-def type_name(auto_class: Any, config: PretrainedConfig) -> str:
-    """The name of the class that opens a model of this `config`."""
+def model_class_name(auto_class: Any, config: PretrainedConfig) -> str:
+    """The name of the model class for this `config`."""
     return str(auto_class._model_mapping[type(config)].__name__)
 
 
 def head_tensors(auto_class: Any, config: PretrainedConfig) -> list[str]:
-    """The names of the tensors above the base model."""
+    """The names of the parameters above the base model."""
     with torch.device("meta"):
         model = auto_class.from_config(config)
     heads = tuple(f"{name}." for name in head_names(model))
@@ -126,7 +129,8 @@ def head_tensors(auto_class: Any, config: PretrainedConfig) -> list[str]:
 
 
 def output_tensors(auto_class: Any, config: PretrainedConfig) -> list[str]:
-    """The names of the tensors whose rows are the labels': whose shapes depend on how many."""
+    """The names of the parameters with a row per label: those whose shape depends on
+    `num_labels`."""
     sizes, count = [], len(config.id2label or ())
     for number in (count, count + 1):
         other = copy.deepcopy(config)

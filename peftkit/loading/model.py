@@ -1,4 +1,4 @@
-"""Assembly: a base model loaded, quantized, given a head and a strategy, and counted."""
+"""Load the model of a run: the base, quantized, with a head and a strategy."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -45,13 +45,14 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to train or predict, and how to feed it."""
+    """A model ready to train or predict, with its tokenizer and batcher."""
 
     module: nn.Module
     tokenizer: Any
     batcher: Batcher
     parameters: ParameterCount
     notes: tuple[str, ...]
+    """For the record: how batches, head and tokenizer differ from the default."""
 
 
 def load_model(
@@ -63,17 +64,18 @@ def load_model(
     artifact: Path | None = None,
     bare: bool = False,
 ) -> LoadedModel:
-    """The recipe's model with its strategy attached, or with the trained `artifact` in place; the
-    `bare` one as the base is.
+    """The recipe's model with its strategy attached, or with the trained `artifact` loaded; with
+    `bare` the base alone.
 
-    `names` are the labels'. Raises `RecipeError` where model and recipe do not fit.
+    `names` are the label names, `precision` is 'bf16' or 'fp32'. Raises `RecipeError` if model and
+    recipe are incompatible.
     """
     with quiet_transformers():
         config = load_config(recipe, source.location, names)
         packed = is_packed(recipe, config)
-        if config.pad_token_id is None:  # RoBERTa counts positions from its own
+        if config.pad_token_id is None:  # RoBERTa's positions start at it
             config.pad_token_id = tokenizer.pad_token_id
-        # not transformers' `set_seed`, whose module imports peft: planning does without
+        # not transformers' `set_seed`, whose module imports peft, which planning does not need
         torch.manual_seed(recipe.training.seed)
         head = find_pretrained_head(recipe.task, config, source.location, names)
         base = load_base(recipe, source.location, config, DTYPES[precision], packed, head)
@@ -86,55 +88,64 @@ def load_model(
             module = recipe.strategy.adapt(base, recipe.task)
         else:
             module = recipe.strategy.load(base, artifact, recipe.task)
-    if recipe.training.gradient_checkpointing:  # behind the strategy: peft 0.21 would else ask for
-        # gradients of the embeddings' output, which only re-entrant checkpoints need
+    if recipe.training.gradient_checkpointing:  # after the strategy: peft 0.21 would otherwise
+        # require gradients of the embeddings, which only re-entrant checkpoints need
         base.activation_checkpointing_enable(
             activation_checkpointing_kwargs={"use_reentrant": False}
         )
-    ahead = 0 if bare else recipe.strategy.ahead
-    batcher = make_batcher(recipe.task, module, base, tokenizer, packed, ahead)
+    num_virtual_tokens = 0 if bare else recipe.strategy.ahead
+    batcher = make_batcher(recipe.task, module, base, tokenizer, packed, num_virtual_tokens)
     parameters = count_parameters(module, before)
-    notes = (*notes_of(recipe, config, packed), *([head.note] if head else []), *tokenizer.notes)
+    notes = (*model_notes(recipe, config, packed), *([head.note] if head else []), *tokenizer.notes)
     return LoadedModel(module, tokenizer, batcher, parameters, notes)
 
 
 def make_batcher(
-    task: Task, module: nn.Module, base: PreTrainedModel, tokenizer: Any, packed: bool, ahead: int
+    task: Task,
+    module: nn.Module,
+    base: PreTrainedModel,
+    tokenizer: Any,
+    packed: bool,
+    num_virtual_tokens: int,
 ) -> Batcher:
-    """What makes batches for `module`, which is made to read them as the task wants it."""
-    reads = attach_token_selection(module, base, packed, ahead, task.reading, task.reads_marked)
+    """The batcher for `module`, whose head is set up to read the tokens that the task needs."""
+    reads = attach_token_selection(
+        module, base, packed, num_virtual_tokens, task.reading, task.reads_marked
+    )
     position, start = first_position(base.config), decoder_start(base.config, task)
     return Batcher(packed, tokenizer.pad_token_id, position, reads, task.reading, start)
 
 
-def notes_of(recipe: Recipe, config: PretrainedConfig, packed: bool) -> tuple[str, ...]:
-    """What a reader of the scores must know of how the model was fed and regularized."""
+def model_notes(recipe: Recipe, config: PretrainedConfig, packed: bool) -> tuple[str, ...]:
+    """Notes for the record on packing, dropout, input length and precision."""
     notes = []
     if recipe.training.packing == "off":
         notes.append("padded: training.packing=off")
     elif not recipe.strategy.packs:
-        notes.append(f"padded: 'strategy: {recipe.strategy.kind}' needs a row for each sequence")
+        notes.append(f"padded: 'strategy: {recipe.strategy.kind}' needs one row per sequence")
     elif not packed:
-        notes.append(f"padded: packing is not proven for {config.model_type}")
+        notes.append(f"padded: packing is not tested for {config.model_type}")
     if recipe.training.dropout == "auto" and not recipe.strategy.trains_base:
-        notes.append("the base's dropout is 0, for it is frozen (training.dropout=auto)")
+        notes.append("dropout is 0 because the base is frozen (training.dropout=auto)")
     how = getattr(recipe.task, "generate", None)
     if how is not None and not config.is_encoder_decoder:
         room = room_for_questions(recipe, config, how.max_new_tokens)
         if room is not None and room < recipe.data.max_length:
-            notes.append(f"of questions that are answered at most {room} tokens are read")
+            notes.append(
+                f"prompts are truncated to {room} tokens to leave room for the generated ones"
+            )
     if recipe.quantize.bits == 8:
-        notes.append("what enters an 8-bit layer is cast to float16 (bitsandbytes)")
+        notes.append("inputs of 8-bit layers are cast to float16 (bitsandbytes)")
     return tuple(notes)
 
 
 def meta_model(
     recipe: Recipe, folder: str, names: Sequence[str]
 ) -> tuple[nn.Module, ParameterCount]:
-    """The adapted model and its counts on the meta device: nothing is loaded."""
+    """The adapted model and its parameter counts on the meta device; no weights are loaded."""
     with quiet_transformers(), torch.device("meta"):
         config = load_config(recipe, folder, names)
-        # as if the table had no rows to spare: the tokenizer is not at hand
+        # an upper bound: without the tokenizer, spare rows of the embeddings are unknown
         config.vocab_size += len(recipe.task.markers())
         base = recipe.task.auto_class(config).from_config(config)
         before = count_base_parameters(base)
@@ -143,7 +154,10 @@ def meta_model(
 
 
 def load_config(recipe: Recipe, folder: str, names: Sequence[str]) -> PretrainedConfig:
-    """The model's configuration with the labels' names and the recipe's dropout."""
+    """The model's configuration with the label names and the recipe's dropout.
+
+    Raises `RecipeError` with everything in which recipe and model are incompatible.
+    """
     config = AutoConfig.from_pretrained(folder, **recipe.task.configuration(names))
     faults = []
     auto_class = recipe.task.auto_class(config)
@@ -161,7 +175,7 @@ def load_config(recipe: Recipe, folder: str, names: Sequence[str]) -> Pretrained
     set_dropout(config, recipe)
     rows = embedding_rows(config)
     if config.pad_token_id is not None and rows is not None and config.pad_token_id >= rows:
-        config.pad_token_id = None  # the tokenizer's, which has a row, is taken instead
+        config.pad_token_id = None  # replaced by the tokenizer's, which has an embedding
     config.use_cache = False
     return cast(PretrainedConfig, config)
 
@@ -174,22 +188,22 @@ def is_packed(recipe: Recipe, config: PretrainedConfig) -> bool:
 
 
 def load_tokenizer(folder: str, task: Task | None = None) -> Any:
-    """The model's tokenizer, with a padding token and what the task adds to the vocabulary.
+    """The model's tokenizer with a padding token, and the markers that the task adds.
 
-    Raises `DataError` where the folder lacks its files, `RecipeError` where texts of the task can
-    become tokens that the model has no embedding for.
+    Raises `DataError` if its files are missing from `folder`, `RecipeError` if texts of the task
+    can become tokens without an embedding.
     """
-    known = (Path(folder) / "config.json").is_file()
+    has_config = (Path(folder) / "config.json").is_file()
     with quiet_transformers():
-        config = AutoConfig.from_pretrained(folder) if known else PretrainedConfig()
+        config = AutoConfig.from_pretrained(folder) if has_config else PretrainedConfig()
         tokenizer = opened(Path(folder), config)
     rows = embedding_rows(config)
     note = settle_padding(tokenizer, rows)
     tokenizer.notes = (note,) if note else ()
     add_markers(tokenizer, task.markers() if task is not None else ())
-    # a task encodes a target apart from its source only where the model has an encoder
+    # a task encodes target and source separately only if the model has an encoder
     tokenizer.feeds_encoder = task is not None and config.is_encoder_decoder
-    # the embeddings grow where there are markers
+    # the embeddings are resized for markers
     tokenizer.rows = None if task is not None and task.markers() else rows
     if task is not None:
         refuse_beyond(tokenizer, task)
@@ -197,7 +211,8 @@ def load_tokenizer(folder: str, task: Task | None = None) -> Any:
 
 
 def decoder_start(config: PretrainedConfig, task: Task) -> int | None:
-    """The token that a decoder's sequences begin with, where the task reads a decoder."""
+    """The start token of a decoder's sequences, if the task reads the decoder's outputs; else
+    None."""
     if task.reading != "labels" or not config.is_encoder_decoder:
         return None
     start = getattr(config, "decoder_start_token_id", None)
@@ -212,13 +227,13 @@ def load_base(
     packed: bool,
     head: PretrainedHead | None,
 ) -> PreTrainedModel:
-    """The base model with a fresh head, or its own `head`, in `dtype` or quantized.
+    """The base model with a new head, or its own `head`, in `dtype` or quantized.
 
-    Raises `RecipeError` where its files do not fit its configuration.
+    Raises `RecipeError` if the files do not match the configuration.
     """
     packed_attention.register()
     whole = layers_outside_blocks(recipe, config) if recipe.quantize.bits else []
-    model, said = recipe.task.auto_class(config).from_pretrained(
+    model, info = recipe.task.auto_class(config).from_pretrained(
         folder,
         output_loading_info=True,
         config=config,
@@ -231,23 +246,23 @@ def load_base(
     )
     guard(model)
     if head is not None:
-        head.refuse_others(recipe.model, said["mismatched_keys"])
-        head.settle(model, recipe.training.seed)
+        head.check_mismatches(recipe.model, info["mismatched_keys"])
+        head.apply(model, recipe.training.seed)
     if recipe.task.reading == "labels" and recipe.model not in TINY:  # whose weights are random
-        refuse_random_output(recipe.model, said["missing_keys"])
+        refuse_random_output(recipe.model, info["missing_keys"])
     return model.eval()  # type: ignore[no-any-return]
 
 
 def layers_outside_blocks(recipe: Recipe, config: PretrainedConfig) -> list[str]:
-    """The full names of the linear layers that stay whole (head, pooler, ...): transformers 5.23
-    takes a part of a name only where names begin or end with it."""
+    """The full names of the linear layers that are not quantized (head, pooler, ...): transformers
+    5.23 matches a part of a name only at its start or end."""
     with torch.device("meta"):
         model = recipe.task.auto_class(config).from_config(config)
     return sorted(set(linear_modules(model)) - set(linear_layers(model)))
 
 
 def keep_head_in_fp32(model: PreTrainedModel, task: Task) -> None:
-    """New heads and all losses are computed in fp32, whatever the base rests in."""
+    """Compute new heads, and so all losses, in fp32, whatever the dtype of the base."""
     for name in head_names(model) if task.trains_head else []:
         head = model.get_submodule(name)
         head.float()
@@ -255,12 +270,12 @@ def keep_head_in_fp32(model: PreTrainedModel, task: Task) -> None:
 
 
 def cast_to_fp32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What enters an fp32 head, as fp32."""
+    """The inputs of an fp32 head, in fp32."""
     return tuple(x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
 
 
 def count_base_parameters(model: PreTrainedModel) -> dict[str, int]:
-    """Weights before the strategy: the base's and the head's, shared ones once."""
+    """Weights of base and head before the strategy is attached; shared ones count once."""
     heads = tuple(f"{name}." for name in head_names(model))
     sizes = {"base": 0, "head": 0}
     for name, parameter in model.named_parameters():
@@ -269,9 +284,9 @@ def count_base_parameters(model: PreTrainedModel) -> dict[str, int]:
 
 
 def count_parameters(module: nn.Module, before: dict[str, int]) -> ParameterCount:
-    """Weights by part: a 4-bit weight is one weight, shared ones and a trained head count once."""
+    """Weights by part: a 4-bit weight counts as one, shared ones and a trained head once."""
     sizes = {name: size_of(parameter) for name, parameter in module.named_parameters()}
-    # PEFT trains a copy of the head and keeps the first one beside it
+    # PEFT trains a copy of the head and keeps the original
     total = sum(size for name, size in sizes.items() if ".modules_to_save." not in name)
     return ParameterCount(
         trainable=sum(sizes[name] for name in trainable(module)),
@@ -283,7 +298,7 @@ def count_parameters(module: nn.Module, before: dict[str, int]) -> ParameterCoun
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No load reports or bars: that a head is new is no news here, and the run has its own bar."""
+    """Silence load reports and progress bars of transformers."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()

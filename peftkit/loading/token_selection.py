@@ -1,4 +1,4 @@
-"""The reader: hooks by which the batch, not the model's code, says which tokens the head reads."""
+"""Token selection: the batch, not the model's code, selects the tokens that the head reads."""
 
 import logging
 from typing import Any
@@ -16,48 +16,50 @@ def attach_token_selection(
     module: nn.Module,
     base: PreTrainedModel,
     packed: bool,
-    ahead: int = 0,
+    num_virtual_tokens: int = 0,
     reading: Reading = "example",
     marked: bool = False,
 ) -> str | None:
-    """Make `read_positions`, a keyword of the batch, say which tokens the head reads, or of which
-    tokens its output is read.
+    """Make `read_positions`, a keyword of the batch, select the tokens that the head reads, or of
+    which its output is read.
 
-    `marked` examples say themselves which tokens are read where the first would be.
-    `ahead` virtual tokens before each row are never read, nor counted in positions. Returns what
-    is read ('first' or 'last'), or None where the model's own code finds it: a padded encoder reads
-    position 0 of each row, an encoder-decoder the row's last end-of-sequence token.
+    With `marked`, each example selects its own tokens instead of the first. `num_virtual_tokens`
+    before each row are never read, nor counted in positions. Returns what is read ('first' or
+    'last'), or None if the model's own code selects: a padded encoder reads position 0 of each row,
+    an encoder-decoder the row's last end-of-sequence token.
     """
     positions: list[Tensor] = []
-    hand_on(module, ahead)
+    pass_on_inputs(module, num_virtual_tokens)
     if reading != "example":
-        module.register_forward_pre_hook(taking(positions), with_kwargs=True)
+        module.register_forward_pre_hook(take_positions(positions), with_kwargs=True)
         in_decoder = base.config.is_encoder_decoder
         (read_tokens if reading == "tokens" else read_labels)(
-            module, base, positions, 0 if in_decoder else ahead
+            module, base, positions, 0 if in_decoder else num_virtual_tokens
         )
         return None
     architecture = ARCHITECTURES.get(base.config.model_type)
     positioned = packed or (marked and architecture is not None and architecture.reads == "first")
     if architecture is None or (architecture.reads != "last" and not positioned):
-        if ahead and architecture is not None and architecture.reads == "first":
+        if num_virtual_tokens and architecture is not None and architecture.reads == "first":
             body = base_of(base).get_submodule(architecture.encoder)
             body.register_forward_hook(
-                lambda _, __, output: with_states(output, output[0][:, ahead:])
+                lambda _, __, output: with_states(output, output[0][:, num_virtual_tokens:])
             )
         return None
-    module.register_forward_pre_hook(taking(positions), with_kwargs=True)
+    module.register_forward_pre_hook(take_positions(positions), with_kwargs=True)
     if architecture.reads == "first":
         body = base_of(base).get_submodule(architecture.encoder)
-        body.register_forward_hook(lambda _, __, output: only_read(output, positions[0], ahead))
+        body.register_forward_hook(
+            lambda _, __, output: only_read(output, positions[0], num_virtual_tokens)
+        )
     else:
-        read_last(module, base, positions, ahead)
+        read_last(module, base, positions, num_virtual_tokens)
     return architecture.reads
 
 
-def hand_on(module: nn.Module, ahead: int) -> None:
-    """Have the base get what PEFT 0.21.2's model for question answering takes and drops: which of
-    two texts tokens are of, and their positions; those of virtual tokens are of the first text."""
+def pass_on_inputs(module: nn.Module, num_virtual_tokens: int) -> None:
+    """Pass `token_type_ids` and `position_ids` to the base, which PEFT 0.21.2's model for question
+    answering drops; virtual tokens have type 0."""
     if type(module).__name__ != "PeftModelForQuestionAnswering":
         return
     kept: dict[str, Tensor] = {}
@@ -69,19 +71,19 @@ def hand_on(module: nn.Module, ahead: int) -> None:
                 kept[name] = keywords[name]
 
     def restore(_: nn.Module, arguments: Any, keywords: dict[str, Any]) -> Any:
-        if "token_type_ids" in kept and ahead:
-            kept["token_type_ids"] = functional.pad(kept["token_type_ids"], (ahead, 0))
+        if "token_type_ids" in kept and num_virtual_tokens:
+            kept["token_type_ids"] = functional.pad(kept["token_type_ids"], (num_virtual_tokens, 0))
         whole = {**keywords, **kept}
         kept.clear()
         return arguments, whole
 
     module.register_forward_pre_hook(keep, with_kwargs=True)
-    # not the base's own, which AdaLoRA's model calls past its hooks
+    # not the innermost module, which AdaLoRA's model calls without its hooks
     module.get_submodule("base_model").register_forward_pre_hook(restore, with_kwargs=True)
 
 
-def taking(positions: list[Tensor]) -> Any:
-    """A hook that keeps a batch's `read_positions` from the model's own code."""
+def take_positions(positions: list[Tensor]) -> Any:
+    """A hook that removes `read_positions` from the batch and stores it."""
 
     def take(_: nn.Module, arguments: Any, keywords: dict[str, Any]) -> Any:
         positions[:] = [keywords.pop("read_positions")] if "read_positions" in keywords else []
@@ -91,15 +93,14 @@ def taking(positions: list[Tensor]) -> Any:
 
 
 def read_tokens(
-    module: nn.Module, base: PreTrainedModel, positions: list[Tensor], ahead: int
+    module: nn.Module, base: PreTrainedModel, positions: list[Tensor], num_virtual_tokens: int
 ) -> None:
-    """Take a head's logits, or a base's states, at the tokens that are read: (tokens, classes), in
-    one order."""
+    """Select a head's logits, or a base's hidden states, at `read_positions`: (tokens, classes)."""
 
     def keep(_: nn.Module, __: Any, output: Any) -> Any:
         for name in ("logits", "start_logits", "end_logits", "last_hidden_state"):
             if positions and getattr(output, name, None) is not None:
-                flat = getattr(output, name)[:, ahead:].flatten(0, 1)
+                flat = getattr(output, name)[:, num_virtual_tokens:].flatten(0, 1)
                 setattr(output, name, flat[positions[0]])
         return output
 
@@ -107,24 +108,25 @@ def read_tokens(
 
 
 def read_labels(
-    module: nn.Module, base: PreTrainedModel, positions: list[Tensor], ahead: int
+    module: nn.Module, base: PreTrainedModel, positions: list[Tensor], num_virtual_tokens: int
 ) -> None:
-    """Have a language model's head compute logits (tokens, vocabulary) only where they are read."""
+    """Compute the logits of a language model's head only at `read_positions`: (tokens,
+    vocabulary)."""
 
     def narrow(_: nn.Module, arguments: tuple[Tensor, ...]) -> Any:
         if not positions:
             return arguments
-        # taken away: while text is generated, PEFT calls the base without the hook that sets them
-        return (arguments[0][:, ahead:].flatten(0, 1)[positions.pop()], *arguments[1:])
+        # removed: during generation PEFT calls the base without the hook that sets them
+        return (arguments[0][:, num_virtual_tokens:].flatten(0, 1)[positions.pop()], *arguments[1:])
 
     output_layer: Any = base.get_output_embeddings()
     output_layer.register_forward_pre_hook(narrow)
 
 
-def only_read(output: Any, positions: Tensor, ahead: int = 0) -> Any:
-    """An encoder's output cut to the tokens that are read, or the mean of several an example:
-    (examples, 1, hidden)."""
-    states = output[0][:, ahead:].flatten(0, 1)[positions]
+def only_read(output: Any, positions: Tensor, num_virtual_tokens: int = 0) -> Any:
+    """An encoder's output at the selected tokens, or at the mean of several per example: (examples,
+    1, hidden)."""
+    states = output[0][:, num_virtual_tokens:].flatten(0, 1)[positions]
     return with_states(output, states.unsqueeze(1) if positions.ndim == 1 else states.mean(1, True))
 
 
@@ -137,10 +139,12 @@ def with_states(output: Any, states: Tensor) -> Any:
 
 
 def read_last(
-    module: nn.Module, base: PreTrainedModel, positions: list[Tensor], ahead: int
+    module: nn.Module, base: PreTrainedModel, positions: list[Tensor], num_virtual_tokens: int
 ) -> None:
-    """Take a decoder's logits at the tokens that are read, not where padding seems to begin."""
-    if ahead:  # transformers 5.23 warns that it would read padding; it is asked for nothing
+    """Select a decoder's logits at `read_positions`, instead of where padding seems to start."""
+    if (
+        num_virtual_tokens
+    ):  # transformers 5.23 warns that it may read padding; its selection is not used
         for name in ("transformers.modeling_layers", type(base).__module__):
             logging.getLogger(name).addFilter(is_not_of_padding)
     every: list[Tensor] = []
@@ -150,7 +154,7 @@ def read_last(
         every[:] = [output]
 
     def replace(_: nn.Module, __: Any, output: Any) -> Any:
-        output.logits = every.pop()[:, ahead:].flatten(0, 1)[positions[0]]
+        output.logits = every.pop()[:, num_virtual_tokens:].flatten(0, 1)[positions[0]]
         return output
 
     head.register_forward_hook(keep)
@@ -158,5 +162,5 @@ def read_last(
 
 
 def is_not_of_padding(record: logging.LogRecord) -> bool:
-    """Whether a message is not the one that padding cannot be detected in embeddings."""
+    """Whether a message is not the warning that padding cannot be detected in embeddings."""
     return "will not detect padding tokens" not in record.getMessage()

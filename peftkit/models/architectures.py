@@ -1,4 +1,4 @@
-"""Architectures: where blocks, heads and linear layers stand, so that strategies need not know."""
+"""Blocks, heads and linear layers of each architecture, by name."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -25,7 +25,7 @@ def first_position(config: "PretrainedConfig") -> int:
 
 
 def unwrapped(module: Any) -> "PreTrainedModel":
-    """The transformers model in what was trained, taken out of PEFT's where that is around it."""
+    """The transformers model, without a PEFT wrapper."""
     inner: PreTrainedModel = (
         module.get_base_model() if hasattr(module, "get_base_model") else module
     )
@@ -38,7 +38,7 @@ def base_of(model: "PreTrainedModel") -> "nn.Module":
 
 
 def head_names(model: "PreTrainedModel") -> list[str]:
-    """The names of the top-level modules with weights that are not the base model: the new head."""
+    """The names of the top-level modules with parameters outside the base model: the head."""
     base = base_of(model)
     return [
         name
@@ -49,10 +49,11 @@ def head_names(model: "PreTrainedModel") -> list[str]:
 
 
 def renaming(auto_class: Any, config: "PretrainedConfig") -> dict[str, str] | None:
-    """Names in a checkpoint to those in the class that `auto_class` gives it, where they differ.
+    """A mapping of names in a checkpoint to those in the class that `auto_class` selects, if they
+    differ.
 
-    transformers 5.23 calls the base of LlamaForQuestionAnswering otherwise than every other
-    Llama's, and would leave it random where the checkpoint is a language model's.
+    transformers 5.23 uses another name for the base of LlamaForQuestionAnswering than for that of
+    every other Llama, and would leave it random when it loads the checkpoint of a language model.
     """
     from transformers import AutoModel
 
@@ -64,24 +65,26 @@ def renaming(auto_class: Any, config: "PretrainedConfig") -> dict[str, str] | No
 
 
 def is_of_base(child: "nn.Module") -> bool:
-    """Whether a top-level module of a model without a base of its own (T5ForQuestionAnswering) is
-    what others have in one: embeddings, or blocks."""
+    """Whether a top-level module is part of the base in a model without a separate one
+    (T5ForQuestionAnswering): embeddings or blocks."""
     from torch.nn import Embedding, ModuleList
 
     return isinstance(child, Embedding) or any(isinstance(m, ModuleList) for m in child.modules())
 
 
 def blocks_of(model: "nn.Module") -> list[tuple[str, "nn.Module"]]:
-    """The transformer blocks in order, each with its full name: an encoder's before a decoder's.
+    """The transformer blocks in order, each with its full name: those of an encoder before a
+    decoder's.
 
-    A block that the model runs several times (ALBERT's) is there once.
+    A block that the model runs several times (ALBERT's) is listed once. Raises `RecipeError` if
+    there is no list of blocks.
     """
     from torch.nn import ModuleList
 
     lists = {n: m for n, m in model.named_modules() if isinstance(m, ModuleList) and len(m)}
     if not lists:
         raise RecipeError(f"{model_type_of(model)}: no list of transformer blocks in this model")
-    # a block may hold a longer list than the model has blocks: its experts
+    # a list inside a block may be longer than that of the blocks: its experts
     outermost = {n: m for n, m in lists.items() if not any(n.startswith(f"{o}.") for o in lists)}
     encoders, decoders = (longest(outermost, part) for part in ("encoder", "decoder"))
     chosen = [encoders, decoders] if encoders and decoders else [longest(outermost)]
@@ -94,25 +97,25 @@ def blocks_of(model: "nn.Module") -> list[tuple[str, "nn.Module"]]:
 
 
 def longest(lists: Mapping[str, "nn.Module"], part: str = "") -> str:
-    """The name of the longest of the module lists, of those in `part` of the model; '' if none."""
+    """The name of the longest module list in `part` of the model; '' if there is none."""
     inside = {n: len(list(m.children())) for n, m in lists.items() if not part or in_part(n, part)}
     return max(inside, key=lambda name: inside[name], default="")
 
 
 def in_part(name: str, part: str) -> bool:
-    """Whether the module of this name stands in the model's `part` ('encoder' or 'decoder')."""
+    """Whether the module of this name is in `part` of the model ('encoder' or 'decoder')."""
     return part in name.split(".")
 
 
 def model_type_of(model: "nn.Module") -> str:
-    """The architecture's name in transformers; '' of a model without a configuration."""
+    """The architecture's name in transformers; '' for a model without a configuration."""
     return str(getattr(getattr(model, "config", None), "model_type", ""))
 
 
 def layout_of(model: "nn.Module", wanted_by: str) -> list[tuple[str, "nn.Module", Architecture]]:
-    """Each block with its full name and the entry whose paths hold in it (a decoder's differ).
+    """Each block with its full name and its `Architecture` (a decoder's may differ).
 
-    Raises `RecipeError` for an architecture that is not in the table.
+    Raises `RecipeError` for an unsupported architecture.
     """
     entry = architecture_of(model, wanted_by)
     if getattr(model.config, "is_gated_act", False) and entry.gated_input:
@@ -124,28 +127,28 @@ def layout_of(model: "nn.Module", wanted_by: str) -> list[tuple[str, "nn.Module"
 
 
 def gated(entry: Architecture) -> Architecture:
-    """The entry for a model whose feed-forward part is gated."""
+    """The entry for a model with gated feed-forward layers."""
     decoder = gated(entry.decoder) if entry.decoder else None
     return replace(entry, feed_forward_input=entry.gated_input, decoder=decoder)
 
 
 def query_layers(model: "nn.Module", wanted_by: str) -> list[str]:
-    """The full names of the linear layers that give queries (fused with the others' or not)."""
+    """The full names of the query projections (fused with keys and values or not)."""
     return attention_layers(model, wanted_by, "query")
 
 
 def key_layers(model: "nn.Module", wanted_by: str) -> list[str]:
-    """The full names of the linear layers that give keys."""
+    """The full names of the key projections."""
     return attention_layers(model, wanted_by, "key")
 
 
 def value_layers(model: "nn.Module", wanted_by: str) -> list[str]:
-    """The full names of the linear layers that give values."""
+    """The full names of the value projections."""
     return attention_layers(model, wanted_by, "value")
 
 
 def attention_layers(model: "nn.Module", wanted_by: str, gives: str) -> list[str]:
-    """The full names of the linear layers in attention that give 'query', 'key' or 'value'."""
+    """The full names of the projections to 'query', 'key' or 'value'."""
     return [
         f"{name}.{module}.{getattr(entry, gives)}"
         for name, _, entry in layout_of(model, wanted_by)
@@ -154,15 +157,16 @@ def attention_layers(model: "nn.Module", wanted_by: str, gives: str) -> list[str
 
 
 def feed_forward_layers(model: "nn.Module", wanted_by: str) -> list[str]:
-    """The full names of the linear layers that end the feed-forward parts, one a block."""
+    """The full names of the last linear layers of the feed-forward parts, one per block."""
     return [f"{name}.{entry.feed_forward_output}" for name, _, entry in layout_of(model, wanted_by)]
 
 
 def depths_of(model: "nn.Module") -> dict[str, int]:
-    """How deep every parameter lies, by name: 0 for the head and all else above the last block, 1
-    for the last block, ... and, deepest, one more than there are blocks for the embeddings.
+    """The depth of every parameter by name: 0 for the head and all else above the last block, 1 for
+    the last block, and so on; the embeddings are one deeper than the first block.
 
-    What stands behind an encoder's blocks is as deep as its last one; adapters as their blocks.
+    What follows an encoder's blocks is as deep as its last one; adapters are as deep as their
+    blocks.
     """
     from torch.nn import Embedding
 
@@ -175,7 +179,7 @@ def depths_of(model: "nn.Module") -> dict[str, int]:
         index = next((i for i, block in enumerate(blocks) if name.startswith(block)), None)
         if index is not None:
             depth = len(blocks) - index
-        elif depth == 1:  # the last block has been passed
+        elif depth == 1:  # after the last block
             depth = 0
         outside = index is None and any(name.startswith(f"{table}.") for table in tables)
         found[name] = deepest if outside else depth
@@ -183,14 +187,14 @@ def depths_of(model: "nn.Module") -> dict[str, int]:
 
 
 def below_of(model: "nn.Module") -> tuple[str, ...]:
-    """The ends of the names of parts that are defined behind the blocks and act below them."""
+    """The ends of the names of modules that are defined after the blocks and used below them."""
     entry = ARCHITECTURES.get(model_type_of(model))
     return tuple(f".{part}" for part in entry.below) if entry else ()
 
 
 def constants_of(model: "nn.Module") -> list[str]:
-    """The names of the parameters that the model's code holds constant, whatever they say, or that
-    it never reads: the embeddings that an untied BART's encoder and decoder do not share."""
+    """The names of the parameters that the model's code keeps constant or never reads: the shared
+    embeddings of a BART whose encoder and decoder have their own."""
     entry = ARCHITECTURES.get(model_type_of(model))
     ends = entry.fixed if entry else ()
     uses = Counter(id(each) for _, each in model.named_parameters(remove_duplicate=False))
@@ -202,12 +206,12 @@ def constants_of(model: "nn.Module") -> list[str]:
 
 
 def is_shared(name: str) -> bool:
-    """Whether a parameter is called like the embeddings of an encoder and its decoder."""
+    """Whether a parameter has the name of the shared embeddings of encoder and decoder."""
     return name.split(".")[-2:] == ["shared", "weight"]
 
 
 def runs_per_block(model: "nn.Module") -> int:
-    """How often a forward pass runs each block: once, but for ALBERT's shared ones."""
+    """How often a forward pass runs each block: once, except for ALBERT's shared ones."""
     entry = ARCHITECTURES.get(model_type_of(model))
     if entry is None or not entry.group:
         return 1
@@ -230,20 +234,23 @@ def linear_modules(module: "nn.Module") -> list[str]:
 
 
 def targets_in(model: "nn.Module", targets: list[str] | str) -> list[str]:
-    """The full names of the layers that `targets` mean; 'auto' is every linear one in a block."""
+    """The full names of the layers that match `targets`; 'auto' is every linear one in a block."""
     layers = linear_layers(model)
     return layers if isinstance(targets, str) else matching(targets, layers, "strategy.targets")
 
 
 def matching(targets: list[str], names: list[str], setting: str) -> list[str]:
-    """Those of `names` that are, or end in, one of `targets`; a target without any is an error."""
+    """Those of `names` that equal, or end in, one of `targets`.
+
+    Raises `RecipeError` for targets without a match.
+    """
     found, faults = [], []
     for target in targets:
         hits = [name for name in names if name == target or name.endswith(f".{target}")]
         if not hits:
             tails = sorted({tail_of(name) for name in names})
-            what = f"no layer of this model is called {target!r} - {nearest(target, tails)}"
-            faults.append(Fault(setting, what + f" (those that would match: {', '.join(tails)})"))
+            what = f"no layer of this model is named {target!r} - {nearest(target, tails)}"
+            faults.append(Fault(setting, what + f" (possible: {', '.join(tails)})"))
         found.extend(hits)
     if faults:
         raise RecipeError("the strategy does not fit the model:", faults)
@@ -251,28 +258,31 @@ def matching(targets: list[str], names: list[str], setting: str) -> list[str]:
 
 
 def tail_of(name: str) -> str:
-    """What repeats from block to block: the part of a layer's name behind its block's number."""
+    """The part of a layer's name that is the same in each block: after the block's number."""
     steps = name.split(".")
     numbers = [index for index, step in enumerate(steps) if step.isdigit()]
     return ".".join(steps[numbers[-1] + 1 :]) if numbers else name
 
 
 def architecture_of(model: "nn.Module", wanted_by: str) -> Architecture:
-    """The entry for this model's architecture; an error that names those there are."""
+    """The `Architecture` of this model.
+
+    Raises `RecipeError`, with the supported ones, if it is not among them.
+    """
     model_type = model_type_of(model)
     if model_type not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise RecipeError(
-            f"{wanted_by} does not know the architecture {model_type!r} - it knows {known}; "
+            f"{wanted_by} does not support the architecture {model_type!r}, only {known} - "
             "use strategy=lora, or a model of these"
         )
     return ARCHITECTURES[model_type]
 
 
 def refuse_random_output(model: str, missing: Collection[str]) -> None:
-    """Raise `RecipeError` where a language model's files lack weights, as those of a model without
-    an output layer do: a strategy would train around random ones."""
+    """Raise `RecipeError` if a language model's files lack weights, such as its output layer: a
+    strategy would train with random ones."""
     if missing:
         what = f"the files of {model!r} lack {', '.join(sorted(missing)[:3])}, without which it "
-        fix = "says nothing of texts - choose a checkpoint of a language model"
+        fix = "cannot generate text - choose a checkpoint of a language model"
         raise RecipeError("the model does not suit the task:", [Fault("model", what + fix)])

@@ -1,4 +1,4 @@
-"""Bottlenecks: where small networks stand inside a model's frozen blocks, and their hooks."""
+"""Bottlenecks: small networks inside a model's frozen blocks, attached by hooks."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 Activation = Literal[
     "relu", "gelu", "gelu_new", "silu", "tanh", "sigmoid", "leaky_relu", "mish", "quick_gelu"
 ]
-"""Functions between a bottleneck's two layers, by transformers' names."""
+"""Activation functions of a bottleneck, by their names in transformers."""
 
 
 class Place(NamedTuple):
-    """Where one bottleneck stands; names of layers are relative to the block."""
+    """The place of a bottleneck; names of layers are relative to the block."""
 
     block: str
     name: str
-    """What the block calls it."""
+    """Its name in the block."""
     behind: str
-    """The layer whose output it adds to."""
+    """The layer to whose output its own is added."""
     beside: str | None
-    """The layer whose input it takes; None: it takes the output that it adds to."""
+    """The layer whose input it receives; None: it receives the output that it is added to."""
 
 
 def places_of(model: "nn.Module", wanted_by: str, variant: str, drop: int = 0) -> list[Place]:
     """The places of a variant's bottlenecks, in every block of `model` but the first `drop`.
 
-    houlsby: behind attention and feed-forward, pfeiffer: behind feed-forward, parallel: beside it.
-    Raises `RecipeError` where no block is left.
+    houlsby: after attention and feed-forward; pfeiffer: after feed-forward; parallel: parallel to
+    it. Raises `RecipeError` if no block is left.
     """
     blocks = layout_of(model, wanted_by)
     if drop >= len(blocks):
@@ -59,9 +59,9 @@ def attach_bottlenecks(
     scale: float = 1.0,
     drop: int = 0,
 ) -> None:
-    """Put what `make` gives for a layer into every place that the variant has.
+    """Attach the module that `make` returns for a layer at every place of the variant.
 
-    A block that the model runs several times has one. Raises `RecipeError` where no block is left.
+    A block that the model runs several times has one. Raises `RecipeError` if no block is left.
     """
     for place in places_of(model, wanted_by, variant, drop):
         block = model.get_submodule(place.block)
@@ -95,14 +95,14 @@ def export_bottlenecks(
 
 
 def keep(owner: "nn.Module", name: str, added: "nn.Module") -> "nn.Module":
-    """`added`, registered in `owner` so that it is trained and saved with it."""
+    """Register `added` in `owner`, so that it is trained and saved with the model; returns it."""
     setattr(added, ATTACHED, True)
     owner.add_module(name, added)
     return added
 
 
 def attach_behind(layer: "nn.Module", bottleneck: "nn.Module", scale: float) -> None:
-    """Add to `layer`'s output what the bottleneck makes of it."""
+    """Add the bottleneck's output, computed from the output of `layer`, to that output."""
 
     def add(_: "nn.Module", __: Any, output: "Tensor") -> "Tensor":
         added: Tensor = bottleneck(output)
@@ -114,7 +114,8 @@ def attach_behind(layer: "nn.Module", bottleneck: "nn.Module", scale: float) -> 
 def attach_beside(
     before: "nn.Module", behind: "nn.Module", bottleneck: "nn.Module", scale: float
 ) -> None:
-    """Add to the output of `behind` what the bottleneck makes of the input of `before`."""
+    """Add the bottleneck's output, computed from the input of `before`, to the output of
+    `behind`."""
     entering: list[Tensor] = []
 
     def take(_: "nn.Module", inputs: tuple["Tensor", ...]) -> None:
@@ -129,5 +130,6 @@ def attach_beside(
 
 
 def placed_like(layer: "nn.Module", model: "PreTrainedModel") -> dict[str, Any]:
-    """Device and type for new weights beside `layer`: a quantized one has no floating type."""
+    """Device and dtype of new weights for `layer`; a quantized layer has no floating dtype of its
+    own."""
     return {"device": next(layer.parameters()).device, "dtype": model.dtype}

@@ -1,6 +1,6 @@
-"""Cross-entropy over a large vocabulary, computed a chunk of the tokens at a time.
+"""Cross-entropy over a large vocabulary, in chunks of tokens.
 
-Labels of -100 are ignored, as by default in PyTorch.
+Labels of -100 are ignored, as in PyTorch.
 """
 
 from collections.abc import Iterator
@@ -11,24 +11,25 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 CHUNK_NUMBERS = 2**24
-"""Logits that are held in fp32 at once: 64 MiB, and as much again for their gradient."""
+"""Logits in fp32 at a time: 64 MiB, and as much for their gradient."""
 
 
 def summed_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """The sum of the cross-entropies of logits (tokens, vocabulary), a scalar in fp32.
+    """The sum of the cross-entropies of logits (tokens, vocabulary): a scalar in fp32, in nats.
 
-    Beside the logits only their gradient is kept, in their own type: never a copy in fp32 of all.
+    Besides the logits only their gradient is stored, in their own dtype, and never all of them in
+    fp32.
     """
     total: Tensor = SummedLoss.apply(logits, labels, smoothing)  # type: ignore[no-untyped-call]
     return total
 
 
 class SummedLoss(torch.autograd.Function):
-    """The gradient is computed with the loss, chunk by chunk, while the fp32 chunk is there."""
+    """Computes the gradient together with the loss, chunk by chunk, while the chunk is in fp32."""
 
     @staticmethod
     def forward(context: Any, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-        """The sum over all tokens whose label is known."""
+        """The sum over all tokens with a label."""
         total = torch.zeros((), dtype=torch.float32, device=logits.device)
         wanted = context.needs_input_grad[0]
         gradient = torch.empty_like(logits) if wanted else None
@@ -57,7 +58,7 @@ class SummedLoss(torch.autograd.Function):
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """The cross-entropy of each token in nats, (tokens,) in fp32; 0 where the label is unknown."""
+    """The cross-entropy of each token in nats, (tokens,) in fp32; 0 for ignored labels."""
     found = [
         cross_entropy(logits[chosen].float(), labels[chosen], reduction="none")
         for chosen in chunks(logits)
@@ -66,6 +67,6 @@ def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def chunks(logits: Tensor) -> Iterator[slice]:
-    """Slices of the tokens whose logits are few enough to be held in fp32."""
+    """Slices of tokens, each with at most `CHUNK_NUMBERS` logits."""
     size = max(1, CHUNK_NUMBERS // max(1, logits.shape[-1]))
     return (slice(start, start + size) for start in range(0, len(logits), size))

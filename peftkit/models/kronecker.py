@@ -1,4 +1,4 @@
-"""Kronecker layers: linear maps whose matrix is a sum of Kronecker products."""
+"""Linear layers whose weight is a sum of Kronecker products."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 SPREAD = 0.02
-"""Standard deviation of a fresh layer's matrix, as of a plain bottleneck's."""
+"""Standard deviation of the initial weight, as for a plain bottleneck."""
 
 
 class Rule(nn.Module):
-    """The n matrices A_i, (n, n) each, that all layers of a model share."""
+    """The n matrices A_i, (n, n) each, shared by all layers of a model."""
 
     def __init__(self, n: int, **placed: Any) -> None:
         super().__init__()
@@ -19,9 +19,9 @@ class Rule(nn.Module):
 
 
 class KroneckerLinear(nn.Module):
-    """x W + b with W the sum over i of A_i (x) (s_i t_i) (Mahabadi et al. 2021, equation 6).
+    """x W + b, with W the sum over i of A_i (x) (s_i t_i) (Mahabadi et al. 2021, equation 6).
 
-    `s` is (n, size_in / n, rank), `t` (n, rank, size_out / n); if `zero`, W is 0 at first.
+    `s` is (n, size_in / n, rank), `t` (n, rank, size_out / n); with `zero`, W is initialized to 0.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class KroneckerLinear(nn.Module):
     ) -> None:
         super().__init__()
         n = len(rule.matrices)
-        self.rule = [rule]  # a list hides it: it is registered, and counted, at one place only
+        self.rule = [rule]  # in a list, so that it is not registered, and counted, again
         self.s = nn.Parameter(torch.empty(n, size_in // n, rank, **placed))
         self.t = nn.Parameter(torch.empty(n, rank, size_out // n, **placed))
         self.bias = nn.Parameter(torch.zeros(size_out, **placed))

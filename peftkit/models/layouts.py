@@ -1,42 +1,43 @@
-"""Layouts: for each architecture, what its blocks' parts are called and which token is read."""
+"""The layout of each architecture: names of block parts, and the token a classifier reads."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What must be known of one `model_type`; paths are relative to a block or the base model."""
+    """The layout of one `model_type`; paths are relative to a block or the base model."""
 
     attention_output: str
-    """The block's linear layer that ends attention, before the residual sum."""
+    """The block's last linear layer of attention, before the residual sum."""
     feed_forward_input: str
-    """The block's linear layer that begins the feed-forward part."""
+    """The block's first linear layer of the feed-forward part."""
     feed_forward_output: str
-    """The block's linear layer that ends it, before the residual sum."""
+    """The block's last linear layer of the feed-forward part, before the residual sum."""
     reads: str
-    """The token a sequence classifier reads: 'first', 'last', or the last 'eos' of a decoder."""
+    """The token that a sequence classifier reads: 'first', 'last', or the last 'eos' of a
+    decoder."""
     encoder: str = ""
-    """For those that read the first token: the part of the base model whose output they read."""
+    """If the first token is read: the part of the base model whose output is read."""
     counts_from_padding: bool = False
-    """Whether position ids count on from the padding id, as RoBERTa's do."""
+    """Whether position ids start after the padding id, as RoBERTa's do."""
     packs: bool = False
-    """Whether packed has been tested equal to padded; others are padded."""
+    """Whether packed batches are tested to equal padded ones; otherwise batches are padded."""
     attention: tuple[str, ...] = ("self_attn",)
-    """The block's attention modules: self-attention, then cross-attention where there is one."""
+    """The block's attention modules: self-attention, then cross-attention if there is one."""
     query: str = "q_proj"
-    """The linear layer of queries in each of them; where all three are fused, they are one name."""
+    """The query projection in each of them; fused projections share one name."""
     key: str = "k_proj"
     value: str = "v_proj"
     gated_input: str = ""
-    """What takes the place of `feed_forward_input` where `config.is_gated_act`."""
+    """Replaces `feed_forward_input` if `config.is_gated_act`."""
     group: str = ""
-    """Where the model's list is of groups of blocks: the list of blocks in a group."""
+    """If the model has groups of blocks: the list of blocks in a group."""
     below: tuple[str, ...] = ()
-    """Parts of the base that are defined behind the blocks, and used before or by all of them."""
+    """Modules of the base that are defined after the blocks, but used before or by all of them."""
     fixed: tuple[str, ...] = ()
-    """Parameters that the model's code holds constant, by the ends of their names."""
+    """Ends of the names of parameters that the model's code keeps constant."""
     decoder: "Architecture | None" = None
-    """The entry for the decoder's blocks, where there is an encoder too."""
+    """The entry for the decoder's blocks, if there is an encoder too."""
 
 
 BERT = Architecture(
@@ -79,11 +80,11 @@ ALBERT = Architecture(
 DEBERTA = replace(
     BERT,
     packs=False,
-    encoder="",  # its base takes the last of all hidden states, and not the encoder's output
+    encoder="",  # its base reads the last hidden state, not the encoder's output
     query="self.query_proj",
     key="self.key_proj",
     value="self.value_proj",
-    # one table of relative positions, its norm and a convolution serve all blocks
+    # all blocks share relative position embeddings, their norm and a convolution
     below=("encoder.rel_embeddings", "encoder.LayerNorm", "encoder.conv"),
 )
 MPNET = replace(

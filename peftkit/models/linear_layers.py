@@ -1,4 +1,4 @@
-"""Linear layers: their shapes, and what an adapter of a given rank or kind asks of them."""
+"""Shapes and weights of linear layers, and checks that a strategy fits them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def shape_of(layer: "nn.Module") -> tuple[int, int]:
-    """What a linear layer gives and takes, whichever way its weight lies: (out, in)."""
+    """The shape (out, in) of a linear layer, whichever way its weight is stored."""
     found: Any = layer
     if type(layer).__name__ == "Conv1D":
         return found.nf, found.nx
@@ -19,17 +19,18 @@ def shape_of(layer: "nn.Module") -> tuple[int, int]:
 
 
 def keeps_weights_transposed(model: "nn.Module", names: Sequence[str]) -> bool:
-    """Whether any of the layers is a Conv1D, as GPT-2's are: its weight lies as (in, out)."""
+    """Whether any of the layers is a Conv1D, as in GPT-2, with a weight of shape (in, out)."""
     return any(type(model.get_submodule(name)).__name__ == "Conv1D" for name in names)
 
 
 def refuse_transposed(model: "nn.Module", names: Sequence[str], wanted_by: str) -> None:
-    """Raise `RecipeError` where PEFT 0.21 cannot attach a method to one of the layers."""
+    """Raise `RecipeError` if one of the layers is a Conv1D, which PEFT 0.21 does not support for
+    this method."""
     layers: list[Any] = [model.get_submodule(name) for name in names]
     classes = [getattr(layer, "source_cls", type(layer)) for layer in layers]  # before quantizing
     if any(each.__name__ == "Conv1D" for each in classes):
         what = (
-            f"PEFT's {wanted_by} knows no Conv1D layers, which this model is made of - use "
+            f"PEFT's {wanted_by} does not support Conv1D layers, which this model has - use "
             "strategy=lora or another model"
         )
         raise RecipeError("the strategy does not fit the model:", [Fault("strategy", what)])
@@ -38,7 +39,7 @@ def refuse_transposed(model: "nn.Module", names: Sequence[str], wanted_by: str) 
 def refuse_larger_rank(
     model: "nn.Module", names: Sequence[str], rank: int, setting: str = "strategy.r"
 ) -> None:
-    """Raise `RecipeError` where `rank` is more than a layer's own weight can have."""
+    """Raise `RecipeError` if `rank` is larger than that of a layer's weight can be."""
     if not names:
         return
     narrowest = min(names, key=lambda name: min(shape_of(model.get_submodule(name))))
@@ -46,16 +47,16 @@ def refuse_larger_rank(
     if rank > min(out, into):
         what = (
             f"the weight of {narrowest} is {out} x {into}: a difference of rank {rank} would be "
-            f"more than the weight itself - use at most {setting}={min(out, into)}"
+            f"larger than the weight itself - use at most {setting}={min(out, into)}"
         )
         raise RecipeError("the strategy does not fit the model:", [Fault(setting, what)])
 
 
 def stored_weight(folder: Path, name: str) -> "Tensor":
-    """The weight of the layer called `name` as the model's own files in `folder` hold it.
+    """The weight of the layer `name`, as stored in the model's safetensors files in `folder`.
 
-    They may name it without, or with another, name of the base model in front. Raises `RunError`
-    where no tensor there, or more than one, is meant.
+    The prefix of the base model may be missing or differ there. Raises `RunError` if not exactly
+    one tensor matches.
     """
     from safetensors import safe_open
 
@@ -66,8 +67,8 @@ def stored_weight(folder: Path, name: str) -> "Tensor":
             found |= {n: path for n in stored.keys() if n == tail or n.endswith(f".{tail}")}  # noqa: SIM118
     if len(found) != 1:
         raise RunError(
-            f"{folder}: of the tensors in its safetensors files, {len(found)} are called like "
-            f"{name}.weight ({', '.join(found) or 'none'}), and the one that was loaded is needed "
+            f"{folder}: {len(found)} tensors in its safetensors files match {name}.weight "
+            f"({', '.join(found) or 'none'}), where exactly one is needed "
             "- use strategy=lora"
         )
     ((tensor, path),) = found.items()
@@ -76,13 +77,14 @@ def stored_weight(folder: Path, name: str) -> "Tensor":
 
 
 FARTHEST = 0.5
-"""Of a weight from what quantizing made of it, as a share of its own size; 4 bits lose a tenth."""
+"""Largest relative distance of a weight from its quantized form; 4 bits lose about 0.1."""
 
 
 def lost_of(layer: "nn.Module", name: str, folder: Path) -> "Tensor":
-    """What quantizing lost of the weight of `layer`, called `name` in the model of `folder`.
+    """The quantization error of the weight of `layer`, named `name` in the model of `folder`: fp32,
+    (out, in).
 
-    In fp32, shape (out, in). Raises `RunError` where the files there hold another weight.
+    Raises `RunError` if the files have another weight.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -95,21 +97,21 @@ def lost_of(layer: "nn.Module", name: str, folder: Path) -> "Tensor":
     whole = whole.to(held.device)
     if not same or (whole - held).norm() > FARTHEST * whole.norm():
         raise RunError(
-            f"{folder}: the weight of {name} there is not the one that was quantized - use "
-            "strategy=lora"
+            f"{folder}: the weight of {name} is not the one that was quantized - use strategy=lora"
         )
     return whole - held
 
 
 def refuse_blocks(model: "nn.Module", names: Sequence[str], size: int, times: int = 1) -> None:
-    """Raise `RecipeError` where a layer's inputs do not part into blocks of `size` (`times` so)."""
+    """Raise `RecipeError` if a layer's inputs are not divisible into blocks of `size` times
+    `times`."""
     for name in names:
         _, into = shape_of(model.get_submodule(name))
         if into % (size * times):
             most = into // times
             fits = max((n for n in range(1, min(size, most) + 1) if most % n == 0), default=1)
             what = (
-                f"{name} takes {into} inputs, which do not part into blocks of {size * times} - "
+                f"{name} has {into} inputs, not divisible into blocks of {size * times} - "
                 f"use strategy.block_size={fits}"
             )
             fault = Fault("strategy.block_size", what)

@@ -1,4 +1,4 @@
-"""Packed attention: many sequences in one row without padding, each seeing itself alone."""
+"""Packed attention: several sequences in one row without padding, each attending to itself only."""
 
 from functools import partial
 from itertools import groupby
@@ -10,9 +10,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 PACKED = "peftkit_packed"
 PACKED_SDPA = "peftkit_packed_sdpa"
-"""The same by `scaled_dot_product_attention` for all lengths."""
+"""The same with `scaled_dot_product_attention` for all lengths."""
 LONGEST_IN_ONE_PRODUCT = 1024
-"""Longer ones go through `scaled_dot_product_attention`, which keeps no L x L probabilities."""
+"""Longer sequences use `scaled_dot_product_attention`, which stores no L x L probabilities."""
 
 
 def packed_attention(
@@ -28,11 +28,11 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention within each of the row's sequences.
 
-    query (1, heads, tokens, size), key and value likewise with fewer heads where queries are
-    grouped; `sequence_lengths`, a keyword the model code hands through, sums to tokens. Returns
-    (1, tokens, heads, size). Equal lengths that stand together are computed at once, as batched
-    matrix products where `products` are allowed: which form is faster depends on the machine and
-    the type, and is measured (`engine.py`).
+    query is (1, heads, tokens, size), key and value likewise with fewer heads for grouped queries;
+    `sequence_lengths`, a keyword passed through the model, sums to tokens. Returns (1, tokens,
+    heads, size). Consecutive sequences of equal length are computed together, as batched matrix
+    products if `products` is set: which form is faster depends on machine and dtype, and is
+    measured (training/packing.py).
     """
     lengths: tuple[int, ...] = kwargs["sequence_lengths"]
     groups = query.shape[1] // key.shape[1]
@@ -53,7 +53,7 @@ def packed_attention(
 
 
 def runs_of(states: Tensor, start: int, count: int, length: int) -> Tensor:
-    """`count` sequences of one length cut from a packed row: (count, heads, length, size)."""
+    """`count` sequences of equal length from a packed row: (count, heads, length, size)."""
     heads, size = states.shape[1], states.shape[-1]
     row = states[0, :, start : start + count * length]
     return row.reshape(heads, count, length, size).transpose(0, 1)
@@ -69,8 +69,8 @@ def attend(
     dropout: float,
     products: bool,
 ) -> Tensor:
-    """Attention of (count, heads, length, size) sequences, as (count * length, heads, size), by
-    batched `products` or by torch's own function."""
+    """Attention of (count, heads, length, size) sequences, returned as (count * length, heads,
+    size); by batched `products`, or else by `scaled_dot_product_attention`."""
     count, heads, length, size = query.shape
     windowed = window is not None and length > window
     if not products:
@@ -91,7 +91,7 @@ def attend(
 
 
 def visible(length: int, causal: bool, window: int | None, device: torch.device) -> Tensor:
-    """(length, length), true where a query (row) may look at a key (column)."""
+    """(length, length), true where a query (row) attends to a key (column)."""
     ids = torch.arange(length, device=device)
     distance = ids[:, None] - ids[None, :]
     seen = torch.ones(length, length, dtype=torch.bool, device=device)
@@ -103,11 +103,11 @@ def visible(length: int, causal: bool, window: int | None, device: torch.device)
 
 
 def no_mask(*_: Any, **__: Any) -> None:
-    """Packed attention needs no mask: the lengths say what belongs together."""
+    """No mask: the sequence lengths take its place."""
 
 
 def register() -> None:
-    """Make both forms of packed attention known to transformers by their names."""
+    """Register both forms of packed attention in transformers."""
     AttentionInterface.register(PACKED, packed_attention)
     AttentionInterface.register(PACKED_SDPA, partial(packed_attention, products=False))
     for name in (PACKED, PACKED_SDPA):

@@ -1,4 +1,4 @@
-"""Parameters: which of an adapted model's are the base's own, by their names in it; their sizes."""
+"""The base's own parameters in an adapted model, their names and sizes."""
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ATTACHED = "attached_by_peftkit"
-"""Set on modules that a strategy of ours adds to a model."""
-HELD = ("base_layer", "original_module")
-"""What PEFT calls the module that it has wrapped."""
+"""Set on modules that a strategy of peftkit adds to a model."""
+WRAPPED = ("base_layer", "original_module")
+"""PEFT's names of a module that it has wrapped."""
 
 
 def own_modules(model: "nn.Module", name: str = "") -> Iterator[tuple[str, "nn.Module"]]:
-    """The base's modules, without what PEFT or we have put beside and around them."""
+    """The base's modules by name, without those added or wrapped around them by PEFT or peftkit."""
     children = dict(model.named_children())
-    if held := [children[key] for key in HELD if key in children]:
-        yield from own_modules(held[0], name)
+    if wrapped := [children[key] for key in WRAPPED if key in children]:
+        yield from own_modules(wrapped[0], name)
         return
     yield name, model
     for key, child in children.items():
@@ -28,7 +28,7 @@ def own_modules(model: "nn.Module", name: str = "") -> Iterator[tuple[str, "nn.M
 
 
 def own_parameters(model: "nn.Module") -> dict[str, "nn.Parameter"]:
-    """The base's parameters, each once, by name."""
+    """The base's parameters by name, each once."""
     found: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for module_name, module in own_modules(model):
@@ -40,14 +40,14 @@ def own_parameters(model: "nn.Module") -> dict[str, "nn.Parameter"]:
 
 
 def named_by(patterns: list[str], names: list[str], setting: str) -> set[str]:
-    """Those of `names` that a pattern with * and ? names.
+    """Those of `names` that match a pattern with * and ?.
 
-    Raises `RecipeError` with a fault for each pattern that names none.
+    Raises `RecipeError` with a fault for each pattern without a match.
     """
     hits = {pattern: [n for n in names if fnmatchcase(n, pattern)] for pattern in patterns}
     sample = ", ".join(names[:3] + names[-2:])
     faults = [
-        Fault(setting, f"{pattern!r} names no parameter - they look like {sample}")
+        Fault(setting, f"{pattern!r} matches no parameter - their names are like {sample}")
         for pattern, found in hits.items()
         if not found
     ]
@@ -57,11 +57,11 @@ def named_by(patterns: list[str], names: list[str], setting: str) -> set[str]:
 
 
 def is_norm(module: "nn.Module") -> bool:
-    """Whether a module is a normalization (LayerNorm, RMSNorm, ...): their classes are many."""
+    """Whether a module is a normalization (LayerNorm, RMSNorm, ...), by its class name."""
     return "norm" in type(module).__name__.lower()
 
 
 def size_of(parameter: "Tensor") -> int:
-    """Weights in a parameter; a packed 4-bit one knows its own shape."""
+    """The number of weights in a parameter, also of a packed 4-bit one."""
     state = getattr(parameter, "quant_state", None)
     return int(state.shape.numel()) if state is not None else parameter.numel()

@@ -1,7 +1,7 @@
-"""Prefixes: learned keys and values before those of each attention, for all its queries to see.
+"""Prefix tuning: trained keys and values before those of each attention module.
 
-In place of PEFT's, which hands them over as a cache: transformers 5.23 drops that under gradient
-checkpointing and has none for DistilBERT and classifiers with a decoder, and it shifts positions.
+PEFT passes them as a cache instead: transformers 5.23 drops that under gradient checkpointing and
+has none for DistilBERT and for classifiers with a decoder, and it shifts positions.
 """
 
 from typing import Any
@@ -17,13 +17,13 @@ from peftkit.models.bottleneck import keep
 
 PREFIXED = "peftkit_prefixed"
 SPREAD = 0.02
-"""Standard deviation of the keys and values that are trained as they are, at the start."""
+"""Standard deviation of the initial keys and values that are trained directly."""
 HEAD_SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim")
-"""What architectures call the size of an attention head."""
+"""Names of the size of an attention head in different architectures."""
 
 
 class Prefix(nn.Module):
-    """One attention's prefix, trained as it is."""
+    """The prefix of one attention module, trained directly."""
 
     def __init__(self, tokens: int, heads: int, size: int, placed: dict[str, Any]) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Prefix(nn.Module):
 
 
 class Trunk(nn.Module):
-    """What the reparametrized prefixes of all attentions share."""
+    """The part that the reparametrized prefixes of all attention modules share."""
 
     def __init__(self, tokens: int, width: int, hidden: int, placed: dict[str, Any]) -> None:
         super().__init__()
@@ -45,12 +45,13 @@ class Trunk(nn.Module):
         self.narrow = nn.Linear(width, hidden, **placed)
 
     def forward(self) -> Tensor:
-        """A state for each virtual token, (tokens, hidden)."""
+        """A hidden state for each virtual token, (tokens, hidden)."""
         return torch.tanh(self.narrow(self.embedding))
 
 
 class ReparametrizedPrefix(nn.Module):
-    """One attention's prefix as the output of a network: its share of the last linear layer."""
+    """The prefix of one attention module as the output of a network: its part of the last linear
+    layer."""
 
     def __init__(self, trunk: Trunk, heads: int, size: int, placed: dict[str, Any]) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class ReparametrizedPrefix(nn.Module):
 def attach_prefixes(
     model: PreTrainedModel, tokens: int, hidden: int | None, reparametrized: bool
 ) -> None:
-    """Put a prefix before the keys and values of every attention of `model`, cross ones too."""
+    """Attach a prefix to every attention module of `model`, cross-attention included."""
     AttentionInterface.register(PREFIXED, prefixed_attention)
     AttentionMaskInterface.register(PREFIXED, whole_mask)
     model.set_attn_implementation(PREFIXED)
@@ -75,7 +76,7 @@ def attach_prefixes(
     queries = set(query_layers(model, wanted_by))
     for name in key_layers(model, wanted_by):
         layer, attention = (model.get_submodule(n) for n in (name, name.rpartition(".")[0]))
-        # a quantized layer's weight has no floating type of its own: the model's is meant
+        # a quantized weight has no floating dtype of its own, so the model's is used
         placed = {"device": next(layer.parameters()).device, "dtype": model.dtype}
         size = next(int(getattr(attention, n)) for n in HEAD_SIZES if hasattr(attention, n))
         heads = width_of(layer) // (3 if name in queries else 1) // size
@@ -88,12 +89,12 @@ def attach_prefixes(
 
 
 def width_of(layer: nn.Module) -> int:
-    """The features that a linear layer gives."""
+    """The output features of a linear layer."""
     return int(getattr(layer, "out_features", 0) or layer.nf)  # type: ignore[arg-type]
 
 
 def states_of(model: nn.Module) -> dict[str, Tensor]:
-    """The keys and values of every prefix, under the names that unreparametrized ones have."""
+    """The keys and values of every prefix, by the names of those trained directly."""
     return {
         f"{name}.states": module().detach()
         for name, module in model.named_modules()
@@ -112,8 +113,8 @@ def prefixed_attention(
 ) -> tuple[Tensor, None]:
     """Attention to [P_k; keys] and [P_v; values] (He et al. 2022, arXiv:2110.04366, equation 5).
 
-    query (examples, heads, tokens, size); key and value likewise, with fewer heads where queries
-    are grouped. A prefix has no position: T5 adds no bias to it, and it stays within any window.
+    query is (examples, heads, tokens, size); key and value likewise, with fewer heads for grouped
+    queries. A prefix has no position: T5 adds no bias to it, and it is inside every window.
     """
     states = module.prefix()  # type: ignore[operator]
     keys, values = states.unsqueeze(1).expand(-1, len(key), -1, -1, -1)
@@ -137,7 +138,7 @@ def prefixed_attention(
 
 
 def whole_mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    """transformers' mask, also where a causal one could be left to the kernel: which would count
-    the first query as the first of all keys, prefix included."""
+    """transformers' mask, also where it would leave a causal one to the kernel, which would align
+    the first query with the first of all keys, prefix included."""
     mask: Tensor | None = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
     return mask

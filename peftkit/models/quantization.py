@@ -1,4 +1,4 @@
-"""Quantization: how the resting weights of the base are held, and the guards bitsandbytes needs."""
+"""Quantization of the base's frozen weights, and workarounds for bitsandbytes."""
 
 import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -11,32 +11,33 @@ if TYPE_CHECKING:
 
 
 class Quantization(Component):
-    """How the base's weights rest in memory while an adapter trains."""
+    """How the base's weights are stored while an adapter is trained."""
 
     family = "quantization"
     package = "peftkit.models.quantization"
 
     bits: ClassVar[int | None] = None
-    """Bits a weight, or None for the recipe's own precision."""
+    """Bits per weight, or None for the recipe's own precision."""
 
     @property
     def held(self) -> str | None:
-        """What a quantized base is called in messages ('4bit'), None for one that is not."""
+        """The name of a quantized base in messages ('4bit'), None if it is not quantized."""
         return self.kind if self.bits else None
 
     def loading(self, compute: "torch.dtype", whole: list[str]) -> dict[str, Any]:
-        """Arguments for `from_pretrained`; the modules named in `whole` stay in `compute`."""
+        """Arguments for `from_pretrained`; the modules in `whole` stay in the dtype `compute`."""
         return {}
 
 
 class Unquantized(Quantization):
-    """The base rests in the recipe's precision."""
+    """The base is stored in the recipe's precision."""
 
     kind: Literal["none"] = "none"
 
 
 class EightBit(Quantization):
-    """LLM.int8(): vector-wise 8-bit weights, outliers apart (Dettmers 2022, arXiv:2208.07339)."""
+    """LLM.int8(): vector-wise 8-bit weights with outliers in 16 bits (Dettmers 2022,
+    arXiv:2208.07339)."""
 
     kind: Literal["8bit"] = "8bit"
     threshold: float = 6.0
@@ -45,7 +46,7 @@ class EightBit(Quantization):
     bits: ClassVar[int | None] = 8
 
     def loading(self, compute: "torch.dtype", whole: list[str]) -> dict[str, Any]:
-        """bitsandbytes' 8-bit configuration."""
+        """The 8-bit configuration of bitsandbytes."""
         from transformers import BitsAndBytesConfig
 
         config = BitsAndBytesConfig(
@@ -68,7 +69,7 @@ class FourBit(Quantization):
     bits: ClassVar[int | None] = 4
 
     def loading(self, compute: "torch.dtype", whole: list[str]) -> dict[str, Any]:
-        """bitsandbytes' 4-bit configuration; `compute` is the type of the products."""
+        """The 4-bit configuration of bitsandbytes; `compute` is the dtype of matrix products."""
         import torch
         from transformers import BitsAndBytesConfig
 
@@ -84,7 +85,8 @@ class FourBit(Quantization):
 
 
 def placement() -> dict[str, Any]:
-    """Each rank's own device: bitsandbytes quantizes on arrival, DDP needs a whole copy a rank."""
+    """The device of each rank: bitsandbytes quantizes when loading, and DDP needs a full copy per
+    rank."""
     import os
 
     import torch
@@ -95,12 +97,12 @@ def placement() -> dict[str, Any]:
 
 
 def guard(model: "nn.Module") -> None:
-    """Keep quantized weights as they were trained against.
+    """Protect quantized weights from being changed.
 
     bitsandbytes 0.50.2 re-packs 4-bit weights in place at the first evaluation on a CPU with
-    AVX512-BF16: afterwards gradients are lost and `dequantize_4bit` returns noise. And transformers
-    5.23 lets its Trainer have a quantized model with PEFT's adapters only: ours, and linear probes,
-    leave its weights alone just as well.
+    AVX512-BF16: afterwards gradients are lost and `dequantize_4bit` returns noise. transformers
+    5.23 lets its Trainer train a quantized model with PEFT's adapters only; peftkit's own, and
+    linear probes, leave its weights unchanged as well.
     """
     model.is_quantized = False  # type: ignore[assignment]
     for module in model.modules():
@@ -108,22 +110,22 @@ def guard(model: "nn.Module") -> None:
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
         if type(module).__name__ == "Linear8bitLt":
             module.register_forward_pre_hook(keep_scales)
-            # it warns of float16 at every call; the run's notes say it once
+            # it warns of float16 at every call; the record has a note
             logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 def keep_scales(layer: Any, _: Any) -> None:
-    """Give an 8-bit weight its scales back.
+    """Restore the scales of an 8-bit weight.
 
-    To read one on a CPU (DoRA does, for its norm), peft 0.21 moves it to the CPU again; in
-    bitsandbytes 0.50.2 it then looks like a new one, whose missing scales replace the layer's.
+    To read one on a CPU (as DoRA does for its norm), peft 0.21 moves it to the CPU again;
+    bitsandbytes 0.50.2 then treats it as new, and its missing scales replace the layer's.
     """
     if layer.weight.CB is not None and layer.weight.SCB is None:
         layer.weight.SCB = layer.state.SCB
 
 
 def dequantized(module: "nn.Module") -> "torch.Tensor":
-    """The weight that a quantized linear layer stands for, in fp32, shape (out, in)."""
+    """The dequantized weight of a quantized linear layer, in fp32, (out, in)."""
     import bitsandbytes.functional as functional
 
     layer: Any = module

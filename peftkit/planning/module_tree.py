@@ -1,4 +1,4 @@
-"""The tree: an adapted model module by module, with what each holds and what of it trains."""
+"""The module tree of an adapted model: classes, shapes, weights and what is trained."""
 
 import json
 import sys
@@ -13,48 +13,48 @@ if TYPE_CHECKING:
     from peftkit.config.recipe import Recipe
 
 REPLACED = "original_module"
-"""What PEFT keeps beside its trained copy of a head; a head counts once."""
+"""PEFT's copy of the original head, next to the trained one; a head counts once."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One parameter of a module."""
+    """A parameter of a module."""
 
     name: str
     shape: tuple[int, ...]
     count: int
-    """Weights in it; 0 where it is one that stands in the tree already."""
+    """Number of weights; 0 if it is shared with an earlier one in the tree."""
     trains: bool
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A module that holds parameters, or several alike that follow each other."""
+    """A module with parameters, or several consecutive equal ones."""
 
     name: str
-    """Its name in its parent, or '0-5' of several; a chain of only children is one name."""
+    """Its name in its parent, or '0-5' for several; a chain of only children has one name."""
     kind: str
     """Its class."""
     weights: tuple[Weight, ...]
     """Its own parameters."""
     below: tuple["Branch", ...]
     repeats: int = 1
-    """How many modules the branch stands for."""
+    """The number of modules it represents."""
 
     @property
     def total(self) -> int:
-        """All weights in it, those of all repeats together."""
+        """All weights in it, repeats included."""
         own = sum(weight.count for weight in self.weights)
         return self.repeats * (own + sum(branch.total for branch in self.below))
 
     @property
     def trainable(self) -> int:
-        """Those of them that train."""
+        """The trainable ones among them."""
         own = sum(weight.count for weight in self.weights if weight.trains)
         return self.repeats * (own + sum(branch.trainable for branch in self.below))
 
     def nested(self) -> dict[str, Any]:
-        """The branch as plain nested data."""
+        """The branch as nested dicts, for JSON."""
         return {
             "name": self.name,
             "class": self.kind,
@@ -67,7 +67,8 @@ class Branch:
 
 
 def module_tree(recipe: "Recipe") -> Branch:
-    """The recipe's adapted model from its configuration alone; its totals are the plan's."""
+    """The module tree of the recipe's adapted model, from its configuration; its totals equal the
+    plan's."""
     from peftkit.planning.plan import load_meta_model
 
     module, _, _ = load_meta_model(recipe)
@@ -75,7 +76,7 @@ def module_tree(recipe: "Recipe") -> Branch:
 
 
 def branch_of(name: str, module: "nn.Module", seen: set[int]) -> Branch:
-    """The branch of `module`; `seen` are the parameters that stand in the tree already."""
+    """The branch of `module`; `seen` are ids of parameters that are in the tree already."""
     weights = []
     for own, parameter in module.named_parameters(recurse=False):
         count = 0 if id(parameter) in seen else parameter.numel()
@@ -93,7 +94,7 @@ def branch_of(name: str, module: "nn.Module", seen: set[int]) -> Branch:
 
 
 def folded(branches: list[Branch]) -> Iterator[Branch]:
-    """Branches, those that follow each other and differ in their numbers alone as one."""
+    """The branches, with consecutive ones that differ only in their number as one."""
     waiting: Branch | None = None
     for branch in branches:
         if waiting is not None and alike(waiting, branch):
@@ -109,13 +110,13 @@ def folded(branches: list[Branch]) -> Iterator[Branch]:
 
 
 def alike(one: Branch, other: Branch) -> bool:
-    """Whether two neighbors are numbered modules that are built and trained the same way."""
+    """Whether two neighbors are numbered modules of the same structure."""
     numbered = one.name.partition("-")[0].isdigit() and other.name.isdigit()
     return numbered and replace(one, name="", repeats=1) == replace(other, name="")
 
 
-def told(branch: Branch) -> str:
-    """A branch as a line: name, class, shapes, weights and what of them trains."""
+def format_branch(branch: Branch) -> str:
+    """A branch as one line: name, class, shapes, number of weights, and what is trained."""
     times = f" x{branch.repeats}" if branch.repeats > 1 else ""
     shapes = " + ".join("x".join(map(str, weight.shape)) for weight in branch.weights)
     kind = f"{branch.kind}({shapes})" if shapes else branch.kind
@@ -123,16 +124,18 @@ def told(branch: Branch) -> str:
 
 
 def training_of(branch: Branch) -> str:
-    """What of a branch trains, in words."""
+    """What is trained of a branch."""
     if branch.trainable:
-        return "trains" if branch.trainable == branch.total else f"{branch.trainable:,} train"
+        return (
+            "trainable" if branch.trainable == branch.total else f"{branch.trainable:,} trainable"
+        )
     if branch.total:
         return "frozen"
-    return "shared with one above"
+    return "shared with an earlier one"
 
 
 def show_tree(recipe: "Recipe", as_json: bool) -> None:
-    """Print the modules of the recipe's adapted model."""
+    """Print the module tree of the recipe's adapted model."""
     tree = module_tree(recipe)
     if as_json:
         print(json.dumps(tree.nested(), indent=1))
@@ -141,28 +144,28 @@ def show_tree(recipe: "Recipe", as_json: bool) -> None:
 
 
 def print_tree(branch: Branch) -> None:
-    """Print by rich on a terminal, indented elsewhere."""
+    """Print with rich on a terminal, else as indented text."""
     if not sys.stdout.isatty():
         for line in lines(branch):
             print(line)
         return
     from rich.console import Console
 
-    Console().print(drawn(branch))
+    Console().print(rich_tree(branch))
 
 
 def lines(branch: Branch, depth: int = 0) -> Iterator[str]:
-    """The tree as text, two spaces deeper for each step down."""
-    yield f"{'  ' * depth}{told(branch)}"
+    """The tree as text, indented by two spaces per level."""
+    yield f"{'  ' * depth}{format_branch(branch)}"
     for inner in branch.below:
         yield from lines(inner, depth + 1)
 
 
-def drawn(branch: Branch) -> "Tree":
-    """The tree as rich draws it; what trains is bold."""
+def rich_tree(branch: Branch) -> "Tree":
+    """The tree for rich; trainable branches are bold."""
     from rich.text import Text
     from rich.tree import Tree
 
-    made = Tree(Text(told(branch), style="bold" if branch.trainable else ""))
-    made.children = [drawn(inner) for inner in branch.below]
+    made = Tree(Text(format_branch(branch), style="bold" if branch.trainable else ""))
+    made.children = [rich_tree(inner) for inner in branch.below]
     return made

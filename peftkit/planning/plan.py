@@ -1,4 +1,4 @@
-"""The plan: what a run would do, from the model's configuration alone; no weights are loaded."""
+"""The plan of a run: parameters, memory, steps and launch command, without loading weights."""
 
 import math
 import shlex
@@ -20,27 +20,28 @@ if TYPE_CHECKING:
     from peftkit.data.splits import Splits
 
 PROCESS_BYTES = 700 * 2**20
-"""Python with torch, transformers and peft, roughly: a run measured about 200 MB more."""
+"""Python with torch, transformers and peft, rounded down: a run measured about 200 MB more."""
 BYTES = {"bf16": 2, "fp32": 4}
 
 
 class Memory(Settings):
-    """A first estimate of the training's peak, in bytes, by part."""
+    """An estimate of the peak memory of training, in bytes, by part."""
 
     process: int
     """The interpreter and its libraries (0 on a GPU)."""
     weights: int
-    """Base, head and adapter at rest."""
+    """Base, head and adapter in their storage dtypes."""
     gradients: int
-    """Of what trains, in fp32."""
+    """Of the trainable weights, in fp32."""
     optimizer: int
-    """fp32 masters and AdamW's two moments of what trains."""
+    """Of the trainable weights: fp32 master weights and the two moments of AdamW."""
     activations: int
-    """Of the largest micro-batch: what the backward pass needs, or one block's where none does."""
+    """Of the largest micro-batch: those kept for the backward pass, or one block's if there is
+    none."""
 
     @property
     def total(self) -> int:
-        """All parts together."""
+        """The sum of all parts."""
         return self.process + self.weights + self.gradients + self.optimizer + self.activations
 
 
@@ -52,28 +53,28 @@ class Plan(Settings):
     memory: Memory
     micro_batch_size: int
     steps: int | None
-    """Optimizer steps; null where the rows would have to be fetched to be counted."""
+    """Optimizer steps; null if the data would have to be downloaded to count rows."""
     launch: str
     """The command that runs it."""
     notes: list[str]
 
 
-def plan(recipe: Recipe, asked: Sequence[str] = ()) -> Plan:
-    """Parameters, memory, steps and the launch line of `recipe`, without loading weights.
+def plan(recipe: Recipe, arguments: Sequence[str] = ()) -> Plan:
+    """Parameters, memory, steps and launch command of `recipe`, without loading weights.
 
-    `asked` is what was typed for it: a name or a path, and settings. Data that are made up, or lie
-    on this disk, are read. Raises `RecipeError` for what cannot work (targets that match nothing, a
-    missing head, ...), `DataError` for data that do not suit.
+    `arguments` are those of the command line: a name or a path, and settings. Synthetic data and
+    data on this disk are read. Raises `RecipeError` for what cannot work (targets without a match,
+    a missing head, ...), `DataError` for invalid data.
     """
     from peftkit.runtime.distributed import resolve_precision
 
-    name, *more = asked or [recipe.name]
+    name, *more = arguments or [recipe.name]
     precision = resolve_precision(recipe.training.precision)
     module, parameters, splits = load_meta_model(recipe)
     micro = plan_micro_batch_size(recipe)
     notes = [f"computes in {precision}"]
     if splits is None:
-        notes.append("two labels assumed; the data are not here to be read")
+        notes.append("two labels assumed, as the data are not available locally")
     else:
         notes += look_alikes(recipe.task.label_names(splits))
     return Plan(
@@ -90,24 +91,25 @@ def plan(recipe: Recipe, asked: Sequence[str] = ()) -> Plan:
 
 
 def load_meta_model(recipe: Recipe) -> "tuple[nn.Module, ParameterCount, Splits | None]":
-    """The adapted model on the meta device, its counts, and the data where they are at hand."""
+    """The adapted model on the meta device, its parameter counts, and the data if available
+    locally."""
     from peftkit.loading.model import meta_model
     from peftkit.preprocessing.tokenization import checked
 
     splits = data_at_hand(recipe)
     task = recipe.task
     names = list(task.assumed_names if splits is None else task.label_names(splits))
-    drawn = meta_model(recipe, config_folder(recipe.model), names)
+    adapted = meta_model(recipe, config_folder(recipe.model), names)
     tokenizer = tokenizer_at_hand(recipe)
     if splits is not None and tokenizer is not None:
         checked(recipe, splits, tokenizer)
-    return *drawn, splits
+    return *adapted, splits
 
 
 def tokenizer_at_hand(recipe: Recipe) -> Any:
-    """The model's tokenizer where it need not be fetched, else None.
+    """The model's tokenizer if it is available locally, else None.
 
-    Raises what a run would of one that is not whole, or that does not suit the model.
+    Raises what a run would if it is incomplete or incompatible with the model.
     """
     from peftkit.loading.model import load_tokenizer
 
@@ -118,13 +120,13 @@ def tokenizer_at_hand(recipe: Recipe) -> Any:
 
 
 def config_folder(model: str) -> str:
-    """A folder with the model's config.json: the model itself, or the one peftkit ships."""
+    """A directory with the model's config.json: the model's own, or one shipped with peftkit."""
     shipped = shipped_config(model)
     return str(shipped.parent) if shipped else find_model(model).location
 
 
 def data_at_hand(recipe: Recipe) -> "Splits | None":
-    """The recipe's data where nothing need be fetched: made up, or at a path on this disk."""
+    """The recipe's data if they are synthetic or on this disk, else None."""
     path = getattr(recipe.data, "path", None)
     if recipe.data.kind != "synthetic" and (path is None or local_path(path) is None):
         return None
@@ -132,10 +134,13 @@ def data_at_hand(recipe: Recipe) -> "Splits | None":
 
 
 def plan_steps(recipe: Recipe, rows: int | None) -> int | None:
-    """Optimizer steps over `rows` examples; a step takes whole batches only."""
+    """Optimizer steps over `rows` examples, in whole batches; None if they are unknown.
+
+    Raises `RecipeError` if there are fewer rows than a batch has.
+    """
     training = recipe.training
     if rows is not None and rows < training.batch_size:
-        what = f"a step takes {training.batch_size} examples, train has {rows} - lower it"
+        what = f"a batch has {training.batch_size} examples, the train split {rows} - lower it"
         fault = Fault("training.batch_size", what)
         raise RecipeError(f"recipe {recipe.name!r} does not fit its data:", [fault])
     if training.steps is not None or rows is None:
@@ -144,7 +149,7 @@ def plan_steps(recipe: Recipe, rows: int | None) -> int | None:
 
 
 def plan_micro_batch_size(recipe: Recipe) -> int:
-    """The micro-batch of one rank before anything is probed."""
+    """The micro-batch size of one rank, before it is tested in memory."""
     from peftkit.training.batch_size import largest_divisor, tokens_per_pass
 
     training = recipe.training
@@ -162,7 +167,11 @@ def estimate_memory(
     longest: int,
     precision: str,
 ) -> Memory:
-    """Peak memory by part, from counts and the shape of the adapted model's blocks."""
+    """The peak memory of training by part, from parameter counts and the shapes of the model's
+    blocks.
+
+    `micro` is the micro-batch size, `longest` the tokens of its longest example.
+    """
     import torch
 
     size = BYTES[precision]
@@ -179,7 +188,8 @@ def estimate_memory(
 def activation_bytes(
     recipe: Recipe, module: "nn.Module", micro: int, longest: int, size: int
 ) -> int:
-    """Kept a block: a dozen hidden states, the feed-forward's, L x L probabilities a head."""
+    """Bytes kept per block: a dozen hidden states, those of the feed-forward part, and L x L
+    attention probabilities per head."""
     config: Any = module.config
     hidden, blocks = config.hidden_size, blocks_with_gradient(module)
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
@@ -187,7 +197,7 @@ def activation_bytes(
     tokens = micro * longest
     probabilities = micro * config.num_attention_heads * longest**2
     a_block = (tokens * (12 * hidden + 3 * inner) + 3 * probabilities) * size
-    if not blocks:  # a linear probe: a block's states go when the next one has read them
+    if not blocks:  # a linear probe: the states of a block are freed after the next one
         return int((tokens * (4 * hidden + inner) + probabilities) * size)
     if recipe.training.gradient_checkpointing:
         return int(tokens * hidden * size * blocks + a_block)
@@ -195,7 +205,7 @@ def activation_bytes(
 
 
 def blocks_with_gradient(module: "nn.Module") -> int:
-    """Runs of blocks that the backward pass goes through: those from the lowest trained one up."""
+    """The blocks run by the backward pass: from the lowest trained one to the last."""
     from peftkit.models.architectures import blocks_of, depths_of, runs_per_block
     from peftkit.strategies.base import trainable
 

@@ -1,4 +1,4 @@
-"""Offers: what each strategy would come to on one model, counted without its weights."""
+"""The costs of each strategy on one model: trainable weights and artifact size."""
 
 import copy
 from collections.abc import Sequence
@@ -16,37 +16,38 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 COUNTED = (
-    "with its default settings, and a new head for two labels where the task has one; artifact: "
-    "the bytes of the saved tensors as this machine holds weights at rest, the head's in fp32"
+    "with default settings, and a new head for two labels if the task has one; artifact: the "
+    "bytes of the saved tensors in the dtype of a run on this machine, the head's in fp32"
 )
 WRAPPED = "base_model.model."
-"""What PEFT puts before the base model's names."""
+"""PEFT's prefix of the base model's names."""
 VIRTUAL = "prompt_embeddings"
-"""What PEFT calls the virtual tokens that it saves, which rest in fp32."""
-A_FILE_S_OWN = 40
-"""Bytes of a safetensors file without any tensor."""
-A_TENSOR_S_ENTRY = 60
-"""Bytes of a safetensors file for a tensor's type, shape and place, roughly; its name beside."""
+"""PEFT's name of the saved virtual tokens, which are in fp32."""
+EMPTY_FILE_BYTES = 40
+"""Of a safetensors file without tensors."""
+TENSOR_ENTRY_BYTES = 60
+"""Of the dtype, shape and offsets of a tensor in a safetensors header, approximately; without its
+name."""
 
 
 @dataclass(frozen=True)
 class StrategyCost:
-    """A strategy with its default settings on one model: its numbers, or why it does not fit."""
+    """The costs of a strategy with default settings on one model, or why it is incompatible."""
 
     strategy: str
     trainable: int | None = None
     share: float | None = None
-    """Of all weights, those that the strategy adds among them."""
+    """Of all weights, those added by the strategy included."""
     artifact_bytes: int | None = None
     lr: float | None = None
-    """The learning rate that `training.lr: auto` takes."""
+    """The learning rate of `training.lr: auto`."""
     reason: str | None = None
 
 
 def strategy_costs(model: str) -> list[StrategyCost]:
-    """Every strategy and alias, by name, on the model called `model`.
+    """The costs of every strategy and alias, by name, on `model`.
 
-    Raises `DataError` where the model is nowhere, `RecipeError` where no task suits it.
+    Raises `DataError` if the model is not found, `RecipeError` if no task is compatible with it.
     """
     from transformers import AutoConfig
 
@@ -61,15 +62,15 @@ def strategy_costs(model: str) -> list[StrategyCost]:
 
 
 def task_for(config: "PretrainedConfig", model: str) -> Task:
-    """The task that the model is counted with: classification, or the first that it has a head for.
+    """The task to count with: text classification, or the first that the model has a head for.
 
-    Raises `RecipeError` where there is none.
+    Raises `RecipeError` if there is none.
     """
     kinds = Task.kinds()
     for kind in sorted(kinds, key=lambda kind: (kind != "text_classification", kind)):
         try:
             task = Task.parse(kind, "task")
-        except RecipeError:  # it needs settings, and there is no recipe to take them from
+        except RecipeError:  # it has required settings
             continue
         if type(config) in task.auto_class(config)._model_mapping:
             return task
@@ -81,7 +82,7 @@ def task_for(config: "PretrainedConfig", model: str) -> Task:
 
 
 def meta_base(config: "PretrainedConfig", task: Task) -> "PreTrainedModel":
-    """The model with a new head on the meta device, in the types that a run here would hold."""
+    """The model with a new head on the meta device, in the dtypes of a run on this machine."""
     import torch
 
     from peftkit.loading.model import DTYPES, keep_head_in_fp32
@@ -95,7 +96,7 @@ def meta_base(config: "PretrainedConfig", task: Task) -> "PreTrainedModel":
 
 
 def compute_cost(name: str, base: "PreTrainedModel", task: Task) -> StrategyCost:
-    """The strategy called `name` on a copy of `base`, or the reason why it does not fit."""
+    """The costs of the strategy `name` on a copy of `base`, or why it is incompatible."""
     import torch
 
     from peftkit.loading.model import count_base_parameters, count_parameters
@@ -109,39 +110,40 @@ def compute_cost(name: str, base: "PreTrainedModel", task: Task) -> StrategyCost
         with torch.device("meta"):
             module = strategy.adapt(copy.deepcopy(base), task)
     except RecipeError as error:
-        return StrategyCost(name, reason=reason_of(error))
+        return StrategyCost(name, reason=error_summary(error))
     counted = count_parameters(module, count_base_parameters(base))
     size = artifact_bytes(strategy, module, head_names(base), base.dtype.itemsize)
     return StrategyCost(name, counted.trainable, counted.share, size, strategy.default_lr)
 
 
-def reason_of(error: PeftkitError) -> str:
+def error_summary(error: PeftkitError) -> str:
     """An error in one line, without its heading."""
     faults = [f"{fault.where}: {fault.what}" for fault in error.faults]
     return "; ".join(faults) or error.message
 
 
 def artifact_bytes(
-    strategy: Strategy, module: "nn.Module", heads: Sequence[str], resting: int
+    strategy: Strategy, module: "nn.Module", heads: Sequence[str], itemsize: int
 ) -> int:
-    """The size of the file of tensors that the strategy would save of `module`.
+    """The size in bytes of the file that the strategy would save of `module`.
 
-    `resting` is the bytes of a weight at rest; those of the `heads` are in fp32.
+    `itemsize` is the bytes per weight of the base; those of the `heads` are in fp32.
     """
     in_heads = tuple(f"{WRAPPED}{head}." for head in heads)
-    size = A_FILE_S_OWN
+    size = EMPTY_FILE_BYTES
     for name, tensor in saved_tensors(strategy, module).items():
-        entry = A_TENSOR_S_ENTRY + len(name)
+        entry = TENSOR_ENTRY_BYTES + len(name)
         if not isinstance(strategy, PeftStrategy) or name == VIRTUAL or name.startswith(in_heads):
             size += entry + tensor.numel() * tensor.element_size()
-        else:  # on the meta device PEFT 0.21 leaves what it adds in fp32
-            own = 4 if strategy.rests_in_fp32 else resting
+        else:  # on the meta device PEFT 0.21 keeps its weights in fp32
+            own = 4 if strategy.rests_in_fp32 else itemsize
             size += entry + tensor.numel() * own * (2 if strategy.saves_start else 1)
     return size
 
 
 def saved_tensors(strategy: Strategy, module: "nn.Module") -> "dict[str, Tensor]":
-    """What the strategy saves, by name: what trains, or what PEFT says (it may be more)."""
+    """The tensors that the strategy saves, by name: the trainable ones, or those of PEFT (which may
+    be more)."""
     import torch
 
     if not isinstance(strategy, PeftStrategy):
@@ -159,7 +161,7 @@ def saved_tensors(strategy: Strategy, module: "nn.Module") -> "dict[str, Tensor]
 
 
 def cost_rows(found: list[StrategyCost]) -> list[dict[str, str]]:
-    """Offers as rows of a table; a reason stands in the place of the numbers."""
+    """Costs as rows of a table, with a reason instead of numbers if incompatible."""
     return [
         {
             "strategy": each.strategy,

@@ -1,4 +1,4 @@
-"""Pictures of a run: its losses and its validation score against the optimizer step."""
+"""Learning curves of a run: losses and validation scores by optimizer step, as SVG."""
 
 import math
 from collections import Counter
@@ -8,10 +8,10 @@ from pathlib import Path
 Point = dict[str, float | str]
 
 INK = {"training": "#0072B2", "validation": "#D55E00"}
-"""Blue and vermilion of Okabe and Ito: the color-blind tell them apart, dashes do in gray."""
+"""Blue and vermilion of Okabe and Ito, for color-blind readers; dashes differ in grayscale."""
 DASH = {"training": [1, 0], "validation": [6, 3]}
-MOST_MARKED = 40  # points; more of them would hide the line
-WIDTH = 480  # pixels, of the plot and at most of its title
+MAX_MARKERS = 40  # more would hide the line
+WIDTH = 480  # pixels, of the plot; also the limit of its title
 
 
 def draw_learning_curves(
@@ -21,11 +21,12 @@ def draw_learning_curves(
     run: str = "",
     loss: str = "cross-entropy (nats)",
 ) -> list[Path]:
-    """Write `loss.svg` and `scores.svg` into `folder`; returns those that had points to show.
+    """Write `loss.svg` and `scores.svg` to `folder`; returns the paths of those with values to
+    plot.
 
-    A line of `log` holds `step` and any of `loss`, `eval_loss` and `eval_score`, which is the
-    validation split's `headline`; `run` stands below the titles, and `loss` says what the losses
-    are. None, NaN and infinity are left out.
+    An entry of `log` has `step` and any of `loss`, `eval_loss` and `eval_score`, which is the
+    `headline` of the validation split; `run` is the subtitle, and `loss` the axis title of the
+    losses. None, NaN and infinity are left out.
     """
     losses = [*points(log, "loss", "training"), *points(log, "eval_loss", "validation")]
     scores = list(points(log, "eval_score", "validation"))
@@ -33,15 +34,15 @@ def draw_learning_curves(
         "loss.svg": (losses, "Loss", loss),
         "scores.svg": (scores, f"Validation {headline}", headline + direction(headline)),
     }
-    drawn = {name: chart for name, chart in charts.items() if chart[0]}
+    found = {name: chart for name, chart in charts.items() if chart[0]}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (rows, title, axis) in drawn.items():
+    for name, (rows, title, axis) in found.items():
         draw(rows, folder / name, printable(title), printable(axis), printable(run))
-    return [folder / name for name in drawn]
+    return [folder / name for name in found]
 
 
 def direction(metric: str) -> str:
-    """What the best value of a metric is, behind its name; nothing where that is not known."""
+    """The best value of a metric, as a suffix of its name; empty if it is unknown."""
     from peftkit.metrics.registry import find_metric
 
     found = find_metric(metric)
@@ -51,7 +52,7 @@ def direction(metric: str) -> str:
 
 
 def points(log: Sequence[Mapping[str, float | None]], key: str, curve: str) -> Iterator[Point]:
-    """The finite values of `key` in `log` with their steps."""
+    """The finite values of `key` in `log`, with their steps."""
     for line in log:
         value, step = line.get(key), line.get("step")
         if value is not None and step is not None and math.isfinite(value):
@@ -59,7 +60,7 @@ def points(log: Sequence[Mapping[str, float | None]], key: str, curve: str) -> I
 
 
 def draw(rows: list[Point], path: Path, title: str, axis: str, run: str) -> None:
-    """Write lines of `rows` by curve, marked where there are few enough points to see."""
+    """Write a line chart of `rows` by curve, with markers if there are few enough."""
     import altair as alt
 
     length = Counter(row["curve"] for row in rows)
@@ -76,7 +77,7 @@ def draw(rows: list[Point], path: Path, title: str, axis: str, run: str) -> None
     lines = base.mark_line(strokeWidth=1.8).encode(
         strokeDash=alt.StrokeDash("curve:N", scale=dash, legend=legend)
     )
-    few = [row for row in rows if length[row["curve"]] <= MOST_MARKED]
+    few = [row for row in rows if length[row["curve"]] <= MAX_MARKERS]
     marks = base.mark_point(filled=True, size=28, opacity=1).properties(
         data=alt.InlineData(values=few)
     )
@@ -86,7 +87,7 @@ def draw(rows: list[Point], path: Path, title: str, axis: str, run: str) -> None
 
 
 def printable(text: str) -> str:
-    """`text` without the control characters and lone surrogates that XML cannot hold."""
+    """`text` without control characters and lone surrogates, which XML cannot contain."""
     return "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
     )

@@ -1,4 +1,4 @@
-"""The model card: what an artifact is, what it scores and how to load it, written by the run."""
+"""The model card of an artifact: what it is, its scores and how to load it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import peftkit
 peftkit.predict("FOLDER_OF_THE_RUN", [{example}])
 ```
 """
-WITH_PEFT = """With PEFT and transformers alone (padded batches{held}):
+WITH_PEFT = """With PEFT and transformers alone (padded batches{stored}):
 
 ```python
 from peft import PeftModel
@@ -41,14 +41,14 @@ tokenizer = AutoTokenizer.from_pretrained("{base}")
 ```
 """
 MARKED = """
-With nothing else: the task adds markers to the vocabulary and reads the model at them. A folder
-that opens by transformers alone is made from the run by `peftkit export RUN --to DIR`.
+Not with PEFT or transformers alone: the task adds markers to the vocabulary and reads the model at
+them. `peftkit export RUN --to DIR` makes a directory of the run that transformers alone can load.
 """
 LOADING = {"peftkit": "", "peft": WITH_PEFT, "transformers": WITH_TRANSFORMERS}
 
 
 def model_card(record: RunRecord) -> str:
-    """The card of a finished run's artifact, in Markdown with the hub's metadata on top."""
+    """The card of a finished run's artifact, in Markdown with the hub's metadata."""
     recipe = recipe_of(record)
     described = description(record, recipe, recipe.strategy.loads_with)
     how_to = WITH_PEFTKIT.format(example=example(recipe.task)) + loading(record, recipe)
@@ -56,24 +56,24 @@ def model_card(record: RunRecord) -> str:
 
 
 def description(record: RunRecord, recipe: Recipe, library: str) -> str:
-    """The card up to how it is loaded, which is by `library`."""
+    """The card without how to load it; `library` is the one that loads it."""
     parts = [
         HEADER.format(metadata=metadata(record, recipe, library), name=record.name),
         *[f"**{note}.**\n\n" for note in [record.data.note] if note],
         table(facts(record, recipe)),
-        f"\n## Scores\n\nOn {tested(record)}; intervals are 95 % bootstraps over these rows.\n\n",
+        f"\n## Scores\n\nOn {tested(record)}, with 95 % bootstrap intervals over these rows.\n\n",
         table(score_rows(record)),
     ]
     return "".join(parts)
 
 
 def recipe_of(record: RunRecord) -> Recipe:
-    """The recipe that a record was made by."""
+    """The recipe of a record."""
     return Recipe.of(Composition(record.name, record.recipe))
 
 
 def metadata(record: RunRecord, recipe: Recipe, library: str) -> str:
-    """The hub's metadata: base, task and the headline's value."""
+    """The hub's metadata as YAML: base, task and the headline score."""
     from huggingface_hub import EvalResult, ModelCardData
 
     task, headline = recipe.task.pipeline_tag, record.scores.get(record.headline)
@@ -100,7 +100,7 @@ def metadata(record: RunRecord, recipe: Recipe, library: str) -> str:
 
 
 def facts(record: RunRecord, recipe: Recipe) -> list[tuple[str, str]]:
-    """What was trained on what."""
+    """Base, strategy, task, data and training, as table rows."""
     parameters = record.parameters
     assert parameters is not None, "a finished run has counted its parameters"
     settings = ", ".join(f"{k}={v}" for k, v in recipe.strategy.to_dict().items() if k != "kind")
@@ -108,7 +108,7 @@ def facts(record: RunRecord, recipe: Recipe) -> list[tuple[str, str]]:
         ("", ""),
         ("base", f"{record.model.used} ({record.model.identity}, from {record.model.origin})"),
         ("strategy", f"{recipe.strategy.kind} ({settings}), source {recipe.strategy.source}"),
-        ("held in", f"{recipe.quantize.kind if recipe.quantize.bits else precision(record)}"),
+        ("stored in", f"{recipe.quantize.kind if recipe.quantize.bits else precision(record)}"),
         (
             "trainable",
             f"{parameters.trainable:,} of {parameters.total:,} ({parameters.share:.2%})",
@@ -121,12 +121,12 @@ def facts(record: RunRecord, recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def precision(record: RunRecord) -> str:
-    """The type in which the base rested."""
+    """The storage dtype of the base."""
     return record.world.precision if record.world is not None else "unknown"
 
 
 def rows(record: RunRecord) -> str:
-    """How many rows each split had."""
+    """The number of rows in each split."""
     return ", ".join(f"{n} {split}" for split, n in record.rows.items() if split in SPLITS)
 
 
@@ -134,11 +134,13 @@ SPLITS = ("train", "validation", "test")
 
 
 def proof(record: RunRecord) -> str:
-    """What the run proved of itself."""
+    """The result of the run's integrity checks."""
     if record.proof is None:
         return "none"
-    said, difference = record.proof.status, record.proof.reload_difference
-    return said if difference is None else f"{said}; reloaded, outputs differ by {difference:.2g}"
+    status, difference = record.proof.status, record.proof.reload_difference
+    if difference is None:
+        return status
+    return f"{status}; outputs of the reloaded artifact differ by {difference:.2g}"
 
 
 def tested(record: RunRecord) -> str:
@@ -147,42 +149,46 @@ def tested(record: RunRecord) -> str:
 
 
 def score_rows(record: RunRecord) -> list[tuple[str, str]]:
-    """The scores over all rows, and the headline of answers without training."""
+    """The scores over all rows, and the headline score of each baseline."""
     found = [("score", "value [95 % interval]")]
-    found += [(n + way(n), said(s)) for n, s in record.scores.items() if "[" not in n]
+    found += [(n + direction(n), format_score(s)) for n, s in record.scores.items() if "[" not in n]
     for name, scores in (record.baselines or {"baseline": record.baseline}).items():
         if record.headline in scores:
-            found.append((f"{record.headline}, {name}", said(scores[record.headline])))
+            found.append((f"{record.headline}, {name}", format_score(scores[record.headline])))
     return found
 
 
-def way(metric: str) -> str:
-    """A word about scores of which less is better."""
+def direction(metric: str) -> str:
+    """A suffix for metrics of which less is better."""
     return " (less is better)" if gain(metric, 1.0) < 0 else ""
 
 
-def said(score: "Score") -> str:
-    """A score with its interval, where it has one."""
+def format_score(score: "Score") -> str:
+    """A score with its interval, if it has one."""
     value = "undefined" if score.value is None else f"{score.value:.4f}"
     interval = "" if score.low is None else f" [{score.low:.4f}, {score.high:.4f}]"
     return f"{value}{interval}, n = {score.n:,}"
 
 
 def table(lines: list[tuple[str, str]]) -> str:
-    """A Markdown table; the first line is its head."""
+    """A Markdown table; the first row is the header."""
     head, *body = [f"| {name} | {value.replace('|', '/')} |\n" for name, value in lines]
     return "".join([head, "|---|---|\n", *body])
 
 
 def loading(record: RunRecord, recipe: Recipe) -> str:
-    """How to load the artifact without peftkit, where that works."""
+    """How to load the artifact without peftkit, if possible."""
     from peftkit.loading.heads import has_new_head
 
-    held = f"; the run held the base in {recipe.quantize.kind}" if recipe.quantize.bits else ""
+    stored = (
+        f"; in training the base was stored in {recipe.quantize.kind}"
+        if recipe.quantize.bits
+        else ""
+    )
     words: dict[str, Any] = {
         "auto_class": auto_class_name(recipe.task, record),
         "base": record.model.used,
-        "held": held,
+        "stored": stored,
         "sizes": ", ignore_mismatched_sizes=True" if has_new_head(record) else "",
     }
     if recipe.task.markers():
@@ -192,14 +198,14 @@ def loading(record: RunRecord, recipe: Recipe) -> str:
 
 
 def example(task: Task) -> str:
-    """A row to predict, as Python writes it."""
+    """An example input to predict, as Python code."""
     needed = [role for role in task.inputs if task.roles[role]]
     texts = ", ".join(['"..."'] * max(1, len(needed)))
     return f"({texts})" if len(needed) > 1 else texts
 
 
 def auto_class_name(task: Task, record: RunRecord) -> str:
-    """The name of the transformers class that loads the task's models of the record's kind."""
+    """The name of the transformers class that loads the model."""
     from transformers import AutoConfig
 
     place = Path(record.model.location)

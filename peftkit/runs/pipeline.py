@@ -1,4 +1,4 @@
-"""One attempt at a run: data, model, training, evaluation, record."""
+"""The pipeline of a run: data, model, training, evaluation, artifact, record."""
 
 import shutil
 import time
@@ -42,25 +42,28 @@ from peftkit.training.integrity import reason_of
 from peftkit.training.trainer import TrainingResult, fit
 
 Peaks = tuple[int, int | None, int | None]
-"""Largest memory until the test split is scored, the allocator's own, and while it is scored."""
-BYTES_A_TRAINED_WEIGHT = 16
-"""In a checkpoint: weight, fp32 master and two moments, rounded up."""
+"""Peak memory in bytes: before evaluation, the allocator's own, and during evaluation."""
+BYTES_PER_TRAINABLE = 16
+"""Of a weight in a checkpoint: fp32 weight and master weight, and two moments."""
 
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run is made of."""
+    """The data and the model of a run."""
 
     splits: Splits
     names: tuple[str, ...]
+    """Label names."""
     examples: dict[str, Any]
+    """Tokenized rows by split."""
     loaded: LoadedModel
     untrained: dict[str, Predictions]
-    """What the base says of the test rows without training, where that is compared with."""
+    """Predictions of the untrained base on the test rows, by baseline."""
 
 
 class RunPipeline:
-    """One process's try at a run, whose folder it holds: from the start, or a checkpoint."""
+    """One process's work on a run, whose directory it has claimed: from the start or a
+    checkpoint."""
 
     def __init__(
         self,
@@ -77,9 +80,9 @@ class RunPipeline:
         self.tuning = tuning
         self.should_prune: ShouldPrune | None = None
 
-    def make(self) -> RunRecord:
-        """Load, train, evaluate, prove, record; a failure is recorded too."""
-        # incompatibilities show before data are read; the estimate of the peak needs it again
+    def run(self) -> RunRecord:
+        """Load, train, evaluate and record; failures are recorded too."""
+        # finds incompatibilities before data are read; also estimates the peak memory later
         self.meta_model = meta_model(
             self.recipe, self.model.location, self.recipe.task.assumed_names
         )
@@ -94,25 +97,25 @@ class RunPipeline:
                     inputs.examples,
                     self.folder,
                     self.world,
-                    self._given(inputs, "validation", resamples=0),
+                    self._eval_split(inputs, "validation", resamples=0),
                     self.should_prune,
                 )
                 inputs = replace(inputs, loaded=result.loaded)
-                record = self._conclude(inputs, result)
+                record = self._evaluate_and_record(inputs, result)
         except (RunStopped, DiskError):
             raise
         except Exception as error:
-            told = out_of_memory_error(error) if is_out_of_memory(error) else error
-            if isinstance(told, PeftkitError):
-                self._fail(inputs, str(told))
-                raise told from error
+            known = out_of_memory_error(error) if is_out_of_memory(error) else error
+            if isinstance(known, PeftkitError):
+                self._fail(inputs, str(known))
+                raise known from error
             raise
         if record.status == "failed":
             raise RunError(f"{self.folder.path}: {record.reason}")
         return record
 
     def _load(self) -> RunInputs:
-        """The data, encoded, and the model with the strategy attached."""
+        """Tokenize the data, and load the model with the strategy attached."""
         recipe, world = self.recipe, self.world
         tokenizer = load_tokenizer(self.model.location, recipe.task)
         splits = on_main_first(world, lambda: recipe.splits(self.data))
@@ -139,7 +142,7 @@ class RunPipeline:
             say(world, f"note: {note}")
         return RunInputs(splits, names, examples, loaded, untrained)
 
-    def _given(self, inputs: RunInputs, split: str, **more: Any) -> EvalSplit:
+    def _eval_split(self, inputs: RunInputs, split: str, **more: Any) -> EvalSplit:
         """What predictions for a split are scored against."""
         rows, examples = getattr(inputs.splits, split), inputs.examples[split]
         state = self.recipe.task.fitted_state
@@ -149,20 +152,24 @@ class RunPipeline:
         """Fit the task's thresholds, on every rank alike."""
         task, examples = self.recipe.task, inputs.examples["validation"]
         if task.fitted_on_validation and len(examples):
-            said = predict(inputs.loaded, task, examples, self.world)
-            found = task.fit_on_validation(said, self._given(inputs, "validation"))
+            predictions = predict(inputs.loaded, task, examples, self.world)
+            found = task.fit_on_validation(predictions, self._eval_split(inputs, "validation"))
             self.recipe = self.recipe.with_fitted_state({**task.fitted_state, **found})
 
     def _begin(self, inputs: RunInputs) -> None:
-        """Describe the run, unless it began in another world or the disk is too small."""
+        """Describe the run in its directory.
+
+        Raises `RunError` if the environment is not the one that it began in, or the disk is too
+        small.
+        """
         folder, now = self.folder, execution_environment(self.world)
         folder.begin(self.recipe, self.model, self.data)
         trained = inputs.loaded.parameters.trainable
-        check_space(folder.path, 3 * BYTES_A_TRAINED_WEIGHT * trained)
+        check_space(folder.path, 3 * BYTES_PER_TRAINABLE * trained)
         known = folder.description()
         began = known.get("world", now)
         if not any(map(is_complete, list_checkpoints(folder.checkpoints))):
-            # nothing is trained yet: it simply begins anew, the memory probe too
+            # nothing is trained yet: start from scratch, with the micro-batch size too
             read = [r for r in self.recipe.task.inputs if r in inputs.splits.train.column_names]
             facts: dict[str, Any] = {"names": inputs.names, "inputs": read}
             folder.describe(world=now, **facts, exact=True, micro_batch_size=None, engine=None)
@@ -171,54 +178,55 @@ class RunPipeline:
             was = ", ".join(f"{k} {began.get(k)}" for k in now if began.get(k) != now[k])
             has = ", ".join(f"{k} {now[k]}" for k in now if began.get(k) != now[k])
             raise RunError(
-                f"{folder.path}: the run began with {was} and cannot go on bit for bit with {has} "
-                "- start it as before, or add --allow-inexact-resume (the record will say so)"
+                f"{folder.path}: the run began with {was}, and cannot be resumed exactly with "
+                f"{has} - use the same as before, or add --allow-inexact-resume (the record will "
+                "have a note)"
             )
         folder.describe(world=now, exact=began == now and known["exact"])
 
-    def _conclude(self, inputs: RunInputs, result: TrainingResult) -> RunRecord:
-        """Score the test split on all ranks; the rest is rank 0's."""
-        peak, apart, began = peak_bytes(), reset_peak_bytes(), time.monotonic()
+    def _evaluate_and_record(self, inputs: RunInputs, result: TrainingResult) -> RunRecord:
+        """Score the test split on all ranks; rank 0 writes the results."""
+        peak, was_reset, started = peak_bytes(), reset_peak_bytes(), time.monotonic()
         self._fit_on_validation(inputs)
-        given = self._given(inputs, "test", train=inputs.splits.train)
+        given = self._eval_split(inputs, "test", train=inputs.splits.train)
         predictions, scored = judged(
             self.recipe, inputs.loaded, given, inputs.untrained, self.world
         )
-        evaluating = peak_bytes()[0] if apart and scored else None
-        seconds = time.monotonic() - began
+        evaluation_peak = peak_bytes()[0] if was_reset and scored else None
+        seconds = time.monotonic() - started
 
-        def settle() -> RunRecord:
+        def write_results() -> RunRecord:
             self.folder.describe(fitted_state=dict(self.recipe.task.fitted_state))
             self._save_artifact(inputs)
-            proof = self._reloaded(inputs, result.proof)
-            cost = self._cost(inputs, result, seconds, (*peak, evaluating))
+            proof = self._verify_artifact(inputs, result.proof)
+            cost = self._cost(inputs, result, seconds, (*peak, evaluation_peak))
             if predictions is not None:
                 task = self.recipe.task
                 self.folder.write_predictions(prediction_rows(task, predictions, given))
-            shown, unit = self.recipe.task.chosen_by, self.recipe.task.loss_unit
+            metric, unit = self.recipe.task.chosen_by, self.recipe.task.loss_unit
             folder = self.folder.path
-            draw_learning_curves(self.folder.logged(), folder, shown, folder.name, unit)
+            draw_learning_curves(self.folder.logged(), folder, metric, folder.name, unit)
             record = self._record(inputs, scored, predictions, result, cost, proof)
             if record.status == "finished":
                 write_text(self.folder.artifact / "README.md", model_card(record))
             return self.folder.finish(record)
 
-        return on_main(self.world, settle)
+        return on_main(self.world, write_results)
 
     def _save_artifact(self, inputs: RunInputs) -> None:
-        """What was trained, written beside and put in place at once."""
-        beside = self.folder.path / "artifact.partial"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
+        """Save what was trained; the directory is replaced atomically."""
+        partial = self.folder.path / "artifact.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
         module = inputs.loaded.module
-        self.recipe.strategy.save(module, beside)
-        write_config(beside, module, self.recipe.task.fitted_state)
-        write_manifest(beside, self.recipe, self.model, inputs.names)
+        self.recipe.strategy.save(module, partial)
+        write_config(partial, module, self.recipe.task.fitted_state)
+        write_manifest(partial, self.recipe, self.model, inputs.names)
         shutil.rmtree(self.folder.artifact, ignore_errors=True)
-        beside.replace(self.folder.artifact)
+        partial.replace(self.folder.artifact)
 
-    def _reloaded(self, inputs: RunInputs, proof: Proof) -> Proof:
-        """The proof, completed by loading the artifact in a fresh process."""
+    def _verify_artifact(self, inputs: RunInputs, proof: Proof) -> Proof:
+        """The proof, completed by the difference to the artifact loaded in a new process."""
         if self.recipe.training.proof != "full":
             return proof
         split = inputs.examples["test" if len(inputs.examples["test"]) else "train"]
@@ -229,9 +237,9 @@ class RunPipeline:
     def _cost(
         self, inputs: RunInputs, result: TrainingResult, seconds: float, peaks: Peaks
     ) -> Cost:
-        """What the run took."""
+        """The time and memory of the run."""
         longest = max(inputs.examples["train"]["length"])
-        micro, held = result.micro_batch_size, self.world.precision
+        micro, precision = result.micro_batch_size, self.world.precision
         return Cost(
             train_seconds=result.seconds,
             evaluate_seconds=seconds,
@@ -245,7 +253,7 @@ class RunPipeline:
             peak_reserved_bytes=peaks[1],
             peak_evaluate_bytes=peaks[2],
             predicted_peak_bytes=estimate_memory(
-                self.recipe, *self.meta_model, micro, longest, held
+                self.recipe, *self.meta_model, micro, longest, precision
             ).total,
             artifact_bytes=folder_bytes(self.folder.artifact),
         )
@@ -259,16 +267,16 @@ class RunPipeline:
         cost: Cost,
         proof: Proof,
     ) -> RunRecord:
-        """Everything that is known of the run."""
+        """The record of the run."""
         reason = reason_of(proof)
-        known: dict[str, Any] = self._known(inputs)
-        known["notes"] += result.notes
+        fields: dict[str, Any] = self._common_fields(inputs)
+        fields["notes"] += result.notes
         if scored is not None and predictions is not None:
-            known |= {part: getattr(scored, part) for part in ("scores", "baseline", "baselines")}
-            known["notes"] += scored.notes
-            known["details"] = {**scored.details, "test_loss": predictions.loss}
+            fields |= {part: getattr(scored, part) for part in ("scores", "baseline", "baselines")}
+            fields["notes"] += scored.notes
+            fields["details"] = {**scored.details, "test_loss": predictions.loss}
         return RunRecord(
-            **known,
+            **fields,
             status="failed" if reason else "finished",
             reason=reason,
             validation=result.best,
@@ -281,17 +289,17 @@ class RunPipeline:
         )
 
     def _fail(self, inputs: RunInputs, reason: str) -> None:
-        """Record that the run failed; the same command tries it again.
+        """Record that the run failed; the same command repeats it.
 
-        Without a word to other ranks: they may wait elsewhere for one that has failed alone.
+        Without communication: a rank may fail alone, while others wait elsewhere.
         """
         if self.world.is_main:
-            with suppress(OSError):  # a full disk is why it failed, and is told anyway
-                known = self._known(inputs)
-                self.folder.finish(RunRecord(**known, status="failed", reason=reason))
+            with suppress(OSError):  # a full disk may be the reason, which is raised anyway
+                fields = self._common_fields(inputs)
+                self.folder.finish(RunRecord(**fields, status="failed", reason=reason))
 
-    def _known(self, inputs: RunInputs) -> dict[str, Any]:
-        """What is known of the run whether it succeeds or not."""
+    def _common_fields(self, inputs: RunInputs) -> dict[str, Any]:
+        """The fields of the record that a failed run has too."""
         task = self.recipe.task
         fitted = task.fitted_state_notes(task.fitted_state)
         return {

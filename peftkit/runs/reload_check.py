@@ -1,4 +1,4 @@
-"""Load an artifact in a fresh process and compare its logits with those of the run.
+"""Load an artifact in a new process and compare its outputs with those of the run.
 
 `python -m peftkit.runs.reload_check RUN` prints the largest difference.
 """
@@ -20,17 +20,19 @@ from peftkit.loading.model import LoadedModel
 from peftkit.runtime.distributed import subprocess_environment
 
 LARGEST_RELOAD_DIFFERENCE = 1e-5
-"""Of outputs (probabilities, ...): the trained model and its artifact loaded elsewhere here."""
-PROBED_ROWS = 8
+"""The largest difference of outputs (probabilities, ...) between the trained model and its
+artifact."""
+NUM_ROWS = 8
 
 
 def reload_difference(recipe: Recipe, loaded: LoadedModel, examples: Any, folder: Path) -> float:
-    """Largest difference between the trained model and its artifact in a fresh process.
+    """The largest difference between the outputs of the trained model and those of its artifact,
+    loaded in a new process.
 
-    Raises `RunError` where the artifact cannot be loaded.
+    Raises `RunError` if the artifact cannot be loaded.
     """
-    rows = [dict(examples[index]) for index in range(min(PROBED_ROWS, len(examples)))]
-    outputs = probed(recipe, loaded, rows)
+    rows = [dict(examples[index]) for index in range(min(NUM_ROWS, len(examples)))]
+    outputs = flat_outputs(recipe, loaded, rows)
     probe = folder / "reload.json"
     probe.write_text(json.dumps({"rows": rows, "outputs": outputs.tolist()}))
     done = subprocess.run(
@@ -41,23 +43,24 @@ def reload_difference(recipe: Recipe, loaded: LoadedModel, examples: Any, folder
     )
     probe.unlink()
     if done.returncode:
-        raise RunError(f"the artifact cannot be loaded again: {done.stderr.strip()[-2000:]}")
+        raise RunError(f"the artifact cannot be loaded: {done.stderr.strip()[-2000:]}")
     return float(done.stdout.strip().splitlines()[-1])
 
 
 def main(path: Path) -> float:
-    """Largest difference between the run's own outputs and the reloaded artifact's."""
+    """The largest difference between the stored outputs of the run and those of the reloaded
+    artifact."""
     probe = json.loads((path / "reload.json").read_text())
     recipe, loaded, _ = load_run(path)
     rows = probe["rows"]
-    outputs = probed(recipe, loaded, rows)
+    outputs = flat_outputs(recipe, loaded, rows)
     return float(np.abs(outputs - np.asarray(probe["outputs"])).max(initial=0.0))
 
 
-def probed(recipe: Recipe, loaded: LoadedModel, rows: Sequence[Any]) -> np.ndarray:
-    """What the task keeps of the model's word on the rows, one behind the other."""
-    (said,) = forward(loaded, recipe.task, rows, [range(len(rows))])
-    return np.concatenate([np.ravel(output) for output in said.outputs])
+def flat_outputs(recipe: Recipe, loaded: LoadedModel, rows: Sequence[Any]) -> np.ndarray:
+    """The model's outputs on `rows`, concatenated to one axis."""
+    (batch,) = forward(loaded, recipe.task, rows, [range(len(rows))])
+    return np.concatenate([np.ravel(output) for output in batch.outputs])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The story of a run: found finished, or claimed, made and recorded."""
+"""Train a recipe: return the record of a finished run, or claim its directory and run it."""
 
 from pathlib import Path
 
@@ -19,14 +19,14 @@ def train(
     allow_inexact_resume: bool = False,
     tuning: Tuning | None = None,
 ) -> RunRecord:
-    """Train, evaluate and record `recipe`; resume what was interrupted, return what is done.
+    """Train, evaluate and record `recipe`; an interrupted run is resumed, a finished one returned.
 
-    `rerun` trains a finished recipe again, in a directory of its own; `allow_inexact_resume` lets a
-    run be resumed with other ranks or threads than it began with; `tuning` is how a comparison
-    chose the learning rate, for the record. Every rank returns the same record.
-    Raises `PeftkitError`.
+    `rerun` trains a finished recipe again, in a directory of its own; `allow_inexact_resume` allows
+    to resume with other ranks or threads than the run began with; `tuning` is how a comparison
+    chose the learning rate, for the record. Every rank returns the same record. Raises
+    `PeftkitError`.
     """
-    # alone, a finished run is found and a taken folder refused before torch is imported
+    # a single process finds a finished or a claimed run before it imports torch
     world = World.enter(recipe.training) if launched_ranks() > 1 else None
     path, model, data = on_main(world, lambda: resolve_run(recipe, Path(root), rerun))
     folder = RunDir(path)
@@ -40,7 +40,7 @@ def train(
             world = world or World.enter(recipe.training)
             return RunPipeline(
                 recipe, model, data, folder, world, allow_inexact_resume, tuning
-            ).make()
+            ).run()
         say(world, f"{folder.path} is finished: nothing to do (--rerun trains it again)")
         return record
     finally:
@@ -48,7 +48,7 @@ def train(
 
 
 def resolve_run(recipe: Recipe, root: Path, rerun: bool) -> tuple[Path, Source, Source]:
-    """The run's folder, and the model and the data that name it."""
+    """The run's directory, and the model and the data that its name is made of."""
     model, data = find_model(recipe.model), recipe.data.resolve()
     return RunDir.of(root, recipe, model, data, rerun).path, model, data
 
@@ -56,10 +56,10 @@ def resolve_run(recipe: Recipe, root: Path, rerun: bool) -> tuple[Path, Source, 
 def find_record_or_claim(
     folder: RunDir, recipe: Recipe, model: Source, data: Source
 ) -> RunRecord | None:
-    """The run's record if it is finished; else None, and `folder` is this process's."""
+    """The run's record if it is finished; else None, and this process has claimed `folder`."""
     digest = recipe.digest(model, data)
     folder.check(digest)
     if not folder.finished:
         folder.claim(digest)
-    # another process may have finished it between the two
+    # another process may have finished it in the meantime
     return folder.record if folder.finished else None

@@ -1,4 +1,4 @@
-"""The world a run stands in: ranks, threads, precision, and what the launcher says of them."""
+"""The processes of a run: ranks, threads, precision and what the launcher sets."""
 
 import importlib.metadata
 import os
@@ -28,37 +28,37 @@ LIBRARIES = (
     "scikit-learn",
 )
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
-"""glibc's numbers for `mallopt`; 32 MiB is the most it takes for the first."""
+"""Parameters of glibc's `mallopt`; the maximum of the first is 32 MiB."""
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of one run and what each of them has."""
+    """The processes of a run, and what each of them uses."""
 
     rank: int
     size: int
     threads: int
     precision: str
-    """Type in which weights rest and products are computed: 'bf16' or 'fp32'."""
+    """The dtype of weights and of matrix products: 'bf16' or 'fp32'."""
     device: str
     sharding: str
     """'none', 'ddp', 'fsdp' or 'deepspeed'."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and prints."""
+        """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
 
     @classmethod
     def enter(cls, training: "Training") -> "World":
-        """Join the other ranks, take this rank's share of the cores, settle the precision."""
+        """Join the other ranks, and set threads and precision of this one."""
         import torch
         from accelerate import PartialState
 
         settle_memory()
         precision = resolve_precision(training.precision)
         check_launcher_precision(precision)
-        # the Trainer would read it and compute under autocast
+        # the Trainer would read it and use autocast
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
         state = PartialState(**({} if torch.cuda.is_available() else {"cpu": True}))
         threads = threads_of_rank(training.threads)
@@ -77,19 +77,19 @@ class World:
 
 
 def launched_ranks() -> int:
-    """The number of ranks as the launcher's environment says it, before torch is imported."""
+    """The number of ranks by the launcher's environment, without importing torch."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def settle_memory() -> None:
-    """Keep memory from growing with the number of different batch sizes, and reuse it (Linux).
+    """Limit the memory that grows with the number of batch shapes, and reuse freed memory (Linux).
 
-    oneDNN keeps 1,024 compiled products with their scratch memory, several for each length of a
-    packed row; 64 are enough for the lengths at hand (benchmarks/LOG.md).
-    glibc gives blocks above 128 KiB back at once and faults them in again at the next step.
+    oneDNN caches 1,024 compiled primitives with their scratch memory, several per length of a
+    packed row; 64 are enough (benchmarks/LOG.md). glibc returns blocks above 128 KiB to the system
+    immediately, and faults them in again at the next step.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    # torch's layer above oneDNN keeps as many again: 1.0 GiB on a tiny model, so 0.6 GiB
+    # torch's own cache of oneDNN primitives is as large: 1.0 GiB for a tiny model, now 0.6 GiB
     os.environ.setdefault("LRU_CACHE_CAPACITY", "128")
     if sys.platform == "linux":
         import ctypes
@@ -101,7 +101,7 @@ def settle_memory() -> None:
 
 
 def threads_of_rank(wanted: "int | str") -> int:
-    """Threads for this rank; auto: its share of the cores that this process may use."""
+    """The number of threads of this rank; auto: its share of the available cores."""
     if wanted != "auto":
         return int(wanted)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -109,7 +109,7 @@ def threads_of_rank(wanted: "int | str") -> int:
 
 
 def resolve_precision(wanted: str) -> str:
-    """'bf16' or 'fp32'; auto: bf16 where products of matrices were measured faster in it."""
+    """'bf16' or 'fp32'; auto: bf16 if matrix products are faster in it."""
     import torch
 
     if wanted != "auto":
@@ -121,7 +121,7 @@ def resolve_precision(wanted: str) -> str:
 
 
 def slow_precision(wanted: str) -> str | None:
-    """A warning where bf16 is asked for and a CPU multiplies matrices more slowly in it."""
+    """A warning if bf16 is requested on a CPU whose matrix products are slower in it; else None."""
     import torch
 
     if wanted != "bf16" or torch.cuda.is_available():
@@ -131,24 +131,25 @@ def slow_precision(wanted: str) -> str | None:
         return None
     own, other = (f"{speeds[kind] / 1e9:,.1f}" for kind in ("bf16", "fp32"))
     return (
-        f"training.precision=bf16: this processor does {own} GFLOP/s in bf16 and {other} in fp32, "
-        f"{speeds['fp32'] / speeds['bf16']:,.1f} times as many - use training.precision=fp32"
+        f"training.precision=bf16: this processor reaches {own} GFLOP/s in bf16, {other} in fp32 "
+        f"({speeds['fp32'] / speeds['bf16']:,.1f} times as many) - use training.precision=fp32"
     )
 
 
 def check_launcher_precision(precision: str) -> None:
-    """Refuse a launcher that asks for another precision than the recipe's; 'no' is no opinion."""
-    said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    if said in ("bf16", "fp16", "fp8") and said != precision:
+    """Raise `RecipeError` if the launcher requests another precision than the recipe; 'no' is
+    ignored."""
+    requested = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if requested in ("bf16", "fp16", "fp8") and requested != precision:
         what = (
-            f"the launcher asks for {said}, the recipe for {precision} - say mixed_precision: 'no' "
-            f"in accelerate's file"
-        ) + (f" or training.precision={said}" if said == "bf16" else "")
+            f"the launcher requests {requested}, the recipe {precision} - set mixed_precision: 'no'"
+            " in accelerate's file"
+        ) + (f" or training.precision={requested}" if requested == "bf16" else "")
         raise RecipeError("launcher and recipe disagree:", [Fault("training.precision", what)])
 
 
 def sharding(size: int) -> str:
-    """How the model is spread over the ranks, as the launcher's environment says it."""
+    """How the model is distributed over the ranks, by the launcher's environment."""
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1"):
         return "fsdp"
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
@@ -157,32 +158,32 @@ def sharding(size: int) -> str:
 
 
 def on_main(world: World | None, work: Callable[[], Result]) -> Result:
-    """The result of `work`, done by rank 0 alone; its error is every rank's error."""
+    """The result of `work` on rank 0, broadcast to every rank; so is a `PeftkitError`."""
     if world is None or world.size == 1:
         return work()
     from accelerate.utils import broadcast_object_list
 
-    said: list[Any] = [None, None]
+    shared: list[Any] = [None, None]
     if world.is_main:
         try:
-            said[0] = work()
+            shared[0] = work()
         except PeftkitError as error:
-            said[1] = error
-    broadcast_object_list(said, from_process=0)
-    if said[1] is not None:
-        raise said[1]
-    return said[0]  # type: ignore[no-any-return]
+            shared[1] = error
+    broadcast_object_list(shared, from_process=0)
+    if shared[1] is not None:
+        raise shared[1]
+    return shared[0]  # type: ignore[no-any-return]
 
 
 def on_main_first(world: World, work: Callable[[], Result]) -> Result:
-    """The result of `work` on every rank; rank 0 goes first and fills the caches."""
+    """The result of `work` on every rank; rank 0 runs it first, to fill caches."""
     if world.size > 1:
         on_main(world, lambda: bool(work()))
     return work()
 
 
 def gathered(world: World, values: list[Any]) -> list[Any]:
-    """The lists of all ranks, one behind the other, on every rank."""
+    """The lists of all ranks, concatenated, on every rank."""
     if world.size == 1:
         return values
     from accelerate.utils import gather_object
@@ -191,17 +192,17 @@ def gathered(world: World, values: list[Any]) -> list[Any]:
 
 
 def any_rank(world: World, flag: bool) -> bool:
-    """Whether any rank raises `flag`; all ranks must call it together."""
+    """Whether `flag` is true on any rank; all ranks must call it together."""
     return bool(max_over_ranks(world, int(flag)))
 
 
 def max_over_ranks(world: World, value: int) -> int:
-    """The largest of the ranks' values; all ranks must call it together."""
+    """The largest value of any rank; all ranks must call it together."""
     return value if world.size == 1 else _reduced(value, "MAX")
 
 
 def sum_over_ranks(world: World, value: int) -> int:
-    """The sum of the ranks' values; all ranks must call it together."""
+    """The sum over the ranks; all ranks must call it together."""
     return value if world.size == 1 else _reduced(value, "SUM")
 
 
@@ -216,42 +217,42 @@ def _reduced(value: int, how: str) -> int:
 
 
 def say(world: World | None, message: str) -> None:
-    """Tell the user, once, whatever the number of ranks (None: there is but one)."""
+    """Print a message to stderr on rank 0 (or if `world` is None)."""
     if world is None or world.is_main:
         print(message, file=sys.stderr, flush=True)
 
 
 def share_of_batch(batch_size: int, size: int) -> int:
-    """Examples a rank takes of each optimizer step.
+    """The examples per rank in each optimizer step.
 
-    Raises `RunError` with the nearest workable numbers when the ranks do not divide the batch.
+    Raises `RunError` with the nearest valid batch sizes if the ranks do not divide the batch.
     """
     if batch_size % size:
         below, above = batch_size // size * size, -(-batch_size // size) * size
-        near = " or ".join(str(n) for n in (below, above) if n)
+        nearest = " or ".join(str(n) for n in (below, above) if n)
         raise RunError(
-            f"training.batch_size={batch_size} cannot be shared by {size} ranks "
-            f"- use training.batch_size={near}"
+            f"training.batch_size={batch_size} is not divisible by {size} ranks "
+            f"- use training.batch_size={nearest}"
         )
     return batch_size // size
 
 
 def without_launcher() -> dict[str, str]:
-    """The environment of a process that is no rank: without what a launcher put there."""
+    """The environment variables without those set by a launcher."""
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     others = ("TORCHELASTIC", "ACCELERATE_", "FSDP_", "GROUP_", "ROLE_")
     return {k: v for k, v in os.environ.items() if k not in ranks and not k.startswith(others)}
 
 
 def subprocess_environment() -> dict[str, str]:
-    """The environment of a Python process that is no rank and finds its modules where this one
-    did, plug-ins too."""
+    """The environment of a Python subprocess without a rank, which finds the same modules, plug-ins
+    included."""
     places = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
     return {**without_launcher(), "PYTHONPATH": places}
 
 
 def execution_environment(world: World) -> dict[str, Any]:
-    """What must be the same for a run to go on bit for bit."""
+    """What must be the same for a run to be resumed exactly, bit for bit."""
     return {
         "ranks": world.size,
         "threads": world.threads,
@@ -263,7 +264,7 @@ def execution_environment(world: World) -> dict[str, Any]:
 
 
 def world_record(world: World, training: "Training", micro: int) -> WorldRecord:
-    """Where a run ran, and the speeds by which its precision was chosen."""
+    """Where a run was executed, and the speeds by which its precision was chosen."""
     measured = training.precision == "auto" and world.device.startswith("cpu")
     return WorldRecord(
         ranks=world.size,

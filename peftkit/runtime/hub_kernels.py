@@ -1,4 +1,4 @@
-"""Hub kernels: code that bitsandbytes fetches from the hub when it is imported; here it may not."""
+"""An import hook that keeps bitsandbytes from downloading kernels from the hub when imported."""
 
 import logging
 import sys
@@ -8,20 +8,21 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 FETCHES = "bitsandbytes.backends.cpu.ops"
-"""The module of bitsandbytes 0.50.2 that loads and runs `kernels-community` code at its import."""
+"""The module of bitsandbytes 0.50.2 that downloads and runs `kernels-community` code when
+imported."""
 
 
 class NoHubKernels(MetaPathFinder):
     """Makes `import kernels` fail while `FETCHES` is imported, and nowhere else.
 
-    peft imports bitsandbytes, and transformers' trainer imports peft, so no place of ours is sure
-    to come before them all: an import hook is.
+    peft imports bitsandbytes, and transformers' Trainer imports peft: no statement of ours is
+    certain to run before both, but an import hook is.
     """
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of `FETCHES`, its execution guarded; None for every other module."""
+        """The spec of `FETCHES`, with a guarded execution; None for every other module."""
         spec = PathFinder.find_spec(name, path, target) if name == FETCHES else None
         if spec is None or spec.loader is None:
             return None
@@ -46,6 +47,6 @@ class NoHubKernels(MetaPathFinder):
 
 
 def refuse() -> None:
-    """Put the hook in place, once."""
+    """Install the hook, once."""
     if not any(isinstance(finder, NoHubKernels) for finder in sys.meta_path):
         sys.meta_path.insert(0, NoHubKernels())

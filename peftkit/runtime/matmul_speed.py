@@ -1,18 +1,18 @@
-"""Products of matrices: how many operations a second this machine does in each precision."""
+"""The speed of matrix products on this machine, in each precision."""
 
 import time
 
 from peftkit.runtime import measurements
 
-LEAST_PRODUCTS = 3
+MIN_PRODUCTS = 3
 KINDS = ("bf16", "fp32")
 
 
 def matmul_speeds() -> dict[str, float]:
-    """Operations a second in 'bf16' and 'fp32', measured once on a machine and kept.
+    """Operations per second in 'bf16' and 'fp32', measured once per machine and cached.
 
-    A processor's flags do not tell: without instructions for bf16 its products are emulated, and
-    slower than fp32's by a factor of hundreds. The matrices are small, for that takes time too.
+    A processor's flags do not tell: without bf16 instructions its products are emulated, and slower
+    by a factor of hundreds. The matrices are small to keep the measurement short.
     """
     known = measurements.find("products")
     if known is None:
@@ -22,17 +22,17 @@ def matmul_speeds() -> dict[str, float]:
 
 
 def measure_matmul_speed(precision: str, side: int = 1024, seconds: float = 0.3) -> float:
-    """How fast this machine multiplies (side, side) matrices: the fastest of the products that
-    were made in so many seconds, which nothing else on the machine held up."""
+    """Operations per second of (side, side) matrix products: of the fastest within `seconds`, so
+    that other load on the machine has no effect."""
     import torch
 
     kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     left = torch.ones(side, side, dtype=kind, device=device)
-    float((left @ left)[0, 0])  # the first product pays for the start
+    float((left @ left)[0, 0])  # warm-up
     took: list[float] = []
-    while len(took) < LEAST_PRODUCTS or sum(took) < seconds:
-        begun = time.perf_counter()
-        float((left @ left)[0, 0])  # read, so that a GPU has done it
-        took.append(time.perf_counter() - begun)
+    while len(took) < MIN_PRODUCTS or sum(took) < seconds:
+        started = time.perf_counter()
+        float((left @ left)[0, 0])  # waits for a GPU
+        took.append(time.perf_counter() - started)
     return 2 * side**3 / min(took)

@@ -1,4 +1,4 @@
-"""What was measured on this machine: kept in peftkit's cache, so that it is settled once."""
+"""A cache of measurements made on this machine."""
 
 import hashlib
 import importlib.metadata
@@ -12,19 +12,20 @@ from peftkit.hub.source import cache_folder
 from peftkit.storage.atomic_files import write_json
 
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
-"""Variables by which a process does without some of the processor's instructions."""
+"""Environment variables that disable some of the processor's instructions."""
 
 
 def find(what: str, **parts: Any) -> Any:
-    """What was kept of a measurement under the same `parts` on this machine, or None."""
+    """The cached measurement `what` under the same `parts` on this machine, or None."""
     try:
         return json.loads(_place(what, parts).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # a damaged file is measured and written anew
+    except (FileNotFoundError, ValueError):  # a damaged file is replaced
         return None
 
 
 def keep(what: str, found: Any, **parts: Any) -> Any:
-    """What holds from now on: `found`, or what another process has kept in the meantime."""
+    """Cache the measurement `found`; returns the cached one, which another process may have stored
+    first."""
     known = find(what, **parts)
     if known is not None:
         return known
@@ -41,7 +42,7 @@ def _place(what: str, parts: dict[str, Any]) -> Path:
 
 
 def machine() -> dict[str, Any]:
-    """What a speed depends on: processor, instructions in use, libraries."""
+    """What speeds depend on: processor, instructions in use, libraries."""
     import torch
 
     return {
@@ -54,7 +55,7 @@ def machine() -> dict[str, Any]:
 
 
 def device_name() -> str:
-    """The accelerator's or the processor's name."""
+    """The name of the accelerator or the processor."""
     import torch
 
     if torch.cuda.is_available():
@@ -62,6 +63,6 @@ def device_name() -> str:
     try:
         with open("/proc/cpuinfo") as info:
             models = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
-    except OSError:  # no Linux: the name is a nicety
+    except OSError:  # not Linux
         models = []
     return f"cpu: {models[0] if models else platform.processor() or platform.machine()}"

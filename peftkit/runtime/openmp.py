@@ -1,18 +1,18 @@
-"""OpenMP: how torch's threads wait for each other, which must be said before torch is loaded."""
+"""OpenMP: how long torch's waiting threads spin, which must be set before torch is imported."""
 
 import os
 
 SPINS = "2000"
-"""Turns that a waiting thread of libgomp takes before it sleeps: some 100 microseconds where a turn
-is long. libgomp's own default is 300,000, up to 15 ms."""
+"""Iterations that a waiting thread of libgomp spins before it sleeps: about 100 microseconds.
+libgomp's default is 300,000, up to 15 ms."""
 
 
 def wait_briefly() -> None:
-    """Have threads that wait sleep soon, unless the environment says how they should wait.
+    """Make waiting threads sleep early, unless the environment configures it.
 
-    A thread that spins holds a core on which the thread it waits for could run: beside other
-    processes two threads on two cores trained at a fifth of the speed (benchmarks/LOG.md). It has
-    no effect where torch is loaded already.
+    A spinning thread blocks a core on which the thread that it waits for could run: next to other
+    processes, two threads on two cores trained at a fifth of the speed (benchmarks/LOG.md). No
+    effect once torch is imported.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPINS

@@ -82,17 +82,17 @@ class MasterWeightAdamW(torch.optim.AdamW):
         """Clip the gradients, update the master weights, copy them to the parameters, and drop the
         gradients."""
         self.accumulate_gradients()
-        masters = [m for m in self.master_weights.values() if m.grad is not None]
-        norm = nn.utils.get_total_norm([m.grad for m in masters])  # type: ignore[misc]
+        updated = [m for m in self.master_weights.values() if m.grad is not None]
+        norm = nn.utils.get_total_norm([m.grad for m in updated])  # type: ignore[misc]
         if self.max_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(masters, self.max_grad_norm, norm)
+            nn.utils.clip_grads_with_norm_(updated, self.max_grad_norm, norm)
         self.grad_norm = float(norm)
         super().step(closure)
         for parameter, master in self.copies:
             parameter.copy_(master)
         if self.training_hook is not None:
             self.training_hook.after_step()
-        for master in masters:
+        for master in updated:
             master.grad = None
 
     def state_dict(self) -> dict[str, Any]:

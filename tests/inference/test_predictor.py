@@ -26,8 +26,8 @@ from peftkit.inference.predictor import (
 from peftkit.records.artifact import write_manifest
 from peftkit.records.record import RunRecord
 from peftkit.records.run_dir import RunDir
+from peftkit.runs.reload_check import flat_outputs
 from peftkit.runs.reload_check import main as reload_difference
-from peftkit.runs.reload_check import probed
 from peftkit.storage.atomic_files import write_text
 from support.toy_models import NAMES, load_toy, toy, train
 
@@ -309,7 +309,7 @@ def test_csv_holds_lists_as_json_and_refuses_columns_that_the_first_row_lacks(
 def test_reloading_returns_the_largest_difference_of_a_probability(run: Path) -> None:
     recipe, assembled_again, _ = predictor.load_run(run)
     rows = [{"input_ids": [2, 60 + i, 3], "token_type_ids": [0] * 3, "labels": 0} for i in range(3)]
-    said = probed(recipe, assembled_again, rows)
+    said = flat_outputs(recipe, assembled_again, rows)
     probe = run / "reload.json"
     probe.write_text(json.dumps({"rows": rows, "outputs": said.tolist()}))
     assert reload_difference(run) == 0

@@ -34,7 +34,7 @@ from support.toy_models import logits
 from support.varied_rows import LABELS, classified, written
 
 Varied = Callable[..., Path]
-KEPT, ALIGNED = "it is trained on", "it is put into the order of the run's labels"
+KEPT, ALIGNED = "is trained further", "is reordered to the run's labels"
 OUTPUTS = {
     "bert": "classifier", "roberta": "classifier.out_proj", "llama": "score",
     "deberta-v2": "classifier", "bart": "classification_head.out_proj",
@@ -190,14 +190,14 @@ def test_a_head_of_another_task_is_replaced_though_its_labels_are_the_same(
     varied: Varied,
 ) -> None:
     made = loaded(recipe_on(varied("bert", head="reordered"), "token_classification"), LABELS)
-    assert said(made) == ["the head is new: the base's is another task's"]
+    assert said(made) == ["the head is new: the base's is for another task"]
 
 
 def test_a_head_that_finds_spans_is_trained_on(varied: Varied, tmp_path: Path) -> None:
     kind: Any = AutoModelForQuestionAnswering
     base = of_another_task(varied("bert"), kind, tmp_path / "base")
     made = loaded(recipe_on(base, "question_answering"), ())
-    assert said(made) == ["the base's own head is trained on"]
+    assert said(made) == ["the base's head is trained further"]
     old = load_file(base / "model.safetensors")
     assert torch.equal(outputs(made, "qa_outputs")["qa_outputs.weight"], old["qa_outputs.weight"])
 

@@ -58,7 +58,7 @@ def test_targets_that_match_nothing_are_listed_with_those_that_would() -> None:
     said = refusal(
         toy("tiny-bert", "strategy={kind: lora, targets: [q_proj, query, outptu.dense]}")
     )
-    assert "strategy.targets: no layer of this model is called 'q_proj'" in said
+    assert "strategy.targets: no layer of this model is named 'q_proj'" in said
     assert "attention.self.query" in said
     assert "did you mean 'output.dense'?" in said
 
@@ -76,7 +76,7 @@ def test_more_last_blocks_than_there_are_is_refused() -> None:
 
 def test_a_pattern_that_names_nothing_is_refused() -> None:
     said = refusal(toy("tiny-bert", "strategy={kind: frozen, patterns: ['*.Layernorm.*']}"))
-    assert "strategy.patterns: '*.Layernorm.*' names no parameter" in said
+    assert "strategy.patterns: '*.Layernorm.*' matches no parameter" in said
 
 
 def test_dropout_follows_what_trains_and_what_is_asked() -> None:
@@ -86,7 +86,7 @@ def test_dropout_follows_what_trains_and_what_is_asked() -> None:
     assert dropouts(toy("tiny-bert", "strategy=frozen", auto)) == {0.0}
     assert dropouts(toy("tiny-bert", "strategy=lora", "training.dropout=0.2")) == {0.2}
     assert dropouts(toy("tiny-bert", "strategy=full", "training.dropout=0")) == {0.0}
-    note = "the base's dropout is 0, for it is frozen (training.dropout=auto)"
+    note = "dropout is 0 because the base is frozen (training.dropout=auto)"
     assert load_toy(toy("tiny-bert", "strategy=lora", auto)).notes == (note,)
     assert load_toy(toy("tiny-bert", "strategy=full", auto)).notes == ()
 

@@ -217,8 +217,8 @@ def test_a_target_may_be_a_name_or_the_end_of_one() -> None:
     assert matching(["output.dense", "query"], names, "strategy.targets") == names
     with pytest.raises(RecipeError) as caught:
         matching(["qeury", "dense", "nse"], names, "strategy.targets")
-    assert "strategy.targets: no layer of this model is called 'qeury'" in str(caught.value)
-    assert "those that would match: attention.query, output.dense" in str(caught.value)
+    assert "strategy.targets: no layer of this model is named 'qeury'" in str(caught.value)
+    assert "possible: attention.query, output.dense" in str(caught.value)
     assert "'nse'" in str(caught.value) and "'dense'" not in str(caught.value)
 
 
@@ -272,7 +272,7 @@ def test_an_unknown_architecture_is_padded_and_says_so(kind: str, tmp_path: Path
     assert kind not in ARCHITECTURES
     made = load_toy(toy(str(tmp_path), "strategy=full"))
     assert not made.batcher.packed
-    assert made.notes == (f"padded: packing is not proven for {kind}",)
+    assert made.notes == (f"padded: packing is not tested for {kind}",)
     examples = rows("tiny-llama")["test"]
     alone = torch.cat([logits(made, [examples[i]]) for i in range(len(examples))])
     torch.testing.assert_close(logits(made, examples), alone, atol=1e-5, rtol=1e-5)
@@ -327,7 +327,7 @@ def test_a_text_gets_the_same_logits_alone_as_in_a_padded_batch(model: str) -> N
 def test_what_is_not_proven_to_pack_is_padded_and_says_so(model: str) -> None:
     made = load_toy(toy(model, "strategy=full"))
     assert not made.batcher.packed
-    assert made.notes == (f"padded: packing is not proven for {TINY[model][0]}",)
+    assert made.notes == (f"padded: packing is not tested for {TINY[model][0]}",)
 
 
 @pytest.mark.parametrize("model", NEW)
@@ -425,7 +425,7 @@ def test_what_trains_embeddings_leaves_the_sinusoids_of_marian_alone(said: Any) 
 def test_patterns_that_name_nothing_but_constants_are_refused() -> None:
     model = AutoModelForSeq2SeqLM.from_pretrained(find_model("tiny-marian").location)
     said = {"kind": "frozen", "last": 0, "patterns": ["*embed_positions*"]}
-    with pytest.raises(RecipeError, match=r"'\*embed_positions\*' names no parameter"):
+    with pytest.raises(RecipeError, match=r"'\*embed_positions\*' matches no parameter"):
         Strategy.parse(said, "strategy").adapt(model, Rephrasing(kind="rephrasing"))
 
 

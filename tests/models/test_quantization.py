@@ -196,7 +196,7 @@ def test_an_unquantized_model_has_the_layers_it_once_had(model: str, quantize: s
 def test_8_bits_say_once_that_they_compute_in_float16(caplog: pytest.LogCaptureFixture) -> None:
     made = load_toy(toy("tiny-bert", "quantize=8bit"), "bf16")
     call_without_gradient(made)
-    assert made.notes == ("what enters an 8-bit layer is cast to float16 (bitsandbytes)",)
+    assert made.notes == ("inputs of 8-bit layers are cast to float16 (bitsandbytes)",)
     assert not [said for said in caplog.messages if "MatMul8bitLt" in said]
 
 

@@ -48,10 +48,10 @@ def test_each_module_says_its_shape_its_count_and_what_of_it_trains() -> None:
     said = [line.strip() for line in lines(grown("{kind: frozen, last: 1}"))]
     assert said[0].startswith("tiny-bert  BertForSequenceClassification  ")
     assert said.count("query  Linear(64x64 + 64)  4,160  frozen") == 1
-    assert said.count("query  Linear(64x64 + 64)  4,160  trains") == 1
-    assert said.count("output  BertSelfOutput  4,288  trains") == 1
+    assert said.count("query  Linear(64x64 + 64)  4,160  trainable") == 1
+    assert said.count("output  BertSelfOutput  4,288  trainable") == 1
     assert "LayerNorm  LayerNorm(64 + 64)  128  frozen" in said
-    assert said[-1] == "classifier  Linear(2x64 + 2)  130  trains"
+    assert said[-1] == "classifier  Linear(2x64 + 2)  130  trainable"
     depths = [len(line) - len(line.lstrip()) for line in lines(grown())]
     assert depths[:3] == [0, 2, 4] and {depth % 2 for depth in depths} == {0}
 
@@ -69,7 +69,7 @@ def test_a_shared_weight_counts_where_it_stands_first() -> None:
     shared, encoder = found(tree, "transformer", "shared"), found(tree, "transformer", "encoder")
     again = found(encoder, "embed_tokens")
     assert shared.total > 0 and again.total == 0 and again.weights[0].shape
-    assert any(line.endswith("shared with one above") for line in lines(tree))
+    assert any(line.endswith("shared with an earlier one") for line in lines(tree))
 
 
 def test_a_head_that_peft_has_copied_counts_once() -> None:

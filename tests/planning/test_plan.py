@@ -73,7 +73,7 @@ def test_steps_are_not_known_where_the_data_would_have_to_be_fetched() -> None:
 
 def test_a_batch_larger_than_the_train_split_is_refused() -> None:
     with pytest.raises(
-        RecipeError, match=r"training.batch_size: a step takes 512 .* train has 280"
+        RecipeError, match=r"training.batch_size: a batch has 512 .* the train split 280"
     ):
         planned("training.batch_size=512")
 
@@ -81,9 +81,9 @@ def test_a_batch_larger_than_the_train_split_is_refused() -> None:
 @pytest.mark.parametrize(
     ("strategy", "said"),
     [
-        ("{kind: lora, targets: [q_proj]}", "no layer of this model is called 'q_proj'"),
+        ("{kind: lora, targets: [q_proj]}", "no layer of this model is named 'q_proj'"),
         ("{kind: frozen, last: 9}", "the model has 2 blocks"),
-        ("{kind: frozen, patterns: [nothing]}", "names no parameter"),
+        ("{kind: frozen, patterns: [nothing]}", "matches no parameter"),
     ],
 )
 def test_what_fits_no_layer_is_refused_on_the_meta_device(strategy: str, said: str) -> None:

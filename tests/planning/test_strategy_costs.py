@@ -89,7 +89,7 @@ def test_the_command_says_what_it_counts_and_refuses_other_families(tmp_path: Pa
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == list(costs_of())
     assert rows[[row[0] for row in rows].index("lora")][1] == f"{costs_of()['lora'].trainable:,}"
-    assert "with its default settings, and a new head for two labels" in done.stderr
+    assert "with default settings, and a new head for two labels" in done.stderr
     asked = peftkit("list", "strategies", "--for", "tiny-bert", "--json", cwd=tmp_path)
     assert json.loads(asked.stdout) == [vars(cost) for cost in costs_of().values()]
     for family in ((), ("tasks",)):

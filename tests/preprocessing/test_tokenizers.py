@@ -186,7 +186,7 @@ def test_a_question_that_is_cut_to_leave_room_for_an_answer_is_told_of(varied: V
     recipe = Recipe.load("lora_tiny", f"model={folder}", task, "data.max_length=60")
     tokenizer = load_tokenizer(str(folder), recipe.task)
     notes = load_model(recipe, find_model(str(folder)), tokenizer, (), "fp32").notes
-    assert "of questions that are answered at most 30 tokens are read" in notes
+    assert "prompts are truncated to 30 tokens to leave room for the generated ones" in notes
     short = recipe.but(data={"max_length": 30})
     notes = load_model(short, find_model(str(folder)), tokenizer, (), "fp32").notes
     assert not any("questions" in note for note in notes)

@@ -103,7 +103,7 @@ def steps(order: Order, epoch: int, micro: int, ranks: int) -> list[list[int]]:
 
 def test_a_batch_that_ranks_cannot_share_names_the_nearest_that_they_can() -> None:
     assert share_of_batch(32, 4) == 8
-    with pytest.raises(RunError, match=r"batch_size=30 cannot be shared by 4 ranks - use .*28 or"):
+    with pytest.raises(RunError, match=r"batch_size=30 is not divisible by 4 ranks - use .*28 or"):
         share_of_batch(30, 4)
     with pytest.raises(RunError, match=r"use training\.batch_size=4$"):
         share_of_batch(3, 4)
@@ -115,7 +115,7 @@ def test_such_a_batch_is_refused_by_all_ranks_and_printed_once(
 ) -> None:
     ended = zygote.run(tmp_path, "training.batch_size=9", ranks=2)
     assert ended.codes == [2, 2]
-    assert ended.said.count("error: training.batch_size=9 cannot be shared by 2 ranks") == 1
+    assert ended.said.count("error: training.batch_size=9 is not divisible by 2 ranks") == 1
     assert "use training.batch_size=8 or 10" in ended.said
     assert "error" not in ended.others
 
@@ -156,7 +156,7 @@ def test_a_launcher_that_asks_for_another_precision_is_refused(
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", said)
     with pytest.raises(RecipeError) as refused:
         check_launcher_precision(wanted)
-    assert f"the launcher asks for {said}, the recipe for {wanted}" in str(refused.value)
+    assert f"the launcher requests {said}, the recipe {wanted}" in str(refused.value)
     assert "say mixed_precision: 'no'" in str(refused.value)
 
 
@@ -175,7 +175,7 @@ def test_a_run_whose_launcher_disagrees_stops_before_it_begins(
     launcher = {"ACCELERATE_MIXED_PRECISION": "bf16"}
     ended = zygote.run(tmp_path, "training.precision=fp32", environment=launcher)
     assert ended.code == 2
-    assert "training.precision: the launcher asks for bf16, the recipe for fp32" in ended.said
+    assert "training.precision: the launcher requests bf16, the recipe fp32" in ended.said
     assert not list((tmp_path / "runs").glob("lora*"))
 
 

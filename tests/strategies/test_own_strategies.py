@@ -419,15 +419,15 @@ def test_a_pattern_does_not_reach_what_peft_has_put_beside() -> None:
             "strategy: every weight is trained and none is frozen - use strategy=full",
         ),
         ("{kind: frozen, patterns: ['*']}", "every weight is trained and none is frozen"),
-        ("{kind: frozen, patterns: [nothing]}", "'nothing' names no parameter"),
+        ("{kind: frozen, patterns: [nothing]}", "'nothing' matches no parameter"),
         (
             "{kind: adapter, drop: 2}",
             "strategy.drop: the model has 2 blocks (got 2) - use at most 1",
         ),
         ("adapter_drop", "strategy.drop: the model has 2 blocks (got 3) - use at most 1"),
         ("{kind: compacter, n: 5}", "strategy.n: 5 does not divide the hidden size 64 - "),
-        ("{kind: bitfit, targets: [qeury]}", "no layer of this model is called 'qeury' - choose"),
-        ("{kind: layernorm, targets: [dense]}", "no layer of this model is called 'dense'"),
+        ("{kind: bitfit, targets: [qeury]}", "no layer of this model is named 'qeury' - choose"),
+        ("{kind: layernorm, targets: [dense]}", "no layer of this model is named 'dense'"),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(strategy: str, said: str) -> None:

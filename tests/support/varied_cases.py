@@ -104,7 +104,9 @@ CASE_RULES: dict[str, Rule] = {
     "an architecture does what it was made for": suits,
     "a head is for classes": lambda head, task: head == "none" or task == "text_classification",
     "bottlenecks cannot be merged": lambda way, handed: (way, handed) != ("adapter", "merged"),
-    "PEFT's OFT knows no Conv1D": lambda architecture, way: (architecture, way) != ("gpt2", "oft"),
+    "PEFT's OFT does not support Conv1D": lambda architecture, way: (
+        (architecture, way) != ("gpt2", "oft")
+    ),
 }
 AXES: dict[str, tuple[Any, ...]] = {
     "architecture": get_args(Architecture),

@@ -309,12 +309,12 @@ def test_another_world_is_refused_unless_inexact_and_the_record_says_so(
     ended = zygote.run(tmp_path, *settings, ranks=2)
     assert ended.codes == [2, 2]
     assert (
-        "began with ranks 1, sharding none and cannot go on bit for bit with ranks 2, sharding"
+        "began with ranks 1, sharding none, and cannot be resumed exactly with ranks 2, sharding"
         in (words(ended.said))
     )
     ended = zygote.run(tmp_path, *settings, "training.threads=2")
     assert ended.code == 2
-    assert "began with threads 1 and cannot go on bit for bit with threads 2" in words(ended.said)
+    assert "began with threads 1, and cannot be resumed exactly with threads 2" in words(ended.said)
     ended = zygote.run(tmp_path, *settings, "--allow-inexact-resume", ranks=2, before=killed_at(10))
     assert "resuming at step 4" in ended.said
     ended = zygote.run(tmp_path, *settings, ranks=2)  # the world that it now stands in

@@ -47,7 +47,9 @@ class RunSide(NamedTuple):
     def fed(self, module: nn.Module) -> LoadedModel:
         """The run's `module` with what a run feeds it by, its hooks attached."""
         base, task = unwrapped(module), self.recipe.task
-        batcher = make_batcher(task, module, base, self.tokenizer, packed=False, ahead=0)
+        batcher = make_batcher(
+            task, module, base, self.tokenizer, packed=False, num_virtual_tokens=0
+        )
         return LoadedModel(module, self.tokenizer, batcher, UNCOUNTED, ())
 
     def of_rows(self, rows: Sequence[int]) -> "RunSide":

@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from peftkit.errors import RunError
 from peftkit.loading.model import quiet_transformers
-from peftkit.loading.token_selection import hand_on
+from peftkit.loading.token_selection import pass_on_inputs
 from peftkit.merging.adapters import Adapter, strategy_of
 from peftkit.merging.dequantization import (
     quantization_of,
@@ -40,7 +40,7 @@ def adapted(adapter: Adapter, base: Path, merged: Path, onto: str, dtype: torch.
                 dequantize(model, adapter, base)
             # what rests in the artifact is read as it is; the base is whole here
             loaded = strategy_of(adapter).load(model, adapter.folder, task).eval()
-            hand_on(loaded, 0)
+            pass_on_inputs(loaded, 0)
             return loaded
         return with_peft(adapter, base, merged, dtype)
 
