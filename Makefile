@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PYTEST_ARGS ?=
 
-.PHONY: demo test quick matrix check
+.PHONY: demo test quick matrix check docs
 
 demo: $(STAMP)
 	$(BIN)/accelerate launch peftkit/run.py recipe=lora_imdb
@@ -28,6 +28,10 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# docs/_build/html/index.html; warnings are errors, and nothing is loaded from a network
+docs: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 # torch first and alone: where the package index offers a CPU build of the pinned version, it is taken
 # before anything asks for the CUDA libraries.

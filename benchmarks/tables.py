@@ -1,4 +1,4 @@
-"""Fills the tables of benchmarks/README.md from records and measurements."""
+"""Fill the generated tables of the docs from records and measurements."""
 
 import json
 import re
@@ -18,12 +18,13 @@ from peftkit.reporting.report import Report
 from peftkit.strategies.base import Strategy
 
 HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
 
 
 def main() -> None:
-    """Replace what follows each table's mark, on both pages."""
+    """Replace the table below each mark on the pages of the docs."""
     fill(
-        HERE / "README.md",
+        DOCS / "benchmarks.md",
         imdb_first=imdb_first(),
         strategies=strategies(),
         trainer_speed=trainer_speed(),
@@ -32,18 +33,12 @@ def main() -> None:
         tasks=tasks(),
         **{name: comparison(name) for name in ("imdb", "sst2")},
     )
-    fill(
-        HERE.parent / "README.md",
-        kinds=kinds(),
-        matrix=matrix(),
-        strategies=strategies(),
-        imdb=comparison("imdb"),
-        tasks=tasks(),
-    )
+    fill(DOCS / "strategies.md", kinds=kinds())
+    fill(DOCS / "quantization.md", matrix=matrix())
 
 
 def fill(page: Path, **tables: str) -> None:
-    """Put each table, where there is one, behind its mark on the page."""
+    """Put each table, where there is one, below its mark on the page."""
     text = page.read_text()
     for name, table in tables.items():
         mark = f"<!-- table: {name} -->"
