@@ -181,7 +181,8 @@ def load_config(recipe: Recipe, folder: str, names: Sequence[str]) -> Pretrained
 
 
 def is_packed(recipe: Recipe, config: PretrainedConfig) -> bool:
-    """Whether batches are packed: asked for, and proven equal to padded for the architecture."""
+    """Whether batches are packed: if enabled, and tested to equal padded ones for the
+    architecture."""
     allowed = recipe.training.packing != "off" and recipe.strategy.packs
     entry = ARCHITECTURES.get(config.model_type)
     return allowed and entry is not None and entry.packs
@@ -232,7 +233,7 @@ def load_base(
     Raises `RecipeError` if the files do not match the configuration.
     """
     packed_attention.register()
-    whole = layers_outside_blocks(recipe, config) if recipe.quantize.bits else []
+    unquantized = layers_outside_blocks(recipe, config) if recipe.quantize.bits else []
     model, info = recipe.task.auto_class(config).from_pretrained(
         folder,
         output_loading_info=True,
@@ -242,7 +243,7 @@ def load_base(
         use_safetensors=True,
         key_mapping=renaming(recipe.task.auto_class(config), config),
         ignore_mismatched_sizes=head is not None,
-        **recipe.quantize.loading(dtype, whole),
+        **recipe.quantize.loading(dtype, unquantized),
     )
     guard(model)
     if head is not None:

@@ -73,9 +73,9 @@ def pass_on_inputs(module: nn.Module, num_virtual_tokens: int) -> None:
     def restore(_: nn.Module, arguments: Any, keywords: dict[str, Any]) -> Any:
         if "token_type_ids" in kept and num_virtual_tokens:
             kept["token_type_ids"] = functional.pad(kept["token_type_ids"], (num_virtual_tokens, 0))
-        whole = {**keywords, **kept}
+        passed = {**keywords, **kept}
         kept.clear()
-        return arguments, whole
+        return arguments, passed
 
     module.register_forward_pre_hook(keep, with_kwargs=True)
     # not the innermost module, which AdaLoRA's model calls without its hooks

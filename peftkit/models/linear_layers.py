@@ -76,7 +76,7 @@ def stored_weight(folder: Path, name: str) -> "Tensor":
         return stored.get_tensor(tensor)  # type: ignore[no-any-return]
 
 
-FARTHEST = 0.5
+MAX_DISTANCE = 0.5
 """Largest relative distance of a weight from its quantized form; 4 bits lose about 0.1."""
 
 
@@ -90,16 +90,16 @@ def lost_of(layer: "nn.Module", name: str, folder: Path) -> "Tensor":
 
     from peftkit.models.quantization import dequantized
 
-    held, whole = dequantized(layer), stored_weight(folder, name).float()
+    quantized, stored = dequantized(layer), stored_weight(folder, name).float()
     if issubclass(getattr(layer, "source_cls", type(layer)), Conv1D):
-        whole = whole.T
-    same = held.shape == whole.shape
-    whole = whole.to(held.device)
-    if not same or (whole - held).norm() > FARTHEST * whole.norm():
+        stored = stored.T
+    is_same_shape = quantized.shape == stored.shape
+    stored = stored.to(quantized.device)
+    if not is_same_shape or (stored - quantized).norm() > MAX_DISTANCE * stored.norm():
         raise RunError(
             f"{folder}: the weight of {name} is not the one that was quantized - use strategy=lora"
         )
-    return whole - held
+    return stored - quantized
 
 
 def refuse_blocks(model: "nn.Module", names: Sequence[str], size: int, times: int = 1) -> None:

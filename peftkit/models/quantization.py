@@ -24,8 +24,9 @@ class Quantization(Component):
         """The name of a quantized base in messages ('4bit'), None if it is not quantized."""
         return self.kind if self.bits else None
 
-    def loading(self, compute: "torch.dtype", whole: list[str]) -> dict[str, Any]:
-        """Arguments for `from_pretrained`; the modules in `whole` stay in the dtype `compute`."""
+    def loading(self, compute: "torch.dtype", unquantized: list[str]) -> dict[str, Any]:
+        """Arguments for `from_pretrained`; the modules named in `unquantized` stay in the dtype
+        `compute`."""
         return {}
 
 
@@ -45,12 +46,12 @@ class EightBit(Quantization):
 
     bits: ClassVar[int | None] = 8
 
-    def loading(self, compute: "torch.dtype", whole: list[str]) -> dict[str, Any]:
+    def loading(self, compute: "torch.dtype", unquantized: list[str]) -> dict[str, Any]:
         """The 8-bit configuration of bitsandbytes."""
         from transformers import BitsAndBytesConfig
 
         config = BitsAndBytesConfig(
-            load_in_8bit=True, llm_int8_threshold=self.threshold, llm_int8_skip_modules=whole
+            load_in_8bit=True, llm_int8_threshold=self.threshold, llm_int8_skip_modules=unquantized
         )
         return {"quantization_config": config, **placement()}
 
@@ -68,7 +69,7 @@ class FourBit(Quantization):
 
     bits: ClassVar[int | None] = 4
 
-    def loading(self, compute: "torch.dtype", whole: list[str]) -> dict[str, Any]:
+    def loading(self, compute: "torch.dtype", unquantized: list[str]) -> dict[str, Any]:
         """The 4-bit configuration of bitsandbytes; `compute` is the dtype of matrix products."""
         import torch
         from transformers import BitsAndBytesConfig
@@ -79,7 +80,7 @@ class FourBit(Quantization):
             bnb_4bit_use_double_quant=self.double_quant,
             bnb_4bit_compute_dtype=compute,
             bnb_4bit_quant_storage=compute if self.quant_storage == "compute" else torch.uint8,
-            llm_int8_skip_modules=whole,
+            llm_int8_skip_modules=unquantized,
         )
         return {"quantization_config": config, **placement()}
 

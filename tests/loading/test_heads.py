@@ -1,4 +1,5 @@
-"""A base that has a head already: aligned by its labels' names, or replaced by a new one; said."""
+"""A base that already has a head: it is reused, reordered by label names, or replaced, with a
+note."""
 
 import json
 import shutil
@@ -40,7 +41,7 @@ OUTPUTS = {
     "deberta-v2": "classifier", "bart": "classification_head.out_proj",
     "t5": "classification_head.out_proj",
 }  # fmt: skip
-"""The layer whose rows are the labels'."""
+"""The layer with a row per label."""
 
 
 def recipe_on(folder: Path, task: str = "text_classification", *settings: str) -> Recipe:
@@ -62,7 +63,7 @@ def outputs(made: LoadedModel, layer: str) -> dict[str, torch.Tensor]:
 
 
 def changed(folder: Path, to: Path, **config: Any) -> Path:
-    """The base with other things in its configuration."""
+    """The base with other values in its configuration."""
     shutil.copytree(folder, to)
     path = to / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **config}))

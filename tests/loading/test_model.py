@@ -1,4 +1,4 @@
-"""Assembly: what fits a model, what is refused, and what stands in its configuration."""
+"""Loading a model: what is compatible, what is rejected, and the resulting configuration."""
 
 import json
 import warnings
@@ -140,7 +140,7 @@ def test_the_base_rests_in_bf16_and_the_head_in_fp32() -> None:
 
 
 def test_a_pretrained_padding_id_is_left_alone(tmp_path: Path) -> None:
-    """RoBERTa's positions begin behind it: a tokenizer must not move them."""
+    """RoBERTa's positions start after it: a tokenizer must not move them."""
     source = find_model("tiny-roberta")
     for path in Path(source.location).iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Architectures: where blocks, heads and layers stand, and which token is read."""
+"""Architectures: names of blocks, heads and layers, and the token that a classifier reads."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -353,14 +353,14 @@ def test_the_linear_layers_of_the_blocks_are_quantized_and_nothing_else(
 ) -> None:
     made = load_toy(toy(model, "strategy=linear_probe", f"quantize={quantize}")).module
     held = {name for name, module in made.named_modules() if type(module).__name__ == kind}
-    # transformers 5.23 keeps T5's `wo` whole: it overflows in half precision
+    # transformers 5.23 does not quantize T5's `wo`, which overflows in half precision
     whole = {name for name in linear_layers(made) if model == "tiny-t5" and name.endswith(".wo")}
     assert len(whole) == (4 if model == "tiny-t5" else 0)
     assert held == set(linear_layers(made)) - whole
 
 
 class Rephrasing(Task):
-    """Sequence to sequence, as far as a strategy asks; no kind, so it stays unknown to recipes."""
+    """A sequence-to-sequence task; without a kind, so recipes cannot use it."""
 
     peft_type: ClassVar[str] = "SEQ_2_SEQ_LM"
     trains_head: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Losses over a large vocabulary, chunk by chunk, are cross-entropy's own."""
+"""The chunked loss over a large vocabulary equals PyTorch's cross-entropy."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""Packed attention: a packed row gives what padded rows and single texts give, and no leak."""
+"""Packed attention: packed rows give the same results as padded ones, without leaks between
+texts."""
 
 from collections.abc import Sequence
 
@@ -29,7 +30,7 @@ def both(model: str, *overrides: str) -> tuple[LoadedModel, LoadedModel]:
 
 
 def texts(model: str) -> list[dict[str, Sequence[int]]]:
-    """Texts of unlike lengths, two of them alike, in no order; longer than a window of 8."""
+    """Texts of different lengths, two of them equal, unsorted; longer than a window of 8."""
     examples = [rows(model)["train"][index] for index in range(12)]
     assert len({len(example["input_ids"]) for example in examples}) > 4
     assert max(len(example["input_ids"]) for example in examples) > 8
@@ -139,7 +140,7 @@ def test_a_window_hides_what_is_further_back() -> None:
 
 
 def test_the_window_is_used() -> None:
-    """transformers hands tiny-mistral's window through to every layer."""
+    """transformers passes tiny-mistral's window to every layer."""
     packed, _ = both("tiny-mistral")
     windows: list[object] = []
     real = packed_attention.attend

@@ -1,4 +1,4 @@
-"""Quantization: what is held in few bits, what is not, and guards that are seen to be needed."""
+"""Quantization: which layers are quantized, and that each workaround is needed."""
 
 import os
 import subprocess
@@ -73,7 +73,7 @@ def call_without_gradient(made: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("quantize", QUANTIZE)
 def test_the_flag_that_stops_re_packing_is_set(quantize: str) -> None:
-    """On any CPU: the layers have it, so a CPU with AVX512-BF16 is guarded."""
+    """On any CPU: the layers have the flag that protects one with AVX512-BF16."""
     layers = held_layers(load_toy(toy("tiny-bert", f"quantize={quantize}", PROBE)).module)
     flags = [getattr(layer, "support_avx512bf16_for_cpu", None) for layer in layers.values()]
     assert set(flags) == ({False} if quantize == "4bit" else {None})
@@ -107,7 +107,7 @@ WITH_PEFTKIT = {
 
 @pytest.fixture
 def fake_kernels(tmp_path: Path) -> Iterator[Any]:
-    """Runs code where a `kernels` package notes each fetch; gives the notes."""
+    """Run code with a `kernels` package that logs each download; returns the log."""
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "__init__.py").write_text(FAKE_KERNELS)
     mark = tmp_path / "fetched"

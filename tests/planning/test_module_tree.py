@@ -1,4 +1,4 @@
-"""The tree: its totals are the plan's, what is alike is folded, and no weights are loaded."""
+"""The module tree: its totals equal the plan's, equal blocks are folded, no weights are loaded."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Plans: counts, memory and steps without weights, and what cannot work is refused by them."""
+"""Plans: counts, memory and steps without loading weights; what cannot work is rejected."""
 
 import csv
 import json
@@ -47,7 +47,7 @@ def test_a_plan_loads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_steps_are_known_where_the_data_are_made_up(settings: tuple[str, ...], steps: int) -> None:
-    """400 rows: 80 to score, 40 to choose on, 280 to train on; a step takes whole batches."""
+    """400 rows: 80 for test, 40 for validation, 280 for training; a step has whole batches."""
     assert planned(*settings).steps == steps
 
 

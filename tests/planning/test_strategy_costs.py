@@ -1,4 +1,5 @@
-"""Offers: what every strategy comes to on a model, without its weights, and as it is saved."""
+"""Strategy costs: parameters and artifact sizes without weights, equal to those of a saved
+artifact."""
 
 import json
 from functools import cache
@@ -43,7 +44,7 @@ def test_the_counts_are_the_plans_and_the_rate_is_the_strategys_own() -> None:
 
 
 ORDINARY = {"lora": ("strategy.r=8",)}
-"""What undoes the toys' own settings."""
+"""Resets the settings of the toy recipes."""
 SAVED = ["full", "linear_probe", "lora", "pissa", "ia3", "vera", "prompt", "adapter", "layernorm"]
 
 

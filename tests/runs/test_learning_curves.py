@@ -1,4 +1,4 @@
-"""The curves are readable XML that says what is drawn, and draw only what there is."""
+"""Learning curves are valid SVG with accessible descriptions, drawn only if there are values."""
 
 import math
 import subprocess
@@ -24,7 +24,7 @@ def texts(file: Path) -> list[str]:
 
 
 def marks(file: Path, color: str) -> list[str]:
-    """What a screen reader is told of each point of that color."""
+    """The text for screen readers of each point of that color."""
     elements = list(ElementTree.parse(file).iter())
     told = [e for e in elements if e.get("aria-roledescription") == "point"]
     return [e.attrib["aria-label"] for e in told if (e.get("fill") or "").upper() == color]

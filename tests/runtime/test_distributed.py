@@ -1,4 +1,4 @@
-"""Ranks, threads and precision: a run is the same however many processes make it."""
+"""Ranks, threads and precision: a run has the same result with any number of processes."""
 
 import os
 import re

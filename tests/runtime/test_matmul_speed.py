@@ -1,4 +1,4 @@
-"""Precision is chosen by measured products, once a machine; and what is measured is kept."""
+"""Precision is chosen by measured matrix products, once per machine; measurements are cached."""
 
 import platform
 from pathlib import Path

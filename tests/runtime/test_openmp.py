@@ -1,4 +1,4 @@
-"""OpenMP's threads: how long they wait awake is settled before torch is loaded."""
+"""How long OpenMP's waiting threads spin is configured before torch is imported."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""The memory probe: real failures to allocate make the micro-batch smaller, and nothing else."""
+"""The micro-batch size: real out-of-memory errors make it smaller, and nothing else does."""
 
 from pathlib import Path
 
@@ -37,12 +37,12 @@ def fits_in_memory(recipe, loaded, rows):
 tried = []
 probe.fits_in_memory = fits_in_memory
 """
-"""Code that lets the probe allocate no more than so much beyond what the process has."""
+"""Code that limits the memory of the process to its present size plus this."""
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model whose activations take some megabytes an example."""
+    """A model with some megabytes of activations per example."""
     from transformers import BertConfig, BertModel
 
     from peftkit.hub.resolve import find_model

@@ -1,4 +1,4 @@
-"""The recorder and the progress: what a user sees of a run, and when it saves and stops."""
+"""The callback and the progress bar: what a user sees of a run, and when it saves and stops."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""A checkpoint counts when all of it is there, and holds tensors and plain values alone."""
+"""A checkpoint counts if it is complete, and contains tensors and plain values only."""
 
 import os
 import pickle
@@ -25,7 +25,7 @@ from peftkit.training.checkpoints import (
 
 
 def checkpoint(folder: Path, step: int) -> Path:
-    """A whole checkpoint."""
+    """A complete checkpoint."""
     path = folder / f"checkpoint-{step}"
     (path / "shards").mkdir(parents=True)
     (path / "optimizer.pt").write_bytes(b"optimizer")

@@ -1,4 +1,4 @@
-"""Proof of training: a strategy that forgets a tensor, or changes a frozen one, is found out."""
+"""Integrity checks: a trained tensor that did not change, or a frozen one that did, is found."""
 
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
@@ -19,7 +19,7 @@ from support.toy_models import load_toy, toy, train
 
 
 class Broken(Strategy):
-    """What the broken strategies below have in common."""
+    """Base class of the broken strategies below."""
 
     kind: str  # without a default, nothing is registered
     default_lr: ClassVar[float] = 1e-3
@@ -32,7 +32,7 @@ class Broken(Strategy):
 
 
 class Forgets(Broken):
-    """Says that a tensor trains that takes no part in the model."""
+    """Trains a tensor that the model never uses."""
 
     kind: Literal["broken-forgets"]
 
@@ -42,7 +42,7 @@ class Forgets(Broken):
 
 
 class Changes(Broken):
-    """Lets a frozen weight drift whenever the model is called."""
+    """Changes a frozen weight in every forward pass."""
 
     kind: Literal["broken-changes"]
 

@@ -1,4 +1,4 @@
-"""The engine: the fastest_engine way to feed a run, as measured; kept, and the same to rounding."""
+"""The batch layout: the fastest as measured, cached, with the same results up to rounding."""
 
 import math
 import signal
@@ -32,12 +32,12 @@ import peftkit.training.packing as packing
 packing.MIN_OPERATIONS, packing.MIN_PASSES = 0.0, {fewest}
 packing.time_pass = lambda recipe, made, rows: 1.0 if made.batcher.packed else {seconds}
 """
-"""Code by which padded batches take so long where packed ones take a second."""
+"""Code that sets the time of a padded batch, relative to a packed one."""
 
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What is measured lies in a folder of the test's own."""
+    """A cache of measurements for this test only."""
     monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(packing, "MIN_OPERATIONS", 0.0)
     return tmp_path / "cache"
@@ -45,7 +45,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunDir:
-    """A run that has begun."""
+    """The directory of a run that has begun."""
     recipe, source = toy(), find_model("tiny-bert")
     begun = RunDir(tmp_path / "run")
     begun.begin(recipe, source, source)
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> RunDir:
 
 
 def timing(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> list[str]:
-    """Have each engine's num_passes take so long; which were timed, as it goes on."""
+    """Replace the timing of each layout by `seconds`; returns the list of those timed."""
     seen: list[str] = []
     names = {attention: name for name, attention in packing.ATTENTION.items()}
 

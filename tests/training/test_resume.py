@@ -1,4 +1,4 @@
-"""A run that was interrupted, however, ends as the run that was not: bit for bit."""
+"""An interrupted and resumed run ends exactly, bit for bit, as an uninterrupted one."""
 
 import os
 import shutil
@@ -34,12 +34,12 @@ STRATEGIES = {
     "full": ("strategy=full", "training.lr=0.001", *DROPOUT),
 }
 MIDST_OF_EPOCHS = (5, 14)
-"""Steps behind a checkpoint, in the first and in the second epoch of ten steps."""
+"""Steps after a checkpoint, in the first and in the second epoch of ten steps."""
 
 
 @pytest.fixture(scope="module")
 def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three checkpoints that nothing interrupted."""
+    """An uninterrupted run with three checkpoints."""
     folder = tmp_path_factory.mktemp("whole")
     assert zygote.run(folder, "training.save_steps=4").code == 0
     return folder
@@ -146,7 +146,7 @@ def test_killed_between_the_last_step_and_the_record_it_is_only_scored(
 
 
 def test_killed_from_outside_while_it_works(zygote: Zygote, tmp_path: Path, whole: Path) -> None:
-    """The real thing: `peftkit train` in a process of its own, and a parent that kills it."""
+    """`peftkit train` in a process of its own, killed by its parent."""
     arguments = ["-m", "peftkit.cli", "train", "lora_tiny", *SMALL, "training.save_steps=4"]
     started = subprocess.Popen(
         [sys.executable, *arguments], cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.DEVNULL
@@ -372,7 +372,7 @@ def test_early_stopping_ends_with_the_best_weights_interrupted_or_not(
 
 
 def bare(place: Path) -> list[tuple[str, bytes]]:
-    """The tensors without their names, which an artifact and a checkpoint spell differently."""
+    """The tensors without their names, which differ between artifact and checkpoint."""
     return sorted(tensors(place).values())
 
 

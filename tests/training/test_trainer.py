@@ -1,4 +1,5 @@
-"""Training through peftkit is plain training: the same losses, however the batch is cut."""
+"""Training with peftkit equals a plain training loop: the same losses, however batches are
+split."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Validation splits that give no score: the loss decides which weights are kept, and says so."""
+"""Validation splits without a defined score: the loss decides which weights are kept."""
 
 import signal
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_how_often_there_was_no_score_is_told(recorder: RecordingCallback) -> No
 
 
 def folder_of_one_class(place: Path) -> str:
-    """A data folder whose validation rows are all of one class; the setting that reads it."""
+    """A data directory whose validation rows all have one class; returns the setting to read it."""
     words = {"a": "the sea was calm and blue", "A": "the tax rose by two cents"}
     rows = {"train": "aaaA" * 12, "validation": "a" * 8, "test": "aA" * 6}
     for split, labels in rows.items():
