@@ -539,8 +539,8 @@ def write_marian_tokenizer(rows: Mapping[str, list[dict[str, str]]], folder: Pat
     for name in ("source.spm", "target.spm"):
         (folder / name).write_bytes(model)
     reader = sentencepiece.SentencePieceProcessor(model_proto=model)
-    pieces = {reader.id_to_piece(index) for index in range(reader.get_piece_size())}
-    words = sorted(pieces - {"<unk>", "<s>", "</s>"})
+    subwords = {reader.id_to_piece(index) for index in range(reader.get_piece_size())}
+    words = sorted(subwords - {"<unk>", "<s>", "</s>"})
     ids = {word: index for index, word in enumerate(["</s>", "<unk>", *words, "<pad>"])}
     (folder / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
     named = {"tokenizer_class": "MarianTokenizer", "model_max_length": 256}
