@@ -1,4 +1,4 @@
-"""Resampling: every metric of many bootstrap samples of the rows at once, as arrays."""
+"""Classification metrics of many bootstrap samples at once, and percentile intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tallies: scores that are functions of sums over rows, their intervals and each row's share.
+"""Scores that are functions of sums over rows, with their intervals and row values.
 
 Precision and recall of entities, ROUGE, chrF, bits per byte: whatever a corpus score is, it is a
 function of counts that add up over the rows. So a bootstrap sample is a sum with other weights, and

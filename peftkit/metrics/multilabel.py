@@ -1,6 +1,6 @@
-"""Label sets: how sets of labels, and how sure of each label, go with the right sets.
+"""Multi-label metrics: F1, ranking metrics and exact match, with intervals over rows.
 
-Points are scikit-learn's. A bootstrap sample is a weight a row.
+Values are those of scikit-learn. A bootstrap sample is a weight for each row.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Correlation: how predicted numbers go with the right ones, with intervals over rows.
+"""Regression metrics: correlations, errors and R2, with intervals over rows.
 
-Points are scipy's and scikit-learn's. A bootstrap sample is a weight a row; its ranks are those of
-the sample itself, in which a row that is drawn twice is a tie.
+Values are those of scipy and scikit-learn. A bootstrap sample is a weight for each row; its ranks
+are those of the sample itself, in which a row that is sampled twice is a tie.
 """
 
 from __future__ import annotations

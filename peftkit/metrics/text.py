@@ -1,7 +1,7 @@
-"""Text scores: what a generated text gives to the counts that corpus scores are made of.
+"""Metrics of generated texts: BLEU, chrF, ROUGE, exact match and pass@k.
 
-The counts and the words for them are the reference libraries' (sacrebleu, rouge-score). The totals
-say for many sums at once what the libraries say for one; their values are the same.
+The counts of a row are those of the reference libraries (sacrebleu, rouge-score). The scores are
+computed for many sums of counts at once; their values are the same as the libraries'.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Score tokenizers: how BLEU and ROUGE split texts, chosen by the script of the references.
+"""Tokenizers of BLEU and ROUGE, chosen by the script of the references.
 
 rouge-score's own rule drops every letter but a to z, and sacrebleu's (13a) splits at spaces: an
 exact copy of a Russian text has ROUGE 0, and a Chinese sentence is one word to BLEU.
@@ -71,7 +71,7 @@ def check_installed(tokenizer: str) -> None:
         return
     what = (
         f"BLEU of the references needs {tokenizer}, which is not installed - "
-        f"pip install 'sacrebleu[{extra}]', or say task.score_tokenizer=char"
+        f"pip install 'sacrebleu[{extra}]', or set task.score_tokenizer=char"
     )
     raise DataError("the texts cannot be scored:", [Fault("task.score_tokenizer", what)])
 

@@ -1,4 +1,4 @@
-"""Batching: examples to padded or packed batches, and the seeded order in which they come."""
+"""The collator, which pads or packs examples into batches, and the seeded sampler."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

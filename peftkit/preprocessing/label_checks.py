@@ -1,4 +1,4 @@
-"""Look-alikes: labels that are likely to be one class written in two ways, or no class at all."""
+"""Notes on labels that are probably one class in two spellings, or empty cells."""
 
 import re
 import unicodedata
@@ -28,7 +28,7 @@ def look_alikes(names: Sequence[str]) -> Iterator[str]:
     strange = [name for name in names if name.strip().lower() in NO_LABELS]
     if strange and len(strange) < len(names) and all(map(is_number, set(names) - set(strange))):
         told = ", ".join(map(repr, strange))
-        yield f"label {told} beside numbers is a class: if it is an empty cell, leave its rows out"
+        yield f"label {told} among numbers is a class: if it is an empty cell, remove its rows"
 
 
 def folded(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Lengths: what of texts and answers a model has positions for."""
+"""Checks that texts and generated tokens fit the positions of a model."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Encoding: splits to token ids, done once and cached by content."""
+"""Tokenization of the splits, cached by content."""
 
 import hashlib
 import importlib.metadata
@@ -136,8 +136,8 @@ def noted(
     share = unknown_share(recipe, examples["train"], tokenizer.unk_token_id)
     if share >= MANY_UNKNOWN:
         word = unknown_word(texts, tokenizer)
-        what = f"{share:.2%} of the tokens stand for text that the tokenizer lacks"
-        notes.append(f"train: {what}{f', as {word!r}' if word else ''}: it reads as nothing known")
+        what = f"{share:.2%} of the tokens are unknown to the tokenizer"
+        notes.append(f"train: {what}{f', such as {word!r}' if word else ''}")
     own = set(recipe.task.markers())
     notes += note_on_texts(tokenizer, texts, len(splits.train), own)
     return replace(splits, notes=(*splits.notes, *notes))

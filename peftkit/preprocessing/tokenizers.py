@@ -1,4 +1,4 @@
-"""Tokenizing: a model's tokenizer, found whole in its files and held against the embeddings."""
+"""Checks of a tokenizer against the embeddings of its model, and its padding token."""
 
 from typing import Any
 

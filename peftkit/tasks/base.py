@@ -1,4 +1,4 @@
-"""Tasks: what a model is asked. One task a file; declaring the class makes `task=<kind>` work."""
+"""The base class of tasks; declaring a subclass with a `kind` makes `task=<kind>` work."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 
 Reading = Literal["example", "tokens", "labels"]
 IGNORE_INDEX = -100
-"""The label of a token that nothing is learned from."""
+"""The label of a token that is left out of the loss, as in PyTorch."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said of encoded examples, in the order of the examples."""
+    """The outputs of a model for encoded examples, in their order."""
 
     labels: Sequence[Any]
-    """The right answers as they are encoded."""
+    """The encoded labels."""
     outputs: "Sequence[np.ndarray]"
     """What `Task.outputs` kept of each example."""
     loss: float | None
     """Mean loss over what has a label."""
     texts: Sequence[str | None] = ()
-    """What was generated for each row of the split; None where nothing was asked for."""
+    """The text generated for each row of the split; None where none was generated."""
     samples: Sequence[Sequence[str] | None] = ()
-    """Where a command judges texts: all that were generated for each row, the one above first."""
+    """With a grader: all texts generated for each row, the one above first."""
     passed: Sequence[int | None] = ()
-    """How many of them it passed."""
+    """The number of them that passed."""
     notes: Sequence[str] = ()
-    """What a reader of the scores must know of how it was asked or judged."""
+    """Notes for the record on how texts were generated and graded."""
 
     @property
     def label_ids(self) -> "np.ndarray":
@@ -66,18 +66,18 @@ class Predictions:
 
 @dataclass(frozen=True)
 class EvalSplit:
-    """What predictions are made for and scored against: one split."""
+    """One split with its encoded examples, which predictions are scored against."""
 
     rows: Any
     """The split's rows (`datasets.Dataset`), a column a role."""
     examples: Any
-    """The rows encoded: one example a row, or several that say whose they are in `of`."""
+    """The encoded rows: one example for each, or several with their row's index in `of`."""
     names: Sequence[str]
     """The labels' names in id order."""
     train: Any = None
-    """The train split's rows, for what a baseline knows of them; None where none is wanted."""
+    """The rows of the train split, for baselines; None where no baselines are computed."""
     resamples: int = 1000
-    """Bootstrap samples that draw the intervals; 0 leaves them out."""
+    """Number of bootstrap samples for the intervals; 0: no intervals."""
     fitted_state: Mapping[str, Any] = field(default_factory=dict)
     """The task's fitted state, with which outputs become predictions."""
 
@@ -103,20 +103,20 @@ class FittedState(Mapping[str, Any]):
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores by name, the headline first; beside them baselines and what else is known."""
+    """Scores by name, the headline first, with those of baselines."""
 
     scores: "dict[str, Score]"
     baseline: "dict[str, Score]"
-    """Of the simplest answer there is: the constant, the majority, ..."""
+    """The scores of the simplest baseline: the majority class, the mean, ..."""
     details: dict[str, Any] = field(default_factory=dict)
     baselines: "dict[str, dict[str, Score]]" = field(default_factory=dict)
-    """Of further answers without training, by what they are called."""
+    """The scores of all baselines, by name."""
     notes: tuple[str, ...] = ()
-    """What a reader of the scores must know of how they came to be."""
+    """Notes for the record on how the scores were computed."""
 
 
 class Task(Component):
-    """What is asked of the model: which columns it needs, how they are encoded, what is scored."""
+    """A task: the columns it reads, how they are encoded, the loss, and the scores."""
 
     family = "task"
     package = "peftkit.tasks"
@@ -124,41 +124,42 @@ class Task(Component):
     roles: ClassVar["Mapping[str, Need]"]
     """The columns the task reads, and whether each must be there."""
     inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
-    """Those of the roles that a prediction is made from, in the order in which they are given."""
+    """The roles that a prediction is made from, in the order in which they are passed."""
     peft_type: ClassVar[str]
     """PEFT's name for tasks of this kind."""
     pipeline_tag: ClassVar[str]
     """The hub's name for tasks of this kind."""
     problem_type: ClassVar[str | None] = None
-    """What a classifier's outputs are to transformers; None: its heads for the task do not ask."""
+    """The `problem_type` of transformers' sequence classifiers; None for other heads."""
     trains_head: ClassVar[bool]
-    """Whether the task puts a new head on the model, which every strategy then trains."""
+    """Whether the task adds a new head to the model, which every strategy trains."""
     reading: ClassVar[Reading] = "example"
-    """What the loss reads: a head's word on each example, on each of its tokens, or a language
-    model's on the tokens whose label is known."""
+    """What the loss reads: an output for each example, for each of its tokens, or a language
+    model's for the tokens that have a label."""
     reads_marked: ClassVar[bool] = False
     """Whether examples say in `read` which tokens a head that reads the first one reads instead, on
     average."""
     assumed_names: ClassVar[tuple[str, ...]] = ("0", "1")
-    """Labels that a plan assumes where the data are not at hand."""
+    """Labels that a plan assumes where the data are not available."""
     lines: ClassVar[tuple[str, ...]] = ("counts",)
-    """Keys of `predictions.jsonl` beside `row` and `hash`, from which `row_values` are computed."""
+    """Keys of `predictions.jsonl`, besides `row` and `hash`, that `row_values` reads."""
     fitted_on_validation: ClassVar[tuple[str, ...]] = ()
     """The keys of the fitted state that `fit_on_validation` returns."""
     _fitted_state: FittedState = PrivateAttr(default_factory=FittedState)
     has_classes: ClassVar[bool] = False
-    """Whether `label` says one class a row, of which rows can be drawn."""
+    """Whether `label` is one class for each row, by which rows can be sampled."""
     changes_words: ClassVar[bool] = False
-    """Whether the labels stay right where words of the texts are dropped, swapped or replaced."""
+    """Whether labels stay valid when words are dropped, swapped or replaced (augmentation)."""
     smooths: ClassVar[bool] = True
-    """Whether `training.label_smoothing` means something."""
+    """Whether `training.label_smoothing` applies."""
     later: ClassVar[tuple[str, ...]] = ()
-    """Settings (`name`, or `name.name`) that came after the task's first records: no part of a
-    run's name if not set."""
+    """Settings (`name`, or `name.name`) added after the task's first records: not part of a run's
+    digest unless set."""
     names_rows: ClassVar[bool] = False
-    """Whether rows have one label's name, `label` and `predicted`: the report then scores them."""
+    """Whether `predictions.jsonl` has the label names `label` and `predicted`, which the report
+    then scores itself."""
     loss_unit: ClassVar[str] = "cross-entropy (nats)"
-    """What the loss is, for pictures of it."""
+    """Name and unit of the loss, for the axes of charts."""
     is_conversation: ClassVar[bool] = False
     """Whether the rows are conversations, which `peftkit chat` continues."""
     metrics: ClassVar[tuple[str, ...]] = ()
@@ -192,17 +193,17 @@ class Task(Component):
 
     @property
     def headline(self) -> str:
-        """The score that runs are compared by."""
+        """The score by which runs are compared."""
         raise NotImplementedError
 
     @property
     def chosen_by(self) -> str:
-        """The score on the validation split that training goes by."""
+        """The validation score used for early stopping and the best checkpoint."""
         return self.headline
 
     @property
     def has_untrained_baseline(self) -> bool:
-        """Whether the base without training answers the test rows too, to be compared with."""
+        """Whether the untrained base model is scored on the test rows too, as a baseline."""
         return False
 
     @property
@@ -233,7 +234,7 @@ class Task(Component):
         return ()
 
     def told(self, splits: "Splits", examples: Mapping[str, Any]) -> tuple[str, ...]:
-        """What a reader of the scores must know of how the splits' rows became examples."""
+        """Notes for the record on how the rows were encoded."""
         return ()
 
     def check_rows(self, splits: "Splits", tokenizer: Any) -> tuple[str, ...]:
@@ -265,7 +266,7 @@ class Task(Component):
         return list(rows["text"])
 
     def used_roles(self, there: Collection[str]) -> Collection[str]:
-        """Of the roles that the data have, those that something is made of."""
+        """The roles in use, of those that the data have."""
         return there
 
     def peft_type_of(self, model: "PreTrainedModel") -> str:
@@ -288,7 +289,7 @@ class Task(Component):
         raise NotImplementedError
 
     def configuration(self, names: Sequence[str]) -> dict[str, Any]:
-        """What the task says in the model's configuration, whatever the base's says."""
+        """Settings of the model's configuration that the task determines."""
         ids = {name: index for index, name in enumerate(names)}
         known = {"id2label": dict(enumerate(names)), "label2id": ids}
         return {"num_labels": len(names), "problem_type": self.problem_type, **known}
@@ -300,19 +301,20 @@ class Task(Component):
         names: Sequence[str],
         max_length: int,
     ) -> dict[str, list[Any]]:
-        """A batch of rows as columns `input_ids`, `labels`, `truncated` and what else is read; if a
-        row becomes several examples, `of` says for each which row of the batch it is from."""
+        """A batch of rows as columns `input_ids`, `labels`, `truncated` and others that are read.
+
+        Where a row becomes several examples, `of` is the index in the batch of each one's row."""
         raise NotImplementedError
 
     def logits(self, output: Any) -> "torch.Tensor":
-        """What the model's output says: (examples or tokens that are read, classes)."""
+        """The logits in the model's output: (examples or tokens that are read, classes)."""
         logits: torch.Tensor = output.logits
         return logits
 
     def loss(
         self, logits: "torch.Tensor", labels: "torch.Tensor", smoothing: float
     ) -> "torch.Tensor":
-        """The sum of the losses over all that has a label, a scalar in fp32."""
+        """The sum of the losses over everything that has a label, a scalar in fp32."""
         raise NotImplementedError
 
     def known(self, labels: "torch.Tensor") -> int:
@@ -322,7 +324,7 @@ class Task(Component):
     def outputs(
         self, logits: "torch.Tensor", labels: "torch.Tensor", sizes: Sequence[int]
     ) -> "list[np.ndarray]":
-        """What is kept of each example, in fp32; `sizes` are the examples' shares of `logits`."""
+        """What is kept of each example, in fp32; `sizes` are the lines of `logits` of each."""
         raise NotImplementedError
 
     def score(self, predictions: Predictions, given: EvalSplit) -> Scored:
@@ -341,29 +343,29 @@ class Task(Component):
         return Scored(scores, next(iter(simple.values()), {}), baselines=simple)
 
     def answers(self, predictions: Predictions, given: EvalSplit) -> list[dict[str, Any]]:
-        """What is said of each row, as `predict` gives it and `counts` judges it."""
+        """The prediction for each row, as `predict` returns it and `counts` scores it."""
         raise NotImplementedError
 
     def simple_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
-        """Answers that need no training, by what they are called; the simplest first."""
+        """Predictions of baselines that need no training, by name; the simplest first."""
         return {}
 
     def counts(self, answers: Sequence[Mapping[str, Any]], given: EvalSplit) -> "Floats":
-        """What each row gives to the sums that the scores are made of: (rows, kinds)."""
+        """The contribution of each row to the sums that scores are computed from: (rows, kinds)."""
         raise NotImplementedError
 
     def totals(self, sums: "Floats", names: Sequence[str]) -> "dict[str, Floats]":
-        """Every score by name from sums of counts: (many, kinds) to (many), NaN where undefined."""
+        """Every score by name from sums of counts, (many, kinds) to (many,); NaN: undefined."""
         raise NotImplementedError
 
     def parts(self, counts: "Floats", names: Sequence[str]) -> "list[tuple[Floats, Totals]]":
-        """The counts in groups that are known of the same rows, each with its scores' totals."""
+        """The counts in groups known for the same rows, each with the function of its scores."""
         return [(counts, lambda sums: self.totals(sums, names))]
 
     def prediction_lines(
         self, predictions: Predictions, given: EvalSplit
     ) -> Iterator[dict[str, Any]]:
-        """What `predictions.jsonl` says of each row; never its source text."""
+        """The lines of `predictions.jsonl`; they never hold the source text."""
         answers = self.answers(predictions, given)
         for answer, counts in zip(answers, self.counts(answers, given), strict=True):
             yield {**answer, "counts": [round(float(count), 6) for count in counts]}
@@ -371,7 +373,7 @@ class Task(Component):
     def row_values(
         self, metric: str, columns: "Mapping[str, Any]", names: Sequence[str]
     ) -> "Floats | None":
-        """What each row gives to `metric`, as numbers whose mean is the score; None: undefined.
+        """The value of each row for `metric`, whose mean is the score; None where undefined.
 
         `columns` are the `lines` of `predictions.jsonl`: lists, numbers of one length as an array.
         """

@@ -1,6 +1,6 @@
-"""Embedded: tasks whose rows a base without training can tell apart by its hidden states.
+"""Baseline from the embeddings of the untrained base model: nearest centroid or similarity.
 
-A task of this kind says which tokens' states stand for a row, and what nearness says of it.
+A task defines which hidden states are averaged for a row, and how they become predictions.
 """
 
 import itertools
@@ -22,11 +22,11 @@ TRAIN_ROWS = 1000
 
 
 class EmbeddingBaseline(Task):
-    """What the base's embeddings say of the test rows, to be compared with what training bought."""
+    """A task with a baseline from the embeddings of the untrained base model."""
 
     untrained_baseline: bool | None = None
-    """Whether the base without training answers the test rows too, to be compared with: by its
-    embeddings, a causal model of classes also in words (`prompting`); null: yes."""
+    """Whether the untrained base model is scored on the test rows too: by its embeddings, and a
+    causal model of classes also by prompts (`zero_shot`); null: yes."""
 
     untrained_baseline_name: ClassVar[str] = "nearest centroid"
     """What its answers are called."""
@@ -91,7 +91,7 @@ class EmbeddingBaseline(Task):
 
 
 class WordEmbeddingBaseline(EmbeddingBaseline):
-    """Tasks whose examples label words at their first pieces: each word is told by its own."""
+    """The baseline of tasks that label words: the embedding of each word's first subword token."""
 
     def embedded(
         self,
@@ -128,7 +128,7 @@ class WordEmbeddingBaseline(EmbeddingBaseline):
 
 
 class EntityEmbeddingBaseline(EmbeddingBaseline):
-    """Tasks of two marked parts of a text: a row is told by the states of both."""
+    """The baseline of tasks with two marked spans: the embeddings of both."""
 
     def embedded(
         self,

@@ -1,4 +1,4 @@
-"""Multi-label classification: any number of labels a text or a pair of texts has, or none."""
+"""Multi-label classification of texts or pairs of texts: any number of labels, or none."""
 
 import re
 from collections import Counter
@@ -29,7 +29,7 @@ YES, NO = ("1", "1.0", "True", "true"), ("0", "0.0", "False", "false")
 
 
 class Multilabel(EmbeddingBaseline):
-    """Which of the labels a text has, each for itself; how sure is sure enough is tuned."""
+    """Multi-label classification; the threshold of each label is fitted on validation rows."""
 
     kind: Literal["multilabel"] = "multilabel"
     metric: str = "micro_f1"
@@ -135,7 +135,7 @@ class Multilabel(EmbeddingBaseline):
         if is_indicator(listed, names):
             return
         for label in sorted(set(listed) - set(names)):
-            hint = "mend the rows, or name all labels in data.labels"
+            hint = "fix the rows, or name all labels in data.labels"
             yield f"{label!r} is not among {', '.join(names[:9])} - {hint}"
         if len(set(listed)) < len(listed):
             hint = "remove it (lists of 0 and 1 need the labels' names: data.labels)"

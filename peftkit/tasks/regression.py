@@ -1,4 +1,4 @@
-"""Regression: one number, or several, that a text or a pair of texts has."""
+"""Regression of one or several numbers on a text or a pair of texts."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 DIGITS = 12
-"""Significant ones of a number that was standardized and back: 3.8 is 3.8 again."""
+"""Significant digits of a number that was standardized and back: 3.8 stays 3.8."""
 
 
 class Regression(EmbeddingBaseline):
-    """Numbers on a scale: learned as deviations from train's mean, told in their own units."""
+    """Regression; targets are standardized in training and predicted in their own units."""
 
     kind: Literal["regression"] = "regression"
     metric: str = "spearman"
@@ -102,7 +102,7 @@ class Regression(EmbeddingBaseline):
         """The scale on which the targets are learned."""
         pairs = zip(self.assumed_names, state["mean"], state["deviation"], strict=True)
         said = ", ".join(f"{name}: {mean:.6g} and {apart:.6g}" for name, mean, apart in pairs)
-        return (f"learned as deviations from train's mean, in standard deviations ({said})",)
+        return (f"targets are standardized by the mean and standard deviation of train ({said})",)
 
     def auto_class(self, config: "PretrainedConfig | None" = None) -> Any:
         """The sequence classifiers, with an output a target."""
@@ -252,7 +252,7 @@ def number_faults(split: str, role: str, rows: Any) -> Iterator[Fault]:
         first = ", ".join(f"{values[i]!r} in {names[i]}" for i in broken[:3])
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         count = "1 row is" if len(broken) == 1 else f"{len(broken)} rows are"
-        fix = "write numbers with a point, and mend or remove the rest"
+        fix = "write numbers with a point, and fix or remove the rest"
         yield Fault(where, f"{count} no finite number ({first}{more}) - {fix}")
     elif split == "train" and numbers and (what := sameness(numbers)):
         yield Fault(where, what)
@@ -268,7 +268,7 @@ def sameness(numbers: Sequence[float]) -> str | None:
         return f"holds numbers up to {size:g}, too large to compute with - give them another unit"
     if spread <= 1e-12 * size:
         what = f"all {len(numbers)} rows are {numbers[0]:g}, or too nearly so"
-        return f"{what} - there is nothing to learn: give targets that differ"
+        return f"{what} - there is nothing to learn: provide targets that differ"
     return None
 
 

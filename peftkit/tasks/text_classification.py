@@ -1,4 +1,4 @@
-"""Sequence classification: one text or a pair of texts, one of two or more labels."""
+"""Classification of texts or pairs of texts into two or more classes."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class TextClassification(EmbeddingBaseline):
-    """Which of the labels a text, or a pair of texts, has."""
+    """Classification: one label for a text or a pair of texts."""
 
     kind: Literal["text_classification"] = "text_classification"
     metric: str = "accuracy"
@@ -32,7 +32,7 @@ class TextClassification(EmbeddingBaseline):
     """What a row of each class counts in the loss: none: all the same; balanced: the more, the
     rarer its class is in train; or a number a label. Scaled to be 1 on average over train."""
     zero_shot: ZeroShotSettings | None = None
-    """How a causal model without training is asked for labels; null: in the default way."""
+    """Prompts for the zero-shot baseline with a causal model; null: the default prompt."""
 
     roles: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True}
     peft_type: ClassVar[str] = "SEQ_CLS"
@@ -74,10 +74,10 @@ class TextClassification(EmbeddingBaseline):
             seen = Counter(getattr(splits, split)["label"])
             for label in sorted(set(seen) - set(names if split == "train" else train)):
                 known = ", ".join(names if split == "train" else sorted(train, key=natural_order))
-                what = f"{seen[label]} rows have the label {label!r}, which is not among {known}"
-                fix = "mend the rows or name it in data.labels"
+                what = f"{seen[label]} rows have the label {label!r}, which is not one of {known}"
+                fix = "fix the rows or name it in data.labels"
                 if split != "train":
-                    fix = "train never has it, so it cannot be learned: mend or leave out the rows"
+                    fix = "the train split does not have it, so it cannot be learned: fix or remove the rows"
                 faults.append(Fault(f"{split}, column of 'label'", f"{what} - {fix}"))
         if isinstance(self.class_weights, dict) and set(self.class_weights) != set(names):
             what = f"should weigh {', '.join(names)} (got {', '.join(self.class_weights)})"

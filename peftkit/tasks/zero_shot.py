@@ -1,4 +1,4 @@
-"""Prompting: how a language model that was never trained is asked for a row's label."""
+"""Zero-shot and few-shot prompts for labels, for a causal language model without training."""
 
 import random
 import re

@@ -184,7 +184,7 @@ def test_japanese_without_mecab_is_refused_with_what_to_install_and_what_to_say(
         Task.parse(TRANSLATION, "task").label_names(splits_of([SENTENCES["Kana"]] * 4))
     said = str(caught.value)
     assert "task.score_tokenizer: BLEU of the references needs ja-mecab" in said
-    assert "pip install 'sacrebleu[ja]', or say task.score_tokenizer=char" in said
+    assert "pip install 'sacrebleu[ja]', or set task.score_tokenizer=char" in said
     for more in ({"score_tokenizer": "char"}, {"generate": None, "metric": "bits_per_byte"}):
         task = Task.parse({**TRANSLATION, **more}, "task")
         assert task.label_names(splits_of([SENTENCES["Kana"]] * 4)) == ()

@@ -38,7 +38,7 @@ def test_what_cannot_be_seen_is_told_in_escapes() -> None:
 @pytest.mark.parametrize("word", ["nan", "NaN", "null", "None", "n/a", " NA"])
 def test_a_word_for_nothing_among_numbers_is_told(word: str) -> None:
     (told,) = look_alikes(["0", "1.5", word])
-    assert told.startswith(f"label {word!r} beside numbers is a class: if it is an empty cell")
+    assert told.startswith(f"label {word!r} among numbers is a class: if it is an empty cell")
 
 
 def test_labels_that_only_differ_are_left_in_peace() -> None:

@@ -160,7 +160,7 @@ def test_what_cannot_be_read_as_sets_is_told(tmp_path: Path) -> None:
     assert "holds text, not lists - say what parts its labels: task.separator='|'" in said
     assert "two or more are needed" in refused(tmp_path, [["a"], ["a"], []], plain)
     said = refused(tmp_path, [["a"], ["b", "c"], ["c"]], plain, labels=["a", "b"])
-    assert "2 rows: 'c' is not among a, b - mend the rows, or name all labels" in said
+    assert "2 rows: 'c' is not among a, b - fix the rows, or name all labels" in said
     said = refused(tmp_path, [[0, 1, 1], [1, 0, 0]], plain)
     assert "a label is there twice - remove it (lists of 0 and 1 need the labels' names" in said
     said = refused(tmp_path, [[], [], []], plain, labels=["a", "b"])

@@ -68,7 +68,7 @@ def test_marks_become_places_in_the_text_without_them() -> None:
         ("<e1>a <e2>b</e2></e1>", "marks stand within each other"),
         ("<e1>a <e2>b</e1> c</e2>", "marks stand within each other"),
         ("</e1>a<e1> <e2>b</e2>", "a mark ends before it begins"),
-        ("<e1> </e1> <e2>b</e2>", "a mark stands around nothing"),
+        ("<e1> </e1> <e2>b</e2>", "a marker encloses nothing"),
     ],
 )
 def test_marks_that_say_no_two_parts_are_refused(text: str, why: str) -> None:
@@ -89,9 +89,9 @@ def test_offsets_come_in_three_forms() -> None:
     ("head", "tail", "why"),
     [
         ([0, 3], None, "only one of head and tail"),
-        ([0, 3], [4, 8], "tail stands beyond its text"),
-        ([3, 3], [4, 7], "head stands beyond its text, or ends before"),
-        ([-1, 3], [4, 7], "head stands beyond"),
+        ([0, 3], [4, 8], "tail is outside its text"),
+        ([3, 3], [4, 7], "head is outside its text, or ends before"),
+        ([-1, 3], [4, 7], "head is outside"),
         ([3, 4], [4, 7], "head is a blank"),
         ([0, 5], [4, 7], "head and tail overlap"),
         ([0], [4, 7], "head is no place in the text"),

@@ -1,6 +1,6 @@
-"""Language modeling: what tasks share whose answer is text, from loss and bits per byte to ROUGE.
+"""Base class of tasks whose predictions are generated texts.
 
-A task of this kind says how rows become prompts and references, and by what its texts are judged.
+A task defines how rows become prompts and references, and the metrics of its texts.
 """
 
 import math
@@ -31,7 +31,7 @@ Answers = list[dict[str, Any]]
 
 
 class LanguageModeling(Task):
-    """Loss on the tokens to be said, bits per byte of their text, and scores of generated texts."""
+    """Loss on target tokens, bits per byte of their text, and scores of generated texts."""
 
     generate: Generation | None = None
     """Generate and score texts at the end of a run; null: only losses are scored."""

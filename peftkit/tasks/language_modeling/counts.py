@@ -1,4 +1,4 @@
-"""Language counts: nats, tokens and bytes of rows, and the scores that they come to."""
+"""Nats, tokens and bytes of rows, and the scores computed from their sums."""
 
 import math
 from collections.abc import Sequence

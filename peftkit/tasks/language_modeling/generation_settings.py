@@ -1,4 +1,4 @@
-"""Generation: how texts are generated and judged, and of how many test rows at the end of a run."""
+"""Settings of text generation: decoding, the number of test rows, and the grader."""
 
 import re
 from collections.abc import Callable

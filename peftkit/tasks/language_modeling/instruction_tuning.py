@@ -1,4 +1,4 @@
-"""Instructions and chat: a causal language model learns to answer, turn by turn."""
+"""Instruction tuning: a causal language model learns the assistant's turns of conversations."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -40,7 +40,7 @@ Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", 
 
 
 class InstructionTuning(LanguageModeling):
-    """What the assistant of a conversation says: the loss is on its answers and on their ends."""
+    """Instruction tuning on conversations: the loss is on the assistant's turns."""
 
     kind: Literal["instruction_tuning"] = "instruction_tuning"
     format: Format = "auto"

@@ -1,4 +1,4 @@
-"""Rewriting: a source text to a target, by an encoder-decoder or as a causal model's answer."""
+"""Sequence-to-sequence tasks: a source text to a target, with an encoder-decoder or a causal LM."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ Columns = dict[str, list[Any]]
 
 
 class Seq2Seq(LanguageModeling):
-    """What translation and summarization share: a source is read, a target is said."""
+    """A target text from a source text: the base class of translation and summarization."""
 
     generate: Generation | None = Generation()
     """Generate and score texts at the end of a run; null: only losses are scored."""
@@ -75,7 +75,7 @@ class Seq2Seq(LanguageModeling):
         """None: targets are text. Raises `DataError` for a score that nothing is generated for."""
         if self.headline != "bits_per_byte" and self.generate is None:
             what = f"{self.headline} is a score of generated texts, and none are asked for"
-            fault = Fault("task.generate", f"{what} - drop it, or say task.metric=bits_per_byte")
+            fault = Fault("task.generate", f"{what} - drop it, or set task.metric=bits_per_byte")
             raise DataError("the texts cannot be scored:", [fault])
         return ()
 
@@ -199,7 +199,7 @@ class Seq2Seq(LanguageModeling):
             - len(tokenizer(around, add_special_tokens=False)["input_ids"])
         )
         if room < 1:
-            what = f"{max_length} tokens leave no room beside targets of {self.target_length}"
+            what = f"{max_length} tokens leave no room for the source next to targets of {self.target_length}"
             fault = Fault("data.max_length", f"{what} - raise it, or lower task.target_length")
             raise DataError("the texts do not fit:", [fault])
         how = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}

@@ -1,4 +1,4 @@
-"""Summarization: a long text in a few words, by an encoder-decoder or a causal model."""
+"""Summarization, with an encoder-decoder or a causal language model."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -10,7 +10,7 @@ from peftkit.text.words import SENTENCE_ENDS, words_of
 
 
 class Summarization(Seq2Seq):
-    """What a text comes to."""
+    """Summarization of a source text."""
 
     kind: Literal["summarization"] = "summarization"
     metric: str = "rougeL"

@@ -1,4 +1,4 @@
-"""Text generation: a causal language model learns texts as they are, led by attributes or not."""
+"""Text generation: causal language modeling of plain texts, optionally led by attributes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TextGeneration(LanguageModeling):
-    """How texts go on: every token is learned from those before it, and that a text ends."""
+    """Causal language modeling of texts: each token from those before it, and the end token."""
 
     kind: Literal["text_generation"] = "text_generation"
     attributes: list[str] = Field(default_factory=list)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Translation(Seq2Seq):
-    """What a text is in another language."""
+    """Translation of a source text."""
 
     kind: Literal["translation"] = "translation"
     metric: str = "chrf"

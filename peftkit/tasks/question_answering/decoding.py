@@ -1,4 +1,4 @@
-"""Choosing: of all spans that a model's logits score, those that are said."""
+"""Decoding: the best answer spans from the start and end logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of answers to questions: SQuAD's official exact match and F1, and what needs no training.
+"""Exact match and F1 of answers as in the official SQuAD scripts, and answers without training.
 
 After the scripts `evaluate-v1.1.py` and `evaluate-v2.0.py` of Rajpurkar et al. 2016 and 2018.
 Beside right answers of other letters than a to z as MLQA (Lewis et al. 2020) has it: no script's

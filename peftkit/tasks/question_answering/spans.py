@@ -1,4 +1,4 @@
-"""Answers as spans of their context: read from a cell, found in the text, chosen from logits."""
+"""Answers as spans of their context: read from a cell and located in the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extractive question answering: which stretch of a context answers a question, if any."""
+"""Extractive question answering: the span of a context that answers a question, if any."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -40,7 +40,7 @@ BITS = 20
 
 
 class QuestionAnswering(Task):
-    """Where in its context the answer to a question stands (Rajpurkar et al. 2016, 2018).
+    """Extractive question answering (SQuAD: Rajpurkar et al. 2016, 2018).
 
     Long contexts are read in windows that overlap. A window without the answer points to its first
     token ([CLS]; of a model that has none, whatever token its tokenizer puts or finds first).
@@ -50,8 +50,8 @@ class QuestionAnswering(Task):
     unanswerable: bool = False
     """Whether a question may have no answer (as in SQuAD 2.0), which is then an answer too."""
     unfound: Literal["forbid", "drop"] = "forbid"
-    """What to do about rows none of whose answers stands in the context: refuse them, or learn
-    nothing from them; where they are scored, their answers count all the same."""
+    """What to do with rows none of whose answers is in the context: refuse them, or leave them out
+    of training; they are scored all the same."""
     stride: NonNegativeInt | Literal["auto"] = "auto"
     """Tokens that neighboring windows of a context share; auto: a third of data.max_length."""
     question_length: PositiveInt | Literal["auto"] = "auto"

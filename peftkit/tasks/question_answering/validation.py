@@ -1,4 +1,4 @@
-"""A survey of the answers in a split: which can be found, were repaired, or are none."""
+"""Validation of the answers in a split: found, repaired, or missing."""
 
 from __future__ import annotations
 
@@ -72,13 +72,15 @@ def faults_of(
     for what, places in found.broken.items():
         yield Fault(where, f"{rows_have(places)} {what}")
     if found.nothing.count and not unanswerable:
-        fix = "say task.unanswerable=true if that is an answer too, or leave the rows out"
+        fix = "set task.unanswerable=true if that is intended, or remove the rows"
         yield Fault(where, f"{rows_have(found.nothing)} no answer - {fix}")
     if found.unfound.count and unfound == "forbid":
-        fix = "mend the rows or their offsets, or say task.unfound=drop to learn nothing from them"
+        fix = (
+            "fix the rows or their offsets, or set task.unfound=drop to leave them out of training"
+        )
         yield Fault(where, f"{rows_have(found.unfound)} answers that the context does not - {fix}")
     elif found.split == "train" and found.rows and not found.usable:
-        yield Fault(where, "no answer stands in its context - there is nothing to learn from")
+        yield Fault(where, "no answer is found in its context - there is nothing to train on")
 
 
 def rows_have(places: Places) -> str:
@@ -93,8 +95,8 @@ def notes_of(found: Survey, examples: Mapping[str, Any]) -> Iterator[str]:
         yield f"{found.split}: {rows_have(found.unfound)} answers not in the context; {done}"
     if found.repaired.count:
         places = found.repaired
-        what = f"{places.count} answers stand elsewhere than it is said ({places})"
-        yield f"{found.split}: {what}; taken from where they stand"
+        what = f"{places.count} answers are not at their answer_start ({places})"
+        yield f"{found.split}: {what}; the place where they are found is used"
     if found.split == "train" and found.several:
         yield f"train: {found.several} rows have several answers; the first is learned"
     cut = {of for of, cut in zip(examples["of"], examples["truncated"], strict=True) if cut}

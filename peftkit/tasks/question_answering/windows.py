@@ -1,4 +1,4 @@
-"""Windows: a question with stretches of its context that overlap, and what each is to learn."""
+"""Overlapping windows of a question and its context, and the answer span in each."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def room_of(tokenizer: Any, window: int, question: int | str, stride: int | str)
     )
     faults = []
     if not tokenizer.is_fast:
-        what = "its tokenizer does not say where in a text its tokens stand - use another model"
+        what = (
+            "its tokenizer gives no offsets of tokens (it is no fast tokenizer) - use another model"
+        )
         faults.append(Fault("model", what))
     around = tokenizer.num_special_tokens_to_add(pair=True)
     left = window - around - share.question

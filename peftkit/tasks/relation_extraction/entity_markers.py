@@ -1,4 +1,4 @@
-"""Marks: which two parts of a text a relation is asked of, from marks within it or from offsets."""
+"""Head and tail of a relation: two spans of a text, given by markers in it or by offsets."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ def marked(text: str, head: Any = None, tail: Any = None) -> Marked:
     spans = span_of(text, head, "head"), span_of(text, tail, "tail")
     (_, first_end), (second_start, _) = sorted(spans)
     if first_end > second_start:
-        raise Unmarked("head and tail overlap - give parts that stand beside each other")
+        raise Unmarked("head and tail overlap - give spans that do not overlap")
     return Marked(text, *spans)
 
 
@@ -52,9 +52,9 @@ def between_marks(text: str) -> Marked:
         ["e1>", "e1>", "e2>", "e2>"],
         ["e2>", "e2>", "e1>", "e1>"],
     ):
-        raise Unmarked(f"marks stand within each other ({' '.join(found)}) - part them")
+        raise Unmarked(f"markers are nested ({' '.join(found)}) - separate them")
     if found[0][1] == "/" or found[2][1] == "/":
-        raise Unmarked(f"a mark ends before it begins ({' '.join(found)}) - turn them round")
+        raise Unmarked(f"a marker ends before it begins ({' '.join(found)}) - swap them")
     plain = _MARK.sub("", text)
     ends, removed = {}, 0
     for match in _MARK.finditer(text):
@@ -62,7 +62,7 @@ def between_marks(text: str) -> Marked:
         removed += len(match[0])
     spans = [(ends[f"<e{n}>"], ends[f"</e{n}>"]) for n in (1, 2)]
     if any(not plain[start:end].strip() for start, end in spans):
-        raise Unmarked("a mark stands around nothing - mark at least a word")
+        raise Unmarked("a marker encloses nothing - mark at least one word")
     return Marked(plain, *spans)
 
 
@@ -87,12 +87,10 @@ def span_of(text: str, given: Any, role: str) -> Span:
         raise Unmarked(f"{role} is no place in the text - give [start, end], as in [3, 9]")
     start, end = said
     if not 0 <= start < end <= len(text):
-        raise Unmarked(
-            f"{role} stands beyond its text, or ends before it begins - mend the offsets"
-        )
+        raise Unmarked(f"{role} is outside its text, or ends before it begins - fix the offsets")
     if not text[start:end].strip():
-        raise Unmarked(f"{role} is a blank - mend the offsets")
+        raise Unmarked(f"{role} is only white space - fix the offsets")
     words = given.get("text") if isinstance(given, Mapping) else None
     if words is not None and words != text[start:end]:
-        raise Unmarked(f"{role} names other words than stand at its offsets - mend the offsets")
+        raise Unmarked(f"the text of {role} is not what is at its offsets - fix the offsets")
     return start, end

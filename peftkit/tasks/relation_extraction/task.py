@@ -1,4 +1,4 @@
-"""Relation extraction: how two marked parts of a text are related, and in which direction."""
+"""Relation extraction: the relation between two marked spans of a text, and its direction."""
 
 import re
 from collections import Counter
@@ -29,8 +29,8 @@ LEAST_ROOM = 8
 
 
 class RelationExtraction(EntityEmbeddingBaseline):
-    """Which relation stands between a text's head and tail: `<e1>..</e1>` and `<e2>..</e2>`, or
-    where the columns `head` and `tail` say ([start, end] in characters).
+    """Relation extraction between the head and the tail of a text: `<e1>..</e1>` and
+    `<e2>..</e2>`, or the columns `head` and `tail` ([start, end] in characters).
 
     Markers around both are tokens of their own, and a head that reads the first token reads both
     opening markers instead, on average (Baldini Soares et al. 2019, entity start).
@@ -86,7 +86,7 @@ class RelationExtraction(EntityEmbeddingBaseline):
             for label, count in sorted(Counter(column).items()):
                 if label not in names:
                     what = f"{count} rows have the label {label!r}, which train never has"
-                    fix = "mend or leave out the rows, or name all labels in data.labels"
+                    fix = "fix or remove the rows, or name all labels in data.labels"
                     faults.append(Fault(f"{name}, column of 'label'", f"{what} - {fix}"))
         if len(names) < 2:
             what = f"all rows have the label {names[0]!r} - two or more are needed"

@@ -123,7 +123,7 @@ def unpaired(split: str, rows: Any) -> list[Fault]:
         if any(word is None or not str(word).strip() for word in words):
             note(found, "wordless", name)
     said = {
-        "uneven": "the numbers of words and tags differ in {} - mend or remove them",
+        "uneven": "the numbers of words and tags differ in {} - fix or remove them",
         "untagged": "a word has no tag in {} - tag it, or remove the row",
         "wordless": "a word is empty in {} - fill it, or remove it with its tag",
     }
@@ -143,7 +143,7 @@ def of_no_scheme(split: str, sentences: Mapping[str, Sequence[str]]) -> list[Fau
     told = ", ".join(map(repr, strange[:5])) + (" ..." if len(strange) > 5 else "")
     what = (
         f"{len(strange)} tags are of no scheme ({told}): one is O, or a letter and a type as in "
-        "B-PER - mend them; for plain tags, as parts of speech are, say task.scheme=none"
+        "B-PER - fix them; for plain tags, such as parts of speech, set task.scheme=none"
     )
     return [Fault(f"{split}, column of 'tags'", what)]
 
@@ -160,9 +160,9 @@ def ill_formed(split: str, sentences: Mapping[str, Sequence[str]], scheme: str) 
     if not places.count:
         return []
     fix = {
-        "iob2": "if I- may begin an entity say task.scheme=iob1, else mend the tags",
-        "iob1": "if B- begins every entity say task.scheme=iob2, else mend the tags",
-    }.get(scheme, "mend the tags, or say which scheme they are in (task.scheme)")
+        "iob2": "if I- may begin an entity set task.scheme=iob1, else fix the tags",
+        "iob1": "if B- begins every entity set task.scheme=iob2, else fix the tags",
+    }.get(scheme, "fix the tags, or say which scheme they are in (task.scheme)")
     what = f"ill-formed in the scheme {scheme} in {rows_at(places)} - {fix}"
     return [Fault(f"{split}, column of 'tags'", what)]
 
@@ -179,7 +179,7 @@ def unlearned(
         Fault(
             f"{split}, column of 'tags'",
             f"the {kind} {value!r} is in {rows_at(places)}, and train never has it ("
-            f"{', '.join(known)}) - mend or remove the rows, or name all in data.labels",
+            f"{', '.join(known)}) - fix or remove the rows, or name all in data.labels",
         )
         for value, places in sorted(found.items())
     ]

@@ -1,4 +1,4 @@
-"""Token classification: a tag for every word, which may say where entities begin and end."""
+"""Token classification: a tag for every word, such as named entities or parts of speech."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +60,7 @@ UNKNOWN = -1
 
 
 class TokenClassification(WordEmbeddingBaseline):
-    """Which tag each word has: named entities, parts of speech, ..."""
+    """Token classification: named entities, parts of speech, ..."""
 
     kind: Literal["token_classification"] = "token_classification"
     scheme: Literal["auto", "iob1", "iob2", "bilou", "iobes", "none"] = "auto"
