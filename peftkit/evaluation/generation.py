@@ -280,7 +280,12 @@ def room_for_prompts(recipe: Recipe, assembled: LoadedModel, how: Generation) ->
     positions: int | None = getattr(config, "max_position_embeddings", None)
     if config.is_encoder_decoder or not positions:
         return recipe.data.max_length
-    room = positions - how.max_new_tokens - recipe.strategy.ahead - assembled.batcher.first_position
+    room = (
+        positions
+        - how.max_new_tokens
+        - recipe.strategy.num_prompt_tokens
+        - assembled.batcher.first_position
+    )
     if room < 1:
         what = f"leaves no room for a question: the model has {positions} positions"
         fault = Fault("task.generate.max_new_tokens", f"{what} (got {how.max_new_tokens})")

@@ -95,7 +95,7 @@ def reading(recipe: Recipe, base: Any, tokenizer: Any) -> dict[str, Any]:
     prefix = base.base_model_prefix if hasattr(base, base.base_model_prefix) else ""
     said: dict[str, Any] = {
         "reads": known.reads if known is not None and task.trains_head else None,
-        "ahead": recipe.strategy.ahead if task.trains_head else 0,
+        "ahead": recipe.strategy.num_prompt_tokens if task.trains_head else 0,
         "encoder": ".".join(filter(None, (prefix, known.encoder if known is not None else ""))),
     }
     if markers := list(task.markers()):

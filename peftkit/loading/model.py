@@ -93,7 +93,7 @@ def load_model(
         base.activation_checkpointing_enable(
             activation_checkpointing_kwargs={"use_reentrant": False}
         )
-    num_virtual_tokens = 0 if bare else recipe.strategy.ahead
+    num_virtual_tokens = 0 if bare else recipe.strategy.num_prompt_tokens
     batcher = make_batcher(recipe.task, module, base, tokenizer, packed, num_virtual_tokens)
     parameters = count_parameters(module, before)
     notes = (*model_notes(recipe, config, packed), *([head.note] if head else []), *tokenizer.notes)

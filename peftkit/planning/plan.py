@@ -193,7 +193,7 @@ def activation_bytes(
     config: Any = module.config
     hidden, blocks = config.hidden_size, blocks_with_gradient(module)
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    longest += recipe.strategy.ahead
+    longest += recipe.strategy.num_prompt_tokens
     tokens = micro * longest
     probabilities = micro * config.num_attention_heads * longest**2
     a_block = (tokens * (12 * hidden + 3 * inner) + 3 * probabilities) * size

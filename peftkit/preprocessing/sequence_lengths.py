@@ -14,7 +14,7 @@ def too_long(recipe: Recipe, config: Any) -> list[Fault]:
 
 def texts_too_long(recipe: Recipe, config: Any) -> list[Fault]:
     """Texts, with what the strategy puts before them."""
-    positions, ahead = positions_of(config, "encoder"), recipe.strategy.ahead
+    positions, ahead = positions_of(config, "encoder"), recipe.strategy.num_prompt_tokens
     if positions is None or recipe.data.max_length + ahead <= positions:
         return []
     what = f"the model reads at most {positions} tokens"
@@ -55,7 +55,7 @@ def answers_too_long(recipe: Recipe, config: Any) -> list[Fault]:
 def room_for_answers(recipe: Recipe, config: Any) -> int | None:
     """Tokens that a causal model can say behind one token of a question; None: any number."""
     positions = positions_of(config, "decoder")
-    return None if positions is None else positions - recipe.strategy.ahead - 1
+    return None if positions is None else positions - recipe.strategy.num_prompt_tokens - 1
 
 
 def room_for_questions(recipe: Recipe, config: Any, max_new_tokens: int) -> int | None:

@@ -88,7 +88,7 @@ class Strategy(Component):
     """The names of the artifact's tensors that all layers share."""
     packs: ClassVar[bool] = True
     """Whether several sequences may share a row: each token is treated alike, and none is added."""
-    ahead: ClassVar[int] = 0
+    num_prompt_tokens: ClassVar[int] = 0
     """Virtual tokens before each sequence, which take positions as its own tokens do."""
     loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peftkit"
     """What can load the artifact."""

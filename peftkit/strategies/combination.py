@@ -70,9 +70,9 @@ class Combination(Strategy):
         return all(part.packs for part in self.parts)
 
     @property
-    def ahead(self) -> int:  # type: ignore[override]
+    def num_prompt_tokens(self) -> int:  # type: ignore[override]
         """All the parts' virtual tokens."""
-        return sum(part.ahead for part in self.parts)
+        return sum(part.num_prompt_tokens for part in self.parts)
 
     def components(self) -> list[Strategy]:
         """The parts, PEFT's first: the others are attached to the model that it wraps."""

@@ -34,7 +34,7 @@ class VirtualTokens(PeftStrategy):
     loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peftkit"
 
     @property
-    def ahead(self) -> int:  # type: ignore[override]
+    def num_prompt_tokens(self) -> int:  # type: ignore[override]
         """The virtual tokens."""
         return self.num_virtual_tokens
 
