@@ -259,10 +259,10 @@ def last_text(requested: Any) -> str:
 
 def as_trained(task: Any, loaded: Any, found: Mapping[str, Any]) -> bool:
     """Whether the folder has the chat template, the ends and the padding of the training."""
-    from peftkit.evaluation.generation import all_ends
+    from peftkit.evaluation.generation import find_end_ids
 
     tokenizer = loaded.tokenizer
-    ends = all_ends(loaded, task.stop_ids(tokenizer))
+    ends = find_end_ids(loaded, task.stop_ids(tokenizer))
     template = task.chat_template(tokenizer)
     same = template is None or template == found["template"]
     return same and sorted(found["ends"]) == ends and found["pad"] == tokenizer.pad_token_id

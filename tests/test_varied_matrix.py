@@ -21,7 +21,7 @@ from transformers import (
 import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.merging.verification import proof, verify
-from peftkit.text.conversations import user
+from peftkit.text.conversations import user_message
 from support.pairwise import Axes, Rule, broken, each_value, pairs_of
 from support.varied_cases import GENERATE, WAYS, Case, cases, chosen, values_of
 from support.varied_models import WITH_ENCODER, build
@@ -111,7 +111,7 @@ def prompt(case: Case, tokenizer: Any, row: dict[str, Any]) -> list[int]:
         return [tokenizer.bos_token_id, *ids]
     if case.model.architecture in WITH_ENCODER:
         return list(tokenizer(row["source"])["input_ids"])
-    messages = row.get("messages") or [user(f"Translate this text: {row['source']}"), {}]
+    messages = row.get("messages") or [user_message(f"Translate this text: {row['source']}"), {}]
     encoded = tokenizer.apply_chat_template(
         messages[:-1], add_generation_prompt=True, return_dict=True
     )

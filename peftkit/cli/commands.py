@@ -150,7 +150,7 @@ def new_command(options: Any) -> None:
 
 def predict_command(options: Any) -> None:
     """Predict the texts of the command line, or the rows of a file."""
-    from peftkit.evaluation.streaming import Live
+    from peftkit.evaluation.streaming import TextPrinter
     from peftkit.inference.files import predict_file
     from peftkit.inference.predictor import format_prediction, group_texts, inputs_of, predictions
     from peftkit.records.run_dir import RunDir
@@ -163,7 +163,7 @@ def predict_command(options: Any) -> None:
     if not options.texts:
         raise RecipeError("nothing to predict - give texts, or a file with --in texts.csv")
     rows = group_texts(options.texts, inputs := inputs_of(folder))
-    live = Live(sys.stdout)
+    live = TextPrinter(sys.stdout)
     show = live if len(rows) == 1 and sys.stdout.isatty() and not options.json else None
     for row, prediction in zip(rows, predictions(folder, rows, show), strict=True):
         if options.json:

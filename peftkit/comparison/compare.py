@@ -26,7 +26,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.hub.resolve import find_model
 from peftkit.reporting.report import Report, report
 from peftkit.runtime.distributed import say
-from peftkit.storage.atomic_files import writing
+from peftkit.storage.atomic_files import explain_disk_errors
 from peftkit.tables import print_rows
 
 
@@ -87,7 +87,7 @@ class Project:
         recipe = loaded.variants[0].recipe
         model, data = find_model(recipe.model), recipe.data.resolve()
         root = runs / loaded.name
-        with writing(root):
+        with explain_disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             budget = loaded.comparison.budget
             forecast = load_forecast(loaded.variants, budget, model, data, root)

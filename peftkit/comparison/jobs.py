@@ -19,7 +19,7 @@ from peftkit.hub.source import Source
 from peftkit.records.record import RunRecord, Tuning
 from peftkit.records.run_dir import RunDir, is_held
 from peftkit.runtime.distributed import versions
-from peftkit.storage.atomic_files import write_text, writing
+from peftkit.storage.atomic_files import explain_disk_errors, write_text
 
 State = Literal["done", "failed", "busy", "stopped", "disk error"]
 
@@ -104,7 +104,7 @@ class SearchJob:
             raise RunBusy(f"{self.name}: another process is searching") from None
         try:
             search = LearningRateSearch(self.recipe, self.budget, workspace.rows, workspace.root)
-            with writing(workspace.root):
+            with explain_disk_errors(workspace.root):
                 found = search.run(workspace.model, workspace.data)
                 write_text(self.path, found.model_dump_json(indent=1) + "\n")
         finally:

@@ -15,7 +15,7 @@ import yaml
 
 from peftkit.config.earlier_names import current_names, current_path
 from peftkit.errors import Fault, RecipeError, nearest
-from peftkit.storage.yaml import brief, load_yaml, spellings, typed_value
+from peftkit.storage.yaml import find_literals, load_yaml, parse_value, summarize_error
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
 if not SHIPPED.is_dir():  # a checkout: the wheel carries the recipes inside the package
@@ -141,12 +141,14 @@ def parse_overrides(arguments: Iterable[str], source: str = "command line") -> l
             faults.append(Fault(argument, "is not of the form key=value, as in strategy.r=16"))
             continue
         try:
-            value = typed_value(text)
-            typed = {} if isinstance(value, str) else spellings(text)
+            value = parse_value(text)
+            typed = {} if isinstance(value, str) else find_literals(text)
             overrides.append(Override(key, value, source, typed))
         except yaml.YAMLError as error:
             as_text = shlex.quote(f"{key}={json.dumps(text, ensure_ascii=False)}")
-            what = f"{text!r} is not YAML ({brief(error)}) - if it is text, type {as_text}"
+            what = (
+                f"{text!r} is not YAML ({summarize_error(error)}) - if it is text, type {as_text}"
+            )
             faults.append(Fault(f"{key} ({source})", what))
     if faults:
         raise RecipeError("the command line cannot be read:", faults)
@@ -286,9 +288,9 @@ def read_spelled(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The mapping in the YAML file at `path`, and how numbers, booleans and nulls are typed."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        settings, typed = load_yaml(text), spellings(text)
+        settings, typed = load_yaml(text), find_literals(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: is not a recipe ({brief(error)})") from None
+        raise RecipeError(f"{path}: is not a recipe ({summarize_error(error)})") from None
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: is not UTF-8 (byte {error.start}) - save it as UTF-8") from None
     except OSError as error:

@@ -18,7 +18,7 @@ from typing_extensions import Self
 from peftkit.config.composition import Composition, Override, compose, kinds_first, parse_overrides
 from peftkit.config.earlier_names import earlier_names
 from peftkit.config.training import WITHOUT_EFFECT, Training
-from peftkit.data.base import LATER, Data
+from peftkit.data.base import ADDED_SETTINGS, Data
 from peftkit.data.splits import Splits
 from peftkit.errors import Fault, RecipeError, nearest_divisors
 from peftkit.hub.source import Source
@@ -109,7 +109,7 @@ class Recipe(Settings):
             settings["data"].pop(key, None)
         # settings that were added later count only when they are set, so that older runs keep their
         # digest; a named subset picks other rows of the same files
-        added_later = {"data": ("subset", *LATER), "task": self.task.later}
+        added_later = {"data": ("subset", *ADDED_SETTINGS), "task": self.task.later}
         for part, keys in ((settings[name], keys) for name, keys in added_later.items()):
             for *above, key in (name.split(".") for name in keys):
                 inner = part[above[0]] if above else part

@@ -36,26 +36,26 @@ class Augment(Settings):
         return self
 
 
-def augmented(
+def augment_rows(
     rows: datasets.Dataset, how: Augment, roles: Sequence[str], seed: int
 ) -> datasets.Dataset:
     """The rows, then their copies with changed texts in `roles`: a copy is a function of the seed,
     of its row and of the words there are, and keeps all else that its row has."""
     from datasets import Dataset, concatenate_datasets
 
-    words = counted_words(rows, roles)
+    words = count_words(rows, roles)
     made: dict[str, list[Any]] = {name: [] for name in rows.column_names}
     for copy in range(1, how.copies + 1):
         for row in rows:
             name = f"{row['row']}~{copy}"
             chance = random.Random(f"{seed} {name}")
-            texts = {r: " ".join(changed(row[r].split(), how, words, chance)) for r in roles}
+            texts = {r: " ".join(change_words(row[r].split(), how, words, chance)) for r in roles}
             for column, value in {**row, **texts, "row": name}.items():
                 made[column].append(value)
     return concatenate_datasets([rows, Dataset.from_dict(made, features=rows.features)])
 
 
-class Words:
+class WordSampler:
     """The words of the train split, to be drawn as often as they are there."""
 
     def __init__(self, counts: Counter[str]) -> None:
@@ -75,16 +75,18 @@ def running(counts: Iterator[int]) -> Iterator[int]:
         yield total
 
 
-def counted_words(rows: datasets.Dataset, roles: Sequence[str]) -> Words:
+def count_words(rows: datasets.Dataset, roles: Sequence[str]) -> WordSampler:
     """The words of all texts in `roles`."""
     counts: Counter[str] = Counter()
     for role in roles:
         for text in rows[role]:
             counts.update(text.split())
-    return Words(counts)
+    return WordSampler(counts)
 
 
-def changed(words: list[str], how: Augment, known: Words, chance: random.Random) -> list[str]:
+def change_words(
+    words: list[str], how: Augment, known: WordSampler, chance: random.Random
+) -> list[str]:
     """The words of one text after dropout, swaps and noise, in this order."""
     kept = [word for word in words if chance.random() >= how.dropout] or [chance.choice(words)]
     for place in range(len(kept) - 1):

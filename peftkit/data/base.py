@@ -18,27 +18,27 @@ from pydantic import (
 )
 
 from peftkit.data.augmentation import Augment
-from peftkit.data.cross_validation import GROUP, Fold, fold_of
-from peftkit.data.layout import SplitName, layout_of, taken_as
-from peftkit.data.reading import Found, Used, read
-from peftkit.data.splits import Drawing, Limit, Splits, arrange
-from peftkit.data.validation import Need, Wanted, role_of
+from peftkit.data.cross_validation import GROUP, Fold, select_fold
+from peftkit.data.layout import SplitName, find_layout, rename_splits
+from peftkit.data.reading import FileSplits, UsedRoles, build_splits
+from peftkit.data.splits import Limit, Splits, SplitSettings, prepare_splits
+from peftkit.data.validation import Need, RequestedColumn, to_role
 from peftkit.errors import DataError, Fault, nearest
 from peftkit.hub.source import Source
 from peftkit.registry import Component
 
-FOLDING = ("fold", "folds", "group")
+CROSS_VALIDATION_SETTINGS = ("fold", "folds", "group")
 """Settings of cross-validation."""
-LATER = (*FOLDING, "splits", "empty", "few_shot", "balance", "augment")
+ADDED_SETTINGS = (*CROSS_VALIDATION_SETTINGS, "splits", "empty", "few_shot", "balance", "augment")
 """Settings that came after the first records: no part of what names rows or a run where they are
 not set."""
-LATER_ROLES = ("tools",)
+ADDED_ROLES = ("tools",)
 """Roles that tasks came to read later: no part of what names rows where the files lack them."""
 # settings that by themselves change no row
 _NOT_ROWS = {"kind", "path", "name", "revision", "fallback", "max_length", "truncation"}
 
 
-def _share(value: float | int) -> float | int:
+def _check_share(value: float | int) -> float | int:
     if isinstance(value, float) and not 0 < value < 1:
         raise ValueError("should be a share between 0 and 1, or a whole number of rows")
     if value < 0:
@@ -46,7 +46,7 @@ def _share(value: float | int) -> float | int:
     return value
 
 
-Share = Annotated[int | float, AfterValidator(_share)]
+Share = Annotated[int | float, AfterValidator(_check_share)]
 
 
 class Data(Component):
@@ -128,7 +128,7 @@ class Data(Component):
         source: Source,
         roles: Mapping[str, Need],
         inputs: Sequence[str] = (),
-        used: Used | None = None,
+        used: UsedRoles | None = None,
     ) -> Splits:
         """The rows of `source`, with a column for each of `roles` (role -> must it be there?);
         rows with the same `inputs` count as the same (without any: with the same texts). Of the
@@ -136,37 +136,39 @@ class Data(Component):
 
         Raises one `DataError` that names everything wrong with the files.
         """
-        keep_bars_to_terminals()
-        data = self.as_in(source)
+        disable_progress_bars_in_logs()
+        data = self.settings_for(source)
         wanted = data.wanted(roles)
-        found = data.found(source, wanted, used)
+        found = data.read_splits(source, wanted, used)
         if source.note:
             found = replace(found, notes=(source.note, *found.notes))
         if data.folds is not None and data.fold is not None:
-            found = fold_of(found, Fold(data.fold, data.folds), data.seed)
-        drawing = Drawing(
+            found = select_fold(found, Fold(data.fold, data.folds), data.seed)
+        drawing = SplitSettings(
             data.validation, data.test, data.limit, data.seed, data.overlap, data.few_shot,
             data.balance == "oversample", data.augment, inputs,
         )  # fmt: skip
         there = {role for rows in found.splits.values() for role in rows.column_names}
-        named = [want for want in wanted if want.role in there or want.role not in LATER_ROLES]
-        return arrange(found, drawing, data.key(source, named))
+        named = [want for want in wanted if want.role in there or want.role not in ADDED_ROLES]
+        return prepare_splits(found, drawing, data.key(source, named))
 
-    def as_in(self, source: Source) -> "Data":
+    def settings_for(self, source: Source) -> "Data":
         """The settings to read `source` with: its own, where it stands in for something else."""
         return self
 
-    def found(self, source: Source, wanted: list[Wanted], used: Used | None = None) -> Found:
+    def read_splits(
+        self, source: Source, wanted: list[RequestedColumn], used: UsedRoles | None = None
+    ) -> FileSplits:
         """The splits as they stand in the files of `source`."""
-        layout = layout_of(Path(source.location), getattr(self, "subset", None))
-        layout = layout._replace(files=taken_as(layout.files, self.splits))
+        layout = find_layout(Path(source.location), getattr(self, "subset", None))
+        layout = layout._replace(files=rename_splits(layout.files, self.splits))
         if self.splits:
             told = ", ".join(f"{theirs} as {ours}" for ours, theirs in self.splits.items())
             layout.notes.append(f"of the official splits is taken {told} (data.splits)")
         without_empty = self.empty == "drop"
-        return read(layout, wanted, self.labels, source.identity, without_empty, used)
+        return build_splits(layout, wanted, self.labels, source.identity, without_empty, used)
 
-    def wanted(self, roles: Mapping[str, Need]) -> list[Wanted]:
+    def wanted(self, roles: Mapping[str, Need]) -> list[RequestedColumn]:
         """The columns to read for `roles`; raises `DataError` for settings that no role uses."""
         unused = [role for role in self.columns if role not in roles]
         faults = [
@@ -182,14 +184,14 @@ class Data(Component):
         found = []
         for role, need in roles.items():
             if column := self._column(role):
-                asked = role_of(role, need)
+                asked = to_role(role, need)
                 needed = asked.needed or self._is_set(role)
-                found.append(Wanted(role, column, needed, asked.blank, asked.cell))
-        return [*found, Wanted(GROUP, self.group, needed=True)] if self.group else found
+                found.append(RequestedColumn(role, column, needed, asked.blank, asked.cell))
+        return [*found, RequestedColumn(GROUP, self.group, needed=True)] if self.group else found
 
-    def key(self, source: Source, wanted: list[Wanted]) -> str:
+    def key(self, source: Source, wanted: list[RequestedColumn]) -> str:
         """A hash of the rows: of the content of `source`, and of every setting that picks rows."""
-        unset = {name for name in LATER if getattr(self, name) is None}
+        unset = {name for name in ADDED_SETTINGS if getattr(self, name) is None}
         settings: dict[str, Any] = self.model_dump(mode="json", exclude=_NOT_ROWS | unset)
         settings["roles"] = {want.role: want.column for want in wanted}
         parts = json.dumps([source.identity, settings], sort_keys=True)
@@ -204,7 +206,7 @@ class Data(Component):
         return role in self.columns or (field is not None and getattr(self, role) != field.default)
 
 
-def keep_bars_to_terminals() -> None:
+def disable_progress_bars_in_logs() -> None:
     """Let `datasets` draw no progress bars into a log file."""
     if not sys.stderr.isatty():
         from datasets import disable_progress_bars

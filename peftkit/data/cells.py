@@ -13,11 +13,11 @@ Cell = Literal[
 classes. number: a target of a regression. words: words, or tags of words. messages: a conversation.
 prompt: a text or a conversation. tools: schemas of tools. answers: right answers, maybe with their
 places. place: a part of a text."""
-LISTED = ("words", "labels")
+LIST_CELLS = ("words", "labels")
 """Cells that are lists in some files and text in others."""
-NESTED = ("messages", "prompt", "tools", "answers", "place")
+NESTED_CELLS = ("messages", "prompt", "tools", "answers", "place")
 """Cells whose parts have types of their own in every row."""
-CELLS: Mapping[str, Cell] = {
+CELL_OF_ROLE: Mapping[str, Cell] = {
     "label": "label", "tokens": "words", "tags": "words", "messages": "messages",
     "conversations": "messages", "prompt": "prompt", "completion": "prompt", "tools": "tools",
     "answers": "answers",
@@ -39,7 +39,7 @@ def read_cell(value: Any, cell: Cell) -> Any:
     return _READERS[cell](found)
 
 
-def text_of(value: Any) -> str | None:
+def read_text(value: Any) -> str | None:
     """A plain value as a text; None of a list or an object without anything in it."""
     if isinstance(value, (list, dict)) and not value:
         return None
@@ -53,7 +53,7 @@ def text_of(value: Any) -> str | None:
     return to_text(value)
 
 
-def single(value: Any) -> Any:
+def unwrap_single(value: Any) -> Any:
     """The one item of a list; None of an empty one; what is no list as it is."""
     if not isinstance(value, list):
         return value
@@ -62,36 +62,36 @@ def single(value: Any) -> Any:
     return value[0] if value else None
 
 
-def label_of(value: Any) -> str | None:
+def read_label(value: Any) -> str | None:
     """A label, maybe in a list by itself."""
-    one = single(value)
+    one = unwrap_single(value)
     if isinstance(one, (list, dict)):
         raise CellError("is no label", "give a text or a number")
     return None if one is None or one != one else to_text(one)
 
 
-def number_of(value: Any) -> Any:
+def read_number(value: Any) -> Any:
     """A number, or the text that stands in its place."""
-    one = single(value)
+    one = unwrap_single(value)
     if isinstance(one, (list, dict)):
         raise CellError("is no number", "give one")
     return to_text(one) if isinstance(one, (bool, str)) else one
 
 
-def words_of(value: Any) -> Any:
+def read_words(value: Any) -> Any:
     """A list of texts, also of one that stands as text with quotes; any other text as it is."""
     if not isinstance(value, list):
-        text = text_of(value)
+        text = read_text(value)
         if not text or not _QUOTED_LIST.fullmatch(text.strip()):
             return text
         value = parse_nested(text)
     if not isinstance(value, list):
         fix = 'write it as json, as ["EU", "rejects"], or with blanks between the words'
         raise CellError("is a list written as text that cannot be told", fix)
-    return [_item(each, number) for number, each in enumerate(value, 1)]
+    return [_read_item(each, number) for number, each in enumerate(value, 1)]
 
 
-def _item(value: Any, number: int) -> str:
+def _read_item(value: Any, number: int) -> str:
     if value is None or value != value:
         raise CellError("is null", "give it, or remove the row", f"item {number}")
     if isinstance(value, (list, dict)):
@@ -100,7 +100,7 @@ def _item(value: Any, number: int) -> str:
     return to_text(value)
 
 
-def listed(text: str) -> list[str] | None:
+def parse_list(text: str) -> list[str] | None:
     """The items of a list that stands as text; None where it is none."""
     found = parse_nested(text)
     if not isinstance(found, list) or any(e is None or isinstance(e, (list, dict)) for e in found):
@@ -108,7 +108,7 @@ def listed(text: str) -> list[str] | None:
     return [to_text(each) for each in found]
 
 
-def messages_of(value: Any) -> list[dict[str, Any]] | None:
+def read_messages(value: Any) -> list[dict[str, Any]] | None:
     """A list of messages, maybe as text; None of a blank one."""
     if isinstance(value, str) and not value.strip():
         return None
@@ -116,10 +116,10 @@ def messages_of(value: Any) -> list[dict[str, Any]] | None:
     if not isinstance(found, list):
         what = "is text" if isinstance(value, str) else "is no list"
         raise CellError(f"{what}, and no conversation", "give a list of {role, content}")
-    return [_message(each, number) for number, each in enumerate(found, 1)]
+    return [_read_message(each, number) for number, each in enumerate(found, 1)]
 
 
-def _message(value: Any, number: int) -> dict[str, Any]:
+def _read_message(value: Any, number: int) -> dict[str, Any]:
     """A message, whose words are text."""
     if not isinstance(value, dict):
         raise CellError("is no object", "give {role, content}", f"message {number}")
@@ -128,22 +128,22 @@ def _message(value: Any, number: int) -> dict[str, Any]:
     return {**value, **spelled}
 
 
-def prompt_of(value: Any) -> str | list[dict[str, Any]] | None:
+def read_prompt(value: Any) -> str | list[dict[str, Any]] | None:
     """A text, or a list of messages, maybe as text."""
     if isinstance(value, list):
-        return messages_of(value)
+        return read_messages(value)
     if isinstance(value, str):
         found = parse_nested(value)
         if isinstance(found, list) and found and all(map(_is_message, found)):
-            return messages_of(found)
-    return text_of(value)
+            return read_messages(found)
+    return read_text(value)
 
 
 def _is_message(value: Any) -> bool:
     return isinstance(value, dict) and bool(value.keys() & {"role", "from"})
 
 
-def tools_of(value: Any) -> list[Any] | None:
+def read_tools(value: Any) -> list[Any] | None:
     """A list of tools, maybe as text; None of a blank one."""
     if isinstance(value, str) and not value.strip():
         return None
@@ -153,7 +153,7 @@ def tools_of(value: Any) -> list[Any] | None:
     return found
 
 
-def answers_of(value: Any) -> Any:
+def read_answers(value: Any) -> Any:
     """Answers of a question, maybe as text: their texts are text, their places whole numbers.
 
     An answer may begin with a bracket: [3] is a text, ["3"] is a list.
@@ -164,8 +164,11 @@ def answers_of(value: Any) -> Any:
     if isinstance(value, str) and not found:  # no answer, where a cell without items is no cell
         return {"text": [], "answer_start": []}
     if isinstance(found, list):
-        return [_answer(each) if isinstance(each, dict) else _spelled(each) for each in found]
-    return _answer(found) if isinstance(found, dict) else to_text(found)
+        return [
+            _read_answer(each) if isinstance(each, dict) else _numbers_to_text(each)
+            for each in found
+        ]
+    return _read_answer(found) if isinstance(found, dict) else to_text(found)
 
 
 def _holds_answers(value: Any) -> bool:
@@ -173,19 +176,19 @@ def _holds_answers(value: Any) -> bool:
     return listed and (not value or any(isinstance(each, (str, dict)) for each in value))
 
 
-def _answer(value: dict[str, Any]) -> dict[str, Any]:
-    known: dict[str, Callable[[Any], Any]] = {"text": _spelled, "answer_start": to_integers}
+def _read_answer(value: dict[str, Any]) -> dict[str, Any]:
+    known: dict[str, Callable[[Any], Any]] = {"text": _numbers_to_text, "answer_start": to_integers}
     return {k: known[k](v) if k in known else v for k, v in value.items()}
 
 
-def _spelled(value: Any) -> Any:
+def _numbers_to_text(value: Any) -> Any:
     """Numbers and truth values as text, also within a list."""
     if isinstance(value, list):
-        return [_spelled(each) for each in value]
+        return [_numbers_to_text(each) for each in value]
     return to_text(value) if isinstance(value, (bool, int, float)) else value
 
 
-def place_of(value: Any) -> Any:
+def read_span(value: Any) -> Any:
     """A part of a text: [start, end], {start, end}, or either as text."""
     found = parse_nested(value) if isinstance(value, str) else value
     if isinstance(found, dict):
@@ -194,7 +197,7 @@ def place_of(value: Any) -> Any:
 
 
 _READERS: Mapping[Cell, Callable[[Any], Any]] = {
-    "text": text_of, "label": label_of, "labels": words_of, "number": number_of, "words": words_of,
-    "messages": messages_of, "prompt": prompt_of, "tools": tools_of, "answers": answers_of,
-    "place": place_of,
+    "text": read_text, "label": read_label, "labels": read_words, "number": read_number,
+    "words": read_words, "messages": read_messages, "prompt": read_prompt, "tools": read_tools,
+    "answers": read_answers, "place": read_span,
 }  # fmt: skip

@@ -3,56 +3,58 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from peftkit.data.cells import LISTED, NESTED
-from peftkit.data.validation import Seen, Survey, Wanted, rows_at
+from peftkit.data.cells import LIST_CELLS, NESTED_CELLS
+from peftkit.data.validation import CellScan, FileScan, RequestedColumn, count_rows
 from peftkit.errors import Fault
 
-Kind = Literal["text", "float", "words", "labels", "nested"]
+ColumnType = Literal["text", "float", "words", "labels", "nested"]
 """What a column holds: texts, numbers, lists of texts, or values of any shape."""
 
 
-def settle(surveys: list[Survey], want: Wanted) -> Kind:
+def infer_column_type(surveys: list[FileScan], want: RequestedColumn) -> ColumnType:
     """What the column of a role holds.
 
     Lists are lists if any cell is one, or if all are that stand as text; so a text among lists is a
     list too. Numbers are floats if any is written as one and none is a word.
     """
-    seen = seen_of(surveys, want)
+    seen = cells_of(surveys, want)
     lists, texts = (sum(getattr(s, name) for s in seen) for name in ("lists", "texts"))
     if want.cell == "number":
         fractional = any(s.floats for s in seen) and not any(s.worded for s in seen)
         return "float" if fractional else "text"
-    if want.cell in LISTED:
+    if want.cell in LIST_CELLS:
         of_text = not texts and any(s.lists_as_text for s in seen)
         return want.cell if lists or of_text else "text"  # type: ignore[return-value]
-    return "nested" if want.cell in NESTED and lists else "text"
+    return "nested" if want.cell in NESTED_CELLS and lists else "text"
 
 
-def whole_roles(surveys: list[Survey], wanted: list[Wanted]) -> tuple[str, ...]:
+def integer_label_roles(surveys: list[FileScan], wanted: list[RequestedColumn]) -> tuple[str, ...]:
     """The roles with labels all of whose numbers are whole.
 
     Tables hold whole numbers as 0.0 and 1.0 where some were missing; as labels these are 0 and 1.
     """
     labels = [want for want in wanted if want.cell in ("label", "labels")]
-    return tuple(w.role for w in labels if not any(s.fractions for s in seen_of(surveys, w)))
+    return tuple(w.role for w in labels if not any(s.fractions for s in cells_of(surveys, w)))
 
 
-def mixed_faults(surveys: list[Survey], want: Wanted, kind: Kind) -> Iterator[Fault]:
+def find_mixed_lists(
+    surveys: list[FileScan], want: RequestedColumn, kind: ColumnType
+) -> Iterator[Fault]:
     """Texts among lists that may name one label or several."""
     for survey in surveys if kind == "labels" else ():
         if (places := survey.roles[want.role].several).count:
-            what = f"is text in {rows_at(places)}, and a list in others - give lists in all"
+            what = f"is text in {count_rows(places)}, and a list in others - give lists in all"
             yield Fault(f"{survey.name}, column {want.column!r}", what)
 
 
-def alone(surveys: list[Survey], want: Wanted) -> Iterator[str]:
+def note_single_items(surveys: list[FileScan], want: RequestedColumn) -> Iterator[str]:
     """What to say of lists of one item that are read as the item."""
     for survey in surveys:
         if (places := survey.roles[want.role].alone).count:
-            what = f"holds lists of one value in {rows_at(places)}, read as the value"
+            what = f"holds lists of one value in {count_rows(places)}, read as the value"
             yield f"{survey.name}: column {want.column!r} {what}"
 
 
-def seen_of(surveys: list[Survey], want: Wanted) -> list[Seen]:
+def cells_of(surveys: list[FileScan], want: RequestedColumn) -> list[CellScan]:
     """What each file holds of a role."""
     return [survey.roles[want.role] for survey in surveys]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from peftkit.data.reading import Found
-from peftkit.data.sampling import stream_of
-from peftkit.data.splits import classes_of
+from peftkit.data.reading import FileSplits
+from peftkit.data.sampling import derive_seed
+from peftkit.data.splits import class_ids
 from peftkit.errors import DataError, Fault
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Fold(NamedTuple):
     of: int
 
 
-def fold_of(found: Found, fold: Fold, seed: int) -> Found:
+def select_fold(found: FileSplits, fold: Fold, seed: int) -> FileSplits:
     """The rows of one fold as the test split and all others as train, which validation is carved
     from; whatever splits the files hold are put together first.
 
@@ -36,8 +36,8 @@ def fold_of(found: Found, fold: Fold, seed: int) -> Found:
     from datasets import concatenate_datasets
 
     rows = concatenate_datasets(list(found.splits.values()))
-    classes = classes_of(rows)
-    learned, scored = parts(rows, classes, fold, seed)
+    classes = class_ids(rows)
+    learned, scored = split_fold(rows, classes, fold, seed)
     kept = rows.remove_columns(GROUP) if GROUP in rows.column_names else rows
     told = [f"fold {fold.take} of {fold.of}: {len(scored)} of {rows.num_rows} rows are scored"]
     if len(found.splits) > 1:
@@ -49,21 +49,21 @@ def fold_of(found: Found, fold: Fold, seed: int) -> Found:
     return replace(found, splits=splits, notes=(*found.notes, *told))
 
 
-def parts(
+def split_fold(
     rows: datasets.Dataset, classes: np.ndarray, fold: Fold, seed: int
 ) -> tuple[list[int], list[int]]:
     """The rows that are learned from and those that are scored, in the order of the files."""
     import numpy as np
 
     groups = np.asarray(rows[GROUP], dtype=str) if GROUP in rows.column_names else None
-    check(rows, classes, groups, fold.of)
-    splitter = dealer(fold.of, len(set(classes.tolist())) > 1, groups is not None, seed)
+    check_fold_sizes(rows, classes, groups, fold.of)
+    splitter = make_splitter(fold.of, len(set(classes.tolist())) > 1, groups is not None, seed)
     dealt = list(splitter.split(np.zeros(rows.num_rows), classes, groups))
     learned, scored = dealt[fold.take]
     return sorted(learned.tolist()), sorted(scored.tolist())
 
 
-def dealer(folds: int, stratified: bool, grouped: bool, seed: int) -> Any:
+def make_splitter(folds: int, stratified: bool, grouped: bool, seed: int) -> Any:
     """scikit-learn's way to deal such rows."""
     from sklearn import model_selection as ways
 
@@ -73,10 +73,10 @@ def dealer(folds: int, stratified: bool, grouped: bool, seed: int) -> Any:
         (False, True): ways.GroupKFold,
         (True, True): ways.StratifiedGroupKFold,
     }[stratified, grouped]
-    return chosen(folds, shuffle=True, random_state=stream_of(seed, "folds") % 2**32)
+    return chosen(folds, shuffle=True, random_state=derive_seed(seed, "folds") % 2**32)
 
 
-def check(rows: datasets.Dataset, classes: np.ndarray, groups: Any, folds: int) -> None:
+def check_fold_sizes(rows: datasets.Dataset, classes: np.ndarray, groups: Any, folds: int) -> None:
     """Refuse more folds than the smallest class has rows, or groups."""
     units = range(rows.num_rows) if groups is None else groups.tolist()
     of_class: dict[int, dict[Any, int]] = {}  # the groups of each class, each with a row of it

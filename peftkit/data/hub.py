@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from peftkit.data.base import LATER, Data
-from peftkit.data.wheel import Wheel, pinned_dataset
+from peftkit.data.base import ADDED_SETTINGS, Data
+from peftkit.data.wheel import Wheel, check_pinned_dataset
 from peftkit.errors import DataError
-from peftkit.hub.huggingface import Absent
+from peftkit.hub.huggingface import SourceNotFound
 from peftkit.hub.resolve import find_dataset
 from peftkit.hub.source import Source
 
@@ -28,29 +28,29 @@ class Hub(Data):
     @field_validator("fallback")
     @classmethod
     def _is_known(cls, name: str | None) -> str | None:
-        return name if name in {None, "forbid"} else pinned_dataset(str(name))
+        return name if name in {None, "forbid"} else check_pinned_dataset(str(name))
 
     def resolve(self) -> Source:
         """The data set, or its stand-in where no place has it."""
         try:
             return find_dataset(self.path, self.revision, self.subset)
-        except Absent as absent:
+        except SourceNotFound as absent:
             if self.fallback in {None, "forbid"}:
                 raise
             return self._fallback_source(str(self.fallback), absent)
 
-    def as_in(self, source: Source) -> Data:
+    def settings_for(self, source: Source) -> Data:
         """A stand-in has its own columns and labels, and is drawn like what it stands in for."""
         if not source.is_fallback:
             return self
-        drawn = {"max_length", "validation", "test", "limit", "seed", "overlap", *LATER}
+        drawn = {"max_length", "validation", "test", "limit", "seed", "overlap", *ADDED_SETTINGS}
         shared = self.model_dump(include=drawn - {"splits"})  # those of other files
         return Wheel.model_validate({**shared, "name": source.used})
 
-    def _fallback_source(self, name: str, absent: Absent) -> Source:
+    def _fallback_source(self, name: str, absent: SourceNotFound) -> Source:
         try:
             found = find_dataset(name)
         except DataError as error:
-            raise Absent(f"{absent.message}; its stand-in: {error.message}") from None
+            raise SourceNotFound(f"{absent.message}; its stand-in: {error.message}") from None
         note = f"{name} stands in for {self.path}, which cannot be had; {found.note}"
         return found.model_copy(update={"requested": self.path, "is_fallback": True, "note": note})

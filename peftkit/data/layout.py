@@ -32,7 +32,7 @@ class Layout(NamedTuple):
         return path.relative_to(self.base).as_posix()
 
 
-def layout_of(location: Path, subset: str | None) -> Layout:
+def find_layout(location: Path, subset: str | None) -> Layout:
     """The splits in `location`: by the data card where there is one, else by the files' names.
 
     Raises `DataError` where a split or the subset cannot be told.
@@ -49,7 +49,7 @@ def layout_of(location: Path, subset: str | None) -> Layout:
     return layout
 
 
-def taken_as(
+def rename_splits(
     splits: dict[str, Held], wanted: Mapping[SplitName, SplitName] | None
 ) -> dict[str, Held]:
     """The splits by the names under which they are `wanted` (ours -> theirs); of the others those
@@ -73,7 +73,7 @@ def taken_as(
     return kept | {str(ours): splits[theirs] for ours, theirs in wanted.items()}
 
 
-def split_of(path: Path, base: Path) -> str | None:
+def infer_split(path: Path, base: Path) -> str | None:
     """The split of `path`: by its own name, or else by the names of its folders below `base`."""
     below = path.relative_to(base)
     for part in (below.stem, *reversed(below.parent.parts)):
@@ -88,7 +88,7 @@ def _by_name(base: Path, files: list[Path]) -> Layout:
     splits: dict[str, list[Path]] = {}
     unnamed = []
     for path in files:
-        split = split_of(path, base)
+        split = infer_split(path, base)
         splits.setdefault(split, []).append(path) if split else unnamed.append(path)
     if not splits and len(unnamed) == 1:
         return Layout(base, {"train": unnamed}, [])
@@ -128,7 +128,7 @@ def _in_subset(base: Path, files: list[Path], subset: str | None) -> list[Path]:
 def _group(path: Path, base: Path) -> str:
     """The subset of a file: its folders below `base`, without those that only say the split."""
     parts = path.relative_to(base).parent.parts
-    return "/".join(part for part in parts if split_of(base / part, base) is None)
+    return "/".join(part for part in parts if infer_split(base / part, base) is None)
 
 
 def _names(names: Iterable[str]) -> str:
@@ -191,7 +191,7 @@ def _from_config(base: Path, config: dict[str, Any]) -> Layout | None:
     for entry in declared:
         patterns = entry["path"] if isinstance(entry["path"], list) else [entry["path"]]
         found = [p for name, p in files.items() if any(fnmatch(name, pat) for pat in patterns)]
-        split = split_of(base / f"{entry['split']}.x", base)
+        split = infer_split(base / f"{entry['split']}.x", base)
         if split is None or split in splits:
             left_out.append(str(entry["split"]))
         elif found:

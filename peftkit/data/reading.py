@@ -9,11 +9,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.data.cells import LISTED, listed, read_cell
-from peftkit.data.column_types import Kind, alone, mixed_faults, settle, whole_roles
+from peftkit.data.cells import LIST_CELLS, parse_list, read_cell
+from peftkit.data.column_types import (
+    ColumnType,
+    find_mixed_lists,
+    infer_column_type,
+    integer_label_roles,
+    note_single_items,
+)
 from peftkit.data.layout import Layout
 from peftkit.data.nested_column import nested_column
-from peftkit.data.validation import Survey, Wanted, cell_faults, faults_of, left_out_of, survey
+from peftkit.data.validation import (
+    FileScan,
+    RequestedColumn,
+    find_cell_faults,
+    find_faults,
+    note_dropped_rows,
+    scan_file,
+)
 from peftkit.errors import DataError, Fault
 from peftkit.readers.base import reader_for
 from peftkit.readers.lines import Flaw
@@ -22,13 +35,13 @@ from peftkit.readers.values import strip_zero_fraction, to_text
 if TYPE_CHECKING:
     import datasets
 
-_FORMAT = 3  # of the rows in the cache: count up when `_rows` gives other rows for the same files
-Used = Callable[[Collection[str]], Collection[str]]
+_FORMAT = 3  # increase it when `_generate_rows` gives other rows for the same files
+UsedRoles = Callable[[Collection[str]], Collection[str]]
 """Of the roles that are there, those that a task makes use of."""
 
 
 @dataclass(frozen=True)
-class Found:
+class FileSplits:
     """The splits as they stand in the files, before any is carved, limited or dropped."""
 
     splits: dict[str, datasets.Dataset]
@@ -37,13 +50,13 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Reading:
+class RowBuilder:
     """How rows are made of records, settled over all files: hashable by its parts, so that the
     cache knows it again."""
 
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[RequestedColumn, ...]
     """The columns that are there."""
-    kinds: dict[str, Kind]
+    kinds: dict[str, ColumnType]
     """Role -> what its column holds."""
     whole: tuple[str, ...]
     """Roles all of whose numbers are whole: 1.0 is the label 1."""
@@ -52,10 +65,12 @@ class Reading:
     without_empty: bool = False
     """Whether a row is left out that lacks a column which must say something."""
 
-    def row(self, name: str, values: Any) -> dict[str, Any] | None:
+    def build(self, name: str, values: Any) -> dict[str, Any] | None:
         """One row: its stable name, and a value a role; None of one that is left out."""
         cells = {want.role: read_cell(values.get(want.column), want.cell) for want in self.wanted}
-        if self.without_empty and any(w.must_say and w.lacks(cells[w.role]) for w in self.wanted):
+        if self.without_empty and any(
+            w.must_be_filled and w.is_empty(cells[w.role]) for w in self.wanted
+        ):
             return None
         return {"row": name, **{role: self._value(role, cell) for role, cell in cells.items()}}
 
@@ -66,64 +81,64 @@ class Reading:
         if kind == "float":
             return float(cell)
         if kind == "words":
-            items = cell if isinstance(cell, list) else listed(cell) or cell.split()
+            items = cell if isinstance(cell, list) else parse_list(cell) or cell.split()
         elif kind == "labels":
-            items = cell if isinstance(cell, list) else listed(cell) or one_label(cell)
+            items = cell if isinstance(cell, list) else parse_list(cell) or parse_single_label(cell)
         else:
             items = [to_text(cell)]
         if role in self.whole:
             items = [strip_zero_fraction(item) for item in items]
         if role == "label" and kind == "text":
             items = [self.renamed.get(item, item) for item in items]
-        return items if kind in LISTED else items[0]
+        return items if kind in LIST_CELLS else items[0]
 
 
-def one_label(text: str) -> list[str]:
+def parse_single_label(text: str) -> list[str]:
     """The label that stands by itself where others are lists; none of a blank."""
     return [text.strip()] if text.strip() else []
 
 
-def read(
+def build_splits(
     layout: Layout,
-    wanted: list[Wanted],
+    wanted: list[RequestedColumn],
     labels: list[str] | None,
     identity: str,
     without_empty: bool = False,
-    used: Used | None = None,
-) -> Found:
+    used: UsedRoles | None = None,
+) -> FileSplits:
     """The splits of `layout` with a column a role; `without_empty` rows that lack what is needed.
 
     Raises one `DataError` with all faults of all files.
     """
-    surveys = _surveyed(layout, wanted)
-    notes = [*layout.notes, *_without_labels(surveys, wanted)]
+    surveys = _scan_files(layout, wanted)
+    notes = [*layout.notes, *_drop_unlabeled_splits(surveys, wanted)]
     everything = [s for group in surveys.values() for s in group]
-    wanted, unread = _readable(everything, wanted, used)
-    settled = {want.role: settle(everything, want) for want in wanted}
-    faults = [f for s in everything for f in faults_of(s, wanted, without_empty)]
-    faults += [f for want in wanted for f in mixed_faults(everything, want, settled[want.role])]
-    notes += [*unread, *(note for want in wanted for note in alone(everything, want))]
+    wanted, unread = _drop_unreadable(everything, wanted, used)
+    settled = {want.role: infer_column_type(everything, want) for want in wanted}
+    faults = [f for s in everything for f in find_faults(s, wanted, without_empty)]
+    faults += [f for want in wanted for f in find_mixed_lists(everything, want, settled[want.role])]
+    notes += [*unread, *(note for want in wanted for note in note_single_items(everything, want))]
     if without_empty:
-        notes += [note for s in everything for note in left_out_of(s, wanted)]
+        notes += [note for s in everything for note in note_dropped_rows(s, wanted)]
     names, clash = _label_names(everything, wanted, labels)
     if faults or clash:
         raise DataError(f"the data in {layout.base} cannot be used:", [*faults, *clash])
     there = {column for s in everything for column in s.columns}
-    whole = whole_roles(everything, wanted)
-    reading = Reading(
+    whole = integer_label_roles(everything, wanted)
+    builder = RowBuilder(
         wanted=tuple(want for want in wanted if want.column in there),
         kinds=settled,
         whole=whole,
-        renamed=_renaming(everything, labels, "label" in whole),
+        renamed=_map_labels(everything, labels, "label" in whole),
         without_empty=without_empty,
     )
-    splits = {split: _dataset(layout, split, reading, identity) for split in surveys}
-    return Found(splits, names, tuple(notes))
+    splits = {split: _build_dataset(layout, split, builder, identity) for split in surveys}
+    return FileSplits(splits, names, tuple(notes))
 
 
-def _readable(
-    surveys: list[Survey], wanted: list[Wanted], used: Used | None
-) -> tuple[list[Wanted], list[str]]:
+def _drop_unreadable(
+    surveys: list[FileScan], wanted: list[RequestedColumn], used: UsedRoles | None
+) -> tuple[list[RequestedColumn], list[str]]:
     """The columns without those that the task does without and that cannot be read; and what is
     said of these."""
     if used is None:
@@ -132,7 +147,7 @@ def _readable(
     of_use = used([want.role for want in wanted if want.column in there])
     kept, notes = [], []
     for want in wanted:
-        wrong = [fault for s in surveys for fault in cell_faults(s, want)]
+        wrong = [fault for s in surveys for fault in find_cell_faults(s, want)]
         if want.needed or want.role in of_use or not wrong:
             kept.append(want)
         else:
@@ -140,14 +155,16 @@ def _readable(
     return kept, notes
 
 
-def _surveyed(layout: Layout, wanted: list[Wanted]) -> dict[str, list[Survey]]:
+def _scan_files(layout: Layout, wanted: list[RequestedColumn]) -> dict[str, list[FileScan]]:
     return {
-        split: [survey(path, layout.name(path), wanted) for path in files]
+        split: [scan_file(path, layout.name(path), wanted) for path in files]
         for split, files in layout.files.items()
     }
 
 
-def _without_labels(surveys: dict[str, list[Survey]], wanted: list[Wanted]) -> list[str]:
+def _drop_unlabeled_splits(
+    surveys: dict[str, list[FileScan]], wanted: list[RequestedColumn]
+) -> list[str]:
     """Take out scored splits that nobody labeled (as GLUE's test), and say so."""
     needs_labels = any(want.role == "label" and want.needed for want in wanted)
     notes = []
@@ -160,10 +177,10 @@ def _without_labels(surveys: dict[str, list[Survey]], wanted: list[Wanted]) -> l
 
 
 def _label_names(
-    surveys: list[Survey], wanted: list[Wanted], labels: list[str] | None
+    surveys: list[FileScan], wanted: list[RequestedColumn], labels: list[str] | None
 ) -> tuple[tuple[str, ...] | None, list[Fault]]:
     """The names of the classes in id order: those given, else those in the files' own schema."""
-    declared = [names for s in surveys if (names := _declared(s, wanted))]
+    declared = [names for s in surveys if (names := _declared_names(s, wanted))]
     for names in declared:
         if labels is not None and set(names) != set(labels):
             what = f"says {', '.join(labels)}, but the files say {', '.join(names)} - remove it"
@@ -176,13 +193,13 @@ def _label_names(
     return (tuple(declared[0]) if declared else None), []
 
 
-def _declared(found: Survey, wanted: list[Wanted]) -> list[str] | None:
+def _declared_names(found: FileScan, wanted: list[RequestedColumn]) -> list[str] | None:
     """The class names of the label, or of the first role that has any."""
     roles = {want.role: found.class_names.get(want.column) for want in wanted}
     return roles.get("label") or next((names for names in roles.values() if names), None)
 
 
-def _renaming(surveys: list[Survey], labels: list[str] | None, whole: bool) -> dict[str, str]:
+def _map_labels(surveys: list[FileScan], labels: list[str] | None, whole: bool) -> dict[str, str]:
     """Ids to names, where `labels` are given and the files hold nothing but their positions; truth
     values to names that differ in capitals."""
     seen = {label for s in surveys if "label" in s.roles for label in s.roles["label"].labels}
@@ -195,43 +212,45 @@ def _renaming(surveys: list[Survey], labels: list[str] | None, whole: bool) -> d
     return {}
 
 
-def _dataset(layout: Layout, split: str, reading: Reading, identity: str) -> datasets.Dataset:
-    """One split, written to the cache of `datasets` once for each content and way of reading."""
+def _build_dataset(
+    layout: Layout, split: str, builder: RowBuilder, identity: str
+) -> datasets.Dataset:
+    """One split, written to the cache of `datasets` once for each content and settings."""
     from datasets import Dataset
 
     files = [(layout.name(path), str(path)) for path in layout.files[split]]
     versions = [reader_for(path).version for path in layout.files[split]]
-    parts = [_FORMAT, identity, split, [n for n, _ in files], versions, asdict(reading)]
+    parts = [_FORMAT, identity, split, [n for n, _ in files], versions, asdict(builder)]
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     return Dataset.from_generator(
-        _rows,
-        features=_features(reading),
-        gen_kwargs={"files": files, "reading": reading},
+        _generate_rows,
+        features=_features(builder),
+        gen_kwargs={"files": files, "builder": builder},
         fingerprint=fingerprint,
     )
 
 
-def _rows(files: list[tuple[str, str]], reading: Reading) -> Iterator[dict[str, Any]]:
-    columns = [want.column for want in reading.wanted]
+def _generate_rows(files: list[tuple[str, str]], builder: RowBuilder) -> Iterator[dict[str, Any]]:
+    columns = [want.column for want in builder.wanted]
     for name, path in files:
         for index, record in enumerate(reader_for(Path(path)).records(Path(path), columns)):
             if isinstance(record, Flaw):
                 raise DataError(f"{name}, {record.place}: changed while it was read - run again")
-            row = reading.row(f"{name}:{index}", record.values)
+            row = builder.build(f"{name}:{index}", record.values)
             if row is not None:
                 yield row
 
 
-def _features(reading: Reading) -> datasets.Features:
+def _features(builder: RowBuilder) -> datasets.Features:
     """The types of the columns, which are settled before anything is written."""
     from datasets import Features, List, Value
 
-    types: dict[Kind, Any] = {
+    types: dict[ColumnType, Any] = {
         "text": Value("string"),
         "float": Value("float64"),
         "words": List(Value("string")),
         "labels": List(Value("string")),
         "nested": nested_column(),
     }
-    kinds = {want.role: types[reading.kinds[want.role]] for want in reading.wanted}
+    kinds = {want.role: types[builder.kinds[want.role]] for want in builder.wanted}
     return Features({"row": Value("string"), **kinds})

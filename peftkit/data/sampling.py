@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def few_rows(rows: datasets.Dataset, count: int, seed: int) -> datasets.Dataset:
+def sample_few_shot(rows: datasets.Dataset, count: int, seed: int) -> datasets.Dataset:
     """`count` rows of each class, drawn by the seed, in the order of the file; a larger draw
     contains a smaller one.
 
     Raises `DataError` that names every class which has fewer.
     """
-    classes = members(rows, seed, "few-shot")
+    classes = shuffle_classes(rows, seed, "few-shot")
     short = [f"{name!r} has {len(own)}" for name, own in classes.items() if len(own) < count]
     if short:
         most = min(map(len, classes.values()))
@@ -34,20 +34,20 @@ def few_rows(rows: datasets.Dataset, count: int, seed: int) -> datasets.Dataset:
     return rows.select(sorted(index for own in classes.values() for index in own[:count]))
 
 
-def oversampled(rows: datasets.Dataset, seed: int) -> datasets.Dataset:
+def oversample(rows: datasets.Dataset, seed: int) -> datasets.Dataset:
     """All rows, then rows of the rarer classes again until each class has as many as the largest:
     each row equally often, but for one time that is drawn by the seed."""
-    classes = members(rows, seed, "oversample")
+    classes = shuffle_classes(rows, seed, "oversample")
     most = max(map(len, classes.values()))
     again = [own[i % len(own)] for own in classes.values() for i in range(most - len(own))]
     return rows.select([*range(rows.num_rows), *sorted(again)])
 
 
-def members(rows: datasets.Dataset, seed: int, purpose: str) -> dict[str, list[int]]:
+def shuffle_classes(rows: datasets.Dataset, seed: int, purpose: str) -> dict[str, list[int]]:
     """The rows of each class in an order that the seed draws, the classes by name."""
     import numpy as np
 
-    order: np.ndarray = np.random.default_rng(stream_of(seed, purpose)).permutation(rows.num_rows)
+    order: np.ndarray = np.random.default_rng(derive_seed(seed, purpose)).permutation(rows.num_rows)
     labels: Sequence[str] = rows["label"][:]
     found: dict[str, list[int]] = {name: [] for name in sorted(set(labels))}
     for index in order.tolist():
@@ -55,6 +55,6 @@ def members(rows: datasets.Dataset, seed: int, purpose: str) -> dict[str, list[i
     return found
 
 
-def stream_of(seed: int, purpose: str) -> int:
+def derive_seed(seed: int, purpose: str) -> int:
     """A number to seed a draw with: another for each purpose."""
     return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8], "big")

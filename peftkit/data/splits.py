@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import PositiveInt
 
-from peftkit.data.augmentation import Augment, augmented
-from peftkit.data.reading import Found
-from peftkit.data.sampling import stream_of
+from peftkit.data.augmentation import Augment, augment_rows
+from peftkit.data.reading import FileSplits
+from peftkit.data.sampling import derive_seed
 from peftkit.errors import DataError, Fault
 from peftkit.registry import Settings
 
@@ -49,12 +49,12 @@ class Splits:
     """What the user should know."""
     facts: dict[str, int]
     """Counts: rows a split, `overlap` with test, `dropped`, `duplicates` within train; where rows
-    were added to train, how many: `oversampled`, `augmented`."""
+    were added to train, how many: `oversample`, `augment_rows`."""
     key: str
     """A hash of the rows: of their content and of every setting that picks them."""
 
 
-class Drawing(NamedTuple):
+class SplitSettings(NamedTuple):
     """The settings that pick rows out of what the files hold."""
 
     validation: float
@@ -69,38 +69,38 @@ class Drawing(NamedTuple):
     """The roles with the texts; without any, all that hold text."""
 
 
-class _Work(NamedTuple):
+class _State(NamedTuple):
     splits: dict[Split, datasets.Dataset]
     notes: tuple[str, ...]
 
-    def told(self, note: str) -> _Work:
+    def with_note(self, note: str) -> _State:
         return self._replace(notes=(*self.notes, note))
 
-    def having(self, split: Split, rows: datasets.Dataset) -> _Work:
+    def with_rows(self, split: Split, rows: datasets.Dataset) -> _State:
         return self._replace(splits={**self.splits, split: rows})
 
 
-def arrange(found: Found, drawing: Drawing, key: str) -> Splits:
+def prepare_splits(found: FileSplits, drawing: SplitSettings, key: str) -> Splits:
     """Give every split its rows: carve those that are missing, then limit, then compare them."""
-    work = _Work({split: found.splits[split] for split in _SPLITS if split in found.splits}, ())
+    work = _State({split: found.splits[split] for split in _SPLITS if split in found.splits}, ())
     work = work._replace(notes=found.notes)
-    work = _carved(_promoted(work), drawing)
+    work = _carve_splits(_score_validation(work), drawing)
     facts = {"dropped": 0}
     if drawing.limit.test:
-        work = _limited(work, "test", drawing.limit.test, drawing.seed)
+        work = _limit_split(work, "test", drawing.limit.test, drawing.seed)
     if drawing.overlap == "drop":
-        work, facts["dropped"] = _without_test_rows(work, drawing.inputs)
-    work = _limit_learning(work, drawing)
-    shared = _shared_rows(work, drawing.inputs)
-    work, facts["duplicates"] = _counted_repeats(work, drawing.inputs)
+        work, facts["dropped"] = _drop_overlap(work, drawing.inputs)
+    work = _limit_training(work, drawing)
+    shared = _find_overlap(work, drawing.inputs)
+    work, facts["duplicates"] = _count_duplicates(work, drawing.inputs)
     if shared and drawing.overlap != "drop":
-        work = _judged(work, shared, drawing.overlap)
-    work, added = _enriched(work, drawing)
+        work = _report_overlap(work, shared, drawing.overlap)
+    work, added = _add_training_rows(work, drawing)
     facts |= added | {"overlap": len(shared)} | {s: work.splits[s].num_rows for s in _SPLITS}
     return Splits(**work.splits, names=found.names, notes=work.notes, facts=facts, key=key)
 
 
-def draw(rows: datasets.Dataset, count: int, seed: int, purpose: str) -> list[int]:
+def sample_rows(rows: datasets.Dataset, count: int, seed: int, purpose: str) -> list[int]:
     """The indices of `count` rows, in the order of the file: labels keep their proportions.
 
     Every class is shuffled and its rows are spread evenly over [0, 1); the lowest `count` places
@@ -108,9 +108,9 @@ def draw(rows: datasets.Dataset, count: int, seed: int, purpose: str) -> list[in
     """
     import numpy as np
 
-    random = np.random.default_rng(stream_of(seed, purpose))
+    random = np.random.default_rng(derive_seed(seed, purpose))
     order = random.permutation(rows.num_rows)
-    classes = classes_of(rows)
+    classes = class_ids(rows)
     places = np.empty(rows.num_rows)
     for label in range(int(classes.max()) + 1 if len(classes) else 0):
         members = order[classes[order] == label]
@@ -118,7 +118,7 @@ def draw(rows: datasets.Dataset, count: int, seed: int, purpose: str) -> list[in
     return sorted(np.argsort(places, kind="stable")[:count].tolist())
 
 
-def classes_of(rows: datasets.Dataset) -> np.ndarray:
+def class_ids(rows: datasets.Dataset) -> np.ndarray:
     """The class of each row as a number; all the same where labels are not discrete."""
     import numpy as np
 
@@ -129,7 +129,7 @@ def classes_of(rows: datasets.Dataset) -> np.ndarray:
     return np.zeros(rows.num_rows, dtype=int)
 
 
-def _promoted(work: _Work) -> _Work:
+def _score_validation(work: _State) -> _State:
     """Without a labeled test split, the official validation split is the one that is scored."""
     if "test" in work.splits or "validation" not in work.splits:
         return work
@@ -138,10 +138,10 @@ def _promoted(work: _Work) -> _Work:
         "test": work.splits["validation"],
     }
     note = "there is no labeled test split: the official validation split is scored in its place"
-    return _Work(splits, (*work.notes, note))
+    return _State(splits, (*work.notes, note))
 
 
-def _carved(work: _Work, drawing: Drawing) -> _Work:
+def _carve_splits(work: _State, drawing: SplitSettings) -> _State:
     """Test and validation splits out of train where they are missing."""
     shares: dict[Split, float] = {"test": drawing.test, "validation": drawing.validation}
     whole = work.splits["train"].num_rows
@@ -153,110 +153,114 @@ def _carved(work: _Work, drawing: Drawing) -> _Work:
         if count >= train.num_rows:
             what = f"asks for {count} of the {train.num_rows} rows of train - ask for fewer"
             raise DataError("the data is too small:", [Fault(f"data.{split}", what)])
-        chosen = draw(train, count, drawing.seed, f"carve {split}")
+        chosen = sample_rows(train, count, drawing.seed, f"carve {split}")
         rest = sorted(set(range(train.num_rows)) - set(chosen))
-        work = work.having(split, train.select(chosen)).having("train", train.select(rest))
+        work = work.with_rows(split, train.select(chosen)).with_rows("train", train.select(rest))
         if count:
-            work = work.told(f"{split}: {count} of the {whole} training rows, carved by data.seed")
+            work = work.with_note(
+                f"{split}: {count} of the {whole} training rows, carved by data.seed"
+            )
     return work
 
 
-def _limit_learning(work: _Work, drawing: Drawing) -> _Work:
+def _limit_training(work: _State, drawing: SplitSettings) -> _State:
     limit, train = drawing.limit, work.splits["train"].num_rows
     validation = limit.validation
     if limit.train and limit.train < train and validation is None:
         validation = ceil(work.splits["validation"].num_rows * limit.train / train)
     if limit.train:
-        work = _limited(work, "train", limit.train, drawing.seed)
+        work = _limit_split(work, "train", limit.train, drawing.seed)
     if validation:
-        work = _limited(work, "validation", validation, drawing.seed)
+        work = _limit_split(work, "validation", validation, drawing.seed)
     if drawing.few_shot is None:
         return work
-    from peftkit.data.sampling import few_rows
+    from peftkit.data.sampling import sample_few_shot
 
-    few = few_rows(work.splits["train"], drawing.few_shot, drawing.seed)
+    few = sample_few_shot(work.splits["train"], drawing.few_shot, drawing.seed)
     told = f"few-shot: {drawing.few_shot} of each class of train, drawn by data.seed"
-    return work.having("train", few).told(f"{told}: {few.num_rows} of {train} rows")
+    return work.with_rows("train", few).with_note(f"{told}: {few.num_rows} of {train} rows")
 
 
-def _enriched(work: _Work, drawing: Drawing) -> tuple[_Work, dict[str, int]]:
+def _add_training_rows(work: _State, drawing: SplitSettings) -> tuple[_State, dict[str, int]]:
     """Rows added to train: those of rare classes again, then copies with changed words."""
-    from peftkit.data.sampling import oversampled
+    from peftkit.data.sampling import oversample
 
     train, added = work.splits["train"], {}
     if drawing.oversample:
-        rows = oversampled(train, drawing.seed)
+        rows = oversample(train, drawing.seed)
         added["oversampled"] = rows.num_rows - train.num_rows
         told = f"train: {added['oversampled']} rows of rarer classes come again (data.balance)"
-        work, train = work.having("train", rows).told(told), rows
+        work, train = work.with_rows("train", rows).with_note(told), rows
     if drawing.augment is not None:
         roles = [role for role in drawing.inputs if role in train.column_names]
-        rows = augmented(train, drawing.augment, roles, drawing.seed)
+        rows = augment_rows(train, drawing.augment, roles, drawing.seed)
         added["augmented"] = rows.num_rows - train.num_rows
         told = f"train: {added['augmented']} rows are copies with changed words (data.augment)"
-        work = work.having("train", rows).told(told)
+        work = work.with_rows("train", rows).with_note(told)
     return work, added
 
 
-def _limited(work: _Work, split: Split, count: int, seed: int) -> _Work:
+def _limit_split(work: _State, split: Split, count: int, seed: int) -> _State:
     rows = work.splits[split]
     if count >= rows.num_rows:
         few = f"data.limit.{split} is {count}, but {split} has {rows.num_rows} rows: all are used"
-        return work.told(few) if count > rows.num_rows else work
-    return work.having(split, rows.select(draw(rows, count, seed, f"limit {split}")))
+        return work.with_note(few) if count > rows.num_rows else work
+    return work.with_rows(split, rows.select(sample_rows(rows, count, seed, f"limit {split}")))
 
 
-def _without_test_rows(work: _Work, inputs: Sequence[str]) -> tuple[_Work, int]:
+def _drop_overlap(work: _State, inputs: Sequence[str]) -> tuple[_State, int]:
     """Drop what the test split holds from the rows that are learned from or chosen on."""
-    known = dict(_hashes(work.splits["test"], inputs))
+    known = dict(_hash_texts(work.splits["test"], inputs))
     dropped = 0
     for split in ("train", "validation"):
         rows = work.splits[split]
-        kept = [i for i, (text, _) in enumerate(_hashes(rows, inputs)) if text not in known]
+        kept = [i for i, (text, _) in enumerate(_hash_texts(rows, inputs)) if text not in known]
         dropped += rows.num_rows - len(kept)
-        work = work.having(split, rows.select(kept))
+        work = work.with_rows(split, rows.select(kept))
     if not work.splits["train"].num_rows:
         todo = "give other files, or set data.overlap=warn"
         raise DataError(f"every training row stands in the test split too - {todo}")
     if dropped:
-        work = work.told(f"{dropped} training or validation rows that stand in test were dropped")
+        work = work.with_note(
+            f"{dropped} training or validation rows that stand in test were dropped"
+        )
     return work, dropped
 
 
-def _shared_rows(work: _Work, inputs: Sequence[str]) -> list[tuple[str, str]]:
+def _find_overlap(work: _State, inputs: Sequence[str]) -> list[tuple[str, str]]:
     """The test rows whose texts stand in train or validation too, each with where it stands."""
     known: dict[bytes, list[str]] = {}
-    for text, row in _hashes(work.splits["test"], inputs):
+    for text, row in _hash_texts(work.splits["test"], inputs):
         known.setdefault(text, []).append(row)
     shared: dict[str, str] = {}
     for split in ("train", "validation"):
-        for text, row in _hashes(work.splits[split], inputs):
+        for text, row in _hash_texts(work.splits[split], inputs):
             for test_row in known.get(text, ()):
                 shared.setdefault(test_row, row)
     return sorted(shared.items())
 
 
-def _counted_repeats(work: _Work, inputs: Sequence[str]) -> tuple[_Work, int]:
+def _count_duplicates(work: _State, inputs: Sequence[str]) -> tuple[_State, int]:
     """How many training rows repeat the texts of another."""
     import numpy as np
 
-    texts = (text for text, _ in _hashes(work.splits["train"], inputs))
+    texts = (text for text, _ in _hash_texts(work.splits["train"], inputs))
     hashes = array("q", (int.from_bytes(t[:8], "big", signed=True) for t in texts))
     repeats = len(hashes) - len(np.unique(np.asarray(hashes)))
     told = f"{repeats} of {len(hashes)} training rows repeat the text of another"
-    return (work.told(told) if repeats else work), repeats
+    return (work.with_note(told) if repeats else work), repeats
 
 
-def _judged(work: _Work, shared: list[tuple[str, str]], overlap: str) -> _Work:
+def _report_overlap(work: _State, shared: list[tuple[str, str]], overlap: str) -> _State:
     pairs = ", ".join(f"{test} = {train}" for test, train in shared[:3])
     total = work.splits["test"].num_rows
     what = f"{len(shared)} of {total} test rows stand in train or validation too ({pairs})"
     if overlap == "forbid":
         raise DataError(f"{what} - data.overlap=drop leaves them out of train")
-    return work.told(f"{what}; data.overlap=drop leaves them out of train")
+    return work.with_note(f"{what}; data.overlap=drop leaves them out of train")
 
 
-def _hashes(rows: datasets.Dataset, inputs: Sequence[str]) -> Iterator[tuple[bytes, str]]:
+def _hash_texts(rows: datasets.Dataset, inputs: Sequence[str]) -> Iterator[tuple[bytes, str]]:
     """A hash of each row's texts, after folding of case and white space, and the row's name."""
     held = [role for role in rows.column_names if _is_text(role, rows.features[role])]
     roles = [role for role in held if role in inputs] or held

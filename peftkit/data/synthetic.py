@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from peftkit.data.base import Data
-from peftkit.data.layout import taken_as
-from peftkit.data.reading import Found, Used
-from peftkit.data.validation import Wanted
+from peftkit.data.layout import rename_splits
+from peftkit.data.reading import FileSplits, UsedRoles
+from peftkit.data.validation import RequestedColumn
 from peftkit.errors import DataError
 from peftkit.hub.source import Source
 from peftkit.text.synthetic_words import COMMON_WORDS, TOPICS
@@ -39,7 +39,9 @@ class Synthetic(Data):
             note="generated texts: scores on them say only that training works",
         )
 
-    def found(self, source: Source, wanted: list[Wanted], used: Used | None = None) -> Found:
+    def read_splits(
+        self, source: Source, wanted: list[RequestedColumn], used: UsedRoles | None = None
+    ) -> FileSplits:
         """All rows as the training split."""
         from datasets import Dataset, Features, Value
 
@@ -53,7 +55,9 @@ class Synthetic(Data):
         ]
         features = Features({name: Value("string") for name in ("row", "text", "label")})
         train = Dataset.from_list(rows, features=features)
-        return Found(taken_as({"train": train}, self.splits), tuple(list(TOPICS)[: self.classes]))
+        return FileSplits(
+            rename_splits({"train": train}, self.splits), tuple(list(TOPICS)[: self.classes])
+        )
 
     def _made(self) -> list[tuple[str, str]]:
         topics = list(TOPICS)[: self.classes]
@@ -61,11 +65,11 @@ class Synthetic(Data):
         chance = random.Random(self.seed)
         while len(made) < self.rows:
             topic = topics[len(made) % self.classes]
-            made.setdefault(_sentence(topic, chance), topic)
+            made.setdefault(_make_sentence(topic, chance), topic)
         return list(made.items())
 
 
-def _sentence(topic: str, chance: random.Random) -> str:
+def _make_sentence(topic: str, chance: random.Random) -> str:
     telling = chance.choices(TOPICS[topic].split(), k=chance.randint(2, 5))
     words = [*telling, *chance.choices(COMMON_WORDS.split(), k=chance.randint(4, 12))]
     chance.shuffle(words)

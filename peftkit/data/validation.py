@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peftkit.data.cells import CELLS, LISTED, Cell, listed, read_cell
+from peftkit.data.cells import CELL_OF_ROLE, LIST_CELLS, Cell, parse_list, read_cell
 from peftkit.errors import Fault, nearest
 from peftkit.readers.base import reader_for
 from peftkit.readers.lines import Flaw
@@ -30,15 +30,15 @@ class Role(NamedTuple):
 
 
 Need = bool | Role
-"""Whether a task must have a role, whose cells are what its name says (`CELLS`) or `Role` does."""
+"""Whether a task requires a role; its cell type is that of `CELL_OF_ROLE` or of a `Role`."""
 
 
-def role_of(name: str, need: Need) -> Role:
+def to_role(name: str, need: Need) -> Role:
     """What a task wants of the role `name`."""
-    return need if isinstance(need, Role) else Role(need, CELLS.get(name, "text"))
+    return need if isinstance(need, Role) else Role(need, CELL_OF_ROLE.get(name, "text"))
 
 
-class Wanted(NamedTuple):
+class RequestedColumn(NamedTuple):
     """A column that is to be read: for which role of the task, and whether it must be there."""
 
     role: str
@@ -55,18 +55,18 @@ class Wanted(NamedTuple):
         own = self.role in {*_TEXT_ROLES, "label", "group"}
         return f"data.{self.role}" if own else f"data.columns.{self.role}"
 
-    def lacks(self, value: Any) -> bool:
+    def is_empty(self, value: Any) -> bool:
         """Whether a cell of the column says nothing."""
         return is_missing(value) if self.blank else is_empty(value)
 
     @property
-    def must_say(self) -> bool:
+    def must_be_filled(self) -> bool:
         """Whether a row whose cell says nothing is of no use."""
         return self.needed or self.role in _TEXT_ROLES
 
 
 @dataclass
-class Places:
+class Occurrences:
     """How often something was met, and where first."""
 
     count: int = 0
@@ -83,26 +83,26 @@ class Places:
         return ", ".join(self.first) + more
 
 
-def rows_at(places: Places) -> str:
+def count_rows(places: Occurrences) -> str:
     """How many rows, and which first."""
     return f"{places.count} {'row' if places.count == 1 else 'rows'} ({places})"
 
 
 @dataclass
-class Seen:
+class CellScan:
     """What one file holds of a role."""
 
-    empty: Places = field(default_factory=Places)
-    unreadable: dict[tuple[str, str], Places] = field(default_factory=dict)
+    empty: Occurrences = field(default_factory=Occurrences)
+    unreadable: dict[tuple[str, str], Occurrences] = field(default_factory=dict)
     """By what is wrong with a cell, and how to mend it."""
-    alone: Places = field(default_factory=Places)
+    alone: Occurrences = field(default_factory=Occurrences)
     """Lists of one item in the place of the item."""
     lists: int = 0
     """Lists and objects, also without anything in them."""
     lists_as_text: int = 0
     texts: int = 0
     """Cells that say something and are text, of no list."""
-    several: Places = field(default_factory=Places)
+    several: Occurrences = field(default_factory=Occurrences)
     """Texts that may be several labels."""
     labels: set[str] = field(default_factory=set)
     floats: bool = False
@@ -112,29 +112,29 @@ class Seen:
     worded: bool = False
     """Whether any label is no number."""
 
-    def note(self, want: Wanted, value: Any, place: str) -> None:
+    def add(self, want: RequestedColumn, value: Any, place: str) -> None:
         """Take one more cell into account."""
         try:
             cell = read_cell(value, want.cell)
         except CellError as error:
-            places = self.unreadable.setdefault((error.what, error.fix), Places())
+            places = self.unreadable.setdefault((error.what, error.fix), Occurrences())
             places.add(f"{place}, {error.part}" if error.part else place)
             return
         self.lists += isinstance(cell, (list, dict))
-        if want.lacks(cell):
+        if want.is_empty(cell):
             self.empty.add(place)
         elif want.cell in ("label", "number"):
-            self._note_label(cell, value, place)
+            self._add_label(cell, value, place)
         elif isinstance(cell, (list, dict)):
-            self.fractions |= want.cell in LISTED and any(map(has_fraction, cell))
-        elif want.cell in LISTED and listed(cell) is not None:
+            self.fractions |= want.cell in LIST_CELLS and any(map(has_fraction, cell))
+        elif want.cell in LIST_CELLS and parse_list(cell) is not None:
             self.lists_as_text += 1
         else:
             self.texts += 1
             if want.cell == "labels" and _SEVERAL.search(cell):
                 self.several.add(place)
 
-    def _note_label(self, cell: Any, value: Any, place: str) -> None:
+    def _add_label(self, cell: Any, value: Any, place: str) -> None:
         if isinstance(value, (list, tuple)):
             self.alone.add(place)
         self.floats |= isinstance(cell, float)
@@ -145,15 +145,15 @@ class Seen:
 
 
 @dataclass
-class Survey:
+class FileScan:
     """What one pass over one file found."""
 
     name: str
     num_rows: int = 0
     columns: set[str] = field(default_factory=set)
     class_names: dict[str, list[str]] = field(default_factory=dict)
-    flaws: dict[str, Places] = field(default_factory=dict)
-    roles: dict[str, Seen] = field(default_factory=dict)
+    flaws: dict[str, Occurrences] = field(default_factory=dict)
+    roles: dict[str, CellScan] = field(default_factory=dict)
 
     @property
     def unlabeled(self) -> bool:
@@ -163,69 +163,73 @@ class Survey:
         return self.roles["label"].empty.count == self.num_rows
 
 
-def survey(path: Path, name: str, wanted: list[Wanted]) -> Survey:
+def scan_file(path: Path, name: str, wanted: list[RequestedColumn]) -> FileScan:
     """Read `path` once, and say what is there and what is missing."""
     reader = reader_for(path)
-    found = Survey(name, 0, set(reader.columns(path)), reader.class_names(path))
-    found.roles = {want.role: Seen() for want in wanted}
+    found = FileScan(name, 0, set(reader.columns(path)), reader.class_names(path))
+    found.roles = {want.role: CellScan() for want in wanted}
     for record in reader.records(path, [want.column for want in wanted]):
         if isinstance(record, Flaw):
-            found.flaws.setdefault(record.what, Places()).add(record.place)
+            found.flaws.setdefault(record.what, Occurrences()).add(record.place)
             continue
         found.num_rows += 1
         if not record.values.keys() <= found.columns:
             found.columns |= record.values.keys()
         for want in wanted:
-            found.roles[want.role].note(want, record.values.get(want.column), record.place)
+            found.roles[want.role].add(want, record.values.get(want.column), record.place)
     return found
 
 
-def faults_of(found: Survey, wanted: list[Wanted], without_empty: bool = False) -> Iterator[Fault]:
+def find_faults(
+    found: FileScan, wanted: list[RequestedColumn], without_empty: bool = False
+) -> Iterator[Fault]:
     """Everything that is wrong with one file; rows that lack something are not, where those are
     left out."""
-    yield from flaws_of(found)
+    yield from find_flaws(found)
     if not found.num_rows:
         if not found.flaws:
             yield Fault(found.name, "is empty - give it rows, or remove it")
         return
     for want in wanted:
         if want.column in found.columns:
-            yield from cell_faults(found, want, without_empty)
+            yield from find_cell_faults(found, want, without_empty)
         elif want.needed:
-            yield Fault(found.name, _no_column(want, found.columns))
+            yield Fault(found.name, _missing_column(want, found.columns))
 
 
-def flaws_of(found: Survey) -> Iterator[Fault]:
+def find_flaws(found: FileScan) -> Iterator[Fault]:
     """The places of a file that cannot be read."""
     for what, places in found.flaws.items():
         yield Fault(f"{found.name}, {places}", what)
 
 
-def unreadable_cells(found: Survey, want: Wanted) -> Iterator[Fault]:
+def find_unreadable_cells(found: FileScan, want: RequestedColumn) -> Iterator[Fault]:
     """The cells of a role that cannot be read as what it wants."""
     for (what, fix), places in found.roles[want.role].unreadable.items():
         where = f"{found.name}, column {want.column!r}"
-        yield Fault(where, f"{what} in {rows_at(places)} - {fix}")
+        yield Fault(where, f"{what} in {count_rows(places)} - {fix}")
 
 
-def cell_faults(found: Survey, want: Wanted, without_empty: bool = False) -> Iterator[Fault]:
+def find_cell_faults(
+    found: FileScan, want: RequestedColumn, without_empty: bool = False
+) -> Iterator[Fault]:
     """Everything that is wrong with one role's cells in one file."""
-    yield from unreadable_cells(found, want)
+    yield from find_unreadable_cells(found, want)
     seen = found.roles[want.role]
-    if seen.empty.count and want.must_say:
+    if seen.empty.count and want.must_be_filled:
         if without_empty and seen.empty.count < found.num_rows:
             return
-        what = f"is empty in {rows_at(seen.empty)} - fill or remove them"
+        what = f"is empty in {count_rows(seen.empty)} - fill or remove them"
         what += "" if without_empty else ", or leave them out with data.empty=drop"
         yield Fault(f"{found.name}, column {want.column!r}", what)
 
 
-def left_out_of(found: Survey, wanted: list[Wanted]) -> Iterator[str]:
+def note_dropped_rows(found: FileScan, wanted: list[RequestedColumn]) -> Iterator[str]:
     """What to say of the rows of one file that lack something and are left out."""
     for want in wanted:
         places = found.roles[want.role].empty
-        if want.must_say and places.count:
-            said = f"{rows_at(places)} with an empty {want.column!r}"
+        if want.must_be_filled and places.count:
+            said = f"{count_rows(places)} with an empty {want.column!r}"
             yield f"{found.name}: left out {said}, as data.empty=drop says"
 
 
@@ -243,7 +247,7 @@ def is_missing(value: Any) -> bool:
     return value is None or value != value
 
 
-def _no_column(want: Wanted, columns: set[str]) -> str:
+def _missing_column(want: RequestedColumn, columns: set[str]) -> str:
     there = ", ".join(sorted(columns))
     hint = nearest(want.column, columns)
     todo = hint if hint.startswith("did") else f"set {want.setting}=<column>"

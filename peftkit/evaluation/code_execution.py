@@ -28,7 +28,7 @@ FILE_BYTES = 256 << 20
 PASSED, FAILED = 0, 1
 """The exit codes that are verdicts."""
 # not `preexec_fn`, which is not safe beside torch's threads; 126 is no verdict
-LIMITED = """
+RUN_WITH_LIMITS = """
 import os, resource, sys
 try:
     for name, most in zip(("RLIMIT_CPU", "RLIMIT_AS", "RLIMIT_FSIZE"), map(int, sys.argv[1:4])):
@@ -43,7 +43,7 @@ except (OSError, ValueError) as error:
 """
 
 
-class Verdict(NamedTuple):
+class Grade(NamedTuple):
     """What the command said of one text."""
 
     passed: bool
@@ -51,7 +51,7 @@ class Verdict(NamedTuple):
     """Why it is no verdict of the command's own, where it is none."""
 
 
-def check_judge(task: Task) -> None:
+def check_grader(task: Task) -> None:
     """Raise `RecipeError` where the judge's command is not there."""
     how = task.generation
     if how is not None and how.grader is not None and shutil.which(how.grader[0]) is None:
@@ -59,7 +59,7 @@ def check_judge(task: Task) -> None:
         raise RecipeError("nothing would judge:", [Fault("task.generate.grader", what)])
 
 
-def with_verdicts(
+def grade_predictions(
     task: Task, said: Predictions, rows: Any, world: World, whose: str
 ) -> Predictions:
     """The predictions with how many of each row's samples pass, on every rank; as they are where
@@ -69,23 +69,23 @@ def with_verdicts(
     if generator is None or how is None or how.grader is None or not any(said.samples):
         return said
     mine = [i for i, texts in enumerate(said.samples) if texts][world.rank :: world.size]
-    asked = questions(generator, rows, mine)
+    asked = grader_inputs(generator, rows, mine)
     jobs = [
         (place, json.dumps({**question, "text": text}))
         for place, question in zip(mine, asked, strict=True)
         for text in said.samples[place] or ()
     ]
-    command, seconds = found_from_here(how.grader), how.grader_timeout
+    command, seconds = resolve_command(how.grader), how.grader_timeout
     with ThreadPoolExecutor(max(1, world.threads)) as pool:
-        found = list(pool.map(lambda job: verdict(command, job[1], seconds), jobs))
+        found = list(pool.map(lambda job: run_grader(command, job[1], seconds), jobs))
     known = gathered(world, [(job[0], each) for job, each in zip(jobs, found, strict=True)])
     passed = Counter(place for place, each in known if each.passed)
     counts = [passed[i] if texts else None for i, texts in enumerate(said.samples)]
-    notes = (*said.notes, *notes_on([each for _, each in known], whose))
+    notes = (*said.notes, *failure_notes([each for _, each in known], whose))
     return replace(said, passed=counts, notes=notes)
 
 
-def questions(task: LanguageModeling, rows: Any, places: Sequence[int]) -> list[dict[str, Any]]:
+def grader_inputs(task: LanguageModeling, rows: Any, places: Sequence[int]) -> list[dict[str, Any]]:
     """What the command is told of each of the rows beside the text: the row's name, what the model
     was given, and what should be said."""
     columns = {name: [rows[i][name] for i in places] for name in rows.column_names}
@@ -101,7 +101,7 @@ def questions(task: LanguageModeling, rows: Any, places: Sequence[int]) -> list[
     ]
 
 
-def found_from_here(command: Sequence[str]) -> list[str]:
+def resolve_command(command: Sequence[str]) -> list[str]:
     """The command as it can be run from another folder: its files by their whole paths."""
     program = shutil.which(command[0]) or command[0]
     # not resolved: a link to python is a virtual environment's
@@ -109,7 +109,7 @@ def found_from_here(command: Sequence[str]) -> list[str]:
     return [str(Path(program).absolute()), *rest]
 
 
-def verdict(command: Sequence[str], question: str, seconds: float) -> Verdict:
+def run_grader(command: Sequence[str], question: str, seconds: float) -> Grade:
     """Whether the command passes what it is asked on standard input, in a folder of its own.
 
     It has `seconds`, on the clock and of each processor, and neither this process's environment nor
@@ -124,43 +124,43 @@ def verdict(command: Sequence[str], question: str, seconds: float) -> Verdict:
         asked.write(question.encode())
         asked.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", LIMITED, *limits, *command],
+            [sys.executable, "-I", "-S", "-c", RUN_WITH_LIMITS, *limits, *command],
             stdin=asked,
             stdout=subprocess.DEVNULL,
             stderr=complaints,
             cwd=folder,
-            env=environment(folder),
+            env=grader_environment(folder),
             start_new_session=True,
         )
         try:
             code = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
-            return Verdict(False, f"ran longer than {seconds:g} s")
+            return Grade(False, f"ran longer than {seconds:g} s")
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        return verdict_of(code, complaints)
+        return read_exit_code(code, complaints)
 
 
-def environment(folder: str) -> Mapping[str, str]:
+def grader_environment(folder: str) -> Mapping[str, str]:
     """What the command knows of its surroundings: no tokens and keys of this process's."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
     return {**kept, "HOME": folder, "TMPDIR": folder}
 
 
-def verdict_of(code: int, complaints: IO[bytes]) -> Verdict:
+def read_exit_code(code: int, complaints: IO[bytes]) -> Grade:
     """What an exit code says."""
     if code in (PASSED, FAILED):
-        return Verdict(code == PASSED)
+        return Grade(code == PASSED)
     complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - 200))
     lines = complaints.read().decode(errors="replace").strip().splitlines()
     how = f"ended with {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
     # in quotes: a generated text may have written what a terminal would obey
-    return Verdict(False, f"{how}, saying {lines[-1]!r}" if lines else how)
+    return Grade(False, f"{how}, saying {lines[-1]!r}" if lines else how)
 
 
-def notes_on(found: Sequence[Verdict], whose: str) -> Iterator[str]:
+def failure_notes(found: Sequence[Grade], whose: str) -> Iterator[str]:
     """How many texts the command had no verdict on, and why most of them."""
     troubles = Counter(each.trouble for each in found if each.trouble)
     if not troubles:

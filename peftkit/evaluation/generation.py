@@ -16,7 +16,7 @@ from transformers import (
 
 from peftkit.config.recipe import Recipe
 from peftkit.errors import Fault, RecipeError
-from peftkit.evaluation.streaming import Show, Words, cut_at
+from peftkit.evaluation.streaming import OnText, WordStreamer, cut_at_stop
 from peftkit.loading.model import LoadedModel, quiet_transformers
 from peftkit.models.architectures import unwrapped
 from peftkit.models.packed_attention import PACKED, PACKED_SDPA
@@ -27,7 +27,7 @@ from peftkit.tasks.language_modeling.generation_settings import Generation
 
 MAX_TOKENS = 8192
 """Padded tokens of prompts and answers together that are in the cache at once."""
-KEPT = (
+MODEL_SETTINGS = (
     "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids",
     "suppress_tokens", "begin_suppress_tokens", "bos_token_id",
 )  # fmt: skip
@@ -40,26 +40,28 @@ def generate(
     how: Generation,
     stop_ids: Sequence[int],
     first_id: int | None = None,
-    show: Show | None = None,
+    show: OnText | None = None,
 ) -> list[str]:
     """The text that the model puts behind each prompt (or for each source, if it has an encoder),
     without special tokens, with the white space around it, which code may need; `show` is told the
     words of a single prompt's as they come."""
     found = generate_tokens(assembled, prompts, how, stop_ids, first_id, show)
-    ends = all_ends(assembled, stop_ids)
-    return [text_of(ids, assembled.tokenizer, ends, how.stop) for ids in found]
+    ends = find_end_ids(assembled, stop_ids)
+    return [decode_answer(ids, assembled.tokenizer, ends, how.stop) for ids in found]
 
 
-def text_of(ids: Sequence[int], tokenizer: Any, ends: Sequence[int], stops: Sequence[str]) -> str:
+def decode_answer(
+    ids: Sequence[int], tokenizer: Any, ends: Sequence[int], stops: Sequence[str]
+) -> str:
     """An answer's tokens as text, up to the first of the texts that end one."""
     # an end that is no special token of the tokenizer would be decoded as text
     said = [token for token in ids if token not in ends]
-    return cut_at(tokenizer.decode(said, skip_special_tokens=True), stops)
+    return cut_at_stop(tokenizer.decode(said, skip_special_tokens=True), stops)
 
 
-def all_ends(assembled: LoadedModel, stop_ids: Sequence[int]) -> list[int]:
+def find_end_ids(assembled: LoadedModel, stop_ids: Sequence[int]) -> list[int]:
     """The tokens that end an answer, those that the model itself names included."""
-    return sorted({*stop_ids, *own_ends(unwrapped(assembled.module))})
+    return sorted({*stop_ids, *model_end_ids(unwrapped(assembled.module))})
 
 
 def generate_tokens(
@@ -68,19 +70,19 @@ def generate_tokens(
     how: Generation,
     stop_ids: Sequence[int],
     first_id: int | None = None,
-    show: Show | None = None,
+    show: OnText | None = None,
 ) -> list[list[int]]:
     """The tokens of each answer, the one that ends it included, where one does."""
-    ends = all_ends(assembled, stop_ids)
+    ends = find_end_ids(assembled, stop_ids)
     found: dict[int, list[int]] = {}
-    for indices in batches_of(assembled, prompts, how):
+    for indices in batch_prompts(assembled, prompts, how):
         batch = [prompts[i] for i in indices]
-        said = generated_batch(assembled, batch, how, ends, first_id, show)
-        found |= zip(indices, (upto_end(ids, ends) for ids in said), strict=True)
+        said = generate_batch(assembled, batch, how, ends, first_id, show)
+        found |= zip(indices, (trim_to_end(ids, ends) for ids in said), strict=True)
     return [found[index] for index in range(len(prompts))]
 
 
-def batches_of(
+def batch_prompts(
     assembled: LoadedModel, prompts: Sequence[Sequence[int]], how: Generation
 ) -> Iterator[list[int]]:
     """Prompts that are continued together, longest first; only those of one length behind virtual
@@ -95,35 +97,35 @@ def batches_of(
             yield indices
 
 
-def upto_end(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+def trim_to_end(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
     """The tokens up to the first that ends an answer, without what fills the row behind it."""
     last = next((place for place, token in enumerate(ids) if token in ends), len(ids) - 1)
     return list(ids[: last + 1])
 
 
 @torch.no_grad()
-def generated_batch(
+def generate_batch(
     assembled: LoadedModel,
     prompts: Sequence[Sequence[int]],
     how: Generation,
     ends: Sequence[int],
     first_id: int | None = None,
-    show: Show | None = None,
+    show: OnText | None = None,
 ) -> list[list[int]]:
     """The new tokens of one batch, its rows padded on the left, where a decoder does not begin."""
     module: Any = assembled.module
     base, tokenizer, pad = unwrapped(module), assembled.tokenizer, assembled.batcher.pad_id
     apart, device = base.config.is_encoder_decoder, next(module.parameters()).device
     width = max(map(len, prompts))
-    ids = torch.tensor([padded(prompt, width, pad, left=not apart) for prompt in prompts])
-    ones = [padded([1] * len(prompt), width, 0, left=not apart) for prompt in prompts]
+    ids = torch.tensor([pad_row(prompt, width, pad, left=not apart) for prompt in prompts])
+    ones = [pad_row([1] * len(prompt), width, 0, left=not apart) for prompt in prompts]
     config = generation_config(base.generation_config, how, ends, pad, first_id)
     # hypotheses of a beam search are not known word by word
     added = tokenizer.added_tokens_decoder
     written = [*how.stop, *(added[i].content for i in ends if i in added)]
-    words = Words(tokenizer, show, written) if show and how.num_beams == 1 else None
-    stops = StoppingCriteriaList([Stops(how.stop, tokenizer, 0 if apart else width)])
-    with ready(module, base), seeded(how), quiet_transformers():
+    words = WordStreamer(tokenizer, show, written) if show and how.num_beams == 1 else None
+    stops = StoppingCriteriaList([StopTexts(how.stop, tokenizer, 0 if apart else width)])
+    with generation_mode(module, base), seeded(how), quiet_transformers():
         found = module.generate(
             input_ids=ids.to(device),
             attention_mask=torch.tensor(ones).to(device),
@@ -135,7 +137,7 @@ def generated_batch(
     return said
 
 
-class Stops(StoppingCriteria):
+class StopTexts(StoppingCriteria):
     """Ends a row once its answer holds one of the texts: transformers 5.23 has the like, but not
     for tokenizers that split words as BERT's."""
 
@@ -149,7 +151,7 @@ class Stops(StoppingCriteria):
         return torch.tensor(done, device=input_ids.device)
 
 
-def padded(values: Sequence[int], width: int, filler: int, left: bool) -> list[int]:
+def pad_row(values: Sequence[int], width: int, filler: int, left: bool) -> list[int]:
     """The values with fillers on one side."""
     more = [filler] * (width - len(values))
     return [*more, *values] if left else [*values, *more]
@@ -160,7 +162,7 @@ def generation_config(
 ) -> GenerationConfig:
     """The recipe's way to generate, and what the model by its `own` configuration cannot do
     without; `first_id` is what a decoder must begin with."""
-    kept = {name: getattr(own, name, None) for name in KEPT}
+    kept = {name: getattr(own, name, None) for name in MODEL_SETTINGS}
     if first_id is not None:
         kept["forced_bos_token_id"] = first_id
     drawing = {"temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
@@ -177,12 +179,12 @@ def generation_config(
     )
 
 
-def own_ends(base: PreTrainedModel) -> list[int]:
+def model_end_ids(base: PreTrainedModel) -> list[int]:
     """The tokens that end a text, by the model's own configuration."""
-    return ends_named_by(base.generation_config, base.config)
+    return configured_end_ids(base.generation_config, base.config)
 
 
-def ends_named_by(*configurations: Any) -> list[int]:
+def configured_end_ids(*configurations: Any) -> list[int]:
     """The tokens that end a text, by the first of these configurations that names any."""
     named = (getattr(each, "eos_token_id", None) for each in configurations)
     said: Any = next((each for each in named if each is not None), [])
@@ -190,7 +192,7 @@ def ends_named_by(*configurations: Any) -> list[int]:
 
 
 @contextmanager
-def ready(module: Any, base: PreTrainedModel) -> Iterator[None]:
+def generation_mode(module: Any, base: PreTrainedModel) -> Iterator[None]:
     """The model as it must be to generate, and as it was afterwards.
 
     Packed attention knows no cache, and what the model's own configuration says of sampling would
@@ -220,58 +222,60 @@ def seeded(how: Generation) -> Iterator[None]:
         yield
 
 
-def drawn(count: int, how: Generation) -> list[int]:
+def sample_rows(count: int, how: Generation) -> list[int]:
     """The rows that are generated, in order: a larger draw contains a smaller one."""
     generator = torch.Generator().manual_seed(how.seed)
     return sorted(torch.randperm(count, generator=generator)[: how.rows].tolist())
 
 
-class Generated(NamedTuple):
+class GeneratedTexts(NamedTuple):
     """What was generated for the rows of a split, as `Predictions` has it."""
 
     texts: list[str | None]
     samples: list[list[str] | None]
 
 
-def generated_rows(recipe: Recipe, assembled: LoadedModel, rows: Any, world: World) -> Generated:
+def generate_rows(
+    recipe: Recipe, assembled: LoadedModel, rows: Any, world: World
+) -> GeneratedTexts:
     """A text for each of the rows that are drawn, on every rank, and all samples where a command
     judges them; None for the other rows, and nothing where the task asks for no texts."""
     task, how = recipe.task.text_generator, recipe.task.generation
     if task is None or how is None or not len(rows):
-        return Generated([], [])
+        return GeneratedTexts([], [])
     if world.sharding in ("fsdp", "deepspeed"):
         say(world, f"nothing is generated under {world.sharding}: predict from the artifact")
-        return Generated([], [])
-    chosen = drawn(len(rows), how)
+        return GeneratedTexts([], [])
+    chosen = sample_rows(len(rows), how)
     mine = chosen[world.rank :: world.size]
     columns = {name: [rows[i][name] for i in mine] for name in rows.column_names}
     asked = task.openings(columns)
     # a seed each: one prompt's samples may else be the same draws in several batches
     ways = [how.model_copy(update={"seed": how.seed + n}) for n in range(how.samples)]
-    said = [answers_to(recipe, assembled, asked, task, way) for way in ways] if mine else []
+    said = [generate_answers(recipe, assembled, asked, task, way) for way in ways] if mine else []
     known = dict(gathered(world, list(zip(mine, map(list, zip(*said, strict=True)), strict=True))))
     samples = [known.get(index) for index in range(len(rows))]
     texts = [None if each is None else each[0].strip() for each in samples]
-    return Generated(texts, samples if how.grader else [])
+    return GeneratedTexts(texts, samples if how.grader else [])
 
 
-def answers_to(
+def generate_answers(
     recipe: Recipe,
     assembled: LoadedModel,
     columns: Mapping[str, Sequence[Any]],
     task: LanguageModeling,
     how: Generation,
-    show: Show | None = None,
+    show: OnText | None = None,
 ) -> list[str]:
     """The text generated for each of the rows, with the white space around it."""
-    longest = room_for_prompts(recipe, assembled, how)
+    longest = max_prompt_length(recipe, assembled, how)
     tokenizer = assembled.tokenizer
     prompts = task.prompts(columns, tokenizer, longest)
     ends, first = task.stop_ids(tokenizer), task.first_id(tokenizer)
     return generate(assembled, prompts, how, ends, first, show)
 
 
-def room_for_prompts(recipe: Recipe, assembled: LoadedModel, how: Generation) -> int:
+def max_prompt_length(recipe: Recipe, assembled: LoadedModel, how: Generation) -> int:
     """The tokens that a prompt may have, such that an answer fits behind it.
 
     Raises `RecipeError` where none do.

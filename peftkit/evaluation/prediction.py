@@ -15,7 +15,7 @@ from peftkit.tasks.base import EvalSplit, Predictions, Task
 
 MAX_TOKENS = 4096
 """Padded tokens a forward pass in prediction."""
-PREPARING_BATCH = 16
+INITIALIZATION_BATCH = 16
 """Examples a batch of those that a strategy initializes itself from."""
 
 
@@ -28,11 +28,11 @@ def predict(
     # sharded weights are gathered by all ranks together: those with a batch less do one again
     rounds = -(-len(batches) // world.size) if world.sharding in ("fsdp", "deepspeed") else 0
     filled = mine + batches[:1] * (rounds - len(mine))
-    found = gathered(world, list(forward(assembled, task, examples, filled))[: len(mine)])
-    return collected(found, list(examples["labels"]))
+    found = gathered(world, list(predict_batches(assembled, task, examples, filled))[: len(mine)])
+    return merge_batches(found, list(examples["labels"]))
 
 
-class Answered(NamedTuple):
+class BatchPrediction(NamedTuple):
     """What a model said of one batch."""
 
     indices: Sequence[int]
@@ -44,7 +44,7 @@ class Answered(NamedTuple):
     """How much that is."""
 
 
-def collected(found: Iterable[Answered], labels: Sequence[Any]) -> Predictions:
+def merge_batches(found: Iterable[BatchPrediction], labels: Sequence[Any]) -> Predictions:
     """What was said of all batches, in the order of the examples."""
     batches = list(found)
     said = {
@@ -57,9 +57,9 @@ def collected(found: Iterable[Answered], labels: Sequence[Any]) -> Predictions:
     return Predictions(labels, [said[index] for index in range(len(said))], loss)
 
 
-def forward(
+def predict_batches(
     assembled: LoadedModel, task: Task, examples: Any, batches: Iterable[Sequence[int]]
-) -> Iterator[Answered]:
+) -> Iterator[BatchPrediction]:
     """What the model says of each batch of `examples`."""
     module, batcher = assembled.module, assembled.batcher
     device = next(module.parameters()).device
@@ -71,8 +71,8 @@ def forward(
                 chosen = [examples[index] for index in indices]
                 batch = batcher(chosen)
                 labels = batch.pop("labels").to(device)
-                logits = task.logits(module(**on_device(batch, device)))
-                yield Answered(
+                logits = task.logits(module(**move_to_device(batch, device)))
+                yield BatchPrediction(
                     indices,
                     task.outputs(logits, labels, batcher.sizes(chosen)),
                     float(task.loss(logits, labels, smoothing=0.0)),
@@ -82,21 +82,21 @@ def forward(
         module.train(was_training)
 
 
-def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def move_to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """The batch's tensors on `device`."""
     return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
 
 
-def first_batches(
+def initialization_batches(
     recipe: Recipe, assembled: LoadedModel, examples: Any
 ) -> Iterator[dict[str, Any]]:
     """The train split once, in a seeded order, as inputs without labels: on any rank the same."""
     train, device = examples["train"], next(assembled.module.parameters()).device
     generator = torch.Generator().manual_seed(recipe.training.seed)
     order = torch.randperm(len(train), generator=generator).tolist()
-    for start in range(0, len(order), PREPARING_BATCH):
-        chosen = [train[index] for index in order[start : start + PREPARING_BATCH]]
-        batch = on_device(assembled.batcher(chosen), device)
+    for start in range(0, len(order), INITIALIZATION_BATCH):
+        chosen = [train[index] for index in order[start : start + INITIALIZATION_BATCH]]
+        batch = move_to_device(assembled.batcher(chosen), device)
         batch.pop("labels")
         yield batch
 

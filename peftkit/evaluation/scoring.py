@@ -8,8 +8,8 @@ import numpy as np
 
 from peftkit.config.recipe import Recipe
 from peftkit.evaluation.baselines.cache import UNTRAINED
-from peftkit.evaluation.code_execution import with_verdicts
-from peftkit.evaluation.generation import generated_rows
+from peftkit.evaluation.code_execution import grade_predictions
+from peftkit.evaluation.generation import generate_rows
 from peftkit.evaluation.prediction import predict
 from peftkit.loading.model import LoadedModel
 from peftkit.metrics.bootstrap import score_of
@@ -19,7 +19,7 @@ from peftkit.runtime.distributed import World
 from peftkit.tasks.base import EvalSplit, Predictions, Scored, Task
 
 
-def judged(
+def evaluate(
     recipe: Recipe,
     assembled: LoadedModel,
     given: EvalSplit,
@@ -31,16 +31,16 @@ def judged(
     if not len(given.examples):
         return None, None
     said = predict(assembled, task, given.examples, world)
-    said = replace(said, **generated_rows(recipe, assembled, given.rows, world)._asdict())
-    said = with_verdicts(task, said, given.rows, world, "trained model")
+    said = replace(said, **generate_rows(recipe, assembled, given.rows, world)._asdict())
+    said = grade_predictions(task, said, given.rows, world, "trained model")
     known = {
-        name: with_verdicts(task, found, given.rows, world, f"{name} base")
+        name: grade_predictions(task, found, given.rows, world, f"{name} base")
         for name, found in untrained.items()
     }
-    return said, compared(task, task.score(said, given), said, known, given)
+    return said, add_baselines(task, task.score(said, given), said, known, given)
 
 
-def compared(
+def add_baselines(
     task: Task,
     scored: Scored,
     said: Predictions,
@@ -56,16 +56,16 @@ def compared(
     if UNTRAINED in untrained:
         pair = (said, untrained[UNTRAINED])
         ours, base = (task.counts(task.answers(each, plain), plain) for each in pair)
-        details["better_than_untrained"] = gains(task, ours, base, given)
+        details["better_than_untrained"] = score_gains(task, ours, base, given)
     simplest = scored.baseline or next(iter(theirs.values()), {})
     baselines = {**scored.baselines, **theirs}
     told = [scored.notes, said.notes, *(each.notes for each in untrained.values())]
     notes = tuple(note for each in told for note in each)
-    notes += unbeaten(task.headline, scored.scores, baselines)
+    notes += warn_if_unbeaten(task.headline, scored.scores, baselines)
     return Scored(scored.scores, simplest, details, baselines, notes)
 
 
-def unbeaten(
+def warn_if_unbeaten(
     headline: str, scores: Mapping[str, Score], baselines: Mapping[str, Mapping[str, Score]]
 ) -> tuple[str, ...]:
     """That the best answer without training is no worse, where it is not."""
@@ -81,7 +81,7 @@ def unbeaten(
     return (f"no better than no training: {best!r} has {told}",)
 
 
-def gains(task: Task, ours: Any, theirs: Any, given: EvalSplit) -> dict[str, Any]:
+def score_gains(task: Task, ours: Any, theirs: Any, given: EvalSplit) -> dict[str, Any]:
     """By how much each score is better than the base's, with its interval over the rows that both
     have; positive is better, also of scores of which less is."""
     found = {}
@@ -95,11 +95,11 @@ def gains(task: Task, ours: Any, theirs: Any, given: EvalSplit) -> dict[str, Any
         # by one seed, so that both are drawn over the same rows
         draws = [totals(resampled_sums(counts, max(1, given.resamples), 0)) for counts in both]
         for name in points[0]:
-            value, drawn = (gain_of(name, each) for each in (points, draws))
+            value, drawn = (score_gain(name, each) for each in (points, draws))
             found[name] = score_of(float(value[0]), drawn, int(known.sum())).model_dump()
     return found
 
 
-def gain_of(name: str, pair: Sequence[Any]) -> Any:
+def score_gain(name: str, pair: Sequence[Any]) -> Any:
     """How much more of a score the first has than the second, or less where less is better."""
     return gain(name, 1.0) * (pair[0][name] - pair[1][name])

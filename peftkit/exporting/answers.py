@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 
 from peftkit.config.recipe import Recipe
-from peftkit.evaluation.generation import all_ends, generate_tokens, room_for_prompts, text_of
-from peftkit.evaluation.prediction import on_device
+from peftkit.evaluation.generation import (
+    decode_answer,
+    find_end_ids,
+    generate_tokens,
+    max_prompt_length,
+)
+from peftkit.evaluation.prediction import move_to_device
 from peftkit.exporting.proof import asked, columns_to_compare, source_of
 from peftkit.loading.model import LoadedModel
 from peftkit.merging.verification.greedy import Answer, compare
@@ -84,11 +89,11 @@ class Answers:
         """Have the run answer, as `peftkit predict` has it, and say how sure it was of each
         token."""
         tokenizer, task = assembled.tokenizer, self.task
-        room = room_for_prompts(recipe, assembled, task.generate or Generation())
+        room = max_prompt_length(recipe, assembled, task.generate or Generation())
         prompts = task.prompts(self.columns, tokenizer, room)
         stops, first = task.stop_ids(tokenizer), task.first_id(tokenizer)
         said = generate_tokens(assembled, prompts, self.how, stops, first)
-        ends = all_ends(assembled, stops)
+        ends = find_end_ids(assembled, stops)
         self.answers = [self.answer(tokens, tokenizer, ends) for tokens in said]
         for prompt, tokens in zip(prompts, said, strict=True):
             logits = logits_along(assembled, prompt, tokens)
@@ -104,7 +109,7 @@ class Answers:
 
     def answer(self, tokens: Sequence[int], tokenizer: Any, ends: Sequence[int]) -> Answer:
         """Tokens as an answer."""
-        text = text_of(tokens, tokenizer, ends, self.how.stop)
+        text = decode_answer(tokens, tokenizer, ends, self.how.stop)
         return Answer(tokens, text, bool(tokens) and tokens[-1] in ends)
 
     def compared(self, folder: Path, base: Path | None, names: Sequence[str]) -> dict[str, Any]:
@@ -146,5 +151,5 @@ def logits_along(assembled: LoadedModel, prompt: Sequence[int], tokens: Sequence
     labels = list(tokens) if apart else [*[IGNORE_INDEX] * len(prompt), *tokens]
     batch = assembled.batcher([{"input_ids": whole, "labels": labels}])
     batch.pop("labels")
-    logits: Tensor = module(**on_device(batch, next(module.parameters()).device)).logits
+    logits: Tensor = module(**move_to_device(batch, next(module.parameters()).device)).logits
     return logits.float().cpu()

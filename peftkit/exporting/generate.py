@@ -17,8 +17,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 HERE = Path(__file__).resolve().parent
 PROMPT = json.loads((HERE / "loading.json").read_text(encoding="utf-8"))["prompts"]
 """How a text becomes what the model reads, and the texts that end an answer."""
-STAND_INS = runpy.run_path(str(HERE / "special_token_text.py"))
-"""How what is spelled as a special token in a text is text there."""
+SPECIAL_TOKENS = runpy.run_path(str(HERE / "special_token_text.py"))
+"""Tokenization in which special tokens inside a text are ordinary text."""
 ROWS = 8
 """Texts that are continued together."""
 
@@ -124,7 +124,7 @@ def question(tokenizer: Any, text: str) -> list[int]:
     around = rendered(tokenizer, [user(PROMPT["prompt"].replace("{source}", ""))])
     room = PROMPT["max_length"] - PROMPT["target_length"] - len(around)
     how = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
-    (ends,) = STAND_INS["encode_text"](tokenizer, [text], **how)["offset_mapping"]
+    (ends,) = SPECIAL_TOKENS["encode_text"](tokenizer, [text], **how)["offset_mapping"]
     kept = text[: ends[room - 1][1]] if len(ends) > room else text
     return rendered(tokenizer, [user(PROMPT["prompt"].replace("{source}", kept))])
 
@@ -174,7 +174,7 @@ def protect(tokenizer: Any, value: Any) -> Any:
     """A user's texts, wherever they are in a value, with stand-ins for what is spelled as a special
     token."""
     if isinstance(value, str):
-        return STAND_INS["protect"](tokenizer, value)
+        return SPECIAL_TOKENS["escape_special_tokens"](tokenizer, value)
     if isinstance(value, dict):
         return {key: protect(tokenizer, inner) for key, inner in value.items()}
     return [protect(tokenizer, each) for each in value] if isinstance(value, list) else value
@@ -182,7 +182,7 @@ def protect(tokenizer: Any, value: Any) -> Any:
 
 def ids_of(tokenizer: Any, text: str, **how: Any) -> list[int]:
     """The tokens of a text around texts with stand-ins."""
-    (ids,) = STAND_INS["encode_rendered"](tokenizer, [text], verbose=False, **how)["input_ids"]
+    (ids,) = SPECIAL_TOKENS["encode_rendered"](tokenizer, [text], verbose=False, **how)["input_ids"]
     return list(ids)
 
 

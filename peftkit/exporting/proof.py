@@ -13,7 +13,7 @@ from torch import Tensor
 
 from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError, RunError
-from peftkit.evaluation.prediction import on_device
+from peftkit.evaluation.prediction import move_to_device
 from peftkit.inference.predictor import columns_of, inputs_of
 from peftkit.loading.model import LoadedModel
 from peftkit.merging.verification.proof import ARITHMETIC, MergeProof
@@ -81,7 +81,7 @@ class Rows:
         for first in range(0, count, ROWS_A_BATCH):
             batch = assembled.batcher(rows[first : first + ROWS_A_BATCH])
             batch.pop("labels")
-            found.append(module(**on_device(batch, device)).logits.float().cpu())
+            found.append(module(**move_to_device(batch, device)).logits.float().cpu())
         self.logits, self.labels = torch.cat(found), list(encoded["labels"])
 
     def score(self, logits: Tensor, names: Sequence[str]) -> float | None:

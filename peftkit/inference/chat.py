@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from peftkit.errors import RecipeError, RunError
-from peftkit.evaluation.generation import generate, room_for_prompts
-from peftkit.evaluation.streaming import Live, Show
+from peftkit.evaluation.generation import generate, max_prompt_length
+from peftkit.evaluation.streaming import OnText, TextPrinter
 from peftkit.inference.predictor import load_run
 from peftkit.loading.model import LoadedModel
 from peftkit.records.run_dir import RunDir
 from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
-from peftkit.text.conversations import assistant, user
+from peftkit.text.conversations import assistant_message, user_message
 from peftkit.text.messages import Message
 
 HELP = "/reset starts a new conversation, /quit or end of input exits, /help prints this"
@@ -64,15 +64,15 @@ class Chat:
         self.num_dropped = 0
         """Messages that no longer fit in the context."""
 
-    def answer(self, text: str, show: Show | None = None) -> str:
+    def answer(self, text: str, show: OnText | None = None) -> str:
         """The model's answer to `text`, added to the conversation; `show` receives its words as
         they are generated. The oldest turns are dropped if the context is too small for them."""
-        self.messages.append(user(text))
+        self.messages.append(user_message(text))
         prompt = self._prompt()
         tokenizer = self.loaded.tokenizer
         stop_ids = self.task.stop_ids(tokenizer)
         (text,) = generate(self.loaded, [prompt], self.generation, stop_ids, None, show)
-        self.messages.append(assistant(text.strip()))
+        self.messages.append(assistant_message(text.strip()))
         return text.strip()
 
     def reset(self) -> None:
@@ -80,7 +80,7 @@ class Chat:
         self.messages.clear()
 
     def _prompt(self) -> list[int]:
-        room = room_for_prompts(self.recipe, self.loaded, self.generation)
+        room = max_prompt_length(self.recipe, self.loaded, self.generation)
         while True:
             prompt = prompt_for(self.task, self.loaded, self._conversation())
             if len(prompt) <= room or len(self.messages) == 1:
@@ -111,7 +111,7 @@ def converse(chat: Chat, lines: Iterable[str], out: TextIO, prompt: str) -> None
             print(HELP, file=out)
         elif text:
             before = chat.num_dropped
-            live = Live(out)
+            live = TextPrinter(out)
             answer = chat.answer(text, live)
             print(live.rest(answer), file=out, flush=True)
             if chat.num_dropped > before:

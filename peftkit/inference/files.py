@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from peftkit.data.validation import Wanted, flaws_of, survey, unreadable_cells
+from peftkit.data.validation import RequestedColumn, find_flaws, find_unreadable_cells, scan_file
 from peftkit.errors import DataError, nearest
 from peftkit.inference.predictor import Inputs, inputs_of, predictions
 from peftkit.readers.base import reader_for, readers
@@ -79,12 +79,15 @@ def checked_rows(source: Path, inputs: Inputs) -> Iterator[Values]:
     places = {role: role if role in first else columns[role] for role in present}
     used = {*inputs.required, *inputs.used(present)}
     wanted = [
-        Wanted(role, place, needed=False, cell=inputs.cells[role])
+        RequestedColumn(role, place, needed=False, cell=inputs.cells[role])
         for role, place in places.items()
         if role in used
     ]
-    found = survey(source, source.name, wanted)
-    faults = [*flaws_of(found), *(f for want in wanted for f in unreadable_cells(found, want))]
+    found = scan_file(source, source.name, wanted)
+    faults = [
+        *find_flaws(found),
+        *(f for want in wanted for f in find_unreadable_cells(found, want)),
+    ]
     if faults:
         raise DataError(f"{source} cannot be read:", faults)
     return rows_of(source)

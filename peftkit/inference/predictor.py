@@ -12,12 +12,12 @@ import torch
 
 from peftkit.config.recipe import Recipe
 from peftkit.data.cells import Cell, read_cell
-from peftkit.data.reading import Used
-from peftkit.data.validation import is_empty, role_of
+from peftkit.data.reading import UsedRoles
+from peftkit.data.validation import is_empty, to_role
 from peftkit.errors import DataError, RunError
-from peftkit.evaluation.generation import answers_to
-from peftkit.evaluation.prediction import MAX_TOKENS, collected, forward
-from peftkit.evaluation.streaming import Show
+from peftkit.evaluation.generation import generate_answers
+from peftkit.evaluation.prediction import MAX_TOKENS, merge_batches, predict_batches
+from peftkit.evaluation.streaming import OnText
 from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source
 from peftkit.loading.model import LoadedModel, load_model, load_tokenizer
@@ -52,7 +52,7 @@ def predict(run: RunRecord | Path | str, rows: Iterable[Row]) -> list[dict[str, 
 
 
 def predictions(
-    folder: Path, rows: Iterable[Row], show: Show | None = None
+    folder: Path, rows: Iterable[Row], show: OnText | None = None
 ) -> Iterator[dict[str, Any]]:
     """The predictions for a stream of rows, in order; `show` receives the words of a single row's
     generated text as they are generated."""
@@ -70,13 +70,13 @@ def predict_columns(
     loaded: LoadedModel,
     names: Sequence[str],
     columns: Mapping[str, list[Any]],
-    show: Show | None = None,
+    show: OnText | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The predictions for one chunk of rows."""
     task, generator = recipe.task, recipe.task.text_generator
     if generator is not None:
         how = task.generation or Generation()
-        for text in answers_to(recipe, loaded, columns, generator, how, show):
+        for text in generate_answers(recipe, loaded, columns, generator, how, show):
             yield {"generated": text.strip()}
         return
     encoded = task.encode(columns, loaded.tokenizer, names, recipe.data.max_length)
@@ -84,7 +84,7 @@ def predict_columns(
         dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)
     ]
     batches = longest_first([len(row["input_ids"]) for row in rows], MAX_TOKENS)
-    outputs = collected(forward(loaded, task, rows, batches), encoded["labels"])
+    outputs = merge_batches(predict_batches(loaded, task, rows, batches), encoded["labels"])
     split = EvalSplit(columns, encoded, names, resamples=0, fitted_state=task.fitted_state)
     yield from task.answers(outputs, split)
 
@@ -131,7 +131,7 @@ class Inputs:
     """The name of each role's column."""
     cells: Mapping[str, Cell]
     """The type of each role's values."""
-    used: Used
+    used: UsedRoles
     """Selects from the roles of a row those that the model's input is built from."""
 
     def value(self, row: Mapping[str, Any], role: str) -> Any:
@@ -166,7 +166,7 @@ def inputs_from(recipe: Recipe, trained_roles: Sequence[str] | None) -> Inputs:
     required = task.inputs[:1] if any_of else required
     optional = tuple(role for role in task.inputs if role not in required)
     columns = {want.role: want.column for want in data.wanted(task.roles)}
-    cells = {role: role_of(role, need).cell for role, need in task.roles.items()}
+    cells = {role: to_role(role, need).cell for role, need in task.roles.items()}
     return Inputs(required, optional, any_of, columns, cells, task.used_roles)
 
 

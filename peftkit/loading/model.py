@@ -38,7 +38,7 @@ from peftkit.preprocessing.tokenizers import embedding_rows, refuse_beyond, sett
 from peftkit.records.record import ParameterCount
 from peftkit.strategies.base import trainable
 from peftkit.tasks.base import Task
-from peftkit.text.tokenizer_files import opened
+from peftkit.text.tokenizer_files import open_tokenizer
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -197,7 +197,7 @@ def load_tokenizer(folder: str, task: Task | None = None) -> Any:
     has_config = (Path(folder) / "config.json").is_file()
     with quiet_transformers():
         config = AutoConfig.from_pretrained(folder) if has_config else PretrainedConfig()
-        tokenizer = opened(Path(folder), config)
+        tokenizer = open_tokenizer(Path(folder), config)
     rows = embedding_rows(config)
     note = settle_padding(tokenizer, rows)
     tokenizer.notes = (note,) if note else ()

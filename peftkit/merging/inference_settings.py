@@ -97,13 +97,13 @@ def training_generation_config(
     `base`."""
     from transformers import AutoConfig, GenerationConfig
 
-    from peftkit.evaluation.generation import ends_named_by, generation_config
+    from peftkit.evaluation.generation import configured_end_ids, generation_config
     from peftkit.tasks.language_modeling.generation_settings import Generation
 
     config = AutoConfig.from_pretrained(base)
     own = GenerationConfig.from_model_config(config)
     if (base / "generation_config.json").is_file():
         own = GenerationConfig.from_pretrained(base)
-    ends = sorted({*task.stop_ids(tokenizer), *ends_named_by(own, config)})
+    ends = sorted({*task.stop_ids(tokenizer), *configured_end_ids(own, config)})
     how, first = task.generate or Generation(), task.first_id(tokenizer)
     return generation_config(own, how, ends, tokenizer.pad_token_id, first)

@@ -6,7 +6,7 @@ from pathlib import Path
 from peftkit.errors import DataError, RunError
 from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source, local_path, model_files, sha256_of
-from peftkit.hub.wheels import carried_by
+from peftkit.hub.wheels import pinned_identity
 from peftkit.merging.adapters import Adapter
 from peftkit.records.artifact import check
 
@@ -58,7 +58,7 @@ def check_base(adapter: Adapter, base: Path, subtract: bool) -> None:
     )
     check(adapter.folder, source)
     if identity.startswith("sha256:"):
-        actual = carried_by(base) or f"sha256:{sha256_of(*model_files(base))}"
+        actual = pinned_identity(base) or f"sha256:{sha256_of(*model_files(base))}"
         if actual != identity:
             raise RunError(
                 f"{base}: has changed since the adapter was trained on {recorded['used']} "

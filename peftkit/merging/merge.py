@@ -26,7 +26,7 @@ from peftkit.merging.verification.completeness import Loaded, check_while_writin
 from peftkit.merging.verification.proof import Merged, MergeProof, describe_mix, merge_rows, prove
 from peftkit.progress import ProgressBar
 from peftkit.records.record import RunRecord, run_folder
-from peftkit.storage.atomic_files import settle, write_text, writing
+from peftkit.storage.atomic_files import explain_disk_errors, sync_to_disk, write_text
 from peftkit.storage.safetensors_files import open_checkpoint
 
 __all__ = ["MergeProof", "Merged", "Mix", "merge", "merge_rows"]
@@ -136,7 +136,7 @@ def new_folder(to: Path) -> Iterator[Path]:
     content, and a checkpoint of zeros would look complete.
     """
     partial = to.with_name(f"{to.name}.partial")
-    with writing(to, "--to"):
+    with explain_disk_errors(to, "--to"):
         if to.exists():
             raise RunError(f"{to}: exists - name a new folder with --to, or move it away")
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def new_folder(to: Path) -> Iterator[Path]:
             try:
                 yield partial
                 for path in [*partial.rglob("*"), partial]:
-                    sync_folder(path) if path.is_dir() else settle(path)
+                    sync_folder(path) if path.is_dir() else sync_to_disk(path)
                 os.rename(partial, to)
                 sync_folder(to.parent)
             except BaseException:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from peftkit.metrics.tokenizers import UnicodeWords, english, needed_by, rouge_tokenizer
-from peftkit.text.words import words_of
+from peftkit.text.words import split_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -283,6 +283,6 @@ def bleu_notes(tokenizer: str, references: Sequence[str]) -> list[str]:
 
 def distinct(texts: Sequence[str], order: int) -> float | None:
     """Different n-grams of words as a share of all (Li et al. 2016); None where there are none."""
-    words = [words_of(text) for text in texts]
+    words = [split_words(text) for text in texts]
     grams = [tuple(w[i : i + order]) for w in words for i in range(len(w) - order + 1)]
     return len(set(grams)) / len(grams) if grams else None

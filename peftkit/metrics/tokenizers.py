@@ -15,7 +15,7 @@ from typing import Any
 import regex
 
 from peftkit.errors import DataError, Fault
-from peftkit.text.words import is_beyond_ascii, tokens_of
+from peftkit.text.words import is_mostly_non_ascii, normalize_words
 
 SHARE = 0.1
 """Of the references that must need a tokenizer of their own for BLEU to take it: those that need
@@ -79,7 +79,7 @@ def check_installed(tokenizer: str) -> None:
 def rouge_tokenizer(reference: str) -> str:
     """How ROUGE splits a reference and what is compared with it: `english` as rouge-score does, or
     by `unicode` where most of its letters are none of a to z."""
-    return "unicode" if is_beyond_ascii(reference) else "english"
+    return "unicode" if is_mostly_non_ascii(reference) else "english"
 
 
 @cache
@@ -98,6 +98,6 @@ class UnicodeWords:
     def tokenize(self, text: str) -> list[str]:
         """The words of a text."""
         found: list[str] = []
-        for word in tokens_of(text):
+        for word in normalize_words(text):
             found += english().tokenize(word) if word.isascii() else [word]
         return found

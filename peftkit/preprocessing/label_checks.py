@@ -5,7 +5,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
-from peftkit.text.pairs import natural_order
+from peftkit.text.pairs import natural_sort_key
 
 NO_LABELS = {"nan", "null", "none", "na", "n/a", "<na>", "nat", "inf", "-inf"}
 """What tools write into cells that hold nothing, or no number."""
@@ -54,4 +54,4 @@ def visible(name: str) -> str:
 
 def is_number(name: str) -> bool:
     """Whether a label is a number."""
-    return natural_order(name)[0] == 0
+    return natural_sort_key(name)[0] == 0

@@ -14,7 +14,7 @@ from peftkit.hub.source import Source, cache_folder
 from peftkit.preprocessing.label_checks import look_alikes
 from peftkit.preprocessing.tokenizers import refuse_ids
 from peftkit.tasks.base import IGNORE_INDEX
-from peftkit.text.special_tokens import encode_text, note_on_texts
+from peftkit.text.special_tokens import encode_text, note_special_tokens
 
 VERSION = 4
 """Part of the cache's key: count it up when the encoding changes."""
@@ -139,7 +139,7 @@ def noted(
         what = f"{share:.2%} of the tokens are unknown to the tokenizer"
         notes.append(f"train: {what}{f', such as {word!r}' if word else ''}")
     own = set(recipe.task.markers())
-    notes += note_on_texts(tokenizer, texts, len(splits.train), own)
+    notes += note_special_tokens(tokenizer, texts, len(splits.train), own)
     return replace(splits, notes=(*splits.notes, *notes))
 
 

@@ -11,7 +11,7 @@ from peftkit.hub.source import Source
 from peftkit.metrics.registry import Score
 from peftkit.records.conversion import convert
 from peftkit.registry import Settings
-from peftkit.storage.strict_json import read_plain
+from peftkit.storage.strict_json import parse_strict
 
 SCHEMA_VERSION = 2
 """1: peftkit 0.1, whose records are converted when they are read."""
@@ -205,7 +205,7 @@ def read_record(path: Path) -> RunRecord:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise ValueError("it is no file")
-        stored = read_plain(path.read_bytes())
+        stored = parse_strict(path.read_bytes())
     except (ValueError, OSError) as error:
         raise RunError(f"{path}: is not a record ({error}) - remove it to run again") from None
     if not isinstance(stored, dict):

@@ -15,7 +15,7 @@ from peftkit.errors import RunBusy, RunError
 from peftkit.hub.source import Source
 from peftkit.records.conversion import convert
 from peftkit.records.record import SCHEMA_VERSION, RunRecord, read_record
-from peftkit.storage.atomic_files import write_json, write_text, writing
+from peftkit.storage.atomic_files import explain_disk_errors, write_json, write_text
 from peftkit.storage.yaml import dump_yaml
 
 
@@ -42,7 +42,7 @@ class RunDir:
         Raises `RunError` if another process is using it, if it belongs to another recipe or
         version, or if it cannot be written to.
         """
-        with writing(self.path):
+        with explain_disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._lock.acquire(timeout=0)

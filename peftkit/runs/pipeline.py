@@ -10,9 +10,9 @@ from typing import Any
 from peftkit.config.recipe import Recipe
 from peftkit.data.splits import Splits
 from peftkit.errors import DiskError, PeftkitError, RunError, RunStopped
-from peftkit.evaluation.baselines.cache import untrained_predictions
+from peftkit.evaluation.baselines.cache import predict_untrained
 from peftkit.evaluation.prediction import predict, prediction_rows
-from peftkit.evaluation.scoring import judged
+from peftkit.evaluation.scoring import evaluate
 from peftkit.hub.source import Source
 from peftkit.loading.model import LoadedModel, load_model, load_tokenizer, meta_model
 from peftkit.planning.plan import estimate_memory
@@ -33,7 +33,7 @@ from peftkit.runtime.distributed import (
     world_record,
 )
 from peftkit.runtime.peak_memory import peak_bytes, reset_peak_bytes
-from peftkit.storage.atomic_files import check_space, folder_bytes, write_text, writing
+from peftkit.storage.atomic_files import check_space, explain_disk_errors, folder_bytes, write_text
 from peftkit.tasks.base import EvalSplit, Predictions, Scored
 from peftkit.training.batch_size import is_out_of_memory, out_of_memory_error
 from peftkit.training.callbacks import ShouldPrune
@@ -87,10 +87,10 @@ class RunPipeline:
             self.recipe, self.model.location, self.recipe.task.assumed_names
         )
         inputs = self._load()
-        with writing(self.folder.path):
+        with explain_disk_errors(self.folder.path):
             on_main(self.world, lambda: self._begin(inputs))
         try:
-            with writing(self.folder.path):
+            with explain_disk_errors(self.folder.path):
                 result = fit(
                     self.recipe,
                     inputs.loaded,
@@ -136,7 +136,7 @@ class RunPipeline:
             fitted_state=recipe.task.fitted_state,
         )
         key = content_key(recipe, splits, self.model, names)
-        untrained = untrained_predictions(recipe, self.model, tokenizer, given, key, world)
+        untrained = predict_untrained(recipe, self.model, tokenizer, given, key, world)
         loaded = load_model(recipe, self.model, tokenizer, names, world.precision)
         for note in loaded.notes:
             say(world, f"note: {note}")
@@ -189,7 +189,7 @@ class RunPipeline:
         peak, was_reset, started = peak_bytes(), reset_peak_bytes(), time.monotonic()
         self._fit_on_validation(inputs)
         given = self._eval_split(inputs, "test", train=inputs.splits.train)
-        predictions, scored = judged(
+        predictions, scored = evaluate(
             self.recipe, inputs.loaded, given, inputs.untrained, self.world
         )
         evaluation_peak = peak_bytes()[0] if was_reset and scored else None

@@ -14,7 +14,7 @@ import numpy as np
 
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RunError
-from peftkit.evaluation.prediction import forward
+from peftkit.evaluation.prediction import predict_batches
 from peftkit.inference.predictor import load_run
 from peftkit.loading.model import LoadedModel
 from peftkit.runtime.distributed import subprocess_environment
@@ -59,7 +59,7 @@ def main(path: Path) -> float:
 
 def flat_outputs(recipe: Recipe, loaded: LoadedModel, rows: Sequence[Any]) -> np.ndarray:
     """The model's outputs on `rows`, concatenated to one axis."""
-    (batch,) = forward(loaded, recipe.task, rows, [range(len(rows))])
+    (batch,) = predict_batches(loaded, recipe.task, rows, [range(len(rows))])
     return np.concatenate([np.ravel(output) for output in batch.outputs])
 
 

@@ -33,10 +33,10 @@ def train(
     try:
         record = on_main(world, lambda: find_record_or_claim(folder, recipe, model, data))
         if record is None:
-            from peftkit.evaluation.code_execution import check_judge
+            from peftkit.evaluation.code_execution import check_grader
             from peftkit.runs.pipeline import RunPipeline
 
-            check_judge(recipe.task)
+            check_grader(recipe.task)
             world = world or World.enter(recipe.training)
             return RunPipeline(
                 recipe, model, data, folder, world, allow_inexact_resume, tuning

@@ -19,7 +19,7 @@ SEPARATORS = (";", "|", ",")
 
 
 @dataclass
-class Column:
+class ColumnProfile:
     """What one column seems to hold."""
 
     name: str
@@ -41,7 +41,7 @@ class Column:
     """What stands in lists of words, or between separators."""
     fractional: bool = False
 
-    def note(self, value: Any) -> None:
+    def add(self, value: Any) -> None:
         """Take one more value into account."""
         self.num_rows += 1
         value = value.decode(errors="replace") if isinstance(value, bytes) else value
@@ -49,7 +49,7 @@ class Column:
         self.sizes.append(len(value) if of_words else 0)
         if of_words:
             self.num_lists += 1
-            self.take(self.items, map(str, value))
+            self._remember(self.items, map(str, value))
         self.num_hollow += isinstance(value, Mapping) and [] in value.values()
         if is_empty(value):
             self.num_empty += 1
@@ -61,9 +61,9 @@ class Column:
             self.num_texts += 1
             self.num_marked += any(a in value and b in value for a, b in MARKS)
         self.words.append(len(told.split()))
-        self.take(self.values, [told])
+        self._remember(self.values, [told])
 
-    def take(self, known: set[str], more: Any) -> None:
+    def _remember(self, known: set[str], more: Any) -> None:
         """Remember values, unless there are too many of them to be few."""
         if len(known) <= MOST_VALUES:
             known.update(more)
@@ -130,6 +130,6 @@ class Column:
         return None
 
 
-def told(columns: Mapping[str, Column]) -> str:
+def describe_columns(columns: Mapping[str, ColumnProfile]) -> str:
     """The columns with how many values each has, in words."""
     return "columns " + ", ".join(f"{c.name!r} ({c.num_values} values)" for c in columns.values())

@@ -8,14 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from peftkit.data.layout import Layout, layout_of
-from peftkit.data.validation import Places
+from peftkit.data.layout import Layout, find_layout
+from peftkit.data.validation import Occurrences
 from peftkit.errors import DataError, Fault, RecipeError
 from peftkit.hub.resolve import find_dataset
 from peftkit.readers.base import reader_for
 from peftkit.readers.lines import Flaw
-from peftkit.scaffold.column_profile import MOST_CLASSES, Column, told
-from peftkit.scaffold.task_inference import Guess, guess, texts_in
+from peftkit.scaffold.column_profile import MOST_CLASSES, ColumnProfile, describe_columns
+from peftkit.scaffold.task_inference import TaskGuess, find_texts, infer_task
 
 _MOST_ROWS = 100_000  # read to guess from; label columns are often sorted, so a few rows mislead
 WINDOWED = ("token_classification", "question_answering")
@@ -39,9 +39,9 @@ def new(path: Path, to: Path | None = None) -> NewRecipe:
     Raises `DataError` where the columns cannot be told, `RecipeError` where another recipe of
     that name stands.
     """
-    layout = layout_of(Path(find_dataset(_as_path(path)).location), None)
+    layout = find_layout(Path(find_dataset(_as_path(path)).location), None)
     columns = _columns(layout)
-    found = guess(columns)
+    found = infer_task(columns)
     if found is None:
         raise DataError(f"no recipe can be guessed for {path}:", _why_not(columns))
     recipe = _recipe(path, layout, found)
@@ -55,16 +55,16 @@ def _as_path(path: Path) -> str:
     return str(path) if path.is_absolute() else f"./{path}"
 
 
-def _columns(layout: Layout) -> dict[str, Column]:
+def _columns(layout: Layout) -> dict[str, ColumnProfile]:
     """What the training files' first rows hold, a column each."""
-    columns: dict[str, Column] = {}
-    flaws: dict[str, Places] = {}
+    columns: dict[str, ColumnProfile] = {}
+    flaws: dict[str, Occurrences] = {}
     for name, record in islice(_training_records(layout), _MOST_ROWS):
         if isinstance(record, Flaw):
-            flaws.setdefault(record.what, Places()).add(f"{name}, {record.place}")
+            flaws.setdefault(record.what, Occurrences()).add(f"{name}, {record.place}")
             continue
         for key, value in record.values.items():
-            columns.setdefault(key, Column(key)).note(value)
+            columns.setdefault(key, ColumnProfile(key)).add(value)
     if flaws or not columns:
         faults = [Fault(str(places), what) for what, places in flaws.items()]
         empty = [Fault(str(layout.base), "its training files have no rows - give them some")]
@@ -78,17 +78,17 @@ def _training_records(layout: Layout) -> Iterator[tuple[str, Any]]:
             yield layout.name(path), record
 
 
-def _why_not(columns: dict[str, Column]) -> list[Fault]:
-    texts = texts_in(columns)
+def _why_not(columns: dict[str, ColumnProfile]) -> list[Fault]:
+    texts = find_texts(columns)
     if not texts:
         what = "no column holds texts of several words - write a recipe by hand, naming data.text"
-        return [Fault(told(columns), what)]
+        return [Fault(describe_columns(columns), what)]
     rest = {name: column for name, column in columns.items() if column not in texts}
     what = f"none holds 2 to {MOST_CLASSES} values, many times each - add a column with the label"
-    return [Fault(told(rest or columns), what)]
+    return [Fault(describe_columns(rest or columns), what)]
 
 
-def _recipe(path: Path, layout: Layout, found: Guess) -> NewRecipe:
+def _recipe(path: Path, layout: Layout, found: TaskGuess) -> NewRecipe:
     length, length_line = _length(found)
     kind = found.task["kind"]
     lines = [
@@ -111,7 +111,7 @@ def _recipe(path: Path, layout: Layout, found: Guess) -> NewRecipe:
     return NewRecipe(path, "\n".join(written), tuple(lines))
 
 
-def _column_line(role: str, column: Column, found: Guess) -> str:
+def _column_line(role: str, column: ColumnProfile, found: TaskGuess) -> str:
     if role == "label":
         return f"label: column {column.name!r} ({found.facts[role]})"
     about = found.facts.get(role, f"{column.mean_words:.0f} words on average")
@@ -125,7 +125,7 @@ def _training(num_rows: int, least: int | None) -> str:
     return f"training: {{epochs: {epochs}, batch_size: {batch_size}}}"
 
 
-def _length(found: Guess) -> tuple[int, str]:
+def _length(found: TaskGuess) -> tuple[int, str]:
     """Tokens that hold all but one in twenty texts, in steps of 32, and the line that says so."""
     texts = found.texts
     lengths = sorted(sum(words) for words in zip(*(column.words for column in texts), strict=False))

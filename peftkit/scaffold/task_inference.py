@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from peftkit.scaffold.column_profile import Column
-from peftkit.text.conversations import FORMATS, format_of
+from peftkit.scaffold.column_profile import ColumnProfile
+from peftkit.text.conversations import FORMATS, detect_format
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 LANGUAGE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PAIRS = [("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
          ("text1", "text2"), ("question", "sentence"), ("text", "text_pair")]  # fmt: skip
-REWRITTEN = {
+SEQ2SEQ_COLUMNS = {
     "summarization": [("dialogue", "summary"), ("document", "summary"), ("article", "highlights"),
                       ("article", "summary"), ("text", "summary")],
     "translation": [("source", "target")],
@@ -24,20 +24,20 @@ LANGUAGES = {
 }  # fmt: skip
 TOKENS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "ner", "labels", "pos_tags", "upos", "pos")
-Columns = Mapping[str, Column]
+Columns = Mapping[str, ColumnProfile]
 
 
 @dataclass(frozen=True)
-class Guess:
+class TaskGuess:
     """What is to be learned from which columns."""
 
     task: dict[str, Any]
     data: dict[str, Any]
     """Settings of the data, beside its place."""
     why: str
-    read: dict[str, Column]
+    read: dict[str, ColumnProfile]
     """The columns that are read, by what they are called in words."""
-    texts: tuple[Column, ...]
+    texts: tuple[ColumnProfile, ...]
     """Those whose lengths make the length of an example."""
     model: str = ENCODER
     notes: tuple[str, ...] = ()
@@ -50,16 +50,16 @@ class Guess:
     """What is told of a column in place of its length."""
 
 
-def guess(columns: Columns) -> Guess | None:
+def infer_task(columns: Columns) -> TaskGuess | None:
     """The task that the columns fit, of the most telling names first; None where none does."""
-    for recognize in RECOGNISERS:
+    for recognize in INFERENCE_RULES:
         found = recognize(columns)
         if found is not None:
             return found
     return None
 
 
-def answering(columns: Columns) -> Guess | None:
+def infer_question_answering(columns: Columns) -> TaskGuess | None:
     """Questions about contexts, with the answers that stand in them."""
     names = ("question", "context", "answers")
     if not all(name in columns for name in names):
@@ -69,16 +69,16 @@ def answering(columns: Columns) -> Guess | None:
     task: dict[str, Any] = {"kind": "question_answering"}
     if unanswered:
         task["unanswerable"] = True
-    return Guess(
+    return TaskGuess(
         task, {}, "columns question, context and answers", read,
         (columns["question"], columns["context"]), longest=384,
         facts={"answers": "some are empty" if unanswered else "each has one"},
     )  # fmt: skip
 
 
-def conversation(columns: Columns) -> Guess | None:
+def infer_instruction_tuning(columns: Columns) -> TaskGuess | None:
     """Conversations in one of the usual formats."""
-    name = format_of(list(columns))
+    name = detect_format(list(columns))
     if name is None:
         return None
     needed = FORMATS[name][0]
@@ -86,13 +86,13 @@ def conversation(columns: Columns) -> Guess | None:
         return None  # a few answers, each many times: classes
     also = [role for role in ("input",) if name == "alpaca" and role in columns]
     read = {role: columns[role] for role in (*needed, *also)}
-    return Guess(
+    return TaskGuess(
         {"kind": "instruction_tuning"}, {}, f"the columns of the format {name}", read,
         tuple(read.values()), LANGUAGE_MODEL, epochs=1, longest=1024, extra_tokens=40,
     )  # fmt: skip
 
 
-def tagging(columns: Columns) -> Guess | None:
+def infer_token_classification(columns: Columns) -> TaskGuess | None:
     """Words and a tag for each."""
     words = _first(columns, TOKENS)
     if words is None or not words.is_words:
@@ -111,42 +111,44 @@ def tagging(columns: Columns) -> Guess | None:
     what = "entities" if marks else "plain tags"
     others = [c.name for c in alike if c is not tags]
     notes = [f"other columns of tags: {', '.join(others)}"] if others else []
-    return Guess(
-        task, {"columns": _renamed({"tokens": words, "tags": tags})},
+    return TaskGuess(
+        task, {"columns": _column_mapping({"tokens": words, "tags": tags})},
         f"column {tags.name!r} has a tag for each word ({what})", {"tokens": words, "tags": tags},
         (words,), notes=tuple(notes), epochs=3,
         facts={"tokens": f"{sum(words.sizes) / max(1, len(words.sizes)):.0f} words on average",
-               "tags": f"{len(tags.items)} tags: {_some(tags.items)}"},
+               "tags": f"{len(tags.items)} tags: {_list_some(tags.items)}"},
     )  # fmt: skip
 
 
-def rewriting(columns: Columns) -> Guess | None:
+def infer_seq2seq(columns: Columns) -> TaskGuess | None:
     """Texts and their summaries or translations."""
-    for kind, pairs in REWRITTEN.items():
+    for kind, pairs in SEQ2SEQ_COLUMNS.items():
         for source, target in pairs:
             if source in columns and target in columns:
-                return _rewritten(kind, columns[source], columns[target], None)
+                return _seq2seq_guess(kind, columns[source], columns[target], None)
     languages = [c for name, c in columns.items() if name in LANGUAGES and c.is_text]
     if len(languages) != 2:
         return None
     first, second = languages
-    return _rewritten("translation", first, second, LANGUAGES[second.name])
+    return _seq2seq_guess("translation", first, second, LANGUAGES[second.name])
 
 
-def _rewritten(kind: str, source: Column, target: Column, into: str | None) -> Guess | None:
+def _seq2seq_guess(
+    kind: str, source: ColumnProfile, target: ColumnProfile, into: str | None
+) -> TaskGuess | None:
     if target.is_label or not (source.is_text and target.num_texts):
         return None
     task = {"kind": kind, **({"into": into} if into else {})}
-    return Guess(
-        task, {"columns": _renamed({"source": source, "target": target})},
+    return TaskGuess(
+        task, {"columns": _column_mapping({"source": source, "target": target})},
         f"columns {source.name!r} and {target.name!r}", {"source": source, "target": target},
         (source, target), LANGUAGE_MODEL, epochs=2, longest=1024, extra_tokens=40,
     )  # fmt: skip
 
 
-def labeled(columns: Columns) -> Guess | None:
+def infer_labeled(columns: Columns) -> TaskGuess | None:
     """One or two texts with labels of classes, several labels, a relation's or a number."""
-    texts = texts_in(columns)
+    texts = find_texts(columns)
     if not texts:
         return None
     rest = [column for column in columns.values() if column not in texts]
@@ -154,10 +156,10 @@ def labeled(columns: Columns) -> Guess | None:
     read = dict(zip(("text", "second text"), texts, strict=False))
     several = next((c for c in rest if _holds_several(c)), None)
     if several is not None and not _has_better(rest, several):
-        return _of_several(data, read, several, texts)
-    label, scales = label_in(rest), scales_in(rest)
+        return _multilabel_guess(data, read, several, texts)
+    label, scales = find_label(rest), find_scales(rest)
     if label is None and scales:
-        return _of_numbers(data, read, scales[0], texts, rest)
+        return _regression_guess(data, read, scales[0], texts, rest)
     if label is None:
         return None
     task: dict[str, Any] = {"kind": "text_classification"}
@@ -165,12 +167,12 @@ def labeled(columns: Columns) -> Guess | None:
     if texts[0].is_marked:
         task, why = {"kind": "relation_extraction"}, "two parts of each text are marked"
         task |= {} if "Other" in label.values else {"other": None}
-    facts = {"label": f"{label.num_values} values: {_some(label.values)}"}
+    facts = {"label": f"{label.num_values} values: {_list_some(label.values)}"}
     data |= {"label": label.name}
-    return Guess(task, data, why, read | {"label": label}, texts, facts=facts)
+    return TaskGuess(task, data, why, read | {"label": label}, texts, facts=facts)
 
 
-def _holds_several(column: Column) -> bool:
+def _holds_several(column: ColumnProfile) -> bool:
     """Whether a column's cells are sets of a few labels."""
     if column.is_words:
         return 2 <= len(column.items) <= min(100, max(2, column.num_rows // 3))
@@ -179,47 +181,50 @@ def _holds_several(column: Column) -> bool:
     return mark is not None and (mark != "," or not column.is_label)
 
 
-def _has_better(rest: list[Column], several: Column) -> bool:
+def _has_better(rest: list[ColumnProfile], several: ColumnProfile) -> bool:
     """Whether another column is called a label, and this one is not."""
     called = [c for c in rest if c.is_called_label and c is not several and c.is_label]
     return bool(called) and not several.is_called_label
 
 
-def _of_several(
-    data: dict[str, Any], read: dict[str, Column], label: Column, texts: tuple[Column, ...]
-) -> Guess:
+def _multilabel_guess(
+    data: dict[str, Any],
+    read: dict[str, ColumnProfile],
+    label: ColumnProfile,
+    texts: tuple[ColumnProfile, ...],
+) -> TaskGuess:
     task: dict[str, Any] = {"kind": "multilabel"}
     items = label.items
     if not label.is_words and label.separator is not None:
         task["separator"] = label.separator
         cells = (value.split(label.separator) for value in label.values)
         items = {part.strip() for cell in cells for part in cell}
-    facts = {"label": f"{len(items)} labels: {_some(items)}"}
+    facts = {"label": f"{len(items)} labels: {_list_some(items)}"}
     data = data | {"label": label.name}
     why = "the label's cells hold several labels"
-    return Guess(task, data, why, read | {"label": label}, texts, facts=facts)
+    return TaskGuess(task, data, why, read | {"label": label}, texts, facts=facts)
 
 
-def _of_numbers(
+def _regression_guess(
     data: dict[str, Any],
-    read: dict[str, Column],
-    label: Column,
-    texts: tuple[Column, ...],
-    rest: list[Column],
-) -> Guess:
+    read: dict[str, ColumnProfile],
+    label: ColumnProfile,
+    texts: tuple[ColumnProfile, ...],
+    rest: list[ColumnProfile],
+) -> TaskGuess:
     numbers = [float(value) for value in label.values]
     facts = {"label": f"numbers from {min(numbers):g} to {max(numbers):g}"}
     others = [column.name for column in rest if column.is_label]
     notes = [f"columns that could be a label of classes: {', '.join(others)}"] if others else []
     data = data | {"label": label.name}
     why = "the label holds numbers on a scale"
-    return Guess(
+    return TaskGuess(
         {"kind": "regression"}, data, why, read | {"label": label}, texts, notes=tuple(notes),
         facts=facts,
     )  # fmt: skip
 
 
-def texts_in(columns: Columns) -> tuple[Column, ...]:
+def find_texts(columns: Columns) -> tuple[ColumnProfile, ...]:
     """The text column, or the two columns that are known to be compared."""
     texts = {name: column for name, column in columns.items() if column.is_text}
     for first, second in PAIRS:
@@ -228,7 +233,7 @@ def texts_in(columns: Columns) -> tuple[Column, ...]:
     return tuple(sorted(texts.values(), key=lambda column: -column.mean_words)[:1])
 
 
-def label_in(columns: list[Column]) -> Column | None:
+def find_label(columns: list[ColumnProfile]) -> ColumnProfile | None:
     """The column with few values; one that is called like a label before others."""
     usable = [column for column in columns if column.is_label]
     usable.sort(key=lambda column: (not column.is_called_label, column.num_values))
@@ -238,31 +243,31 @@ def label_in(columns: list[Column]) -> Column | None:
     return usable[0] if usable else None
 
 
-def scales_in(columns: list[Column]) -> list[Column]:
+def find_scales(columns: list[ColumnProfile]) -> list[ColumnProfile]:
     """The columns with numbers to predict, those that are called like labels first."""
     found = [c for c in columns if c.is_scale and (c.fractional or c.is_called_label)]
     return sorted(found, key=lambda column: not column.is_called_label)
 
 
-def _first(columns: Columns, names: tuple[str, ...]) -> Column | None:
+def _first(columns: Columns, names: tuple[str, ...]) -> ColumnProfile | None:
     return next((columns[name] for name in names if name in columns), None)
 
 
-def _renamed(roles: Mapping[str, Column]) -> dict[str, str]:
+def _column_mapping(roles: Mapping[str, ColumnProfile]) -> dict[str, str]:
     """Role to column, where their names differ."""
     return {role: column.name for role, column in roles.items() if column.name != role}
 
 
-def _some(values: set[str]) -> str:
+def _list_some(values: set[str]) -> str:
     ordered = sorted(values)
     return ", ".join(ordered[:6]) + (", ..." if len(ordered) > 6 else "")
 
 
-RECOGNISERS: tuple[Callable[[Columns], Guess | None], ...] = (
-    answering,
-    conversation,
-    tagging,
-    rewriting,
-    labeled,
+INFERENCE_RULES: tuple[Callable[[Columns], TaskGuess | None], ...] = (
+    infer_question_answering,
+    infer_instruction_tuning,
+    infer_token_classification,
+    infer_seq2seq,
+    infer_labeled,
 )
 """The most telling names first."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from peftkit.errors import DiskError
 
-UNWRITABLE = {
+FIXES = {
     errno.EACCES: "give another folder with --runs",
     errno.EDQUOT: "free some space, or run with --runs elsewhere",
     errno.EFBIG: "raise the limit of ulimit -f, or give another folder with --runs",
@@ -22,7 +22,7 @@ UNWRITABLE = {
     errno.EROFS: "give another folder with --runs",
 }
 """What to do about the errors that a user, not the code, must mend."""
-WRITERS_SAY = (
+DISK_FULL_MESSAGES = (
     "inline_container.cc",
     "PytorchStreamWriter failed writing",
     "iostream error",
@@ -56,7 +56,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
-def settle(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Wait until the file at `path` is on the disk itself, so that a power cut leaves it whole."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
@@ -78,7 +78,7 @@ def check_space(folder: Path, needed_bytes: int) -> None:
 
 
 @contextmanager
-def writing(folder: Path, option: str = "--runs") -> Iterator[None]:
+def explain_disk_errors(folder: Path, option: str = "--runs") -> Iterator[None]:
     """Turn the errors of a full or a read-only disk into a `DiskError` that says what to do.
 
     `option` is the one that names another folder.
@@ -86,14 +86,14 @@ def writing(folder: Path, option: str = "--runs") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if error.errno not in FIXES:
             raise
         place = error.filename or folder
-        fix = UNWRITABLE[error.errno].replace("--runs", option)
+        fix = FIXES[error.errno].replace("--runs", option)
         raise DiskError(f"{place}: cannot be written ({error.strerror}) - {fix}") from error
     except Exception as error:
-        if not any(sign in str(error) for sign in WRITERS_SAY):
+        if not any(sign in str(error) for sign in DISK_FULL_MESSAGES):
             raise
         said = str(error).splitlines()[0]
-        fix = UNWRITABLE[errno.ENOSPC].replace("--runs", option)
+        fix = FIXES[errno.ENOSPC].replace("--runs", option)
         raise DiskError(f"{folder}: cannot be written ({said}) - {fix}") from error

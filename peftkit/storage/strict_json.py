@@ -10,7 +10,7 @@ LARGEST = 1e100
 """Numbers beyond these are nothing that a run counts or measures, and no sum of them is safe."""
 
 
-def read_plain(text: str | bytes) -> Any:
+def parse_strict(text: str | bytes) -> Any:
     """What JSON says.
 
     Raises `ValueError` where it is damaged, nested too deeply, says a key twice, or holds a number
@@ -28,7 +28,7 @@ def read_plain(text: str | bytes) -> Any:
     return said
 
 
-def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A mapping whose keys are said once."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -38,22 +38,22 @@ def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def whole(digits: str) -> int:
+def parse_integer(digits: str) -> int:
     """A whole number of a size that counts have."""
     if len(digits) > 20 or abs(int(digits)) >= LARGEST_WHOLE:
-        raise ValueError(f"the number {shown(digits)} is too large")
+        raise ValueError(f"the number {shorten(digits)} is too large")
     return int(digits)
 
 
-def number(digits: str) -> float:
+def parse_float(digits: str) -> float:
     """A number of a size that can be added up."""
     found = float(digits)
     if abs(found) > LARGEST:
-        raise ValueError(f"the number {shown(digits)} is too large")
+        raise ValueError(f"the number {shorten(digits)} is too large")
     return found
 
 
-def shown(digits: str) -> str:
+def shorten(digits: str) -> str:
     """A number as an error can name it."""
     return digits if len(digits) <= 24 else f"{digits[:8]}... of {len(digits)} characters"
 
@@ -80,5 +80,7 @@ def is_encodable(said: Any) -> bool:
     return True
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=mapping, parse_int=whole, parse_float=number)
+DECODER = json.JSONDecoder(
+    object_pairs_hook=unique_keys, parse_int=parse_integer, parse_float=parse_float
+)
 """Made once: `json.loads` would make one for each text."""

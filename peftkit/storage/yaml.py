@@ -20,14 +20,14 @@ SCALARS = [  # the core schema: what a plain word may mean besides itself, and h
 
 
 def load_yaml(text: str) -> Any:
-    """The value of `text`, read as YAML 1.2. Raises `yaml.YAMLError`."""
+    """The value of `represent_text`, read as YAML 1.2. Raises `yaml.YAMLError`."""
     try:
         return yaml.load(text, Loader=Loader)
     except RecursionError:
         raise yaml.YAMLError("its lists or mappings are nested too deeply") from None
 
 
-def typed_value(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """What was typed as a value: a number, a boolean or null; a list, a mapping or quoted text as
     YAML has it; anything else as it is, every character of it.
 
@@ -48,16 +48,16 @@ def typed_value(text: str) -> Any:
     return value
 
 
-def spellings(text: str) -> dict[str, str]:
+def find_literals(text: str) -> dict[str, str]:
     """How each number, boolean and null in YAML is written, by its dotted path."""
     node = yaml.compose(text, Loader=Loader)
     try:
-        return {} if node is None else dict(written(node, ""))
+        return {} if node is None else dict(walk_literals(node, ""))
     except RecursionError:
         raise yaml.YAMLError("a list or mapping stands in itself") from None
 
 
-def written(node: yaml.Node, path: str) -> Iterator[tuple[str, str]]:
+def walk_literals(node: yaml.Node, path: str) -> Iterator[tuple[str, str]]:
     """The paths below a node of what is no text, each with how it is written."""
     if isinstance(node, yaml.ScalarNode):
         if node.tag != "tag:yaml.org,2002:str":
@@ -66,7 +66,7 @@ def written(node: yaml.Node, path: str) -> Iterator[tuple[str, str]]:
     pairs = node.value if isinstance(node, yaml.MappingNode) else enumerate(node.value)
     for key, value in pairs:
         step = key.value if isinstance(key, yaml.Node) else key
-        yield from written(value, f"{path}.{step}" if path else str(step))
+        yield from walk_literals(value, f"{path}.{step}" if path else str(step))
 
 
 def dump_yaml(value: Any) -> str:
@@ -74,7 +74,7 @@ def dump_yaml(value: Any) -> str:
     return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
-def brief(error: yaml.YAMLError) -> str:
+def summarize_error(error: yaml.YAMLError) -> str:
     """What PyYAML found wrong, on one line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
@@ -104,20 +104,20 @@ class Dumper(yaml.SafeDumper):
     """PyYAML's dumper, which quotes what either version of YAML would take for something else."""
 
 
-def integer(loader: Loader, node: yaml.ScalarNode) -> int:
+def construct_integer(loader: Loader, node: yaml.ScalarNode) -> int:
     """A whole number; PyYAML's own constructor would read `012` as octal."""
     text = str(loader.construct_scalar(node))
     return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 
-def text(dumper: Dumper, value: str) -> yaml.ScalarNode:
+def represent_text(dumper: Dumper, value: str) -> yaml.ScalarNode:
     """A word; PyYAML 6.0.3 would write the rarer line ends bare, and read them as spaces."""
     style = '"' if re.search("[\x85\u2028\u2029\ufeff]", value) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
-Loader.add_constructor("tag:yaml.org,2002:int", integer)
-Dumper.add_representer(str, text)
+Loader.add_constructor("tag:yaml.org,2002:int", construct_integer)
+Dumper.add_representer(str, represent_text)
 for _tag, _pattern, _first in SCALARS:
     for _kind in (Loader, Dumper):
         _kind.add_implicit_resolver(

@@ -177,8 +177,8 @@ def token_ids(text: str, folder: str) -> list[int]:
     """The ids of a text's own tokens, by the tokenizer in `folder`."""
     from transformers import AutoConfig
 
-    from peftkit.text.tokenizer_files import opened
+    from peftkit.text.tokenizer_files import open_tokenizer
 
-    tokenizer = opened(Path(folder), AutoConfig.from_pretrained(folder))
+    tokenizer = open_tokenizer(Path(folder), AutoConfig.from_pretrained(folder))
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids

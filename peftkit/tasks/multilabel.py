@@ -11,7 +11,7 @@ from peftkit.data.validation import Role
 from peftkit.errors import DataError, Fault
 from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Scored
 from peftkit.tasks.embedding_baseline import EmbeddingBaseline, nearest_centroid
-from peftkit.text.pairs import encode_texts, natural_order
+from peftkit.text.pairs import encode_texts, natural_sort_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,7 @@ class Multilabel(EmbeddingBaseline):
         if self.columns is not None:
             return self._checked(splits, tuple(self.columns))
         train = Counter(each for value in splits.train["label"] for each in self._listed(value))
-        names = splits.names or tuple(sorted(train, key=natural_order))
+        names = splits.names or tuple(sorted(train, key=natural_sort_key))
         faults = []
         if self.separator is None and any(isinstance(v, str) for v in splits.train["label"]):
             marks = re.findall(r"[;|,]", " ".join(map(str, splits.train["label"][:1000])))

@@ -11,7 +11,7 @@ from peftkit.metrics.evaluate_library import check_metric
 from peftkit.tasks.base import EvalSplit, Predictions, Scored
 from peftkit.tasks.embedding_baseline import EmbeddingBaseline
 from peftkit.tasks.zero_shot import ZeroShotSettings
-from peftkit.text.pairs import encode_texts, natural_order
+from peftkit.text.pairs import encode_texts, natural_sort_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +64,7 @@ class TextClassification(EmbeddingBaseline):
     def label_names(self, splits: "Splits") -> tuple[str, ...]:
         """The names given with the data, or those in train: numbers in their order, else sorted."""
         train = Counter(splits.train["label"])
-        names = splits.names or tuple(sorted(train, key=natural_order))
+        names = splits.names or tuple(sorted(train, key=natural_sort_key))
         faults = []
         if len(train) < 2:
             only = next(iter(train), "none")
@@ -73,7 +73,9 @@ class TextClassification(EmbeddingBaseline):
         for split in ("train", "validation", "test"):
             seen = Counter(getattr(splits, split)["label"])
             for label in sorted(set(seen) - set(names if split == "train" else train)):
-                known = ", ".join(names if split == "train" else sorted(train, key=natural_order))
+                known = ", ".join(
+                    names if split == "train" else sorted(train, key=natural_sort_key)
+                )
                 what = f"{seen[label]} rows have the label {label!r}, which is not one of {known}"
                 fix = "fix the rows or name it in data.labels"
                 if split != "train":

@@ -10,7 +10,7 @@ from pydantic import NonNegativeInt, field_validator
 
 from peftkit.errors import DataError, Fault
 from peftkit.registry import Settings
-from peftkit.text.special_tokens import encode_rendered, encode_text, protect
+from peftkit.text.special_tokens import encode_rendered, encode_text, escape_special_tokens
 
 LABEL = "{label}"
 PLACE = re.compile(r"\{(text|text_pair)\}")
@@ -155,7 +155,9 @@ class Prompts:
         """A row in the template, with its answer or without."""
         texts = self._cut({name: row.get(name, "") for name in PLACE.findall(self.asked)})
         # in one go: a text may say {text_pair} itself
-        asked = PLACE.sub(lambda place: protect(self.tokenizer, texts[place[1]]), self.asked)
+        asked = PLACE.sub(
+            lambda place: escape_special_tokens(self.tokenizer, texts[place[1]]), self.asked
+        )
         return asked if word is None else f"{asked}{self.gap}{word}{APART}"
 
     def _cut(self, texts: Mapping[str, str]) -> dict[str, str]:

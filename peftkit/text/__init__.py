@@ -1,1 +1,1 @@
-"""Text and tokens: words, special tokens, conversations and chat templates."""
+"""Words, tokens, special tokens, conversations and chat templates."""

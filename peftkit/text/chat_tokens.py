@@ -1,35 +1,38 @@
-"""Chat tokens: conversations that a template wrote as token ids, and what of them is learned."""
+"""Rendered conversations as token ids and labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from peftkit.errors import DataError, Fault
-from peftkit.text.chat_templates import Rendered, Template, special_ids
-from peftkit.text.special_tokens import encode_rendered, restored
+from peftkit.text.chat_templates import ChatTemplate, RenderedChat, special_token_ids
+from peftkit.text.special_tokens import encode_rendered, unescape_special_tokens
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """A text as tokens, with what is learned from them."""
+class TokenizedChat:
+    """A text as tokens and labels."""
 
     input_ids: list[int]
     labels: list[int]
-    """The ids of the tokens to be said, -100 elsewhere."""
+    """Token ids to predict, -100 elsewhere."""
     num_bytes: int
-    """Bytes (UTF-8) of the text that is to be said and was not cut away, special tokens apart."""
+    """UTF-8 bytes of the text to predict, without special tokens and after truncation."""
     truncated: bool
 
 
-def tokens_of(rendered: Sequence[Rendered], template: Template, max_length: int) -> list[Tokens]:
-    """Texts as tokens of which the answers are learned, their ends too; cut at `max_length`.
+def tokenize_chats(
+    rendered: Sequence[RenderedChat], template: ChatTemplate, max_length: int
+) -> list[TokenizedChat]:
+    """Return texts as tokens, with the answers and their end tokens as labels, truncated to
+    `max_length`.
 
-    An answer begins behind the tokens of the text before it, as it will when it is asked for; where
-    these are not the beginning of the whole's tokens, with the first token that holds some of it.
+    An answer begins after the tokens of the text before it, as in generation; if the whole text
+    does not begin with these tokens, with the first token that overlaps the answer.
     """
     tokenizer = template.tokenizer
     if not tokenizer.is_fast:
-        what = "the model's tokenizer cannot say which characters a token stands for - use another"
+        what = "its tokenizer has no character offsets - use a model with a tokenizer.json"
         raise DataError("the model does not suit the task:", [Fault("model", what)])
     pieces = [part for r in rendered for s in r.spans for part in (r.text[: s[0]], r.text[: s[1]])]
     how = {"add_special_tokens": False, "verbose": False}
@@ -38,19 +41,19 @@ def tokens_of(rendered: Sequence[Rendered], template: Template, max_length: int)
     whole = encode_rendered(tokenizer, texts, return_offsets_mapping=True, **how)
     found = []
     for r, ids, offsets in zip(rendered, whole["input_ids"], whole["offset_mapping"], strict=True):
-        ranges = [token_range(ids, offsets, s, next(parts), next(parts)) for s in r.spans]
-        found.append(cut(r, list(ids), offsets, ranges, template, max_length))
+        ranges = [find_token_range(ids, offsets, s, next(parts), next(parts)) for s in r.spans]
+        found.append(truncate_chat(r, list(ids), offsets, ranges, template, max_length))
     return found
 
 
-def token_range(
+def find_token_range(
     ids: Sequence[int],
     offsets: Sequence[tuple[int, int]],
     span: tuple[int, int],
     before: Sequence[int],
     upto: Sequence[int],
 ) -> tuple[int, int]:
-    """The first token of an answer and the one behind its last."""
+    """Return the first token of an answer and the one after its last."""
     start, end = len(before), len(upto)
     if list(ids[:start]) != list(before):
         start = next((i for i, o in enumerate(offsets) if o[1] > span[0]), len(ids))
@@ -59,20 +62,21 @@ def token_range(
     return start, end
 
 
-def cut(
-    rendered: Rendered,
+def truncate_chat(
+    rendered: RenderedChat,
     ids: list[int],
     offsets: Sequence[tuple[int, int]],
     ranges: Sequence[tuple[int, int]],
-    template: Template,
+    template: ChatTemplate,
     max_length: int,
-) -> Tokens:
-    """One text's tokens within `max_length`; the last answer ends with a token that says so."""
+) -> TokenizedChat:
+    """Return a text's tokens, at most `max_length`; an end token is added to the last answer if
+    needed."""
     tokenizer = template.tokenizer
-    special = special_ids(tokenizer) | {template.end_id}
+    special = special_token_ids(tokenizer) | {template.end_id}
     kept = [(first, min(end, max_length)) for first, end in ranges]
     last = ranges[-1][1]
-    ids = ids[:last]  # what a template puts behind the last answer is not asked for
+    ids = ids[:last]  # text of the template after the last answer is not trained on
     ends = tokenizer.eos_token_id
     if ends is not None and ids and ids[-1] not in special:
         ids.append(ends)
@@ -83,31 +87,31 @@ def cut(
         labels[first:end] = ids[first:end]
         inside = min(end, len(offsets))
         stop = min(stops, offsets[inside - 1][1]) if first < end and inside else begins
-        num_bytes += size_of(rendered.text[begins:stop], tokenizer)
-    return Tokens(ids[:max_length], labels[:max_length], num_bytes, len(ids) > max_length)
+        num_bytes += count_bytes(rendered.text[begins:stop], tokenizer)
+    return TokenizedChat(ids[:max_length], labels[:max_length], num_bytes, len(ids) > max_length)
 
 
-def spoken(rendered: Rendered, prompt: str, template: Template) -> str:
-    """The last answer of a text as it is generated behind its prompt, ends and special tokens
-    apart."""
+def extract_answer(rendered: RenderedChat, prompt: str, template: ChatTemplate) -> str:
+    """Return the last answer of a text as it would be generated after `prompt`, without end and
+    special tokens."""
     start = len(prompt) if rendered.text.startswith(prompt) else rendered.spans[-1][0]
     said = rendered.text[start : rendered.spans[-1][1]]
     end = template.tokenizer.convert_ids_to_tokens(template.stop_ids())
-    return written(said, template.tokenizer, end).strip()
+    return strip_special_tokens(said, template.tokenizer, end).strip()
 
 
-def size_of(text: str, tokenizer: Any) -> int:
-    """Bytes of the text without the template's special tokens."""
-    return len(written(text, tokenizer).encode("utf-8", "surrogatepass"))
+def count_bytes(text: str, tokenizer: Any) -> int:
+    """Return the UTF-8 bytes of the text without special tokens."""
+    return len(strip_special_tokens(text, tokenizer).encode("utf-8", "surrogatepass"))
 
 
-def written(text: str, tokenizer: Any, ends: Sequence[str] = ()) -> str:
-    """The text without the template's special tokens and such ends."""
-    for token in (*special_tokens(tokenizer), *ends):
+def strip_special_tokens(text: str, tokenizer: Any, ends: Sequence[str] = ()) -> str:
+    """Return the text without special tokens and `ends`, unescaped."""
+    for token in (*special_token_texts(tokenizer), *ends):
         text = text.replace(token, "")
-    return restored(tokenizer, text)
+    return unescape_special_tokens(tokenizer, text)
 
 
-def special_tokens(tokenizer: Any) -> list[str]:
-    """The same tokens as text."""
-    return [str(t) for t in tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer)))]
+def special_token_texts(tokenizer: Any) -> list[str]:
+    """Return the special tokens as strings."""
+    return [str(t) for t in tokenizer.convert_ids_to_tokens(sorted(special_token_ids(tokenizer)))]

@@ -1,12 +1,12 @@
-"""Messages: one turn of a conversation, of any spelling, with all that stands beside its text."""
+"""Chat messages in any common spelling, converted to `role` and `content`."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Message = dict[str, Any]
-"""`role` (system, user, assistant, tool) and `content`, a text or several parts that are; beside it
-what else was said, as `tool_calls`. `train` is False where an answer is not to be learned."""
+"""`role` (system, user, assistant, tool), `content` (a text or a list of text parts), and other
+fields such as `tool_calls`. `train` is False for an answer not to train on."""
 
 ROLES = {
     "system": "system", "developer": "system",
@@ -14,15 +14,15 @@ ROLES = {
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
     "bot": "assistant", "tool": "tool", "function": "tool", "observation": "tool",
 }  # fmt: skip
-"""What the speakers are called in data sets, and what templates call them."""
-TEXTS = (None, "text", "input_text", "output_text")
-"""What parts of a content are called that are text."""
-OWN = ("role", "from", "content", "value", "weight", "train")
-"""Keys that say who speaks, what, and whether it is learned."""
+"""Roles in datasets, with the role in templates."""
+TEXT_PART_TYPES = (None, "text", "input_text", "output_text")
+"""Types of content parts that are text."""
+MESSAGE_KEYS = ("role", "from", "content", "value", "weight", "train")
+"""Keys for role, content, and whether to train on the message."""
 
 
 class MessageError(ValueError):
-    """What in a row cannot be read as a conversation, and what to do."""
+    """A row that cannot be read as a conversation: what is wrong, and how to fix it."""
 
     def __init__(self, what: str, number: int | None = None) -> None:
         super().__init__(what, number)
@@ -30,101 +30,105 @@ class MessageError(ValueError):
 
     @property
     def place(self) -> str:
-        """Which message of the row it is, to be put behind the row's name."""
+        """The number of the message, to be appended to the row's name."""
         return "" if self.number is None else f" message {self.number}"
 
 
-def messages_in(cell: Any, column: str) -> list[Message]:
-    """The messages of a cell: a list of them, or the same as JSON text.
+def parse_messages(cell: Any, column: str) -> list[Message]:
+    """Return the messages of a cell: a list, or JSON text of one.
 
-    Raises `MessageError` for what is none.
+    Raises `MessageError` for anything else.
     """
     found = []
-    for number, said in enumerate(listed(cell, column), 1):
+    for number, said in enumerate(parse_items(cell, column), 1):
         try:
-            found.append(message_of(said))
+            found.append(parse_message(said))
         except MessageError as error:
             raise MessageError(error.what, number) from None
     return found
 
 
-def listed(cell: Any, column: str) -> Sequence[Any]:
-    """The items of a cell: a list, or JSON text of one."""
-    value = parsed(cell, column) if isinstance(cell, str) and cell.strip() else cell
+def parse_items(cell: Any, column: str) -> Sequence[Any]:
+    """Return the items of a cell: a list, or JSON text of one."""
+    value = parse_json(cell, column) if isinstance(cell, str) and cell.strip() else cell
     if value is None or value == "":
         return []
     if not isinstance(value, (list, tuple)):
-        raise MessageError(f"{column} is {kind_of(value)} - give a list, or JSON text of one")
+        raise MessageError(f"{column} is {describe_type(value)} - give a list, or JSON text of one")
     return value
 
 
-def parsed(text: str, what: str) -> Any:
-    """What a text says in JSON."""
+def parse_json(text: str, what: str) -> Any:
+    """Return the value of a JSON text."""
     try:
         return json.loads(text)
     except ValueError as error:
-        said = f"{what} is text that is no JSON ({text[:40]!r}: {error})"
-        raise MessageError(f"{said} - mend it, or give the value itself") from None
+        reason = f"{what} is text that is not JSON ({text[:40]!r}: {error})"
+        raise MessageError(f"{reason} - fix it, or give the value itself") from None
 
 
-def message_of(said: Any) -> Message:
-    """One message of any spelling; an unknown speaker keeps its name."""
+def parse_message(said: Any) -> Message:
+    """Return a message of any spelling; unknown roles are kept."""
     if not isinstance(said, Mapping):
-        what = f"a message is {kind_of(said)} - give an object with role and content"
+        what = f"a message is {describe_type(said)} - give an object with role and content"
         raise MessageError(what)
     name = str(said.get("role") or said.get("from") or "")
     role = ROLES.get(name.lower(), name)
     text = said.get("content")
-    content = content_of(said.get("value") if text is None else text)
-    more = {key: value for key, value in said.items() if key not in OWN and not is_nothing(value)}
+    content = parse_content(said.get("value") if text is None else text)
+    more = {
+        key: value for key, value in said.items() if key not in MESSAGE_KEYS and not is_blank(value)
+    }
     if "tool_calls" in more:
-        more["tool_calls"] = list(map(call_of, listed(more["tool_calls"], "tool_calls")))
-    unlearned = {} if is_to_be_learned(said, role) else {"train": False}
+        more["tool_calls"] = list(
+            map(parse_tool_call, parse_items(more["tool_calls"], "tool_calls"))
+        )
+    unlearned = {} if read_train_flag(said, role) else {"train": False}
     return {"role": role, "content": content, **more, **unlearned}
 
 
-def content_of(value: Any) -> Any:
-    """A content as text, or as parts where there are several.
+def parse_content(value: Any) -> Any:
+    """Return a content as text, or as a list of parts if there are several.
 
-    Raises `MessageError` for parts of other kinds, as images.
+    Raises `MessageError` for parts that are not text, such as images.
     """
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, (list, tuple)):
-        return text_in(value, "content")
-    texts = list(map(text_of_part, value))
+        return read_text(value, "content")
+    texts = list(map(read_part, value))
     if len(texts) < 2:
         return "".join(texts)
     return [{"type": "text", "text": text} for text in texts]
 
 
-def text_of_part(part: Any) -> str:
-    """The text of one part of a content."""
+def read_part(part: Any) -> str:
+    """Return the text of one part of a content."""
     if not isinstance(part, Mapping):
-        return text_in(part, "a part of content")
+        return read_text(part, "a part of content")
     kind = part.get("type")
     text = part.get("text")
     unnamed = kind is None and text is None
-    if unnamed or kind not in TEXTS or not isinstance(text, (str, type(None))):
+    if unnamed or kind not in TEXT_PART_TYPES or not isinstance(text, (str, type(None))):
         said = f"of type {kind!r}" if kind else f"with the keys {', '.join(map(str, part))}"
-        raise MessageError(f"content has a part {said}, and texts alone are read - leave it out")
+        raise MessageError(f"content has a part {said}, but only text is supported - remove it")
     return text or ""
 
 
-def text_in(value: Any, what: str) -> str:
-    """A cell as text: numbers and truth values as data files write them."""
+def read_text(value: Any, what: str) -> str:
+    """Return a cell as text; numbers and booleans as data files write them."""
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, (bool, int, float)):
         return str(value).lower() if isinstance(value, bool) else str(value)
-    raise MessageError(f"{what} is {kind_of(value)} - give a text")
+    raise MessageError(f"{what} is {describe_type(value)} - give a text")
 
 
-def call_of(call: Any) -> dict[str, Any]:
-    """A call of a tool as templates expect it: a `function` with a name and a mapping as its
-    arguments, which data sets hold as JSON text as well."""
+def parse_tool_call(call: Any) -> dict[str, Any]:
+    """Return a tool call as templates expect it: a `function` with a name and a mapping of
+    arguments, which datasets may store as JSON text."""
     if not isinstance(call, Mapping):
-        raise MessageError(f"tool_calls holds {kind_of(call)} - give objects with a function")
+        raise MessageError(f"tool_calls holds {describe_type(call)} - give objects with a function")
     known = {key: value for key, value in call.items() if value is not None}
     if "function" not in known and "name" in known:
         own = ("name", "arguments")
@@ -136,56 +140,58 @@ def call_of(call: Any) -> dict[str, Any]:
     given = function.get("arguments")
     key = "tool_calls.function.arguments"
     if isinstance(given, str) and given.strip():
-        given = parsed(given, key)
+        given = parse_json(given, key)
     if not isinstance(given or {}, Mapping):
-        raise MessageError(f"{key} is {kind_of(given)} - give an object of names and values")
+        raise MessageError(f"{key} is {describe_type(given)} - give an object of names and values")
     return {**known, "function": {**function, "arguments": dict(given or {})}}
 
 
-def tools_in(cell: Any) -> list[dict[str, Any]] | None:
-    """The tools of a cell, each as a schema that says its name; None where there are none."""
+def parse_tools(cell: Any) -> list[dict[str, Any]] | None:
+    """Return the tools of a cell as JSON schemas, or None."""
     found = []
-    for item in listed(cell, "tools"):
-        tool = parsed(item, "tools") if isinstance(item, str) else item
+    for item in parse_items(cell, "tools"):
+        tool = parse_json(item, "tools") if isinstance(item, str) else item
         if not isinstance(tool, Mapping):
-            raise MessageError(f"tools holds {kind_of(tool)} - give objects, JSON schemas each")
+            raise MessageError(
+                f"tools holds {describe_type(tool)} - give objects, JSON schemas each"
+            )
         found.append(dict(tool))
     return found or None
 
 
-def is_to_be_learned(said: Mapping[str, Any], role: str) -> bool:
-    """Whether a message is learned where it is an answer: not with `weight: 0` or `train: false`.
+def read_train_flag(said: Mapping[str, Any], role: str) -> bool:
+    """Return whether to train on a message if it is an answer: not with `weight: 0` or `train:
+    false`.
 
-    Raises `MessageError` for other weights, and where others than the assistant are to be learned.
+    Raises `MessageError` for other values, and for messages of other roles that ask for training.
     """
     known = {key: said[key] for key in ("weight", "train") if not is_missing(said.get(key))}
     for key, value in known.items():
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):
             wanted = "0 or 1" if key == "weight" else "true or false"
-            what = (
-                f"{key} should be {wanted} (got {value!r}), for an answer is learned or it is not"
-            )
-            raise MessageError(f"{what} - mend or remove it")
+            raise MessageError(f"{key} should be {wanted} (got {value!r}) - fix or remove it")
         if value and role != "assistant":
-            what = f"{key} asks to learn what the {role} says, and answers alone are learned"
+            what = (
+                f"{key} asks to train on a message of the {role}, but only answers are trained on"
+            )
             raise MessageError(f"{what} - remove it")
     if len(set(map(bool, known.values()))) > 1:
-        raise MessageError("weight and train say different things - keep one of them")
+        raise MessageError("weight and train contradict each other - keep one of them")
     return all(known.values())
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value is null, or not a number."""
+    """Return whether a value is null or NaN."""
     return value is None or value != value
 
 
-def is_nothing(value: Any) -> bool:
-    """Whether a key's value says nothing: null, an empty text or list."""
+def is_blank(value: Any) -> bool:
+    """Return whether a value is null or an empty text, list or object."""
     return is_missing(value) or (isinstance(value, (str, list, tuple, Mapping)) and not value)
 
 
-def kind_of(value: Any) -> str:
-    """What a value is, for a message."""
+def describe_type(value: Any) -> str:
+    """Return what a value is, for a message."""
     if isinstance(value, Mapping):
         return "an object"
     if isinstance(value, (list, tuple)):
@@ -193,17 +199,17 @@ def kind_of(value: Any) -> str:
     return f"a text ({value[:40]!r})" if isinstance(value, str) else repr(value)[:40]
 
 
-def text_of(message: Message) -> str:
-    """A message's content as one text."""
+def message_text(message: Message) -> str:
+    """Return a message's content as one text."""
     content = message["content"]
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def is_answer(message: Message) -> bool:
-    """Whether a message is the assistant's."""
+    """Return whether a message is the assistant's."""
     return bool(message["role"] == "assistant")
 
 
-def is_learned(message: Message) -> bool:
-    """Whether a message is an answer that is to be learned."""
+def is_trained_on(message: Message) -> bool:
+    """Return whether a message is an answer to train on."""
     return is_answer(message) and message.get("train", True)

@@ -1,4 +1,4 @@
-"""Texts: one or two of them a row as token ids, cut where they are too long."""
+"""Tokenization of single texts and text pairs for classification and regression."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 def encode_texts(
     rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> dict[str, list[Any]]:
-    """Columns `input_ids`, the tokenizer's `token_type_ids` and `truncated` of the rows' `text` and
-    `text_pair`: only texts that are too long are cut, in the tokenizer's own way."""
+    """Return columns `input_ids`, `token_type_ids` (if the tokenizer has them) and `truncated` for
+    the rows' `text` and `text_pair`, truncated to `max_length` tokens by the tokenizer's own
+    strategy."""
     texts = [rows["text"]] + ([rows["text_pair"]] if "text_pair" in rows else [])
     whole = encode_text(tokenizer, *texts, verbose=False)
     columns = {k: whole[k] for k in ("input_ids", "token_type_ids") if k in whole}
@@ -30,8 +31,8 @@ def encode_texts(
     return {**columns, "truncated": [row in cut_rows for row in range(len(texts[0]))]}
 
 
-def natural_order(name: str) -> tuple[int, float, str]:
-    """Numbers by their size, before words by the alphabet."""
+def natural_sort_key(name: str) -> tuple[int, float, str]:
+    """Return a sort key that orders numbers by value, before other names in alphabetical order."""
     try:
         return (0, float(name), name)
     except ValueError:

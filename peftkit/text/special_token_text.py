@@ -1,7 +1,7 @@
-"""Stand-ins: how special tokens in a user's text are told from those that a template writes.
+"""Tokenization of texts that contain special tokens, which a tokenizer would otherwise act on.
 
-A tokenizer reads its special tokens wherever it finds them, so that a text which speaks of `</s>`
-ends early. Nothing here needs peftkit: `peftkit export` puts this file beside a model.
+A tokenizer recognizes its special tokens anywhere, so a text that quotes `</s>` would end early.
+This file needs no other part of peftkit: `peftkit export` copies it into the exported folder.
 """
 
 from __future__ import annotations
@@ -14,129 +14,132 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 FIRST = 0x100000
-"""Private code points, which no writing uses: one a special token."""
+"""First of the private-use code points, one per special token."""
 FILLER = "\ufdd0"
-"""No character at all: stand-ins are as long as what they stand for, so that places agree."""
+"""A noncharacter: it makes placeholders as long as their tokens, so that offsets agree."""
 
 
-class CannotTell(ValueError):
-    """A tokenizer cannot read a special token both as itself and as text."""
+class AmbiguousSpecialToken(ValueError):
+    """A tokenizer cannot encode a special token both as itself and as text."""
 
 
 def encode_text(tokenizer: Any, *texts: Sequence[str], **how: Any) -> Any:
-    """What `tokenizer(*texts, **how)` gives, where special tokens in the texts are ordinary text.
+    """Return `tokenizer(*texts, **how)` with special tokens inside the texts read as ordinary text.
 
-    `texts` (or `text_target` in `how`) are lists. A text without special tokens has the tokens that
-    it always had.
+    `texts` (or `text_target` in `how`) are lists. Texts without special tokens get the same tokens
+    as from the tokenizer itself.
     """
-    known = marks_of(tokenizer)
+    known = get_escaper(tokenizer)
     targets = [how["text_target"]] if "text_target" in how else []
-    if not any(map(known.holds, (text for column in (*texts, *targets) for text in column))):
+    if not any(map(known.has_token, (text for column in (*texts, *targets) for text in column))):
         return tokenizer(*texts, **how)
     if targets:
-        how["text_target"] = list(map(known.restored, how["text_target"]))
-    return known.as_text(*(list(map(known.restored, column)) for column in texts), **how)
+        how["text_target"] = list(map(known.unescape, how["text_target"]))
+    return known.tokenize(*(list(map(known.unescape, column)) for column in texts), **how)
 
 
 def encode_rendered(tokenizer: Any, texts: Sequence[str], **how: Any) -> Any:
-    """What `tokenizer(texts, **how)` gives for texts that a template wrote: special tokens are
-    themselves, but for those that `protect` replaced, which are ordinary text.
+    """Return `tokenizer(texts, **how)` for texts rendered by a template: special tokens are
+    special, except those that `escape_special_tokens` replaced, which are ordinary text.
 
-    Places (`return_offsets_mapping`) are those in the rendered texts, and in `restored` ones.
-    Raises `CannotTell` where a tokenizer without a tokenizer.json is given both.
+    Offsets (`return_offsets_mapping`) hold in the given and in the unescaped texts. Raises
+    `AmbiguousSpecialToken` if a tokenizer without a tokenizer.json is given both.
     """
-    known = marks_of(tokenizer)
-    if not any(map(known.stands_in, texts)):
+    known = get_escaper(tokenizer)
+    if not any(map(known.has_placeholder, texts)):
         return tokenizer(list(texts), **how)
-    swapped = [known.swapped(text) for text in texts]
-    if not tokenizer.is_fast and any(map(known.stands_in, swapped)):
-        what = f"its tokenizer ({type(tokenizer).__name__}) cannot tell special tokens of a prompt "
-        what += "from the same in a text - use a model with a tokenizer.json, or mend the texts"
-        raise CannotTell(what)
-    found = known.as_text(swapped, **how)
-    found["input_ids"] = [[known.own.get(i, i) for i in ids] for ids in found["input_ids"]]
+    swapped = [known.swap(text) for text in texts]
+    if not tokenizer.is_fast and any(map(known.has_placeholder, swapped)):
+        what = f"its tokenizer ({type(tokenizer).__name__}) cannot encode special tokens both "
+        what += "in a prompt and in a text - use a model with a tokenizer.json, or fix the texts"
+        raise AmbiguousSpecialToken(what)
+    found = known.tokenize(swapped, **how)
+    found["input_ids"] = [[known.token_ids.get(i, i) for i in ids] for ids in found["input_ids"]]
     return found
 
 
-def protect(tokenizer: Any, text: str) -> str:
-    """A user's text, for a template: each special token in it is replaced by its stand-in."""
-    return marks_of(tokenizer).protected(text)
+def escape_special_tokens(tokenizer: Any, text: str) -> str:
+    """Replace each special token in a user's text by a placeholder, before a template renders
+    it."""
+    return get_escaper(tokenizer).escape(text)
 
 
-def restored(tokenizer: Any, text: str) -> str:
-    """A text with what `protect` replaced as it was."""
-    return marks_of(tokenizer).restored(text)
+def unescape_special_tokens(tokenizer: Any, text: str) -> str:
+    """Undo `escape_special_tokens`."""
+    return get_escaper(tokenizer).unescape(text)
 
 
-class Marks:
-    """A tokenizer's special tokens with their stand-ins."""
+class SpecialTokenEscaper:
+    """The special tokens of a tokenizer, each with its placeholder."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder.values()
         named = {str(token.content) for token in added if token.special}
         tokens = sorted(named | set(map(str, tokenizer.all_special_tokens)))
-        self.stand_ins = {
+        self.placeholders = {
             token: chr(FIRST + number) + FILLER * (len(token) - 1)
             for number, token in enumerate(tokens)
         }
-        self.originals = {stands: token for token, stands in self.stand_ins.items()}
-        self.pattern, self.reverse = map(any_of, (self.stand_ins, self.originals))
+        self.originals = {placeholder: token for token, placeholder in self.placeholders.items()}
+        self.pattern, self.reverse = map(match_any, (self.placeholders, self.originals))
 
-    def holds(self, text: str) -> bool:
-        """Whether the text has a special token in it."""
+    def has_token(self, text: str) -> bool:
+        """Return whether the text contains a special token."""
         return self.pattern.search(text) is not None
 
-    def stands_in(self, text: str) -> bool:
-        """Whether the text has a stand-in in it."""
+    def has_placeholder(self, text: str) -> bool:
+        """Return whether the text contains a placeholder."""
         return self.reverse.search(text) is not None
 
-    def protected(self, text: str) -> str:
-        """The text with stand-ins for special tokens."""
-        return self.pattern.sub(lambda hit: self.stand_ins[hit[0]], text)
+    def escape(self, text: str) -> str:
+        """Replace special tokens by placeholders."""
+        return self.pattern.sub(lambda hit: self.placeholders[hit[0]], text)
 
-    def restored(self, text: str) -> str:
-        """The text with special tokens for stand-ins."""
+    def unescape(self, text: str) -> str:
+        """Replace placeholders by special tokens."""
         return self.reverse.sub(lambda hit: self.originals[hit[0]], text)
 
-    def swapped(self, text: str) -> str:
-        """The text with each for the other."""
+    def swap(self, text: str) -> str:
+        """Replace special tokens by placeholders and placeholders by special tokens."""
         parts = re.split(f"({self.reverse.pattern})", text)
-        return "".join(self.originals.get(part) or self.protected(part) for part in parts)
+        return "".join(self.originals.get(part) or self.escape(part) for part in parts)
 
-    def found_in(self, cell: Any) -> Iterator[str]:
-        """The special tokens in a cell: a text, a list, or a mapping of such."""
+    def find_tokens(self, cell: Any) -> Iterator[str]:
+        """Yield the special tokens in a text, or in the texts of a list or mapping."""
         if isinstance(cell, str):
             yield from (hit[0] for hit in self.pattern.finditer(cell))
         elif isinstance(cell, (list, tuple, dict)):
             for part in cell.values() if isinstance(cell, dict) else cell:
-                yield from self.found_in(part)
+                yield from self.find_tokens(part)
 
     @cached_property
-    def own(self) -> dict[int, int]:
-        """The ids of the copy's stand-ins, and of the special tokens that they stand for."""
+    def token_ids(self) -> dict[int, int]:
+        """The id of each placeholder in the tokenizer's copy, with the id of its special token."""
         if not self.tokenizer.is_fast:
             return {}
-        to_id = self.copied.convert_tokens_to_ids
-        pairs = self.stand_ins.items()
-        return {to_id(stands): self.tokenizer.convert_tokens_to_ids(t) for t, stands in pairs}
+        to_id = self.tokenizer_copy.convert_tokens_to_ids
+        pairs = self.placeholders.items()
+        return {
+            to_id(placeholder): self.tokenizer.convert_tokens_to_ids(t) for t, placeholder in pairs
+        }
 
-    def as_text(self, *texts: Sequence[str], **how: Any) -> Any:
-        """Tokens of texts in which only stand-ins are special tokens."""
+    def tokenize(self, *texts: Sequence[str], **how: Any) -> Any:
+        """Tokenize texts in which only placeholders are special tokens."""
         if not self.tokenizer.is_fast:
             return self.tokenizer(*texts, split_special_tokens=True, **how)
         if getattr(self.tokenizer, "src_lang", None) is not None:  # may be named at any time
             for name in ("src_lang", "tgt_lang"):
-                setattr(self.copied, name, getattr(self.tokenizer, name))
-        return self.copied(*texts, split_special_tokens=True, **how)
+                setattr(self.tokenizer_copy, name, getattr(self.tokenizer, name))
+        return self.tokenizer_copy(*texts, split_special_tokens=True, **how)
 
     @cached_property
-    def copied(self) -> Any:
-        """A copy of the tokenizer that has the stand-ins as tokens.
+    def tokenizer_copy(self) -> Any:
+        """A copy of the tokenizer with the placeholders as tokens.
 
-        tokenizers 0.23 still finds a special token in a text that is not to be split at it where
-        the token is a piece of the vocabulary too (T5, XLM-R), as sentencepiece would not: those
-        pieces have another name in the copy.
+        tokenizers 0.23 finds a special token even in a text that it must not split there if the
+        token is also in the model's vocabulary (T5, XLM-R), unlike sentencepiece: these entries are
+        renamed in the copy.
         """
         from tokenizers import AddedToken, Tokenizer
 
@@ -144,32 +147,32 @@ class Marks:
         backend = other.backend_tokenizer
         said = json.loads(backend.to_str())
         bare = {**said, "added_tokens": [], "post_processor": None}
-        bare["model"] = without_pieces(said["model"], self.stand_ins)
+        bare["model"] = rename_tokens(said["model"], self.placeholders)
         backend.model = Tokenizer.from_str(json.dumps(bare)).model
         how = {each["content"]: each for each in said["added_tokens"]}
         strips = ("lstrip", "rstrip", "single_word")
         backend.add_tokens(
             [
-                AddedToken(stands, normalized=False, **{k: how[token][k] for k in strips})
-                for token, stands in self.stand_ins.items()
+                AddedToken(placeholder, normalized=False, **{k: how[token][k] for k in strips})
+                for token, placeholder in self.placeholders.items()
             ]
         )
         return other
 
 
 @lru_cache(maxsize=4)
-def marks_of(tokenizer: Any) -> Marks:
-    """The special tokens of a tokenizer, found once."""
-    return Marks(tokenizer)
+def get_escaper(tokenizer: Any) -> SpecialTokenEscaper:
+    """Return the escaper of a tokenizer, made once."""
+    return SpecialTokenEscaper(tokenizer)
 
 
-def any_of(words: Iterable[str]) -> re.Pattern[str]:
-    """What finds any of the words, the longest of those that fit."""
+def match_any(words: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern that matches any of the words, longer ones first."""
     return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or r"(?!)")
 
 
-def without_pieces(model: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """A model of tokenizers' (as JSON) in which the pieces called so have the other names."""
+def rename_tokens(model: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """Return a model of the tokenizers library (as JSON) with vocabulary entries renamed."""
     if isinstance(model["vocab"], list):  # Unigram's, with scores
         return {**model, "vocab": [[names.get(p, p), score] for p, score in model["vocab"]]}
     changed: dict[str, Any] = {"vocab": {names.get(p, p): i for p, i in model["vocab"].items()}}

@@ -1,4 +1,4 @@
-"""Pieces: texts as a tokenizer cuts them, with their places in the text and no special tokens."""
+"""Subword tokens of texts with their character spans, and windows over them."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Span = tuple[int, int]
-"""First character and the one behind the last."""
+"""First character, and the one after the last."""
 
 
-class Pieces(NamedTuple):
-    """One text in pieces."""
+class SubwordTokens(NamedTuple):
+    """The ids and character spans of one text, without special tokens."""
 
     ids: list[int]
     spans: list[Span]
 
 
-class Frame(NamedTuple):
+class SpecialTokenFrame(NamedTuple):
     """The special tokens around a single text."""
 
     before: list[int]
@@ -31,7 +31,8 @@ class Frame(NamedTuple):
     """Whether the model reads `token_type_ids`."""
 
     def room(self, max_length: int, least: int = 1) -> int:
-        """Pieces that fit between the special tokens; raises `DataError` for less than `least`."""
+        """Return how many tokens fit between the special tokens; raises `DataError` if fewer than
+        `least`."""
         special = len(self.before) + len(self.after)
         if max_length - special < least:
             what = f"is {max_length}, too few - use {least + special} or more"
@@ -39,52 +40,55 @@ class Frame(NamedTuple):
         return max_length - special
 
     def around(self, ids: Sequence[int]) -> dict[str, list[int]]:
-        """An example's columns of the pieces with their special tokens."""
+        """Return the input columns for tokens surrounded by the special tokens."""
         whole = [*self.before, *ids, *self.after]
         types = {"token_type_ids": [0] * len(whole)} if self.segmented else {}
         return {"input_ids": whole, **types}
 
 
-def pieces_of(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[Pieces]:
-    """The pieces of each text.
+def tokenize_with_spans(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]
+) -> list[SubwordTokens]:
+    """Return the tokens of each text with their spans.
 
-    Raises `RecipeError` where the tokenizer does not know where in a text its pieces stand.
+    Raises `RecipeError` for a slow tokenizer, which has no offsets.
     """
     if not tokenizer.is_fast:
-        what = f"its tokenizer ({type(tokenizer).__name__}) cannot say where in a text its pieces "
+        what = f"its tokenizer ({type(tokenizer).__name__}) has no character offsets"
         raise RecipeError(
             "the model does not suit the task:",
-            [Fault("model", f"{what}stand - use a model with a tokenizer.json")],
+            [Fault("model", f"{what} - use a model with a tokenizer.json")],
         )
     how = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
     found = encode_text(tokenizer, texts, **how)
     both = zip(found["input_ids"], found["offset_mapping"], strict=True)
-    return [Pieces(list(ids), [tuple(span) for span in spans]) for ids, spans in both]
+    return [SubwordTokens(list(ids), [tuple(span) for span in spans]) for ids, spans in both]
 
 
-def frame_of(tokenizer: "PreTrainedTokenizerBase") -> Frame:
-    """What the tokenizer puts before and behind a single text."""
+def find_frame(tokenizer: "PreTrainedTokenizerBase") -> SpecialTokenFrame:
+    """Return the special tokens that the tokenizer puts around a single text."""
     inner: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole: list[int] = tokenizer("a")["input_ids"]
     starts = range(len(whole) - len(inner) + 1)
     start = next(i for i in starts if whole[i : i + len(inner)] == inner)
     segmented = "token_type_ids" in tokenizer.model_input_names
-    return Frame(whole[:start], whole[start + len(inner) :], segmented)
+    return SpecialTokenFrame(whole[:start], whole[start + len(inner) :], segmented)
 
 
-def unknown_id(tokenizer: Any) -> int:
-    """The token that stands for what a tokenizer has no piece for."""
+def find_unknown_id(tokenizer: Any) -> int:
+    """Return the id for what is not in the vocabulary: unk, mask or pad token, whichever exists
+    first."""
     known = (tokenizer.unk_token_id, tokenizer.mask_token_id, tokenizer.pad_token_id)
     return next(int(token) for token in known if token is not None)
 
 
-def pieces_of_words(
-    pieces: Pieces, text: str, words: Sequence[Span], unknown: int
+def align_words(
+    pieces: SubwordTokens, text: str, words: Sequence[Span], unknown: int
 ) -> tuple[list[int], list[int]]:
-    """The pieces' ids, word by word, and the place of each word's first one.
+    """Return the token ids, word by word, and the position of each word's first token.
 
-    A word that the tokenizer drops (control characters) is there as the token `unknown`. A piece
-    that is only a blank goes with what is behind it.
+    A word that the tokenizer drops (control characters) becomes the token `unknown`. A token that
+    is only white space belongs to the next word.
     """
     starts = [start for start, _ in words]
     own: list[list[int]] = [[] for _ in words]
@@ -96,9 +100,9 @@ def pieces_of_words(
     return [token for tokens in filled for token in tokens], firsts
 
 
-def windows(length: int, room: int, stride: int) -> Iterator[Span]:
-    """Windows of at most `room` pieces over `length` of them, neighbors of which share `stride`;
-    the last two may share more, so that each is full."""
+def split_windows(length: int, room: int, stride: int) -> Iterator[Span]:
+    """Yield windows of at most `room` tokens over `length` tokens; neighbors overlap by `stride`,
+    the last two by more if needed, so that each window is full."""
     start = 0
     while start + room < length:
         yield start, start + room
@@ -106,8 +110,8 @@ def windows(length: int, room: int, stride: int) -> Iterator[Span]:
     yield max(0, length - room), length
 
 
-def window_of(place: int, among: Sequence[Span], length: int) -> int:
-    """Which of the windows shows most of what is around a piece: the first of several."""
+def choose_window(place: int, among: Sequence[Span], length: int) -> int:
+    """Return the index of the window with the most context around a token, the first of several."""
 
     def context(window: Span) -> int:
         start, end = window
@@ -120,12 +124,13 @@ def window_of(place: int, among: Sequence[Span], length: int) -> int:
     return max(range(len(among)), key=lambda index: context(among[index]))
 
 
-def with_markers(
-    pieces: Pieces, spans: Sequence[Span], markers: Sequence[int]
+def insert_markers(
+    pieces: SubwordTokens, spans: Sequence[Span], markers: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """The pieces with an opening and a closing marker around each span, and where those stand.
+    """Return the token ids with an opening and a closing marker around each span, and the positions
+    of the markers.
 
-    `markers` are the first span's two, the second's, ... A span takes in whole pieces.
+    `markers` are the two of the first span, those of the second, ... A span covers whole tokens.
     """
     inserted: list[tuple[int, int, int]] = []
     for number, (start, end) in enumerate(spans):
@@ -134,7 +139,7 @@ def with_markers(
         first, behind = (touched[0], touched[-1] + 1) if touched else (before, before)
         inserted += [(first, 1, 2 * number), (behind, 0 if touched else 2, 2 * number + 1)]
     ids, places = list(pieces.ids), [0] * len(markers)
-    # from behind, so that what stands before keeps its place; where two meet, one closes first
+    # from the end, so that earlier positions stay valid; where two meet, one closes first
     for place, _, which in sorted(inserted, reverse=True):
         ids.insert(place, markers[which])
         places = [p + 1 if p >= place else p for p in places]
@@ -142,9 +147,9 @@ def with_markers(
     return ids, places
 
 
-def nearest_to(places: Sequence[int], length: int, room: int) -> list[int]:
-    """At most `room` of so many pieces, in their order: those between the first and the last of
-    `places` before those around them, and what is nearer to one of them before what is farther."""
+def keep_nearest(places: Sequence[int], length: int, room: int) -> list[int]:
+    """Return at most `room` of `length` positions, in order: those between the first and the last
+    of `places` before those around them, and nearer ones before farther ones."""
     first, last = min(places), max(places)
 
     def rank(index: int) -> tuple[bool, int]:

@@ -1,4 +1,4 @@
-"""Words of the synthetic data set, which the toy models have in their vocabulary."""
+"""Words of the synthetic dataset, all in the toy models' vocabulary."""
 
 TOPICS = {
     "sport": "goal match team coach league stadium referee trophy",
@@ -10,11 +10,11 @@ TOPICS = {
     "animals": "dog horse eagle rabbit whale sheep tiger spider",
     "school": "teacher exam lesson pupil homework classroom essay grade",
 }
-"""The words that tell each class."""
+"""The words that identify each class."""
 COMMON_WORDS = "the a this that we they he she saw had was found with near after again today"
-"""Words that texts of all classes hold."""
+"""Words in texts of all classes."""
 
 
 def vocabulary() -> list[str]:
-    """Every word that a generated text can hold."""
+    """Return every word that a generated text can contain."""
     return sorted({word for words in [*TOPICS.values(), COMMON_WORDS] for word in words.split()})

@@ -1,4 +1,4 @@
-"""A model's tokenizer, opened from its files."""
+"""Loading of a model's tokenizer from its files."""
 
 import json
 from pathlib import Path
@@ -13,18 +13,18 @@ from transformers.models.auto.tokenization_auto import (
 from peftkit.errors import DataError
 
 FEWEST_WORDS = 3
-"""Of its own, beside special tokens: transformers 5.23 makes a tokenizer of fewer up where the
-vocabulary's file is missing."""
+"""Number of non-special tokens below which transformers 5.23 is assumed to have created an empty
+tokenizer because the vocabulary file is missing."""
 
 
 NO_VOCABULARY = ("tokenizer_config_file", "target_vocab_file", "tokenizer_file")
-"""Files that a tokenizer's class names and can do without."""
+"""Optional files of tokenizer classes."""
 
 
-def opened(folder: Path, config: PretrainedConfig) -> Any:
-    """The tokenizer in a model's folder.
+def open_tokenizer(folder: Path, config: PretrainedConfig) -> Any:
+    """Return the tokenizer in a model's folder.
 
-    Raises `DataError` that names the files which are missing, or what must be installed.
+    Raises `DataError` that names the missing files or packages.
     """
     path = folder / "tokenizer_config.json"
     named = json.loads(path.read_text("utf-8")).get("tokenizer_class") if path.is_file() else None
@@ -35,12 +35,12 @@ def opened(folder: Path, config: PretrainedConfig) -> Any:
     except ImportError as error:
         what = f"its tokenizer needs a package that is not installed: {first_line(error)}"
         raise DataError(f"model {str(folder)!r}: {what}") from None
-    except Exception as error:  # of many kinds, the Rust library's own among them
-        missing = missing_files(folder, config, named)
+    except Exception as error:  # of many types, some raised by the Rust library
+        missing = describe_missing_files(folder, config, named)
         what = missing or f"its tokenizer cannot be read ({first_line(error)})"
         raise DataError(f"model {str(folder)!r}: {what} - {FETCH}") from error
     words = set(tokenizer.get_vocab()) - {str(t) for t in tokenizer.added_tokens_decoder.values()}
-    if len(words) < FEWEST_WORDS and (missing := missing_files(folder, config, named)):
+    if len(words) < FEWEST_WORDS and (missing := describe_missing_files(folder, config, named)):
         raise DataError(f"model {str(folder)!r}: {missing} - {FETCH}")
     return tokenizer
 
@@ -48,8 +48,8 @@ def opened(folder: Path, config: PretrainedConfig) -> Any:
 FETCH = "copy the tokenizer's files from where the weights come from"
 
 
-def missing_files(folder: Path, config: PretrainedConfig, named: str | None) -> str | None:
-    """Which files of the tokenizer that the folder should have are not there, for a message."""
+def describe_missing_files(folder: Path, config: PretrainedConfig, named: str | None) -> str | None:
+    """Return which tokenizer files are missing from the folder, for a message, or None."""
     if (folder / "tokenizer.json").is_file():
         return None
     name = named or TOKENIZER_MAPPING_NAMES.get(config.model_type) or "TokenizersBackend"
@@ -59,10 +59,10 @@ def missing_files(folder: Path, config: PretrainedConfig, named: str | None) -> 
     lacking = [file for file in own if not (folder / file).is_file()]
     if own and not lacking:
         return None
-    instead = f", nor {' and '.join(lacking)} in its place" if lacking else ""
-    return f"there is no tokenizer ({name}): tokenizer.json is not there{instead}"
+    instead = f", and so is {' and '.join(lacking)}" if lacking else ""
+    return f"has no tokenizer ({name}): tokenizer.json is missing{instead}"
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first."""
+    """Return the first line of an error's message."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

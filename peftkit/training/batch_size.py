@@ -9,7 +9,7 @@ from torch import Tensor
 
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RunError
-from peftkit.evaluation.prediction import on_device
+from peftkit.evaluation.prediction import move_to_device
 from peftkit.loading.model import LoadedModel
 from peftkit.records.run_dir import RunDir
 from peftkit.runtime.distributed import World, any_rank, on_main, say
@@ -111,7 +111,7 @@ def forward_and_backward(recipe: Recipe, loaded: LoadedModel, rows: Sequence[Any
     with preserve_random_state():
         module.train()
         try:
-            batch = on_device(loaded.batcher(rows), device)
+            batch = move_to_device(loaded.batcher(rows), device)
             labels = batch.pop("labels")
             task = recipe.task
             logits = task.logits(module(**batch))

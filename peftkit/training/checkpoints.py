@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from peftkit.errors import RunError
-from peftkit.storage.atomic_files import settle, write_json
+from peftkit.storage.atomic_files import sync_to_disk, write_json
 from peftkit.strategies.base import restore, trainable
 
 MANIFEST = "whole.json"
@@ -54,7 +54,7 @@ def mark_complete(checkpoint: Path, facts: Mapping[str, Any]) -> None:
     """Mark `checkpoint` as complete, with `facts` to resume from."""
     files = [p for p in sorted(checkpoint.rglob("*")) if p.is_file() and p.name != MANIFEST]
     for path in files:
-        settle(path)
+        sync_to_disk(path)
     sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
     write_json(checkpoint / MANIFEST, {"files": sizes, **facts})
 

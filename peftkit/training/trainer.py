@@ -15,7 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerState
 
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RunError, RunStopped
-from peftkit.evaluation.prediction import first_batches, predict
+from peftkit.evaluation.prediction import initialization_batches, predict
 from peftkit.loading.model import LoadedModel
 from peftkit.preprocessing.batching import Order
 from peftkit.records.record import Engine, Proof
@@ -82,7 +82,7 @@ def fit(
     training = recipe.training
     check_rows(recipe, examples)
     share = share_of_batch(training.batch_size, world.size)
-    recipe.strategy.prepare(loaded.module, lambda: first_batches(recipe, loaded, examples))
+    recipe.strategy.prepare(loaded.module, lambda: initialization_batches(recipe, loaded, examples))
     check = IntegrityCheck(loaded.module)
     micro = find_micro_batch_size(recipe, loaded, examples["train"], share, folder, world)
     engine = select_engine(recipe, loaded, examples["train"], micro, folder, world)

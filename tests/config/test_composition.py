@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from peftkit.config.composition import Composition, compose, parse_overrides, recipe_names
 from peftkit.errors import RecipeError
-from peftkit.storage.yaml import brief, dump_yaml, load_yaml
+from peftkit.storage.yaml import dump_yaml, load_yaml, summarize_error
 
 
 @pytest.fixture(autouse=True)
@@ -276,4 +276,4 @@ def test_merging_is_what_updating_a_dictionary_is_and_knows_its_sources(
 def test_what_pyyaml_says_fits_on_a_line() -> None:
     with pytest.raises(yaml.YAMLError) as raised:
         load_yaml("a: b: c")
-    assert brief(raised.value) == "line 1, column 5: mapping values are not allowed here"
+    assert summarize_error(raised.value) == "line 1, column 5: mapping values are not allowed here"

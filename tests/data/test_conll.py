@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from peftkit.data.validation import Wanted, survey
+from peftkit.data.validation import RequestedColumn, scan_file
 from peftkit.readers.base import reader_for
 from peftkit.readers.lines import Flaw, Record
 
@@ -50,7 +50,7 @@ def test_lines_of_other_widths_are_flaws(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
     (tmp_path / "x.conll").write_bytes(b"a O\nb\xff O\n")
-    found = survey(tmp_path / "x.conll", "x.conll", [Wanted("tokens", "tokens", True)])
+    found = scan_file(tmp_path / "x.conll", "x.conll", [RequestedColumn("tokens", "tokens", True)])
     assert "is not UTF-8 (byte 0xff) - save the file as UTF-8" in found.flaws
     assert found.num_rows == 1 and found.columns == {"tokens", "tags"}
 

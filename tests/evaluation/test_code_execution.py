@@ -18,8 +18,13 @@ import peftkit
 from peftkit.errors import RecipeError
 from peftkit.evaluation import code_execution
 from peftkit.evaluation.baselines.cache import UNTRAINED
-from peftkit.evaluation.code_execution import found_from_here, notes_on, verdict, with_verdicts
-from peftkit.evaluation.scoring import judged
+from peftkit.evaluation.code_execution import (
+    failure_notes,
+    grade_predictions,
+    resolve_command,
+    run_grader,
+)
+from peftkit.evaluation.scoring import evaluate
 from peftkit.hub.resolve import find_model
 from peftkit.metrics.text import pass_at, pass_counts, pass_names
 from peftkit.tasks.base import EvalSplit, Predictions
@@ -44,7 +49,7 @@ except Exception:
 def script(folder: Path, code: str) -> list[str]:
     path = folder / "judge.py"
     path.write_text(code)
-    return found_from_here([sys.executable, str(path)])
+    return resolve_command([sys.executable, str(path)])
 
 
 def asked(text: str, reference: str = "3") -> str:
@@ -73,9 +78,9 @@ def test_the_usual_k_are_told_and_that_of_all_samples() -> None:
 def test_a_command_that_runs_the_text_passes_what_is_right(tmp_path: Path) -> None:
     command = script(tmp_path, RUNS_IT)
     right = "if True:\n    answer = 1 + 2"
-    assert verdict(command, asked(right), 20) == (True, "")
-    assert verdict(command, asked(right, reference="4"), 20) == (False, "")
-    assert verdict(command, asked("answer = "), 20) == (False, "")
+    assert run_grader(command, asked(right), 20) == (True, "")
+    assert run_grader(command, asked(right, reference="4"), 20) == (False, "")
+    assert run_grader(command, asked("answer = "), 20) == (False, "")
 
 
 def gone(pid: int) -> bool:
@@ -95,7 +100,7 @@ def test_a_command_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> No
         "time.sleep(99)\n"
     )
     began = time.monotonic()
-    found = verdict(script(tmp_path, code), asked(""), 6)
+    found = run_grader(script(tmp_path, code), asked(""), 6)
     assert found == (False, "ran longer than 6 s") and time.monotonic() - began < 30
     pid = int(child.read_text())
     for _ in range(100):
@@ -109,14 +114,14 @@ def test_a_command_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> No
 
 def test_rubbish_is_no_verdict_and_is_told_in_quotes(tmp_path: Path) -> None:
     noise = "import sys\nprint('x' * 10**6)\nprint('\\x1b[31mno', file=sys.stderr)\nsys.exit(7)"
-    found = verdict(script(tmp_path, noise), asked(""), 20)
+    found = run_grader(script(tmp_path, noise), asked(""), 20)
     assert found == (False, r"ended with 7, saying '\x1b[31mno'")
     killed = "import os\nos.kill(os.getpid(), 9)"
-    assert verdict(script(tmp_path, killed), asked(""), 20) == (False, "was ended by SIGKILL")
+    assert run_grader(script(tmp_path, killed), asked(""), 20) == (False, "was ended by SIGKILL")
     plain = tmp_path / "no program"
     plain.write_text("x")
     plain.chmod(0o755)
-    found = verdict([str(plain)], asked(""), 20)
+    found = run_grader([str(plain)], asked(""), 20)
     assert not found.passed and found.trouble.startswith("ended with 126, saying '[Errno 8]")
 
 
@@ -124,9 +129,9 @@ def test_a_commands_memory_time_and_surroundings_are_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     greedy = "try: bytearray(5 << 30)\nexcept MemoryError: raise SystemExit(0)\nraise SystemExit(1)"
-    assert verdict(script(tmp_path, greedy), asked(""), 20).passed
+    assert run_grader(script(tmp_path, greedy), asked(""), 20).passed
     limits = "import resource, sys\nsys.exit(resource.getrlimit(resource.RLIMIT_CPU) != (21, 21))"
-    assert verdict(script(tmp_path, limits), asked(""), 20).passed
+    assert run_grader(script(tmp_path, limits), asked(""), 20).passed
     monkeypatch.setenv("HF_TOKEN", "secret")
     alone = (
         "import os, sys\n"
@@ -135,7 +140,7 @@ def test_a_commands_memory_time_and_surroundings_are_its_own(
         "sys.exit(bool(bad))"
     )
     command = script(tmp_path, alone)
-    assert verdict(command, asked(""), 20).passed and verdict(command, asked(""), 20).passed
+    assert run_grader(command, asked(""), 20).passed and run_grader(command, asked(""), 20).passed
 
 
 def test_a_command_is_found_from_another_folder(
@@ -144,12 +149,12 @@ def test_a_command_is_found_from_another_folder(
     script(tmp_path, RUNS_IT)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(sys.executable)
-    assert found_from_here(["./link", "judge.py", "--fast"]) == [
+    assert resolve_command(["./link", "judge.py", "--fast"]) == [
         str(tmp_path / "link"),
         str(tmp_path / "judge.py"),
         "--fast",
     ]
-    assert Path(found_from_here(["sh"])[0]).is_absolute()
+    assert Path(resolve_command(["sh"])[0]).is_absolute()
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
@@ -208,15 +213,15 @@ def test_rows_are_judged_and_told_of_by_their_own_names(tmp_path: Path) -> None:
     rows = Dataset.from_dict({**QUESTIONS, "row": [f"f:{i}" for i in range(4)]})
     samples = [["a", "ab", "abc"], None, ["ab", "ab", "ab"], ["a", "a", "ab"]]
     said = Predictions([], [], None, ["a", None, "ab", "a"], samples)
-    found = with_verdicts(recipe.task, said, rows, ALONE, "trained model")
+    found = grade_predictions(recipe.task, said, rows, ALONE, "trained model")
     assert found.passed == [1, None, 3, 0]
     assert found.notes and found.notes[0].startswith(
         "the judge had no verdict on 3 of 9 texts of the trained model, which count as failed: "
         "in 3 it ended with 9"
     )
     plain = talk("tiny-llama", "{kind: instruction_tuning, template: plain, generate: {rows: 4}}")
-    assert with_verdicts(plain.task, said, rows, ALONE, "x") is said
-    assert not list(notes_on([code_execution.Verdict(True), code_execution.Verdict(False)], "x"))
+    assert grade_predictions(plain.task, said, rows, ALONE, "x") is said
+    assert not list(failure_notes([code_execution.Grade(True), code_execution.Grade(False)], "x"))
 
 
 @pytest.mark.parametrize("kind", ["instruction_tuning", "text_generation"])
@@ -232,9 +237,9 @@ def test_judged_texts_are_scored_beside_the_untuned_base(kind: str, tmp_path: Pa
     columns["length"] = [len(ids) for ids in columns["input_ids"]]
     rows = Dataset.from_dict({**own, "row": [f"g:{i}" for i in range(4)]})
     given = EvalSplit(rows, Dataset.from_dict(columns), (), rows, resamples=50)
-    base, _ = judged(recipe, made(recipe), given, {}, ALONE)
+    base, _ = evaluate(recipe, made(recipe), given, {}, ALONE)
     assert base is not None
-    said, scored = judged(recipe, model, given, {UNTRAINED: base}, ALONE)
+    said, scored = evaluate(recipe, model, given, {UNTRAINED: base}, ALONE)
     assert said is not None and scored is not None
     assert not any("verdict" in note for note in scored.notes)
     drawn = [(texts, hits) for texts, hits in zip(said.samples, said.passed, strict=True) if texts]

@@ -12,7 +12,12 @@ from transformers import AutoModelForCausalLM
 import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError
-from peftkit.evaluation.baselines.few_shot import Shown, behind, by_shots, shown_task
+from peftkit.evaluation.baselines.few_shot import (
+    FewShot,
+    make_few_shot_task,
+    predict_few_shot,
+    prepend_examples,
+)
 from peftkit.evaluation.prediction import predict
 from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source
@@ -53,9 +58,9 @@ def material(
     return recipe, base, given
 
 
-def shown(recipe: Recipe, base: Any, given: EvalSplit) -> Shown:
+def shown(recipe: Recipe, base: Any, given: EvalSplit) -> FewShot:
     task: Any = recipe.task
-    return shown_task(task, task.generate, given, base.tokenizer, recipe.data.max_length)
+    return make_few_shot_task(task, task.generate, given, base.tokenizer, recipe.data.max_length)
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:
@@ -88,14 +93,17 @@ def test_a_system_prompt_stays_in_front_and_is_said_once() -> None:
     own = [system, {"role": "user", "content": "c"}]
     tools = [{"name": "look"}, {"name": "find"}]
     shots = [Conversation(shot, tools[:1]), Conversation(shot, tools)]
-    whole = behind(shots, Conversation(own))
+    whole = prepend_examples(shots, Conversation(own))
     assert [m["content"] for m in whole.messages] == ["be brief", *"ababc"]
-    assert whole.tools == tools and behind([Conversation(shot)], Conversation(own)).tools is None
+    assert (
+        whole.tools == tools
+        and prepend_examples([Conversation(shot)], Conversation(own)).tools is None
+    )
 
 
 def test_nats_are_those_of_the_own_answer_behind_the_others(tmp_path: Path) -> None:
     recipe, base, given = material()
-    found = by_shots(recipe, base, given, ALONE)
+    found = predict_few_shot(recipe, base, given, ALONE)
     assert found is not None and found[0] == "2-shot"
     base.module.save_pretrained(tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
@@ -121,7 +129,7 @@ def test_an_answer_that_is_cut_without_shots_is_cut_as_much_behind_them() -> Non
     recipe, base, given = material(length=14)
     assert any(given.examples["truncated"]) and not all(given.examples["truncated"])
     alone = predict(base, recipe.task, given.examples, ALONE)
-    found = by_shots(recipe, base, given, ALONE)
+    found = predict_few_shot(recipe, base, given, ALONE)
     assert found is not None
     tokens = [[int(number) for _, number in each.outputs] for each in (alone, found[1])]
     assert tokens[0] == tokens[1]
@@ -137,7 +145,7 @@ def test_the_first_shots_are_dropped_where_there_is_no_room_and_a_note_says_so()
     assert short == ids_of(base.tokenizer, f"{turns(kept)}Q: bread\nA:")
     rows = {"question": ["soup", "goal " * 40], "answer": ["a", "b"]}
     recipe, base, given = material("few_shot_examples: 4", length=60, train=LONG, rows=rows)
-    fewer = by_shots(recipe, base, given, ALONE)
+    fewer = predict_few_shot(recipe, base, given, ALONE)
     assert fewer is not None and fewer[0] == "4-shot"
     whole = [f"{turns(task.shots[i:])}Q: {rows['question'][1]}\nA: b[SEP]" for i in range(5)]
     # the tiny model reads 130 tokens
@@ -149,7 +157,7 @@ def test_the_first_shots_are_dropped_where_there_is_no_room_and_a_note_says_so()
 
 def test_none_are_shown_where_none_are_asked_for() -> None:
     recipe, base, given = material("rows: 2")
-    assert by_shots(recipe, base, given, ALONE) is None
+    assert predict_few_shot(recipe, base, given, ALONE) is None
 
 
 @pytest.mark.parametrize("kind", ["translation", "instruction_tuning"])

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from peftkit.evaluation.generation import drawn, generate, generate_tokens
-from peftkit.evaluation.streaming import cut_at
+from peftkit.evaluation.generation import generate, generate_tokens, sample_rows
+from peftkit.evaluation.streaming import cut_at_stop
 from peftkit.models.architectures import unwrapped
 from peftkit.models.packed_attention import PACKED
 from peftkit.tasks.language_modeling.generation_settings import Generation
@@ -153,12 +153,12 @@ def test_texts_end_at_tokens_and_texts_that_say_so() -> None:
 
 
 def test_a_text_is_cut_before_the_first_stop() -> None:
-    assert cut_at(" a b STOP c END", ["END", "STOP"]) == " a b "
-    assert cut_at(" a b ", []) == " a b "
+    assert cut_at_stop(" a b STOP c END", ["END", "STOP"]) == " a b "
+    assert cut_at_stop(" a b ", []) == " a b "
 
 
 def test_rows_are_drawn_by_the_seed_and_a_larger_draw_holds_a_smaller_one() -> None:
-    few, many = drawn(50, Generation(rows=5)), drawn(50, Generation(rows=20))
-    assert set(few) < set(many) and few == sorted(few) == drawn(50, Generation(rows=5))
-    assert drawn(50, Generation(rows=5, seed=1)) != few
-    assert drawn(3, Generation(rows=5)) == [0, 1, 2]
+    few, many = sample_rows(50, Generation(rows=5)), sample_rows(50, Generation(rows=20))
+    assert set(few) < set(many) and few == sorted(few) == sample_rows(50, Generation(rows=5))
+    assert sample_rows(50, Generation(rows=5, seed=1)) != few
+    assert sample_rows(3, Generation(rows=5)) == [0, 1, 2]

@@ -8,8 +8,8 @@ import pytest
 from datasets import Dataset
 
 from peftkit.evaluation.baselines import cache
-from peftkit.evaluation.baselines.cache import UNTRAINED, untrained_predictions
-from peftkit.evaluation.scoring import judged, unbeaten
+from peftkit.evaluation.baselines.cache import UNTRAINED, predict_untrained
+from peftkit.evaluation.scoring import evaluate, warn_if_unbeaten
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import load_tokenizer
 from peftkit.metrics.registry import Score
@@ -39,7 +39,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def asked(recipe: Any, given: EvalSplit, content: str = "rows") -> Any:
     source = find_model(recipe.model)
     tokenizer = load_tokenizer(source.location, recipe.task)
-    return untrained_predictions(recipe, source, tokenizer, given, content, ALONE)
+    return predict_untrained(recipe, source, tokenizer, given, content, ALONE)
 
 
 def test_the_base_is_asked_once_for_all_runs_on_the_same_rows(
@@ -67,7 +67,7 @@ def test_the_base_is_asked_once_for_all_runs_on_the_same_rows(
 def test_what_training_bought_is_the_difference_of_both_with_its_interval() -> None:
     recipe, model, given = material()
     base = asked(recipe, given)
-    said, scored = judged(recipe, model, given, base, ALONE)
+    said, scored = evaluate(recipe, model, given, base, ALONE)
     assert said is not None and scored is not None
     theirs = scored.baselines["untrained"]
     assert scored.baseline == theirs
@@ -83,7 +83,7 @@ def test_what_training_bought_is_the_difference_of_both_with_its_interval() -> N
 def test_a_model_that_learned_nothing_is_no_better_than_itself() -> None:
     recipe, _, given = material()
     base = asked(recipe, given)
-    _, scored = judged(recipe, made(recipe), given, base, ALONE)
+    _, scored = evaluate(recipe, made(recipe), given, base, ALONE)
     assert scored is not None
     for each in scored.details["better_than_untrained"].values():
         assert each["value"] == pytest.approx(0, abs=1e-5)
@@ -109,7 +109,7 @@ def test_a_run_that_no_training_equals_says_so(
     headline: str, ours: float | None, theirs: dict[str, float | None], unbeaten_by: str | None
 ) -> None:
     known = {name: {headline: score(value)} for name, value in theirs.items()}
-    notes = unbeaten(headline, {headline: score(ours)}, known)
+    notes = warn_if_unbeaten(headline, {headline: score(ours)}, known)
     assert len(notes) == (unbeaten_by is not None)
     if unbeaten_by is not None:
         assert unbeaten_by in notes[0] and f"{ours:.4f}" in notes[0]
@@ -118,4 +118,4 @@ def test_a_run_that_no_training_equals_says_so(
 def test_a_task_that_compares_with_no_base_asks_none() -> None:
     recipe, _, given = material()
     other = recipe.but(task={"kind": "text_classification", "untrained_baseline": False})
-    assert untrained_predictions(other, None, None, given, "", ALONE) == {}  # type: ignore[arg-type]
+    assert predict_untrained(other, None, None, given, "", ALONE) == {}  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 import peftkit
 from peftkit.cli.main import main
 from peftkit.evaluation.generation import generate
-from peftkit.evaluation.streaming import Words, without_begun
+from peftkit.evaluation.streaming import WordStreamer, hold_back_stop
 from peftkit.inference.chat import Chat, converse, prompt_for
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from support.conversations import CHAT, QUESTIONS, TRANSLATION, made, talk
@@ -136,9 +136,9 @@ def test_a_beam_search_shows_nothing_before_it_is_done() -> None:
 
 
 def test_what_may_become_a_stop_is_held_back() -> None:
-    assert without_begun("a\nQ", ["\nQ:"]) == "a" and without_begun("a", ["b"]) == "a"
+    assert hold_back_stop("a\nQ", ["\nQ:"]) == "a" and hold_back_stop("a", ["b"]) == "a"
     shown: list[str] = []
-    words = Words(None, shown.append, ["\nQ:", "END"])
+    words = WordStreamer(None, shown.append, ["\nQ:", "END"])
     for piece in (" a b", " E", "N", "x c\n", "Q", ": d"):
         words.on_finalized_text(piece)
     words.on_finalized_text("", stream_end=True)

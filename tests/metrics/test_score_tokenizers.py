@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from peftkit.errors import DataError
-from peftkit.evaluation.scoring import compared
+from peftkit.evaluation.scoring import add_baselines
 from peftkit.metrics.text import ROUGE, bleus, counts_of, rouges, totals_of
 from peftkit.metrics.tokenizers import UnicodeWords, bleu_tokenizer, english
 from peftkit.records.record import read_record
@@ -203,7 +203,7 @@ def test_texts_in_many_scripts_add_up_as_texts_in_one() -> None:
 def test_how_texts_were_split_is_among_a_runs_notes() -> None:
     found = scored(SUMMARIES, [SENTENCES["Tamil"]], [SENTENCES["Tamil"]])
     nothing = Predictions([], [], None), {}, EvalSplit({}, {}, ())
-    notes = compared(Task.parse(SUMMARIES, "task"), found, *nothing).notes
+    notes = add_baselines(Task.parse(SUMMARIES, "task"), found, *nothing).notes
     assert notes == found.notes and len(notes) == 1
 
 

@@ -48,8 +48,8 @@ def test_a_folder_without_its_vocabulary_is_refused_by_the_names_of_its_files(
     with pytest.raises(DataError) as caught:
         load_tokenizer(str(folder))
     said = str(caught.value)
-    assert str(folder) in said and "there is no tokenizer (" in said
-    assert f"tokenizer.json is not there{', nor ' * bool(WANTED[architecture])}" in said
+    assert str(folder) in said and "has no tokenizer (" in said
+    assert f"tokenizer.json is missing{', and so is ' * bool(WANTED[architecture])}" in said
     assert WANTED[architecture] in said and "copy the tokenizer's files from where" in said
 
 

@@ -14,7 +14,7 @@ from peftkit.hub.source import Source
 from peftkit.metrics.registry import Score
 from peftkit.records.record import ParameterCount, RunRecord, read_record
 from peftkit.records.run_dir import RunDir
-from peftkit.storage.atomic_files import check_space, folder_bytes, write_json, writing
+from peftkit.storage.atomic_files import check_space, explain_disk_errors, folder_bytes, write_json
 
 
 def source(name: str) -> Source:
@@ -186,9 +186,9 @@ def test_too_little_room_is_refused_with_both_numbers(tmp_path: Path) -> None:
 
 def test_a_disk_that_takes_nothing_is_a_users_error_and_a_bug_is_not(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"x\.json: cannot be written \(No space left"):  # noqa: SIM117
-        with writing(tmp_path):
+        with explain_disk_errors(tmp_path):
             raise OSError(errno.ENOSPC, "No space left on device", "x.json")
-    with pytest.raises(FileNotFoundError), writing(tmp_path):
+    with pytest.raises(FileNotFoundError), explain_disk_errors(tmp_path):
         (tmp_path / "none" / "x").write_text("")
 
 

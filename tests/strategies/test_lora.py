@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError, RunError
-from peftkit.evaluation.prediction import first_batches
+from peftkit.evaluation.prediction import initialization_batches
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import LoadedModel, load_config, meta_model
 from peftkit.models.linear_layers import stored_weight
@@ -197,7 +197,7 @@ def test_a_resumed_run_starts_at_the_same_bits(variant: str, tmp_path: Path) -> 
     train(recipe, one, steps=2)
     save_trained(one.module, tmp_path / "trained.safetensors")
     torch.randn(5)  # chance has gone on
-    recipe.strategy.prepare(other.module, lambda: first_batches(recipe, other, examples))
+    recipe.strategy.prepare(other.module, lambda: initialization_batches(recipe, other, examples))
     frozen = weights(one)
     assert all(torch.equal(weight, frozen[name]) for name, weight in weights(other).items())
     load_trained(other.module, tmp_path / "trained.safetensors")
@@ -265,11 +265,11 @@ def test_eva_starts_at_the_main_directions_and_as_the_base(model: str, held: str
         for n, layer in layers.items()
     ]
     with torch.no_grad():
-        for batch in itertools.islice(first_batches(recipe, this, examples), 2):
+        for batch in itertools.islice(initialization_batches(recipe, this, examples), 2):
             this.module(**batch)
     for hook in hooks:
         hook.remove()
-    recipe.strategy.prepare(this.module, lambda: first_batches(recipe, this, examples))
+    recipe.strategy.prepare(this.module, lambda: initialization_batches(recipe, this, examples))
     for name, layer in layers.items():
         entered = torch.cat([x.flatten(0, -2) for x in seen[name]])
         entered = entered - entered.mean(0)
@@ -286,7 +286,7 @@ def test_eva_leaves_padding_out(packing: str) -> None:
         recipe = toy("tiny-bert", "strategy={kind: eva, r: 2}", f"training.packing={mode}")
         this = made(recipe)
         recipe.strategy.prepare(
-            this.module, lambda r=recipe, t=this: first_batches(r, t, rows("tiny-bert"))
+            this.module, lambda r=recipe, t=this: initialization_batches(r, t, rows("tiny-bert"))
         )
         found.append([m.lora_A["default"].weight for m in lora_layers(this.module).values()])
     for one, other in zip(*found, strict=True):
@@ -298,7 +298,7 @@ def test_eva_takes_no_more_batches_than_it_may_and_leaves_modes_alone() -> None:
     this, taken = made(recipe), []
 
     def batches() -> Iterator[dict[str, Any]]:
-        for batch in first_batches(recipe, this, rows("tiny-bert")):
+        for batch in initialization_batches(recipe, this, rows("tiny-bert")):
             taken.append(batch)
             yield batch
 

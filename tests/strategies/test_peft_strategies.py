@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError
-from peftkit.evaluation.prediction import first_batches
+from peftkit.evaluation.prediction import initialization_batches
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import LoadedModel, meta_model
 from peftkit.models.architectures import linear_layers, model_type_of
@@ -328,7 +328,9 @@ def test_methods_and_settings_that_peft_has_not_are_refused(settings: str, said:
 def test_what_peft_cannot_do_is_refused_in_its_words(settings: str, said: str) -> None:
     with pytest.raises(RecipeError, match=f"strategy.method: .*{said}"):
         recipe, this = made("tiny-bert", f"{{kind: peft, {settings}}}")
-        recipe.strategy.prepare(this.module, lambda: first_batches(recipe, this, rows("tiny-bert")))
+        recipe.strategy.prepare(
+            this.module, lambda: initialization_batches(recipe, this, rows("tiny-bert"))
+        )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from peftkit.config.recipe import Recipe
-from peftkit.evaluation.prediction import on_device
+from peftkit.evaluation.prediction import move_to_device
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import LoadedModel, load_model, load_tokenizer
 
@@ -49,7 +49,7 @@ def encoded(
 
 def summed(recipe: Recipe, model: LoadedModel, examples: Sequence[Any]) -> tuple[Tensor, int]:
     """The summed loss of one batch of examples, and over how many tokens."""
-    batch = on_device(model.batcher(examples), torch.device("cpu"))
+    batch = move_to_device(model.batcher(examples), torch.device("cpu"))
     labels = batch.pop("labels")
     logits = recipe.task.logits(model.module(**batch))
     return recipe.task.loss(logits, labels, 0.0), recipe.task.known(labels)

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import peftkit
 from peftkit.config.recipe import Recipe
-from peftkit.evaluation.prediction import first_batches, on_device, predict
+from peftkit.evaluation.prediction import initialization_batches, move_to_device, predict
 from peftkit.hub.resolve import find_model
 from peftkit.hub.source import Source
 from peftkit.loading.model import LoadedModel, load_model, load_tokenizer
@@ -87,7 +87,7 @@ class Trained:
 def train(recipe: Recipe, made: LoadedModel, steps: int = 5, lr: float = 1e-2) -> Trained:
     """Plain training with one evaluation after the second step."""
     examples, module, strategy = rows(recipe.model), made.module, recipe.strategy
-    strategy.prepare(module, lambda: first_batches(recipe, made, examples))
+    strategy.prepare(module, lambda: initialization_batches(recipe, made, examples))
     optimizer = MasterWeightAdamW(
         trainable(module).items(), lr, 0.0, 1.0, strategy.lr_multipliers(module)
     )
@@ -119,7 +119,7 @@ def batches(made: LoadedModel, examples: Any, steps: int) -> Iterator[dict[str, 
     """`steps` batches of eight examples each."""
     for step in range(steps):
         chosen = [examples[(8 * step + i) % len(examples)] for i in range(8)]
-        yield on_device(made.batcher(chosen), torch.device("cpu"))
+        yield move_to_device(made.batcher(chosen), torch.device("cpu"))
 
 
 def probabilities(recipe: Recipe, made: LoadedModel) -> np.ndarray:

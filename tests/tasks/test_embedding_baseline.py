@@ -15,8 +15,8 @@ from transformers import AutoModel
 import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.evaluation.baselines import cache
-from peftkit.evaluation.baselines.cache import untrained_predictions
-from peftkit.evaluation.scoring import judged
+from peftkit.evaluation.baselines.cache import predict_untrained
+from peftkit.evaluation.scoring import evaluate
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import load_model, load_tokenizer
 from peftkit.preprocessing.tokenization import encode
@@ -59,7 +59,7 @@ class Base:
         examples = encode(self.recipe, splits, self.tokenizer, source, self.names)["test"]
         state = self.recipe.task.fitted_state
         self.given = EvalSplit(splits.test, examples, self.names, splits.train, fitted_state=state)
-        self.found = untrained_predictions(
+        self.found = predict_untrained(
             self.recipe, source, self.tokenizer, self.given, "content", ALONE
         )
         self.plain = AutoModel.from_pretrained(source.location).eval()
@@ -158,7 +158,7 @@ def test_thresholds_of_the_trained_model_are_not_held_against_the_base() -> None
     trained = load_model(base.recipe, base.source, base.tokenizer, base.names, "fp32")
     strict = {"thresholds": [1.0] * len(base.names)}
     given = EvalSplit(**{**vars(base.given), "fitted_state": strict})
-    _, scored_ = judged(base.recipe, trained, given, base.found, ALONE)
+    _, scored_ = evaluate(base.recipe, trained, given, base.found, ALONE)
     assert scored_ is not None
     theirs = scored_.baselines["nearest centroid"]["micro_f1"].value
     plain = base.recipe.task.score(base.found["nearest centroid"], base.given).scores
@@ -215,7 +215,7 @@ def test_a_damaged_memory_of_the_base_is_said_and_the_base_asked_again(
     np.testing.assert_array_equal(
         first["nearest centroid"].probabilities, again["nearest centroid"].probabilities
     )
-    monkeypatch.setattr(cache, "base_for", None)
+    monkeypatch.setattr(cache, "load_base", None)
     assert isinstance(
         Base({"kind": "relation_extraction"}, related).found["nearest centroid"], Predictions
     )

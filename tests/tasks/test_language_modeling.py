@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError, RecipeError
-from peftkit.evaluation.prediction import collected, forward
+from peftkit.evaluation.prediction import merge_batches, predict_batches
 from peftkit.tasks.base import EvalSplit, Task
 from support.conversations import (
     CAUSAL,
@@ -101,8 +101,9 @@ def test_micro_batches_add_up_to_the_gradient_of_one_large_batch(
 def said_of(recipe: Recipe, model: Any, rows: Any) -> Any:
     """What evaluation says of the rows, and what it is scored against."""
     examples = encoded(recipe, model, rows)
-    said = collected(
-        forward(model, recipe.task, examples, [[2, 0], [1, 3]]), [e["labels"] for e in examples]
+    said = merge_batches(
+        predict_batches(model, recipe.task, examples, [[2, 0], [1, 3]]),
+        [e["labels"] for e in examples],
     )
     columns = {key: [example[key] for example in examples] for key in examples[0]}
     return said, EvalSplit(Dataset.from_dict(rows), columns, (), resamples=200)
@@ -167,7 +168,10 @@ def test_conversations_without_answers_are_all_named_at_once() -> None:
     with pytest.raises(DataError) as caught:
         task.label_names(splits_of(messages=[asked, asked]))
     said = str(caught.value)
-    assert "train, 2 of 2 rows (a:0, a:1): nobody answers" in said and "test, 2 of 2" in said
+    assert (
+        "train, 2 of 2 rows (a:0, a:1): there is no message of the assistant" in said
+        and "test, 2 of 2" in said
+    )
 
 
 def test_columns_of_no_format_say_which_there_are() -> None:
@@ -203,7 +207,7 @@ def test_an_encoder_continues_no_conversation() -> None:
 def test_settings_that_cannot_be_meant_are_refused() -> None:
     for task, said in (
         ("{kind: translation, prompt: translate}", "has no {source}"),
-        ("{kind: chat, template: nowhere.jinja}", "no such file, and it is no template"),
+        ("{kind: chat, template: nowhere.jinja}", "is neither an existing file nor a template"),
         ("{kind: chat, generate: {extract: '('}}", "is no regular expression"),
     ):
         with pytest.raises(RecipeError, match=said):

@@ -15,7 +15,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.data.base import Data
 from peftkit.data.nested_column import nested_column
 from peftkit.errors import DataError, RecipeError
-from peftkit.evaluation.prediction import forward
+from peftkit.evaluation.prediction import predict_batches
 from peftkit.hub.resolve import find_model
 from peftkit.hub.toy_models import TINY
 from peftkit.loading.model import load_model, load_tokenizer
@@ -68,7 +68,7 @@ def made(model: str, *overrides: str) -> Any:
 
 
 def outputs(assembled: Any, chosen: list[dict[str, Any]]) -> list[np.ndarray]:
-    (said,) = forward(assembled, TASK, chosen, [range(len(chosen))])
+    (said,) = predict_batches(assembled, TASK, chosen, [range(len(chosen))])
     return said.outputs
 
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError, RecipeError
-from peftkit.evaluation.prediction import collected, forward
+from peftkit.evaluation.prediction import merge_batches, predict_batches
 from peftkit.hub.resolve import find_model
 from peftkit.hub.toy_models import TINY
 from peftkit.loading.model import load_model, load_tokenizer
@@ -266,7 +266,7 @@ def said(recipe: Recipe, assembled: Any, most: int = 4096) -> Any:
     encoded = task.encode({"text": TEXTS}, assembled.tokenizer, NAMES, 32)
     examples = [dict(zip(encoded, e, strict=True)) for e in zip(*encoded.values(), strict=True)]
     batches = longest_first([len(e["input_ids"]) for e in examples], most)
-    found = collected(forward(assembled, task, examples, batches), encoded["labels"])
+    found = merge_batches(predict_batches(assembled, task, examples, batches), encoded["labels"])
     return np.asarray(found.outputs), examples
 
 

@@ -16,7 +16,7 @@ import torch
 import peftkit
 from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError, RunError
-from peftkit.evaluation.prediction import first_batches, on_device, predict
+from peftkit.evaluation.prediction import initialization_batches, move_to_device, predict
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import LoadedModel, load_model, load_tokenizer, meta_model
 from peftkit.preprocessing.tokenization import encode
@@ -145,7 +145,9 @@ def ready(cell: TaskCell, artifact: Path | None = None) -> Ready:
 def trained(it: Ready, steps: int = 4) -> dict[str, float]:
     """Plain training; each trainable tensor's largest gradient."""
     recipe, module, task = it.recipe, it.assembled.module, it.recipe.task
-    recipe.strategy.prepare(module, lambda: first_batches(recipe, it.assembled, it.examples))
+    recipe.strategy.prepare(
+        module, lambda: initialization_batches(recipe, it.assembled, it.examples)
+    )
     optimizer = MasterWeightAdamW(
         trainable(module).items(), 1e-2, 0.0, 1.0, recipe.strategy.lr_multipliers(module)
     )
@@ -155,7 +157,7 @@ def trained(it: Ready, steps: int = 4) -> dict[str, float]:
     for step in range(steps):
         module.train()
         chosen = [train[(8 * step + i) % len(train)] for i in range(8)]
-        batch = on_device(it.assembled.batcher(chosen), torch.device("cpu"))
+        batch = move_to_device(it.assembled.batcher(chosen), torch.device("cpu"))
         labels = batch.pop("labels")
         loss = task.loss(task.logits(module(**batch)), labels, 0.0) / max(1, task.known(labels))
         if optimizer.training_hook is not None:

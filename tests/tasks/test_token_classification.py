@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError, RecipeError
-from peftkit.evaluation.prediction import collected, forward
+from peftkit.evaluation.prediction import merge_batches, predict_batches
 from peftkit.hub.resolve import find_model
 from peftkit.hub.toy_models import TINY
 from peftkit.loading.model import load_model, load_tokenizer
@@ -280,7 +280,7 @@ def answered(recipe: Recipe, assembled: Any, tokens: Any, most: int = 4096) -> A
     encoded = task.encode({"tokens": tokens}, assembled.tokenizer, NAMES, 12)
     examples = [dict(zip(encoded, e, strict=True)) for e in zip(*encoded.values(), strict=True)]
     batches = longest_first([len(e["input_ids"]) for e in examples], most)
-    found = collected(forward(assembled, task, examples, batches), encoded["labels"])
+    found = merge_batches(predict_batches(assembled, task, examples, batches), encoded["labels"])
     return found.outputs, task.answers(found, EvalSplit({"tokens": tokens}, encoded, NAMES))
 
 

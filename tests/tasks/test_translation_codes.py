@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from peftkit.errors import DataError
-from peftkit.evaluation.generation import answers_to
+from peftkit.evaluation.generation import generate_answers
 from support.coded_translation import CODES, model_of
 from support.conversations import PAIRS, encoded, made, stirred, summed, talk
 
@@ -58,7 +58,7 @@ def test_answers_begin_with_the_targets_code(model: Any) -> None:
     recipe = recipe_for(model).but(**{"task.generate": {"max_new_tokens": 6}})
     assembled = stirred(made(recipe))
     tokenizer, how = assembled.tokenizer, recipe.task.generate
-    said = answers_to(recipe, assembled, {"source": PAIRS["source"]}, recipe.task, how)
+    said = generate_answers(recipe, assembled, {"source": PAIRS["source"]}, recipe.task, how)
     target = tokenizer.convert_tokens_to_ids(model[0][1])
     for text, source in zip(said, PAIRS["source"], strict=True):
         ids = torch.tensor([tokenizer(source)["input_ids"]])

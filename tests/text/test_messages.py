@@ -14,10 +14,10 @@ from peftkit.hub.resolve import find_model
 from peftkit.loading.model import load_tokenizer
 from peftkit.planning.plan import plan
 from peftkit.tasks.base import EvalSplit, Task
-from peftkit.text.chat_templates import Template
-from peftkit.text.chat_tokens import tokens_of
-from peftkit.text.conversations import Conversation, conversation_of, faults_in
-from peftkit.text.messages import MessageError, message_of, text_of, tools_in
+from peftkit.text.chat_templates import ChatTemplate
+from peftkit.text.chat_tokens import tokenize_chats
+from peftkit.text.conversations import Conversation, find_fault, to_conversation
+from peftkit.text.messages import MessageError, message_text, parse_message, parse_tools
 
 ASKED = {"role": "user", "content": "the rain near the goal"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": {"at": "cloud"}}}
@@ -50,7 +50,7 @@ def task(template: str = SHOWS, **more: Any) -> Any:
 
 def talk_of(*messages: Any, tools: Any = None) -> Conversation:
     row = {"messages": list(messages), "tools": tools}
-    return conversation_of(row, "messages", None)
+    return to_conversation(row, "messages", None)
 
 
 def splits_of(*rows: Any, **columns: Any) -> Any:
@@ -68,8 +68,8 @@ def splits_of(*rows: Any, **columns: Any) -> Any:
 
 
 def learned(talk: Conversation, template: str = SHOWS) -> list[str]:
-    how = Template(tokenizer(), template)
-    found = tokens_of(list(how.rendered(talk)), how, 200)
+    how = ChatTemplate(tokenizer(), template)
+    found = tokenize_chats(list(how.render_answers(talk)), how, 200)
     return [how.tokenizer.decode([i for i in each.labels if i != -100]) for each in found]
 
 
@@ -79,7 +79,7 @@ def squeezed(text: str) -> str:
 
 def test_calls_of_tools_are_shown_and_learned_with_their_ends() -> None:
     talk = talk_of(ASKED, CALLING, FOUND, SAID, tools=TOOLS)
-    assert faults_in(talk.messages) is None, "null content beside calls is not empty"
+    assert find_fault(talk.messages) is None, "null content beside calls is not empty"
     (said,) = learned(talk)
     assert squeezed(said) == 'callslook{"at":"cloud"}[SEP]astormnearthegoal[SEP]'
     (prompt,) = task().prompts({"messages": [[ASKED]], "tools": [TOOLS]}, tokenizer(), 200)
@@ -98,7 +98,7 @@ def test_arguments_and_tools_mean_the_same_as_objects_and_as_json_text(how: str)
     told = talk_of(ASKED, {**CALLING, "tool_calls": calls}, tools=tools)
     assert told == talk_of(ASKED, CALLING, tools=TOOLS)
     whole = json.dumps([ASKED, CALLING])
-    assert conversation_of({"messages": whole}, "messages", None) == talk_of(ASKED, CALLING)
+    assert to_conversation({"messages": whole}, "messages", None) == talk_of(ASKED, CALLING)
 
 
 def test_a_template_that_writes_arguments_as_they_are_gets_json_text() -> None:
@@ -141,10 +141,12 @@ def test_answers_of_weight_zero_are_read_and_not_learned(
     talk = talk_of(ASKED, first, ASKED, SAID)
     (said,) = learned(talk, template)
     assert said == " ".join(["a cloud [SEP]", "a storm near the goal [SEP]"][2 - count :])
-    (text,) = Template(tokenizer(), template).rendered(talk)
+    (text,) = ChatTemplate(tokenizer(), template).render_answers(talk)
     assert "a cloud" in text.text
     keys = CONTENTS.replace("{{ m.content }}", "{{ m | tojson }}")
-    assert all(key not in Template(tokenizer(), keys).render(talk) for key in ("weight", "train"))
+    assert all(
+        key not in ChatTemplate(tokenizer(), keys).render(talk) for key in ("weight", "train")
+    )
 
 
 def test_what_follows_the_last_answer_to_be_learned_is_left_out() -> None:
@@ -159,8 +161,8 @@ def test_what_follows_the_last_answer_to_be_learned_is_left_out() -> None:
     [
         ({**SAID, "weight": 0.5}, "weight should be 0 or 1 (got 0.5)"),
         ({**SAID, "train": "yes"}, "train should be true or false (got 'yes')"),
-        ({**SAID, "weight": 0, "train": True}, "weight and train say different things"),
-        ({**ASKED, "train": True}, "train asks to learn what the user says"),
+        ({**SAID, "weight": 0, "train": True}, "weight and train contradict each other"),
+        ({**ASKED, "train": True}, "train asks to train on a message of the user"),
         ({**SAID, "content": [{"type": "image", "url": "x"}]}, "a part of type 'image'"),
         ({**SAID, "content": [{"url": "x"}]}, "a part with the keys url"),
         ({**SAID, "content": [["x"]]}, "a part of content is a list"),
@@ -168,7 +170,7 @@ def test_what_follows_the_last_answer_to_be_learned_is_left_out() -> None:
         ({**CALLING, "tool_calls": ["look"]}, "tool_calls holds a text ('look')"),
         (
             {**CALLING, "tool_calls": [{"name": "look", "arguments": "{at"}]},
-            "tool_calls.function.arguments is text that is no JSON ('{at'",
+            "tool_calls.function.arguments is text that is not JSON ('{at'",
         ),
         (
             {**CALLING, "tool_calls": [{"name": "look", "arguments": [1]}]},
@@ -189,33 +191,33 @@ def test_what_cannot_be_meant_is_refused_by_row_message_and_key(message: Any, sa
 
 def test_cells_that_are_no_messages_or_tools_are_refused_by_column() -> None:
     for row, said in (
-        ({"messages": "say it"}, "messages is text that is no JSON ('say it'"),
+        ({"messages": "say it"}, "messages is text that is not JSON ('say it'"),
         ({"messages": 4}, "messages is 4"),
         ({"messages": {"role": "user", "content": "x"}}, "messages is an object"),
-        ({"messages": [ASKED], "tools": "[look]"}, "tools is text that is no JSON"),
+        ({"messages": [ASKED], "tools": "[look]"}, "tools is text that is not JSON"),
         ({"messages": [ASKED], "tools": [4]}, "tools holds 4"),
     ):
         with pytest.raises(MessageError) as caught:
-            conversation_of(row, "messages", None)
+            to_conversation(row, "messages", None)
         assert caught.value.what.startswith(said) and " - " in caught.value.what
 
 
 def test_nothing_said_in_a_key_is_no_key() -> None:
     bare = {"tool_calls": None, "name": "", "annotations": [], "weight": None, "value": None}
-    assert message_of({**SAID, **bare}) == SAID
-    assert message_of({"role": None, "content": None, "from": "gpt", "value": "x"}) == {
+    assert parse_message({**SAID, **bare}) == SAID
+    assert parse_message({"role": None, "content": None, "from": "gpt", "value": "x"}) == {
         "role": "assistant",
         "content": "x",
     }
-    assert tools_in(None) is tools_in([]) is tools_in("") is None
+    assert parse_tools(None) is parse_tools([]) is parse_tools("") is None
 
 
 def test_an_answer_of_which_none_is_learned_or_nothing_is_said_is_refused() -> None:
-    assert "no answer is to be learned" in str(
-        faults_in(talk_of(ASKED, {**SAID, "weight": 0}).messages)
+    assert "there is no answer to train on" in str(
+        find_fault(talk_of(ASKED, {**SAID, "weight": 0}).messages)
     )
     thought = {"role": "assistant", "content": "", "reasoning_content": "x"}
-    assert faults_in(talk_of(ASKED, thought).messages) == "an answer is empty"
+    assert find_fault(talk_of(ASKED, thought).messages) == "an answer is empty"
 
 
 @pytest.mark.parametrize(
@@ -233,8 +235,10 @@ def test_what_a_template_does_not_show_and_a_model_must_see_is_refused(
     splits = splits_of([ASKED, SAID], messages, tools=[None, tools])
     with pytest.raises(DataError) as caught:
         task(CONTENTS).check_rows(splits, tokenizer())
-    assert f"train, 1 of 2 rows (a:1): {key}: the chat template shows nothing" in str(caught.value)
-    with pytest.raises(DataError, match=f"{key}: the chat template shows nothing"):
+    assert f"train, 1 of 2 rows (a:1): {key}: the chat template does not render" in str(
+        caught.value
+    )
+    with pytest.raises(DataError, match=f"{key}: the chat template does not render"):
         rows = {"messages": [[*messages, ASKED]], "tools": [tools]}
         task(CONTENTS).prompts(rows, tokenizer(), 99)
 
@@ -287,21 +291,21 @@ def test_parts_are_joined_as_the_template_shows_them() -> None:
         "{{ m.content | map(attribute='text') | join(' / ') }}{% endif %}",
     )
     words = tokenizer()
-    assert Template(words, lines).render(talk_of(asked)).count("the dog / and the horse") == 1
-    assert "the dogand the horse" in Template(words, CONTENTS).render(talk_of(asked))
+    assert ChatTemplate(words, lines).render(talk_of(asked)).count("the dog / and the horse") == 1
+    assert "the dogand the horse" in ChatTemplate(words, CONTENTS).render(talk_of(asked))
     repeated = CONTENTS.replace("{{ m.content }}", "{{ m.content | tojson }}")
-    assert '"the dogand the horse"' in Template(words, repeated).render(talk_of(asked))
+    assert '"the dogand the horse"' in ChatTemplate(words, repeated).render(talk_of(asked))
     one = talk_of({"role": "user", "content": PARTS[:1]})
     assert one == talk_of({"role": "user", "content": "the dog"})
-    assert text_of(talk_of(asked).messages[0]) == "the dogand the horse"
+    assert message_text(talk_of(asked).messages[0]) == "the dogand the horse"
 
 
 def test_numbers_and_truth_values_are_answers_as_files_write_them() -> None:
     rows = [{"question": "how many", "answer": value} for value in (4, 2.5, True, "yes")]
-    said = [conversation_of(row, "question_answer", None).messages[-1]["content"] for row in rows]
+    said = [to_conversation(row, "question_answer", None).messages[-1]["content"] for row in rows]
     assert said == ["4", "2.5", "true", "yes"]
     with pytest.raises(MessageError, match="output is a list - give a text"):
-        conversation_of({"instruction": "x", "output": ["a"]}, "alpaca", None)
+        to_conversation({"instruction": "x", "output": ["a"]}, "alpaca", None)
 
 
 def test_special_tokens_in_what_was_said_are_text_and_the_templates_are_its_own() -> None:
@@ -324,9 +328,9 @@ def test_special_tokens_in_what_was_said_are_text_and_the_templates_are_its_own(
 def test_a_template_that_reads_special_tokens_in_a_text_is_refused() -> None:
     cuts = CONTENTS.replace("{{ m.content }}", "{{ m.content.split('[SEP]')[-1] }}")
     talk = talk_of(ASKED, {**SAID, "content": "a [SEP] b"})
-    with pytest.raises(DataError, match="reads special tokens in what was said as its own"):
-        list(Template(tokenizer(), cuts).rendered(talk))
-    with pytest.raises(DataError, match=r"\(a:0\): the chat template reads special tokens"):
+    with pytest.raises(DataError, match="acts on special tokens inside a message"):
+        list(ChatTemplate(tokenizer(), cuts).render_answers(talk))
+    with pytest.raises(DataError, match=r"\(a:0\): the chat template acts on special tokens"):
         task(cuts).check_rows(splits_of([ASKED, {**SAID, "content": "a [SEP] b"}]), tokenizer())
 
 
@@ -335,17 +339,19 @@ def test_an_end_that_is_no_special_token_may_not_stand_in_a_text() -> None:
     words.add_tokens(["<|over|>"])
     template = CONTENTS.replace("[SEP]", "<|over|>")
     splits = splits_of([ASKED, SAID], [ASKED, {**SAID, "content": "a <|over|> b"}])
-    with pytest.raises(DataError, match=r"\(a:1\): a text holds '<\|over\|>', which ends a turn"):
+    with pytest.raises(
+        DataError, match=r"\(a:1\): a text contains '<\|over\|>', which ends a turn"
+    ):
         task(template).check_rows(splits, words)
 
 
 def test_a_tokenizers_template_for_tools_is_used_where_there_are_tools() -> None:
     words = tokenizer()
     words.chat_template = {"default": CONTENTS, "tool_use": SHOWS}
-    template = Template(words, None)
+    template = ChatTemplate(words, None)
     assert "look" in template.render(talk_of(ASKED, tools=TOOLS))
-    assert template.render(talk_of(ASKED)) == Template(words, CONTENTS).render(talk_of(ASKED))
-    assert template.portable == CONTENTS
+    assert template.render(talk_of(ASKED)) == ChatTemplate(words, CONTENTS).render(talk_of(ASKED))
+    assert template.portable_text == CONTENTS
 
 
 def recipe_of(folder: Path, rows: list[dict[str, Any]], suffix: str = "jsonl") -> Recipe:
@@ -388,8 +394,8 @@ def test_calls_and_tools_come_from_files_as_they_are_in_each_row(
     splits = recipe.splits(recipe.data.resolve())
     for read in splits.train:
         row = rows[int(read["row"].split(":")[1])]
-        wanted = conversation_of(row, "messages", None)
-        assert conversation_of(read, "messages", None) == wanted
+        wanted = to_conversation(row, "messages", None)
+        assert to_conversation(read, "messages", None) == wanted
 
 
 def test_messages_of_mixed_spellings_are_read_from_one_file(tmp_path: Path) -> None:
@@ -407,8 +413,8 @@ def test_messages_of_mixed_spellings_are_read_from_one_file(tmp_path: Path) -> N
     recipe = recipe_of(tmp_path, rows)
     splits = recipe.splits(recipe.data.resolve())
     assert recipe.task.label_names(splits) == ()
-    talks = [conversation_of(row, "messages", None) for row in splits.train]
-    assert {text_of(talk.messages[-1]) for talk in talks} == {"ab"}
+    talks = [to_conversation(row, "messages", None) for row in splits.train]
+    assert {message_text(talk.messages[-1]) for talk in talks} == {"ab"}
     calls = [talk.messages[1]["tool_calls"][0]["function"]["arguments"] for talk in talks]
     assert all(each == {"at": "cloud"} for each in calls)
     assert all(talk.tools == TOOLS for talk in talks)

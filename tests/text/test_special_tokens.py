@@ -23,10 +23,10 @@ from peftkit.tasks.token_classification.task import TokenClassification
 from peftkit.text.special_tokens import (
     encode_rendered,
     encode_text,
-    marks_of,
-    note_on_texts,
-    protect,
-    restored,
+    escape_special_tokens,
+    get_escaper,
+    note_special_tokens,
+    unescape_special_tokens,
 )
 
 ENDS = ["<unk>", "</s>", "<pad>", "[SEP]"]
@@ -122,7 +122,7 @@ def test_what_a_template_writes_stays_special_around_texts_that_are_not(
     tokenizer = kind()
     sep, eos = tokenizer.sep_token, tokenizer.eos_token
     text = f"the {sep} rose {eos}"
-    turns = f"{sep} {protect(tokenizer, text)} {eos}"
+    turns = f"{sep} {escape_special_tokens(tokenizer, text)} {eos}"
     found = encode_rendered(tokenizer, [turns, f"{sep} rose"], add_special_tokens=False)
     ids, other = found["input_ids"]
     special = {tokenizer.sep_token_id, tokenizer.eos_token_id}
@@ -137,8 +137,8 @@ def test_places_are_those_in_the_text_as_it_was_written(kind: Callable[[], Any])
     tokenizer = kind()
     sep = tokenizer.sep_token
     how: dict[str, Any] = {"add_special_tokens": False, "return_offsets_mapping": True}
-    rendered = f"{sep} {protect(tokenizer, f'the {sep} rose')}"
-    said = restored(tokenizer, rendered)
+    rendered = f"{sep} {escape_special_tokens(tokenizer, f'the {sep} rose')}"
+    said = unescape_special_tokens(tokenizer, rendered)
     assert said == f"{sep} the {sep} rose" and len(said) == len(rendered)
     found = encode_rendered(tokenizer, [rendered], **how)["offset_mapping"][0]
     covered = "".join(said[start:end] for start, end in found)
@@ -164,19 +164,19 @@ def test_tokenizers_as_published_models_have_them_read_special_tokens_as_text(
 
 def test_a_tokenizer_in_python_cannot_mix_both_and_says_so(varied: Callable[..., Path]) -> None:
     tokenizer = load_tokenizer(str(varied("marian", files="slow")))
-    source = protect(tokenizer, "the </s> river")
+    source = escape_special_tokens(tokenizer, "the </s> river")
     (read,) = encode_rendered(tokenizer, [source], add_special_tokens=False)["input_ids"]
     assert read and tokenizer.eos_token_id not in read
-    with pytest.raises(RecipeError, match="cannot tell special tokens of a prompt"):
+    with pytest.raises(RecipeError, match="cannot encode special tokens both"):
         encode_rendered(tokenizer, [f"<pad> {source}"])
 
 
 def test_a_text_cannot_forge_a_special_token_with_what_stands_for_one() -> None:
     tokenizer = sentence_pieces()
-    forged = protect(tokenizer, "</s>")
+    forged = escape_special_tokens(tokenizer, "</s>")
     assert forged != "</s>" and not {1, *range(len(tokenizer), 999)} & {*inner(tokenizer, forged)}
     assert not {1, *range(len(tokenizer), 999)} & {*inner(tokenizer, f"{forged} </s>")}
-    again = protect(tokenizer, forged)
+    again = escape_special_tokens(tokenizer, forged)
     ids = encode_rendered(tokenizer, [f"[SEP]{again}"], add_special_tokens=False)["input_ids"][0]
     assert ids[0] == tokenizer.sep_token_id and tokenizer.eos_token_id not in ids
 
@@ -251,10 +251,10 @@ def test_rows_with_special_tokens_are_told_of_once_and_markers_are_none(
     notes = noted(recipe, splits, examples, tokenizer, ("a", "b")).notes
     told = [note for note in notes if "special token" in note]
     assert held and told == [
-        f"train: {held} of {len(splits.train)} rows hold a special token of the tokenizer "
+        f"train: {held} of {len(splits.train)} rows contain a special token of the tokenizer "
         "('[SEP]'), which is read as ordinary text"
     ]
-    assert note_on_texts(tokenizer, [["a [SEP]", "b"]], 2, {"[SEP]"}) == ()
+    assert note_special_tokens(tokenizer, [["a [SEP]", "b"]], 2, {"[SEP]"}) == ()
     cells = [[{"role": "user", "content": "of [CLS]"}], ["a", "[PAD]"]]
-    assert "2 of 2 rows" in note_on_texts(tokenizer, [cells], 2)[0]
-    assert marks_of(tokenizer) is marks_of(tokenizer)
+    assert "2 of 2 rows" in note_special_tokens(tokenizer, [cells], 2)[0]
+    assert get_escaper(tokenizer) is get_escaper(tokenizer)

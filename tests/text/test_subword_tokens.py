@@ -14,15 +14,15 @@ from peftkit.hub.toy_models import TINY
 from peftkit.loading.model import load_tokenizer
 from peftkit.tasks.token_classification.rows import sentence_of
 from peftkit.text.subword_tokens import (
-    Pieces,
-    frame_of,
-    nearest_to,
-    pieces_of,
-    pieces_of_words,
-    unknown_id,
-    window_of,
-    windows,
-    with_markers,
+    SubwordTokens,
+    align_words,
+    choose_window,
+    find_frame,
+    find_unknown_id,
+    insert_markers,
+    keep_nearest,
+    split_windows,
+    tokenize_with_spans,
 )
 
 WORDS = ["The", "U.N.", "naïve", "O'Neill", "\x96", "日本", "New York", "😀", "-", "e\u0301a", "."]
@@ -62,9 +62,9 @@ KINDS: dict[str, Any] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_word_begins_at_a_piece_of_its_own(kind: str) -> None:
     tokenizer, sentence = KINDS[kind](), sentence_of(WORDS)
-    (pieces,) = pieces_of(tokenizer, [sentence.text])
-    unknown = unknown_id(tokenizer)
-    ids, firsts = pieces_of_words(pieces, sentence.text, sentence.spans, unknown)
+    (pieces,) = tokenize_with_spans(tokenizer, [sentence.text])
+    unknown = find_unknown_id(tokenizer)
+    ids, firsts = align_words(pieces, sentence.text, sentence.spans, unknown)
     assert firsts == sorted(set(firsts)) and len(firsts) == len(WORDS) and firsts[0] == 0
     ends = [*firsts[1:], len(ids)]
     for word, first, end in zip(WORDS, firsts, ends, strict=True):
@@ -80,8 +80,8 @@ def test_every_word_begins_at_a_piece_of_its_own(kind: str) -> None:
 def test_a_word_that_the_tokenizer_drops_is_there_as_unknown() -> None:
     tokenizer = load_tokenizer(find_model("tiny-bert").location)
     sentence = sentence_of(["rain", "\x96", "storm"])
-    (pieces,) = pieces_of(tokenizer, [sentence.text])
-    ids, firsts = pieces_of_words(pieces, sentence.text, sentence.spans, tokenizer.unk_token_id)
+    (pieces,) = tokenize_with_spans(tokenizer, [sentence.text])
+    ids, firsts = align_words(pieces, sentence.text, sentence.spans, tokenizer.unk_token_id)
     assert tokenizer.convert_ids_to_tokens(ids) == ["rain", "[UNK]", "storm"]
     assert firsts == [0, 1, 2]
 
@@ -89,8 +89,8 @@ def test_a_word_that_the_tokenizer_drops_is_there_as_unknown() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_frame_is_what_the_tokenizer_puts_around_a_text(kind: str) -> None:
     tokenizer = KINDS[kind]()
-    frame = frame_of(tokenizer)
-    (pieces,) = pieces_of(tokenizer, ["the dog was found"])
+    frame = find_frame(tokenizer)
+    (pieces,) = tokenize_with_spans(tokenizer, ["the dog was found"])
     whole = tokenizer("the dog was found")
     found = frame.around(pieces.ids)
     assert found["input_ids"] == whole["input_ids"]
@@ -98,7 +98,7 @@ def test_the_frame_is_what_the_tokenizer_puts_around_a_text(kind: str) -> None:
 
 
 def test_too_little_room_is_refused() -> None:
-    frame = frame_of(load_tokenizer(find_model("tiny-bert").location))
+    frame = find_frame(load_tokenizer(find_model("tiny-bert").location))
     assert frame.room(3) == 1
     with pytest.raises(DataError, match=r"data.max_length: is 9, too few - use 10 or more"):
         frame.room(9, least=8)
@@ -108,8 +108,8 @@ def test_a_tokenizer_without_places_is_refused() -> None:
     class Slow:
         is_fast = False
 
-    with pytest.raises(RecipeError, match=r"cannot say where .* tokenizer.json"):
-        pieces_of(Slow(), ["a"])  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=r"has no character offsets .* tokenizer.json"):
+        tokenize_with_spans(Slow(), ["a"])  # type: ignore[arg-type]
 
 
 @settings(deadline=None)
@@ -117,10 +117,10 @@ def test_a_tokenizer_without_places_is_refused() -> None:
 def test_each_piece_is_answered_where_most_is_around_it(
     length: int, room: int, data: st.DataObject
 ) -> None:
-    among = list(windows(length, room, data.draw(st.integers(0, room - 1))))
+    among = list(split_windows(length, room, data.draw(st.integers(0, room - 1))))
     assert among[0][0] == 0 and among[-1][1] == length
     assert all(end - start == min(room, length) for start, end in among)
-    chosen = [window_of(place, among, length) for place in range(length)]
+    chosen = [choose_window(place, among, length) for place in range(length)]
     assert chosen == sorted(chosen)
     for place, index in enumerate(chosen):
         contexts = [
@@ -136,14 +136,14 @@ def test_each_piece_is_answered_where_most_is_around_it(
 
 
 def test_neighboring_windows_share_the_stride() -> None:
-    assert list(windows(20, 10, 4)) == [(0, 10), (6, 16), (10, 20)]
-    assert list(windows(10, 10, 4)) == [(0, 10)]
-    assert list(windows(20, 10, 0)) == [(0, 10), (10, 20)]
+    assert list(split_windows(20, 10, 4)) == [(0, 10), (6, 16), (10, 20)]
+    assert list(split_windows(10, 10, 4)) == [(0, 10)]
+    assert list(split_windows(20, 10, 0)) == [(0, 10), (10, 20)]
 
 
 def marked(spans: list[tuple[int, int]]) -> str:
-    pieces = Pieces([1, 2, 3, 4], [(0, 2), (3, 6), (7, 10), (11, 14)])
-    ids, places = with_markers(pieces, spans, [10, 11, 20, 21])
+    pieces = SubwordTokens([1, 2, 3, 4], [(0, 2), (3, 6), (7, 10), (11, 14)])
+    ids, places = insert_markers(pieces, spans, [10, 11, 20, 21])
     assert [ids[place] for place in places] == [10, 11, 20, 21]
     return " ".join(map(str, ids))
 
@@ -158,8 +158,8 @@ def test_markers_stand_around_whole_pieces() -> None:
 
 
 def test_what_is_next_to_the_markers_is_kept() -> None:
-    assert nearest_to([4, 6, 10, 12], 20, 30) == list(range(20))
-    assert nearest_to([4, 6, 10, 12], 20, 11) == list(range(3, 14))
-    assert nearest_to([4, 6, 10, 12], 20, 9) == list(range(4, 13))
-    assert nearest_to([0, 2, 30, 32], 40, 8) == [0, 1, 2, 3, 29, 30, 31, 32]
-    assert set(nearest_to([5, 15, 30, 45], 60, 8)) >= {5, 15, 30, 45}
+    assert keep_nearest([4, 6, 10, 12], 20, 30) == list(range(20))
+    assert keep_nearest([4, 6, 10, 12], 20, 11) == list(range(3, 14))
+    assert keep_nearest([4, 6, 10, 12], 20, 9) == list(range(4, 13))
+    assert keep_nearest([0, 2, 30, 32], 40, 8) == [0, 1, 2, 3, 29, 30, 31, 32]
+    assert set(keep_nearest([5, 15, 30, 45], 60, 8)) >= {5, 15, 30, 45}

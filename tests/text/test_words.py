@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from peftkit.metrics.text import distinct
 from peftkit.tasks.language_modeling.summarization import longest, parts_of
 from peftkit.tasks.language_modeling.text_generation import TextGeneration
-from peftkit.text.words import SENTENCE_ENDS, first_words, is_beyond_ascii, tokens_of, words_of
+from peftkit.text.words import (
+    SENTENCE_ENDS,
+    is_mostly_non_ascii,
+    normalize_words,
+    split_words,
+    take_words,
+)
 
 EUROPEAN = st.text(
     st.characters(max_codepoint=0x2E9, exclude_categories=["Cs", "Cc"]) | st.sampled_from(" \n\t"),
@@ -21,13 +27,13 @@ EUROPEAN = st.text(
 
 @given(EUROPEAN)
 def test_texts_whose_words_spaces_divide_are_split_at_white_space_alone(text: str) -> None:
-    assert words_of(text) == text.split()
+    assert split_words(text) == text.split()
 
 
 @given(EUROPEAN, st.integers(1, 9))
 def test_their_first_words_are_what_a_split_at_white_space_gives(text: str, count: int) -> None:
     usual = re.match(rf"\s*\S+(?:\s+\S+){{0,{count - 1}}}", text)
-    assert first_words(text, count) == (usual.group() if usual else "")
+    assert take_words(text, count) == (usual.group() if usual else "")
 
 
 @pytest.mark.parametrize(
@@ -44,20 +50,20 @@ def test_their_first_words_are_what_a_split_at_white_space_gives(text: str, coun
     ],
 )
 def test_each_character_is_a_word_where_no_space_divides_words(text: str, words: list[str]) -> None:
-    assert words_of(text) == words
+    assert split_words(text) == words
 
 
 def test_tokens_are_letters_marks_and_digits_in_one_form_and_case() -> None:
-    assert list(tokens_of("«Йод», ЁЛКА! 12 км")) == ["йод", "ёлка", "12", "км"]
-    assert list(tokens_of("Ｔｏｋｙｏ２１、東京")) == ["tokyo21", "東", "京"]
-    assert list(tokens_of("क्षमा, नहीं")) == ["क्षमा", "नहीं"]
-    assert list(tokens_of("می‌خواهم؟")) == ["می‌خواهم"]
-    assert list(tokens_of("й")) == list(tokens_of("й")) != list(tokens_of("и"))
+    assert list(normalize_words("«Йод», ЁЛКА! 12 км")) == ["йод", "ёлка", "12", "км"]
+    assert list(normalize_words("Ｔｏｋｙｏ２１、東京")) == ["tokyo21", "東", "京"]
+    assert list(normalize_words("क्षमा, नहीं")) == ["क्षमा", "नहीं"]
+    assert list(normalize_words("می‌خواهم؟")) == ["می‌خواهم"]
+    assert list(normalize_words("й")) == list(normalize_words("й")) != list(normalize_words("и"))
 
 
 def test_a_text_is_beyond_ascii_if_most_of_its_letters_are() -> None:
-    assert is_beyond_ascii("Ответ: yes, да") and is_beyond_ascii("答 a") is False
-    assert not any(map(is_beyond_ascii, ["", "123 !", "Häuser", "Tiếng Việt có dấu", "😀"]))
+    assert is_mostly_non_ascii("Ответ: yes, да") and is_mostly_non_ascii("答 a") is False
+    assert not any(map(is_mostly_non_ascii, ["", "123 !", "Häuser", "Tiếng Việt có dấu", "😀"]))
 
 
 def test_the_opening_of_a_text_without_spaces_leaves_something_to_generate() -> None:

@@ -13,7 +13,7 @@ from peftkit.strategies.full import Full
 from peftkit.tasks.base import Task
 
 
-def base_for(
+def load_base(
     task: Task, recipe: Recipe, model: Source, tokenizer: Any, names: Sequence[str], world: World
 ) -> LoadedModel:
     """The recipe's base without training, quantized as the run's is, to be asked what `task` asks.
@@ -21,10 +21,12 @@ def base_for(
     The run's strategy has no say: it may refuse the other task.
     """
     asked = recipe.model_copy(update={"task": task, "strategy": Full()})
-    return placed(load_model(asked, model, tokenizer, names, world.precision, bare=True), recipe)
+    return place_model(
+        load_model(asked, model, tokenizer, names, world.precision, bare=True), recipe
+    )
 
 
-def placed(assembled: LoadedModel, recipe: Recipe) -> LoadedModel:
+def place_model(assembled: LoadedModel, recipe: Recipe) -> LoadedModel:
     """The model where it computes."""
     if torch.cuda.is_available() and not recipe.quantize.bits:  # bitsandbytes places its own
         assembled.module.to("cuda")

@@ -11,11 +11,16 @@ import numpy as np
 from transformers import AutoConfig
 
 from peftkit.config.recipe import Recipe
-from peftkit.evaluation.baselines.base_models import base_for, placed
-from peftkit.evaluation.baselines.few_shot import by_shots
-from peftkit.evaluation.baselines.nearest_centroid import by_embeddings
-from peftkit.evaluation.baselines.zero_shot import Likelihoods, by_likelihood, is_causal, shots_for
-from peftkit.evaluation.generation import generated_rows
+from peftkit.evaluation.baselines.base_models import load_base, place_model
+from peftkit.evaluation.baselines.few_shot import predict_few_shot
+from peftkit.evaluation.baselines.nearest_centroid import predict_by_embedding
+from peftkit.evaluation.baselines.zero_shot import (
+    Likelihoods,
+    is_causal,
+    predict_by_likelihood,
+    sample_examples,
+)
+from peftkit.evaluation.generation import generate_rows
 from peftkit.evaluation.prediction import predict
 from peftkit.hub.source import Source, cache_folder
 from peftkit.loading.model import load_model
@@ -32,11 +37,11 @@ ZERO_SHOT = "zero-shot"
 """What the classes are called that it says without answered rows before the question."""
 VERSION = 3
 """Part of the cache's key: count it up when the base is asked otherwise."""
-Said = Iterator[tuple[str, dict[str, Any]]]
+Answers = Iterator[tuple[str, dict[str, Any]]]
 """What the base said, by how it was asked: `outputs`, `loss`, `texts` and `notes`."""
 
 
-def untrained_predictions(
+def predict_untrained(
     recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, content: str, world: World
 ) -> dict[str, Predictions]:
     """The bare base's word on the test rows by how it was asked, the same on every rank; nothing
@@ -55,16 +60,16 @@ def untrained_predictions(
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     path = cache_folder() / "untrained" / f"{key}.json"
-    known = on_main(world, lambda: remembered(path, world))
+    known = on_main(world, lambda: read_cache(path, world))
     if known is None:
         say(world, "predicting the test rows with the untrained base model, as a baseline")
-        known = dict(asked(recipe, model, tokenizer, given, world))
+        known = dict(query_base(recipe, model, tokenizer, given, world))
         reset_peak_bytes()  # a run's is that of what it trains
-        on_main(world, lambda: kept(path, known))
-    return {name: predictions_of(said, given) for name, said in known.items()}
+        on_main(world, lambda: write_cache(path, known))
+    return {name: to_predictions(said, given) for name, said in known.items()}
 
 
-def remembered(path: Path, world: World) -> Any:
+def read_cache(path: Path, world: World) -> Any:
     """What the base said before, or None."""
     if not path.is_file():
         return None
@@ -75,13 +80,13 @@ def remembered(path: Path, world: World) -> Any:
         return None
 
 
-def kept(path: Path, known: Mapping[str, Any]) -> None:
+def write_cache(path: Path, known: Mapping[str, Any]) -> None:
     """Write what the base said."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, known)
 
 
-def predictions_of(said: Mapping[str, Any], given: EvalSplit) -> Predictions:
+def to_predictions(said: Mapping[str, Any], given: EvalSplit) -> Predictions:
     """What was kept of one way to ask, as predictions."""
     outputs = [np.asarray(output, dtype=np.float32) for output in said["outputs"]]
     labels = list(given.examples["labels"])
@@ -89,65 +94,69 @@ def predictions_of(said: Mapping[str, Any], given: EvalSplit) -> Predictions:
     return Predictions(labels, outputs, said["loss"], **rest)
 
 
-def asked(recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, world: World) -> Said:
+def query_base(
+    recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, world: World
+) -> Answers:
     """What the bare base says, in all ways that suit the task and the model."""
     task = recipe.task.embedding_baseline
     if task is not None:
         config = AutoConfig.from_pretrained(model.location)
         if not config.is_encoder_decoder:  # whose states are of two kinds
-            found = by_embeddings(recipe, task, model, tokenizer, given, world)
+            found = predict_by_embedding(recipe, task, model, tokenizer, given, world)
             if found is not None:
-                yield task.untrained_baseline_name, plain(Predictions([], found, None))
+                yield task.untrained_baseline_name, to_json(Predictions([], found, None))
         how = task.asked_in_words()
         if how is not None and is_causal(config) and tokenizer.is_fast:
-            yield from prompted(recipe, how, model, tokenizer, given, world)
+            yield from predict_zero_shot(recipe, how, model, tokenizer, given, world)
     else:
-        yield from answered(recipe, model, tokenizer, given, world)
+        yield from predict_directly(recipe, model, tokenizer, given, world)
 
 
-def plain(said: Predictions) -> dict[str, Any]:
+def to_json(said: Predictions) -> dict[str, Any]:
     """What was said, as JSON holds it."""
     outputs = [np.asarray(output).tolist() for output in said.outputs]
     rest = {name: list(getattr(said, name)) for name in ("texts", "notes", "samples")}
     return {"outputs": outputs, "loss": said.loss, **rest}
 
 
-def answered(recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, world: World) -> Said:
+def predict_directly(
+    recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, world: World
+) -> Answers:
     """What the base says of the rows as they are: outputs and loss, and texts where they are
     compared too; and behind answered rows, where those are asked for."""
     task = recipe.task
     base = load_model(recipe, model, tokenizer, given.names, world.precision, bare=True)
-    found = predict(placed(base, recipe), task, given.examples, world)
+    found = predict(place_model(base, recipe), task, given.examples, world)
     if task.generation is not None and task.generation.untrained_baseline:
-        found = replace(found, **generated_rows(recipe, base, given.rows, world)._asdict())
-    yield UNTRAINED, plain(found)
-    if (behind := by_shots(recipe, base, given, world)) is not None:
-        yield behind[0], plain(behind[1])
+        found = replace(found, **generate_rows(recipe, base, given.rows, world)._asdict())
+    yield UNTRAINED, to_json(found)
+    if (behind := predict_few_shot(recipe, base, given, world)) is not None:
+        yield behind[0], to_json(behind[1])
 
 
-def prompted(
+def predict_zero_shot(
     recipe: Recipe,
     how: ZeroShotSettings,
     model: Source,
     tokenizer: Any,
     given: EvalSplit,
     world: World,
-) -> Said:
+) -> Answers:
     """The classes that a causal language model says in words, shown no answered rows and some."""
     is_pair = "text_pair" in given.rows.column_names
     ways: dict[str, Prompts] = {}
-    for shots in ([], shots_for(how, given)):
-        limits = recipe.data.max_length, positions_of(model)
+    for shots in ([], sample_examples(how, given)):
+        limits = recipe.data.max_length, max_positions(model)
         prompts = Prompts(how, given.names, tokenizer, shots, is_pair, *limits)
         ways[f"{len(prompts.shots)}-shot" if prompts.shots else ZERO_SHOT] = prompts
     likelihoods = Likelihoods(kind="likelihoods", answers_ids=ways[ZERO_SHOT].answers())
-    base = base_for(likelihoods, recipe, model, tokenizer, (), world)
+    base = load_base(likelihoods, recipe, model, tokenizer, (), world)
     for name, prompts in ways.items():
-        found = by_likelihood(base, likelihoods, prompts, how.calibrate, given, world)
-        yield name, plain(Predictions([], found, None))
+        found = predict_by_likelihood(base, likelihoods, prompts, how.calibrate, given, world)
+        yield name, to_json(Predictions([], found, None))
 
 
-def positions_of(model: Source) -> int | None:
+def max_positions(model: Source) -> int | None:
     """How many tokens the model reads at most; None where it does not say."""
     config = AutoConfig.from_pretrained(model.location)
     found = getattr(config, "max_position_embeddings", None)

@@ -9,7 +9,7 @@ from datasets import Dataset
 from pydantic import SerializeAsAny
 
 from peftkit.config.recipe import Recipe
-from peftkit.evaluation.generation import generated_rows, room_for_prompts
+from peftkit.evaluation.generation import generate_rows, max_prompt_length
 from peftkit.evaluation.prediction import predict
 from peftkit.loading.model import LoadedModel
 from peftkit.runtime.distributed import World
@@ -17,16 +17,16 @@ from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions, Task
 from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.counts import columns_in
 from peftkit.tasks.language_modeling.generation_settings import Generation
-from peftkit.text.chat_templates import Rendered, Template
-from peftkit.text.chat_tokens import tokens_of
+from peftkit.text.chat_templates import ChatTemplate, RenderedChat
+from peftkit.text.chat_tokens import tokenize_chats
 from peftkit.text.conversations import Conversation
-from peftkit.text.messages import is_answer, is_learned
+from peftkit.text.messages import is_answer, is_trained_on
 from peftkit.text.special_tokens import encode_rendered
 
 Columns = dict[str, list[Any]]
 
 
-class Shown(LanguageModeling, Task):
+class FewShot(LanguageModeling, Task):
     """A task whose questions stand behind answered ones: `shots`, each a conversation."""
 
     asks: SerializeAsAny[LanguageModeling]
@@ -39,43 +39,45 @@ class Shown(LanguageModeling, Task):
         self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int
     ) -> list[list[int]]:
         """Each question behind as many of the shots as fit, the last ones."""
-        template, found = Template(tokenizer, self._template), []
+        template, found = ChatTemplate(tokenizer, self._template), []
         for talk in self.asks.conversations(rows, tokenizer, self.length):
-            asked = talk.upto(-1) if is_answer(talk.messages[-1]) else talk
-            kept = self.fitting(asked, template, tokenizer, max_length)
-            text = template.render(behind(kept, asked), asks=True)
-            found.append(ids_of(text, tokenizer)[-max_length:])
+            asked = talk.first(-1) if is_answer(talk.messages[-1]) else talk
+            kept = self.fit_examples(asked, template, tokenizer, max_length)
+            text = template.render(prepend_examples(kept, asked), asks=True)
+            found.append(tokenize(text, tokenizer)[-max_length:])
         return found
 
     def stop_ids(self, tokenizer: Any) -> list[int]:
         """The tokens that end an answer."""
         return self.asks.stop_ids(tokenizer)
 
-    def fitting(
-        self, talk: Conversation, template: Template, tokenizer: Any, room: int
+    def fit_examples(
+        self, talk: Conversation, template: ChatTemplate, tokenizer: Any, room: int
     ) -> list[Conversation]:
         """The shots without the first ones, such that they and a conversation have room."""
         asks = not is_answer(talk.messages[-1])
         for first in range(len(self.shots)):
-            text = template.render(behind(self.shots[first:], talk), asks=asks)
-            if len(ids_of(text, tokenizer)) <= room:
+            text = template.render(prepend_examples(self.shots[first:], talk), asks=asks)
+            if len(tokenize(text, tokenizer)) <= room:
                 return self.shots[first:]
         return []
 
     def examples(self, given: EvalSplit, tokenizer: Any, room: int) -> tuple[Columns, list[int]]:
         """The rows behind shots as examples, whose labels are the tokens that are labeled without
         shots; and how many shots each row has."""
-        template, texts, of, counts = Template(tokenizer, self._template), [], [], []
+        template, texts, of, counts = ChatTemplate(tokenizer, self._template), [], [], []
         rows = {name: given.rows[name][:] for name in given.rows.column_names}
         for row, talk in enumerate(self.asks.conversations(rows, tokenizer, self.length)):
-            kept = self.fitting(talk, template, tokenizer, room)
+            kept = self.fit_examples(talk, template, tokenizer, room)
             counts.append(len(kept))
-            earlier = sum(is_learned(message) for shot in kept for message in shot.messages)
-            for text in without_first(template.rendered(behind(kept, talk)), earlier):
+            earlier = sum(is_trained_on(message) for shot in kept for message in shot.messages)
+            for text in skip_answers(
+                template.render_answers(prepend_examples(kept, talk)), earlier
+            ):
                 texts.append(text)
                 of.append(row)
-        left, found = labeled(given), tokens_of(texts, template, room)
-        labels = [first_of(each.labels, left, row) for each, row in zip(found, of, strict=True)]
+        left, found = count_labels(given), tokenize_chats(texts, template, room)
+        labels = [keep_labels(each.labels, left, row) for each, row in zip(found, of, strict=True)]
         ids = [each.input_ids for each in found]
         sizes = [len(each) for each in ids]
         return {"input_ids": ids, "labels": labels, "length": sizes, "of": of}, counts
@@ -86,40 +88,40 @@ class Shown(LanguageModeling, Task):
         return getattr(self.asks, "template", None)
 
 
-def by_shots(
+def predict_few_shot(
     recipe: Recipe, base: LoadedModel, given: EvalSplit, world: World
 ) -> tuple[str, Predictions] | None:
     """What the base says behind answered rows, and by what name; none where none are asked for."""
     task, how = recipe.task.text_generator, recipe.task.generation
     if task is None or how is None or not how.few_shot_examples:
         return None
-    shown = shown_task(task, how, given, base.tokenizer, recipe.data.max_length)
+    shown = make_few_shot_task(task, how, given, base.tokenizer, recipe.data.max_length)
     count = len(shown.shots)
     data = recipe.data.model_copy(update={"max_length": (count + 1) * shown.length})
     asking = recipe.model_copy(update={"task": shown, "data": data})
     # as many tokens as the model reads, an answer's included
-    room = room_for_prompts(asking, base, how) + how.max_new_tokens
+    room = max_prompt_length(asking, base, how) + how.max_new_tokens
     examples, counts = shown.examples(given, base.tokenizer, room)
     said = predict(base, shown, Dataset.from_dict(examples), world).outputs
-    made = generated_rows(asking, base, given.rows, world)
-    outputs, loss = for_rows(said, examples["of"], given)
+    made = generate_rows(asking, base, given.rows, world)
+    outputs, loss = merge_rows(said, examples["of"], given)
     name = f"{count}-shot"
-    notes = notes_on(name, counts, count)
+    notes = omission_notes(name, counts, count)
     return name, Predictions([], outputs, loss, **made._asdict(), notes=notes)
 
 
-def shown_task(
+def make_few_shot_task(
     task: LanguageModeling, how: Generation, given: EvalSplit, tokenizer: Any, length: int
-) -> Shown:
+) -> FewShot:
     """The task behind rows of train that are drawn by seed."""
     count = min(how.few_shot_examples or 0, len(given.train))
     rows = given.train.select(random.Random(how.seed).sample(range(len(given.train)), count))
     columns = {name: rows[name][:] for name in rows.column_names}
     shots = task.conversations(columns, tokenizer, length)
-    return Shown(kind="shown", generate=how, asks=task, shots=shots, length=length)
+    return FewShot(kind="shown", generate=how, asks=task, shots=shots, length=length)
 
 
-def notes_on(name: str, counts: Sequence[int], wanted: int) -> tuple[str, ...]:
+def omission_notes(name: str, counts: Sequence[int], wanted: int) -> tuple[str, ...]:
     """How many of the rows have fewer shots than asked for."""
     fewer = [count for count in counts if count < wanted]
     if not fewer:
@@ -129,7 +131,7 @@ def notes_on(name: str, counts: Sequence[int], wanted: int) -> tuple[str, ...]:
     return (f"{name}: {said}; the first ones are dropped",)
 
 
-def behind(shots: Sequence[Conversation], talk: Conversation) -> Conversation:
+def prepend_examples(shots: Sequence[Conversation], talk: Conversation) -> Conversation:
     """A conversation behind others, as one with the tools of all; it begins with its own system
     prompt, if any."""
     messages = talk.messages
@@ -141,37 +143,37 @@ def behind(shots: Sequence[Conversation], talk: Conversation) -> Conversation:
     return Conversation([*system, *before, *messages[len(system) :]], tools or None)
 
 
-def without_first(texts: Iterator[Rendered], count: int) -> Iterator[Rendered]:
+def skip_answers(texts: Iterator[RenderedChat], count: int) -> Iterator[RenderedChat]:
     """The texts of a conversation of which the first `count` answers are not to be said."""
     for text in texts:
         spans = text.spans[count:]
         count = max(0, count - len(text.spans))
         if spans:
-            yield Rendered(text.text, spans)
+            yield RenderedChat(text.text, spans)
 
 
-def ids_of(text: str, tokenizer: Any) -> list[int]:
+def tokenize(text: str, tokenizer: Any) -> list[int]:
     """A text's tokens."""
     found = encode_rendered(tokenizer, [text], add_special_tokens=False, verbose=False)
     return list(found["input_ids"][0])
 
 
-def rows_of(examples: Any) -> Sequence[int]:
+def row_indices(examples: Any) -> Sequence[int]:
     """The row that each of the examples is of."""
     known = "of" in columns_in(examples)
     return list(examples["of"]) if known else range(len(examples["labels"]))
 
 
-def labeled(given: EvalSplit) -> dict[int, int]:
+def count_labels(given: EvalSplit) -> dict[int, int]:
     """How many tokens are to be said of each row."""
     found: dict[int, int] = {}
-    for row, labels in zip(rows_of(given.examples), given.examples["labels"], strict=True):
+    for row, labels in zip(row_indices(given.examples), given.examples["labels"], strict=True):
         known = sum(label != IGNORE_INDEX for label in labels[1:])  # nothing comes before the first
         found[row] = found.get(row, 0) + known
     return found
 
 
-def first_of(labels: Sequence[int], left: dict[int, int], row: int) -> list[int]:
+def keep_labels(labels: Sequence[int], left: dict[int, int], row: int) -> list[int]:
     """The labels that are `left` to a row, counted down: of an answer that the length limit cuts
     where there are no shots, bytes are counted to there."""
     found = []
@@ -182,7 +184,7 @@ def first_of(labels: Sequence[int], left: dict[int, int], row: int) -> list[int]
     return found
 
 
-def for_rows(
+def merge_rows(
     said: Sequence[np.ndarray], of: Sequence[int], given: EvalSplit
 ) -> tuple[list[np.ndarray], float | None]:
     """What was said of each row in the place of its first example among those without shots, and
@@ -192,7 +194,7 @@ def for_rows(
         sums[row] = sums.get(row, np.zeros(2)) + np.asarray([float(mean) * count, count])
     nats, tokens = sum(sums.values(), np.zeros(2))
     outputs = []
-    for row in rows_of(given.examples):
+    for row in row_indices(given.examples):
         own, count = sums.pop(row, np.zeros(2))
         outputs.append(np.asarray([own / count if count else 0.0, count]))
     return outputs, float(nats / tokens) if tokens else None

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from peftkit.config.recipe import Recipe
-from peftkit.evaluation.baselines.base_models import base_for
+from peftkit.evaluation.baselines.base_models import load_base
 from peftkit.evaluation.prediction import predict
 from peftkit.hub.source import Source
 from peftkit.runtime.distributed import World
@@ -52,10 +52,10 @@ class Embeddings(Task):
     def outputs(self, logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> list[np.ndarray]:
         """Each part's mean over its tokens, of length 1: (parts, hidden) each."""
         pairs = zip(logits.float().split(list(sizes)), labels.split(list(sizes)), strict=True)
-        return [means(states, parts) for states, parts in pairs]
+        return [mean_states(states, parts) for states, parts in pairs]
 
 
-def means(states: Tensor, parts: Tensor) -> np.ndarray:
+def mean_states(states: Tensor, parts: Tensor) -> np.ndarray:
     """The mean state of each part's tokens, of length 1: (tokens, hidden) to (parts, hidden)."""
     known = parts != IGNORE_INDEX
     places, counts = parts[known], torch.bincount(parts[known])
@@ -64,7 +64,7 @@ def means(states: Tensor, parts: Tensor) -> np.ndarray:
     return found
 
 
-def by_embeddings(
+def predict_by_embedding(
     recipe: Recipe,
     task: EmbeddingBaseline,
     model: Source,
@@ -82,14 +82,14 @@ def by_embeddings(
     if known is None or unknown is None:
         return None
     asking = Embeddings(kind="embeddings")
-    base = base_for(asking, recipe, model, tokenizer, given.names, world)
+    base = load_base(asking, recipe, model, tokenizer, given.names, world)
     shown, asked = (
-        predict(base, asking, examples_of(found), world).outputs for found in (known, unknown)
+        predict(base, asking, to_examples(found), world).outputs for found in (known, unknown)
     )
     return task.by_nearness(shown, known["right"], asked, given.names)
 
 
-def examples_of(columns: Mapping[str, Sequence[Any]]) -> Dataset:
+def to_examples(columns: Mapping[str, Sequence[Any]]) -> Dataset:
     """The tokens and their parts as examples."""
     kept = {name: column for name, column in columns.items() if name != "right"}
     return Dataset.from_dict({**kept, "length": [len(ids) for ids in columns["input_ids"]]})

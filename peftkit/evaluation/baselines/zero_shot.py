@@ -26,12 +26,12 @@ class Likelihoods(LanguageModeling, Task):
     answers_ids: list[list[int]]
     """The tokens of each answer."""
 
-    def leaders(self) -> list[list[int]]:
+    def longest_answers(self) -> list[list[int]]:
         """The answers that are read behind each prompt: the model's word on all of their tokens is
         also its word on each answer of which they have all but the last."""
         found: list[list[int]] = []
         for ids in sorted(self.answers_ids, key=len, reverse=True):
-            if not any(follows(leader, ids) for leader in found):
+            if not any(shares_prefix(leader, ids) for leader in found):
                 found.append(ids)
         return found
 
@@ -51,13 +51,15 @@ class Likelihoods(LanguageModeling, Task):
     def _said(self, likely: Tensor, leader: list[int]) -> np.ndarray:
         """What one leader's tokens, (tokens, vocabulary), say of all answers."""
         sums = [
-            float(likely[torch.arange(len(ids)), ids].sum()) if follows(leader, ids) else np.nan
+            float(likely[torch.arange(len(ids)), ids].sum())
+            if shares_prefix(leader, ids)
+            else np.nan
             for ids in self.answers_ids
         ]
         return np.asarray(sums)
 
 
-def follows(leader: Sequence[int], answer: Sequence[int]) -> bool:
+def shares_prefix(leader: Sequence[int], answer: Sequence[int]) -> bool:
     """Whether an answer is the leader's up to its last token."""
     before = len(answer) - 1
     return before < len(leader) and list(leader[:before]) == list(answer[:before])
@@ -73,7 +75,7 @@ def is_causal(config: PretrainedConfig) -> bool:
     return known[type(config)].__name__ in (config.architectures or ())
 
 
-def shots_for(how: ZeroShotSettings, given: EvalSplit) -> list[dict[str, str]]:
+def sample_examples(how: ZeroShotSettings, given: EvalSplit) -> list[dict[str, str]]:
     """The answered rows, of train alone."""
     return [
         given.train[row]
@@ -81,7 +83,7 @@ def shots_for(how: ZeroShotSettings, given: EvalSplit) -> list[dict[str, str]]:
     ]
 
 
-def by_likelihood(
+def predict_by_likelihood(
     base: LoadedModel,
     task: Likelihoods,
     prompts: Prompts,
@@ -99,10 +101,12 @@ def by_likelihood(
     rows: list[Mapping[str, str]] = list(given.rows)
     free = {"text": CONTENT_FREE, "text_pair": CONTENT_FREE}
     *likely, nothing = log_likelihoods(base, task, [prompts.ids(r) for r in [*rows, free]], world)
-    return list(shares(np.stack(likely), nothing if calibrate else np.zeros_like(nothing)))
+    return list(
+        to_probabilities(np.stack(likely), nothing if calibrate else np.zeros_like(nothing))
+    )
 
 
-def shares(likely: np.ndarray, nothing: np.ndarray) -> np.ndarray:
+def to_probabilities(likely: np.ndarray, nothing: np.ndarray) -> np.ndarray:
     """Probabilities from log-likelihoods (rows, classes), each divided by that without content."""
     found = likely - nothing
     exponentials = np.exp(found - found.max(axis=1, keepdims=True))
@@ -113,7 +117,7 @@ def log_likelihoods(
     base: LoadedModel, task: Likelihoods, prompts: Sequence[Sequence[int]], world: World
 ) -> list[np.ndarray]:
     """The log-probability of each answer behind each of the prompts."""
-    leaders = task.leaders()
+    leaders = task.longest_answers()
     both = [(prompt, leader) for prompt in prompts for leader in leaders]
     examples = {
         "input_ids": [[*prompt, *leader] for prompt, leader in both],

@@ -13,13 +13,13 @@ from torch import nn
 from transformers import AutoTokenizer, TokenizersBackend, pipeline
 
 from peftkit.config.recipe import Recipe
-from peftkit.evaluation.prediction import collected, forward
+from peftkit.evaluation.prediction import merge_batches, predict_batches
 from peftkit.loading.model import LoadedModel, make_batcher
 from peftkit.merging.inference_settings import read_settings
 from peftkit.models.architectures import unwrapped
 from peftkit.records.record import ParameterCount
 from peftkit.tasks.base import EvalSplit, Predictions
-from peftkit.text.special_token_text import marks_of
+from peftkit.text.special_token_text import get_escaper
 
 UNCOUNTED = ParameterCount(trainable=0, total=0, base=0, head=0, adapter=0)
 Columns = Mapping[str, Sequence[Any]]
@@ -59,8 +59,8 @@ class RunSide(NamedTuple):
 
     def holds_special(self, row: int) -> bool:
         """Whether a row's texts hold special tokens, which transformers may read as such."""
-        known = marks_of(self.tokenizer)
-        return any(any(known.found_in(column[row])) for column in self.columns.values())
+        known = get_escaper(self.tokenizer)
+        return any(any(known.find_tokens(column[row])) for column in self.columns.values())
 
     def tokenized_differently(
         self, tokenizer: Any, ours: Sequence[Any], theirs: Sequence[Any]
@@ -96,8 +96,8 @@ class LabelAnswers:
         found = recipe.task.encode(columns, tokenizer, names, recipe.data.max_length)
         rows = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
         self.ids = found["input_ids"]
-        answered = forward(self.run.fed(module), recipe.task, rows, [range(len(rows))])
-        self.answers = np.asarray(collected(answered, found["labels"]).outputs)
+        answered = predict_batches(self.run.fed(module), recipe.task, rows, [range(len(rows))])
+        self.answers = np.asarray(merge_batches(answered, found["labels"]).outputs)
 
     def compare_with(self, model: Any, folder: Path, tolerance: float) -> dict[str, Any]:
         """What a pipeline says of the same texts."""

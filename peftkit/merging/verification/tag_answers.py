@@ -8,11 +8,11 @@ import numpy as np
 from torch import nn
 from transformers import pipeline
 
-from peftkit.evaluation.prediction import collected, forward
+from peftkit.evaluation.prediction import merge_batches, predict_batches
 from peftkit.merging.verification.answers import RunSide, open_tokenizer
 from peftkit.tasks.base import IGNORE_INDEX
 from peftkit.tasks.token_classification.rows import sentences_in
-from peftkit.text.subword_tokens import unknown_id
+from peftkit.text.subword_tokens import find_unknown_id
 
 
 class TagAnswers:
@@ -41,8 +41,8 @@ class TagAnswers:
             [p for p, label in enumerate(row) if label != IGNORE_INDEX] for row in labels
         ]
         batches = [range(len(examples))] if examples else []
-        answered = forward(self.run.fed(module), recipe.task, examples, batches)
-        self.answers = list(collected(answered, labels).outputs)
+        answered = predict_batches(self.run.fed(module), recipe.task, examples, batches)
+        self.answers = list(merge_batches(answered, labels).outputs)
 
     def compare_with(self, model: Any, folder: Path, tolerance: float) -> dict[str, Any]:
         """What a pipeline says of the same texts."""
@@ -71,7 +71,7 @@ class TagAnswers:
 
     def dropped(self, row: int, theirs: Sequence[int]) -> bool:
         """Whether a row has words that the tokenizer drops: a run reads the unknown token there."""
-        unknown, ours = unknown_id(self.run.tokenizer), self.ids[row]
+        unknown, ours = find_unknown_id(self.run.tokenizer), self.ids[row]
         return list(theirs) != ours and list(theirs) == [i for i in ours if i != unknown]
 
     def apart(self, row: int, said: dict[int, Any]) -> list[tuple[int, float, bool]]:

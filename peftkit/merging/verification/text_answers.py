@@ -9,18 +9,18 @@ import torch
 from torch import nn
 
 from peftkit.evaluation.generation import (
-    all_ends,
+    decode_answer,
+    find_end_ids,
     generate_tokens,
-    room_for_prompts,
-    text_of,
-    upto_end,
+    max_prompt_length,
+    trim_to_end,
 )
 from peftkit.merging.verification.answers import RunSide, open_tokenizer
 from peftkit.merging.verification.greedy import Answer, compare
 from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from peftkit.tasks.language_modeling.seq2seq import SOURCE
-from peftkit.text.conversations import asked
+from peftkit.text.conversations import remove_last_answer
 
 NEW_TOKENS = 32
 """Tokens of an answer that are compared."""
@@ -44,10 +44,10 @@ class TextAnswers:
         """Have the run's model continue its prompts."""
         recipe, tokenizer, columns, _ = self.run
         assembled, task = self.run.fed(module), self.task
-        self.room = room_for_prompts(recipe, assembled, self.how)
+        self.room = max_prompt_length(recipe, assembled, self.how)
         self.prompts = task.prompts(columns, tokenizer, self.room)
         stops, first = task.stop_ids(tokenizer), task.first_id(tokenizer)
-        ends = all_ends(assembled, stops)
+        ends = find_end_ids(assembled, stops)
         found = generate_tokens(assembled, self.prompts, self.how, stops, first)
         self.answers = [answer(tokens, tokenizer, ends) for tokens in found]
 
@@ -90,7 +90,7 @@ class TextAnswers:
             texts = list(self.task.prompt_inputs(columns))
             ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
             return [[*begins, *each[-room:]] for each in ids]
-        talks = map(asked, self.task.conversations(columns, ours, self.room))
+        talks = map(remove_last_answer, self.task.conversations(columns, ours, self.room))
         how = {"add_generation_prompt": True, "return_dict": True}
         found = [tokenizer.apply_chat_template(t.messages, tools=t.tools, **how) for t in talks]
         return [list(each["input_ids"][-self.room :]) for each in found]
@@ -98,7 +98,7 @@ class TextAnswers:
 
 def answer(tokens: Sequence[int], tokenizer: Any, ends: Sequence[int]) -> Answer:
     """Tokens as an answer."""
-    text = text_of(tokens, tokenizer, ends, [])
+    text = decode_answer(tokens, tokenizer, ends, [])
     return Answer(tokens, text, bool(tokens) and tokens[-1] in ends)
 
 
@@ -115,7 +115,7 @@ def generated(
     start = 1 if encodes else batch["input_ids"].shape[1]
     said = model.generation_config.eos_token_id
     ends = [said] if isinstance(said, int) else list(said or ())
-    tokens = [upto_end(row, ends) for row in found[:, start:].tolist()]
+    tokens = [trim_to_end(row, ends) for row in found[:, start:].tolist()]
     return [answer(each, tokenizer, ends) for each in tokens]
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from peftkit.errors import Fault, RecipeError, RunError
 from peftkit.records.record import RunRecord, read_record, run_folder
-from peftkit.storage.strict_json import read_plain
+from peftkit.storage.strict_json import parse_strict
 from peftkit.tasks.base import Task
 
 NEEDED: dict[str, type] = {
@@ -73,7 +73,7 @@ class Run:
             # the last line may be cut short; most others are of training steps
             whole, _, _ = path.read_bytes().rpartition(b"\n")
             scored = [line for line in whole.split(b"\n") if b'"eval_score"' in line]
-            lines = read_plain(b"[" + b",".join(scored) + b"]")
+            lines = parse_strict(b"[" + b",".join(scored) + b"]")
         except (ValueError, OSError):
             return []
         return [x for x in lines if isinstance(x, dict) and isinstance(x.get("step"), int)]

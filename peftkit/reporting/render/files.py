@@ -11,7 +11,7 @@ from peftkit.reporting.render.markdown import markdown, sheet
 from peftkit.reporting.render.page import page
 from peftkit.reporting.render.picture import png
 from peftkit.reporting.render.svg import Drawing
-from peftkit.storage.atomic_files import write_bytes, write_text, writing
+from peftkit.storage.atomic_files import explain_disk_errors, write_bytes, write_text
 
 if TYPE_CHECKING:
     from peftkit.reporting.analysis.results import ReportData
@@ -29,7 +29,7 @@ def write_report(report: ReportData, folder: Path, as_png: bool, drawing: Drawin
     }
     for picture, svg in zip(drawn, svgs.result(), strict=True):
         texts[f"pictures/{picture.name}.svg"] = svg
-    with writing(folder, "--to"):
+    with explain_disk_errors(folder, "--to"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "pictures").mkdir(exist_ok=True)
         for name, text in texts.items():

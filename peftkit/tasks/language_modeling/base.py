@@ -12,7 +12,7 @@ from peftkit.tasks.base import EvalSplit, Predictions, Reading, Scored, Task
 from peftkit.tasks.language_modeling.counts import columns_in, row_counts, token_totals
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from peftkit.text.conversations import Conversation
-from peftkit.text.words import words_of
+from peftkit.text.words import split_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -240,7 +240,7 @@ class LanguageModeling(Task):
 
     def text_details(self, texts: Sequence[str]) -> dict[str, Any]:
         """What else is said of generated texts."""
-        return {"mean_words": sum(len(words_of(text)) for text in texts) / len(texts)}
+        return {"mean_words": sum(len(split_words(text)) for text in texts) / len(texts)}
 
     def _tallied(self, counts: "Floats", given: EvalSplit) -> "dict[str, Score]":
         """Each score from the rows in which it is known, the headline first."""

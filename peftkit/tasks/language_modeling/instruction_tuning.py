@@ -9,22 +9,22 @@ from peftkit.errors import DataError, Fault, RecipeError
 from peftkit.metrics.text import EXACT, Counted, exact_counts, rouges
 from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.counts import columns_in
-from peftkit.text.chat_fields import TOLD, examined, faults_of
-from peftkit.text.chat_templates import Rendered, Template, template_text
-from peftkit.text.chat_tokens import Tokens, spoken, tokens_of
+from peftkit.text.chat_fields import REQUIRED_FIELDS, check_fields, row_faults
+from peftkit.text.chat_templates import ChatTemplate, RenderedChat, read_template
+from peftkit.text.chat_tokens import TokenizedChat, extract_answer, tokenize_chats
 from peftkit.text.conversations import (
     COLUMNS,
     FORMATS,
-    LISTS,
+    MESSAGE_COLUMNS,
     Conversation,
-    asked,
-    conversation_of,
-    faults_in,
-    format_of,
-    upto_last_answer,
-    without_unanswered,
+    detect_format,
+    find_fault,
+    remove_last_answer,
+    to_conversation,
+    trim_to_last_answer,
+    trim_unanswered,
 )
-from peftkit.text.messages import MessageError, text_of
+from peftkit.text.messages import MessageError, message_text
 from peftkit.text.special_tokens import encode_rendered
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class InstructionTuning(LanguageModeling):
     @field_validator("template")
     @classmethod
     def _files_are_read(cls, said: str | None) -> str | None:
-        return None if said is None else template_text(said)
+        return None if said is None else read_template(said)
 
     @property
     def headline(self) -> str:
@@ -89,7 +89,7 @@ class InstructionTuning(LanguageModeling):
 
     def used_roles(self, there: Collection[str]) -> Collection[str]:
         """The columns of the format that the rows are in."""
-        found = format_of(there) if self.format == "auto" else self.format
+        found = detect_format(there) if self.format == "auto" else self.format
         if found is None or not set(FORMATS[found][0]) <= set(there):
             return there
         return {*FORMATS[found][0], "system", "tools", *(["input"] if found == "alpaca" else [])}
@@ -116,12 +116,12 @@ class InstructionTuning(LanguageModeling):
             wrong: dict[str, list[str]] = {}
             for row in rows:
                 try:
-                    place, what = "", faults_in(conversation_of(row, found, self.system).messages)
+                    place, what = "", find_fault(to_conversation(row, found, self.system).messages)
                 except MessageError as error:
                     place, what = error.place, error.what
                 if what:
                     wrong.setdefault(what, []).append(f"{row['row']}{place}")
-            faults += faults_of(split, len(rows), wrong)
+            faults += row_faults(split, len(rows), wrong)
         if self.metric in ("exact_match", "rougeL") and self.generate is None:
             what = f"{self.metric} is a score of generated texts, and none are asked for"
             faults.append(Fault("task.generate", f"{what} - set task.generate={{rows: 200}}"))
@@ -134,12 +134,12 @@ class InstructionTuning(LanguageModeling):
 
         Raises `DataError` for keys that a model must see, as `tool_calls`.
         """
-        template, faults, notes = Template(tokenizer, self.template), list[Fault](), list[str]()
+        template, faults, notes = ChatTemplate(tokenizer, self.template), list[Fault](), list[str]()
         for split in SPLITS:
             rows = getattr(splits, split)
-            talks = ((row["row"], upto_last_answer(self._talk(row, 0))) for row in rows)
-            found = examined(talks, template)
-            faults += faults_of(split, len(rows), found.faults)
+            talks = ((row["row"], trim_to_last_answer(self._talk(row, 0))) for row in rows)
+            found = check_fields(talks, template)
+            faults += row_faults(split, len(rows), found.faults)
             notes += [
                 f"{split}: {key!r} of messages is not shown by the chat template ({len(names)} of "
                 f"{len(rows)} rows)"
@@ -153,8 +153,8 @@ class InstructionTuning(LanguageModeling):
         """The format of the rows, and whether any ends in more than the text of an answer."""
         found = self._format(splits.train.column_names)
         rows = (row for split in SPLITS for row in getattr(splits, split))
-        talks = (upto_last_answer(conversation_of(row, found, self.system)) for row in rows)
-        more = any(set(talk.messages[-1]) & set(TOLD) for talk in talks)
+        talks = (trim_to_last_answer(to_conversation(row, found, self.system)) for row in rows)
+        more = any(set(talk.messages[-1]) & set(REQUIRED_FIELDS) for talk in talks)
         return {"format": found, **({"says_more": True} if more else {})}
 
     def encode(
@@ -166,13 +166,13 @@ class InstructionTuning(LanguageModeling):
     ) -> dict[str, list[Any]]:
         """Conversations as tokens, the answers' as labels; several examples of a row where its
         earlier answers are written another way than the last."""
-        template = Template(tokenizer, self.template)
+        template = ChatTemplate(tokenizer, self.template)
         texts, of = [], []
         for index, talk in enumerate(self.conversations(rows, tokenizer, max_length)):
-            for text in template.rendered(talk):
+            for text in template.render_answers(talk):
                 texts.append(text)
                 of.append(index)
-        found: list[Tokens] = tokens_of(texts, template, max_length)
+        found: list[TokenizedChat] = tokenize_chats(texts, template, max_length)
         more = {"reference": self._spoken(rows, texts, of, template)} if self._says_more else {}
         return {
             **more,
@@ -193,11 +193,11 @@ class InstructionTuning(LanguageModeling):
 
         Raises `DataError` for what the chat template does not show, and a model must see.
         """
-        template = Template(tokenizer, self.template)
-        talks = list(map(asked, self._whole(rows)))
+        template = ChatTemplate(tokenizer, self.template)
+        talks = list(map(remove_last_answer, self._whole(rows)))
         named = ((f"row {number}", talk) for number, talk in enumerate(talks, 1))
-        if wrong := examined(named, template).faults:
-            raise DataError(UNUSABLE, faults_of("rows", len(talks), wrong))
+        if wrong := check_fields(named, template).faults:
+            raise DataError(UNUSABLE, row_faults("rows", len(talks), wrong))
         texts = [template.render(talk, asks=True) for talk in talks]
         how = {"add_special_tokens": False, "verbose": False}
         tokens = encode_rendered(tokenizer, texts, **how)["input_ids"]
@@ -205,13 +205,13 @@ class InstructionTuning(LanguageModeling):
 
     def openings(self, rows: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
         """The rows without what nobody answers in them: their last answers are to be generated."""
-        lists = [name for name in LISTS if name in rows]
-        cut = {name: [without_unanswered(cell, name) for cell in rows[name]] for name in lists}
+        lists = [name for name in MESSAGE_COLUMNS if name in rows]
+        cut = {name: [trim_unanswered(cell, name) for cell in rows[name]] for name in lists}
         return {**rows, **cut}
 
     def references(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
         """The last answer of each conversation."""
-        return [text_of(talk.messages[-1]) for talk in self._read(rows)]
+        return [message_text(talk.messages[-1]) for talk in self._read(rows)]
 
     def _references_of(self, given: "EvalSplit") -> list[str]:
         """The last answers; calls of tools and thoughts as the template writes them."""
@@ -227,32 +227,37 @@ class InstructionTuning(LanguageModeling):
     def _spoken(
         self,
         rows: Mapping[str, Sequence[Any]],
-        texts: Sequence[Rendered],
+        texts: Sequence[RenderedChat],
         of: Sequence[int],
-        template: Template,
+        template: ChatTemplate,
     ) -> list[str]:
         """For each text the last answer in it as it is generated."""
-        prompts = [template.render(asked(talk), asks=True) for talk in self._read(rows)]
-        return [spoken(text, prompts[row], template) for text, row in zip(texts, of, strict=True)]
+        prompts = [
+            template.render(remove_last_answer(talk), asks=True) for talk in self._read(rows)
+        ]
+        return [
+            extract_answer(text, prompts[row], template)
+            for text, row in zip(texts, of, strict=True)
+        ]
 
     def prompt_format(self, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
         """A conversation, behind the system prompt where it has none; and how the chat template
         takes contents in parts and the arguments of tools' calls."""
-        template = Template(tokenizer, self.template)
-        taken = {"parts": template.takes_parts, "text_arguments": template.takes_text_arguments}
+        template = ChatTemplate(tokenizer, self.template)
+        taken = {"parts": template.accepts_parts, "text_arguments": template.needs_text_arguments}
         return {"kind": "conversation", "system": self.system, **taken}
 
     def prompt_inputs(self, rows: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
         """The conversations with their tools, without the answers that they end in."""
-        return [asked(talk)._asdict() for talk in self._whole(rows)]
+        return [remove_last_answer(talk)._asdict() for talk in self._whole(rows)]
 
     def stop_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """The tokens that end a turn."""
-        return Template(tokenizer, self.template).stop_ids()
+        return ChatTemplate(tokenizer, self.template).stop_ids()
 
     def chat_template(self, tokenizer: "PreTrainedTokenizerBase") -> str | None:
         """The one that conversations are written by."""
-        return Template(tokenizer, self.template).portable
+        return ChatTemplate(tokenizer, self.template).portable_text
 
     def conversations(
         self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int
@@ -262,7 +267,7 @@ class InstructionTuning(LanguageModeling):
 
     def _read(self, rows: Mapping[str, Sequence[Any]]) -> list[Conversation]:
         """The rows' conversations, to the last answer where there is one."""
-        return list(map(upto_last_answer, self._whole(rows)))
+        return list(map(trim_to_last_answer, self._whole(rows)))
 
     def _whole(self, rows: Mapping[str, Sequence[Any]]) -> list[Conversation]:
         """The rows' conversations."""
@@ -276,7 +281,7 @@ class InstructionTuning(LanguageModeling):
         if found is None or not set(FORMATS[found][0][:1]) <= set(known):
             found = self._format(list(known), asked=True)
         try:
-            return conversation_of(known, found, self.system)
+            return to_conversation(known, found, self.system)
         except MessageError as error:
             where = f"{row.get('row', f'row {number}')}{error.place}"
             raise DataError(UNUSABLE, [Fault(where, error.what)]) from None
@@ -290,7 +295,7 @@ class InstructionTuning(LanguageModeling):
                 what = f"the format {self.format} needs a column {missing[0]!r} - name it here"
                 raise DataError("the data does not suit the task:", [Fault(where, what)])
             return self.format
-        found = format_of(columns, asked)
+        found = detect_format(columns, asked)
         if found is None:
             known = "; ".join(f"{n}: {', '.join(needed)}" for n, (needed, _) in FORMATS.items())
             what = f"hold no known format ({known}) - name yours, as data.columns.prompt=question"

@@ -9,10 +9,10 @@ from pydantic import PositiveInt, field_validator
 from peftkit.errors import DataError, Fault, RecipeError
 from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
-from peftkit.text.chat_templates import Template, template_text
-from peftkit.text.chat_tokens import tokens_of
-from peftkit.text.conversations import Conversation, assistant, user
-from peftkit.text.special_tokens import encode_rendered, encode_text, protect
+from peftkit.text.chat_templates import ChatTemplate, read_template
+from peftkit.text.chat_tokens import tokenize_chats
+from peftkit.text.conversations import Conversation, assistant_message, user_message
+from peftkit.text.special_tokens import encode_rendered, encode_text, escape_special_tokens
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -54,7 +54,7 @@ class Seq2Seq(LanguageModeling):
     @field_validator("template")
     @classmethod
     def _files_are_read(cls, said: str | None) -> str | None:
-        return None if said is None else template_text(said)
+        return None if said is None else read_template(said)
 
     def auto_class(self, config: "PretrainedConfig | None" = None) -> Any:
         """Encoder-decoders, or the causal language models.
@@ -90,13 +90,15 @@ class Seq2Seq(LanguageModeling):
         as labels; both cut, each to its own length."""
         if getattr(tokenizer, "feeds_encoder", False):
             return self._apart(rows, tokenizer, max_length)
-        template = Template(tokenizer, self.template)
+        template = ChatTemplate(tokenizer, self.template)
         asked, cut = self._requests(rows["source"], template, tokenizer, max_length)
         texts = []
         for request, target in zip(asked, rows["target"], strict=True):
-            (text,) = template.rendered(Conversation([user(request), assistant(target)]))
+            (text,) = template.render_answers(
+                Conversation([user_message(request), assistant_message(target)])
+            )
             texts.append(text)
-        found = tokens_of(texts, template, max_length)
+        found = tokenize_chats(texts, template, max_length)
         return {
             "input_ids": [each.input_ids for each in found],
             "labels": [each.labels for each in found],
@@ -113,9 +115,11 @@ class Seq2Seq(LanguageModeling):
         """What an encoder reads, or a causal model up to where its answer begins."""
         if getattr(tokenizer, "feeds_encoder", False):
             return self._sources(rows["source"], tokenizer, max_length)[0]
-        template = Template(tokenizer, self.template)
+        template = ChatTemplate(tokenizer, self.template)
         asked, _ = self._requests(rows["source"], template, tokenizer, max_length)
-        texts = [template.render(Conversation([user(request)]), asks=True) for request in asked]
+        texts = [
+            template.render(Conversation([user_message(request)]), asks=True) for request in asked
+        ]
         found = encode_rendered(tokenizer, texts, add_special_tokens=False)
         return list(map(list, found["input_ids"]))
 
@@ -123,10 +127,13 @@ class Seq2Seq(LanguageModeling):
         self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int
     ) -> list[Conversation]:
         """What a causal model is asked of each source, cut to leave room, and the target."""
-        template = Template(tokenizer, self.template)
+        template = ChatTemplate(tokenizer, self.template)
         requests, _ = self._requests(rows["source"], template, tokenizer, max_length)
         pairs = zip(requests, rows["target"], strict=True)
-        return [Conversation([user(request), assistant(target)]) for request, target in pairs]
+        return [
+            Conversation([user_message(request), assistant_message(target)])
+            for request, target in pairs
+        ]
 
     def references(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
         """The targets."""
@@ -147,13 +154,13 @@ class Seq2Seq(LanguageModeling):
         """The tokens that end a target."""
         if getattr(tokenizer, "feeds_encoder", False):
             return super().stop_ids(tokenizer)
-        return Template(tokenizer, self.template).stop_ids()
+        return ChatTemplate(tokenizer, self.template).stop_ids()
 
     def chat_template(self, tokenizer: "PreTrainedTokenizerBase") -> str | None:
         """The one that a causal model's requests are written by; none where there is an encoder."""
         if getattr(tokenizer, "feeds_encoder", False):
             return None
-        return Template(tokenizer, self.template).portable
+        return ChatTemplate(tokenizer, self.template).portable_text
 
     def _apart(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> Columns:
         """For an encoder and its decoder."""
@@ -179,7 +186,9 @@ class Seq2Seq(LanguageModeling):
     ) -> tuple[list[list[int]], list[bool]]:
         """What an encoder reads, and whether it was cut."""
         prompt = self.prompt or SOURCE
-        texts = [prompt.replace(SOURCE, protect(tokenizer, source)) for source in sources]
+        texts = [
+            prompt.replace(SOURCE, escape_special_tokens(tokenizer, source)) for source in sources
+        ]
         whole = encode_rendered(tokenizer, texts, verbose=False)["input_ids"]
         cutting = {"truncation": True, "max_length": max_length}
         kept = encode_rendered(tokenizer, texts, **cutting)["input_ids"]
@@ -187,12 +196,12 @@ class Seq2Seq(LanguageModeling):
         return [list(ids) for ids in kept], cut
 
     def _requests(
-        self, sources: Sequence[str], template: Template, tokenizer: Any, max_length: int
+        self, sources: Sequence[str], template: ChatTemplate, tokenizer: Any, max_length: int
     ) -> tuple[list[str], list[bool]]:
         """What a causal model is asked, the source cut from behind so that a target fits; and
         whether it was."""
         said = self.prompt or self.request
-        around = template.render(Conversation([user(said.replace(SOURCE, ""))]), asks=True)
+        around = template.render(Conversation([user_message(said.replace(SOURCE, ""))]), asks=True)
         room = (
             max_length
             - self.target_length

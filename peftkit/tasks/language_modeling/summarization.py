@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from peftkit.metrics.text import Counted, rouges
 from peftkit.tasks.base import EvalSplit
 from peftkit.tasks.language_modeling.seq2seq import SOURCE, Seq2Seq, said_by_all, usual_target
-from peftkit.text.words import SENTENCE_ENDS, words_of
+from peftkit.text.words import SENTENCE_ENDS, split_words
 
 
 class Summarization(Seq2Seq):
@@ -50,5 +50,5 @@ def parts_of(text: str) -> list[str]:
 
 def longest(parts: Sequence[str], count: int) -> list[str]:
     """The longest parts, in the order in which they stand."""
-    chosen = sorted(range(len(parts)), key=lambda i: (-len(words_of(parts[i])), i))[:count]
+    chosen = sorted(range(len(parts)), key=lambda i: (-len(split_words(parts[i])), i))[:count]
     return [parts[i] for i in sorted(chosen)]

@@ -10,7 +10,7 @@ from peftkit.metrics.text import distinct
 from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from peftkit.text.special_tokens import encode_text
-from peftkit.text.words import first_words
+from peftkit.text.words import take_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,7 +102,7 @@ class TextGeneration(LanguageModeling):
     def openings(self, rows: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
         """The first words of each text, and the white space between them as it is: code lives by
         it."""
-        return {**rows, "text": [first_words(text, self.prompt_words) for text in rows["text"]]}
+        return {**rows, "text": [take_words(text, self.prompt_words) for text in rows["text"]]}
 
     def references(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
         """The whole texts."""

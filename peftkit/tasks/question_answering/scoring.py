@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from peftkit.text.words import SENTENCE_ENDS, is_beyond_ascii, without_punctuation, words_of
+from peftkit.text.words import SENTENCE_ENDS, is_mostly_non_ascii, remove_punctuation, split_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,9 +32,9 @@ def normalized(text: str) -> str:
 
 def normalized_beside(text: str, right: str) -> str:
     """The text as it is compared with a right answer, with a space between its words."""
-    if not is_beyond_ascii(right):
+    if not is_mostly_non_ascii(right):
         return normalized(text)
-    return " ".join(words_of(normalized(without_punctuation(text))))
+    return " ".join(split_words(normalized(remove_punctuation(text))))
 
 
 def overlap_f1(said: Sequence[str], right: Sequence[str], nothing: bool) -> float:
@@ -97,9 +97,9 @@ def sentences_of(text: str) -> list[tuple[int, int]]:
 
 def most_alike(question: str, context: str) -> tuple[int, int]:
     """The sentence of the context with the most of the question's words; the first of several."""
-    words = set(words_of(normalized(question)))
+    words = set(split_words(normalized(question)))
     sentences = sentences_of(context)
     shared = [
-        len(words & set(words_of(normalized(context[start:end])))) for start, end in sentences
+        len(words & set(split_words(normalized(context[start:end])))) for start, end in sentences
     ]
     return sentences[shared.index(max(shared))]

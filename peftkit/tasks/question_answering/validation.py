@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from peftkit.data.validation import Places, rows_at
+from peftkit.data.validation import Occurrences, count_rows
 from peftkit.errors import Fault
 from peftkit.tasks.question_answering.spans import answers_in, located
 
@@ -17,14 +17,14 @@ class Survey:
 
     split: str
     rows: int = 0
-    broken: dict[str, Places] = field(default_factory=dict)
+    broken: dict[str, Occurrences] = field(default_factory=dict)
     """Cells that hold no answers, by what is wrong with them."""
-    nothing: Places = field(default_factory=Places)
+    nothing: Occurrences = field(default_factory=Occurrences)
     """Rows without an answer."""
-    unfound: Places = field(default_factory=Places)
+    unfound: Occurrences = field(default_factory=Occurrences)
     """Rows none of whose answers stands in the context, or several times and not where it is said
     to stand."""
-    repaired: Places = field(default_factory=Places)
+    repaired: Occurrences = field(default_factory=Occurrences)
     """Answers that stand once, and elsewhere than it is said."""
     several: int = 0
     """Rows with answers in several places."""
@@ -41,7 +41,7 @@ class Survey:
         try:
             answers = answers_in(cell)
         except ValueError as error:
-            self.broken.setdefault(str(error), Places()).add(f"{row} {str(cell)[:40]!r}")
+            self.broken.setdefault(str(error), Occurrences()).add(f"{row} {str(cell)[:40]!r}")
             return
         found = [located(context, answer) for answer in answers]
         starts = {(start, a.text) for (_, start), a in zip(found, answers, strict=True)}
@@ -83,9 +83,9 @@ def faults_of(
         yield Fault(where, "no answer is found in its context - there is nothing to train on")
 
 
-def rows_have(places: Places) -> str:
+def rows_have(places: Occurrences) -> str:
     """How many rows, and which: '2 rows (train:3, train:8) have'."""
-    return f"{rows_at(places)} {'has' if places.count == 1 else 'have'}"
+    return f"{count_rows(places)} {'has' if places.count == 1 else 'have'}"
 
 
 def notes_of(found: Survey, examples: Mapping[str, Any]) -> Iterator[str]:

@@ -5,13 +5,18 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from peftkit.data.validation import Places, rows_at
+from peftkit.data.validation import Occurrences, count_rows
 from peftkit.errors import DataError, Fault
 from peftkit.metrics.counts import precision_recall_f1
 from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions
 from peftkit.tasks.embedding_baseline import EntityEmbeddingBaseline
 from peftkit.tasks.relation_extraction.entity_markers import Marked, Unmarked, marked, with_marks
-from peftkit.text.subword_tokens import frame_of, nearest_to, pieces_of, with_markers
+from peftkit.text.subword_tokens import (
+    find_frame,
+    insert_markers,
+    keep_nearest,
+    tokenize_with_spans,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,13 +121,13 @@ class RelationExtraction(EntityEmbeddingBaseline):
 
     def _unmarked(self, split: str, rows: Any) -> list[Fault]:
         """Rows whose head and tail cannot be told, by the reason."""
-        found: dict[str, Places] = {}
+        found: dict[str, Occurrences] = {}
         for name, *cells in zip(rows["row"], *self._cells(rows), strict=True):
             try:
                 self._read(*cells)
             except Unmarked as error:
-                found.setdefault(str(error), Places()).add(name)
-        return [Fault(f"{split}, {rows_at(places)}", why) for why, places in found.items()]
+                found.setdefault(str(error), Occurrences()).add(name)
+        return [Fault(f"{split}, {count_rows(places)}", why) for why, places in found.items()]
 
     def _cells(self, rows: Any) -> list[Sequence[Any]]:
         """The columns of the inputs, of nothing where there are none."""
@@ -157,12 +162,12 @@ class RelationExtraction(EntityEmbeddingBaseline):
     ) -> dict[str, list[Any]]:
         """Token ids with markers around both parts; of a text that is too long the tokens that are
         next to them. `read` says where the opening markers stand."""
-        frame = frame_of(tokenizer)
+        frame = find_frame(tokenizer)
         room = frame.room(max_length, LEAST_ROOM)
         ids_of = {name: index for index, name in enumerate(names)}
         labels = self._labels(rows) if "label" in rows else [""] * len(rows["text"])
         read = self._all_read(rows)
-        pieces = pieces_of(tokenizer, [found.text for found, _ in read])
+        pieces = tokenize_with_spans(tokenizer, [found.text for found, _ in read])
         columns: dict[str, list[Any]] = {}
         for (found, kinds), own, label in zip(read, pieces, labels, strict=True):
             numbers: list[Any] = [
@@ -170,8 +175,8 @@ class RelationExtraction(EntityEmbeddingBaseline):
                 for number, kind in enumerate(kinds, 1)
                 for end in ("", "/")
             ]
-            ids, places = with_markers(own, (found.head, found.tail), numbers)
-            kept = nearest_to(places, len(ids), room)
+            ids, places = insert_markers(own, (found.head, found.tail), numbers)
+            kept = keep_nearest(places, len(ids), room)
             example: dict[str, Any] = {
                 **frame.around([ids[place] for place in kept]),
                 "labels": ids_of.get(label, IGNORE_INDEX),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from peftkit.data.validation import Places, rows_at
+from peftkit.data.validation import Occurrences, count_rows
 from peftkit.errors import Fault
 from peftkit.tasks.token_classification.schemes import (
     OUTSIDE,
@@ -114,7 +114,7 @@ def marking_names(
 
 def unpaired(split: str, rows: Any) -> list[Fault]:
     """Rows whose words and tags do not fit together, or are not there."""
-    found: dict[str, Places] = {}
+    found: dict[str, Occurrences] = {}
     for name, words, tags in tagged(rows):
         if len(words) != len(tags):
             note(found, "uneven", f"{name} ({len(words)} words, {len(tags)} tags)")
@@ -129,7 +129,9 @@ def unpaired(split: str, rows: Any) -> list[Fault]:
     }
     where = {"wordless": "tokens"}
     return [
-        Fault(f"{split}, column of {where.get(what, 'tags')!r}", said[what].format(rows_at(places)))
+        Fault(
+            f"{split}, column of {where.get(what, 'tags')!r}", said[what].format(count_rows(places))
+        )
         for what, places in found.items()
     ]
 
@@ -150,7 +152,7 @@ def of_no_scheme(split: str, sentences: Mapping[str, Sequence[str]]) -> list[Fau
 
 def ill_formed(split: str, sentences: Mapping[str, Sequence[str]], scheme: str) -> list[Fault]:
     """Tags that their scheme does not have where they stand."""
-    places = Places()
+    places = Occurrences()
     for name, tags in sentences.items():
         if wrong := misplaced(tags, scheme):
             place = wrong[0]
@@ -163,7 +165,7 @@ def ill_formed(split: str, sentences: Mapping[str, Sequence[str]], scheme: str) 
         "iob2": "if I- may begin an entity set task.scheme=iob1, else fix the tags",
         "iob1": "if B- begins every entity set task.scheme=iob2, else fix the tags",
     }.get(scheme, "fix the tags, or say which scheme they are in (task.scheme)")
-    what = f"ill-formed in the scheme {scheme} in {rows_at(places)} - {fix}"
+    what = f"ill-formed in the scheme {scheme} in {count_rows(places)} - {fix}"
     return [Fault(f"{split}, column of 'tags'", what)]
 
 
@@ -171,20 +173,20 @@ def unlearned(
     split: str, sentences: Mapping[str, Iterable[str]], known: Sequence[str], kind: str
 ) -> list[Fault]:
     """Tags or types of entities that train never has."""
-    found: dict[str, Places] = {}
+    found: dict[str, Occurrences] = {}
     for name, values in sentences.items():
         for value in set(values) - set(known):
             note(found, value, name)
     return [
         Fault(
             f"{split}, column of 'tags'",
-            f"the {kind} {value!r} is in {rows_at(places)}, and train never has it ("
+            f"the {kind} {value!r} is in {count_rows(places)}, and train never has it ("
             f"{', '.join(known)}) - fix or remove the rows, or name all in data.labels",
         )
         for value, places in sorted(found.items())
     ]
 
 
-def note(found: dict[str, Places], what: str, place: str) -> None:
+def note(found: dict[str, Occurrences], what: str, place: str) -> None:
     """Count one more of `what`, at `place`."""
-    found.setdefault(what, Places()).add(place)
+    found.setdefault(what, Occurrences()).add(place)

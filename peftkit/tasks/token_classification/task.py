@@ -37,12 +37,12 @@ from peftkit.tasks.token_classification.schemes import (
 )
 from peftkit.text.subword_tokens import (
     Span,
-    frame_of,
-    pieces_of,
-    pieces_of_words,
-    unknown_id,
-    window_of,
-    windows,
+    align_words,
+    choose_window,
+    find_frame,
+    find_unknown_id,
+    split_windows,
+    tokenize_with_spans,
 )
 
 if TYPE_CHECKING:
@@ -124,17 +124,17 @@ class TokenClassification(WordEmbeddingBaseline):
     ) -> dict[str, list[Any]]:
         """The words' pieces, in windows where they are more than `max_length`; a word's label is at
         its first piece, in one window."""
-        frame = frame_of(tokenizer)
+        frame = find_frame(tokenizer)
         room = frame.room(max_length)
         sentences = sentences_in(rows)
         texts = [" ".join(sentence.words) for sentence in sentences]
-        unknown = unknown_id(tokenizer)
+        unknown = find_unknown_id(tokenizer)
         ids_of = {name: index for index, name in enumerate(names)}
         gold = self._gold(rows, names) or [[""] * len(each.words) for each in sentences]
         columns: dict[str, list[Any]] = {}
-        for row, pieces in enumerate(pieces_of(tokenizer, texts)):
+        for row, pieces in enumerate(tokenize_with_spans(tokenizer, texts)):
             spans = sentence_of(sentences[row].words).spans
-            ids, firsts = pieces_of_words(pieces, texts[row], spans, unknown)
+            ids, firsts = align_words(pieces, texts[row], spans, unknown)
             labels = [ids_of.get(tag, UNKNOWN) for tag in gold[row]]
             for window, placed in self._windows(firsts, labels, len(ids), room):
                 own = frame.around(ids[slice(*window)])
@@ -158,10 +158,10 @@ class TokenClassification(WordEmbeddingBaseline):
         if stride >= room:
             what = f"is {stride}, and a window has {room} tokens - use {room - 1} or less, or auto"
             raise DataError("the windows do not move on:", [Fault("task.stride", what)])
-        among = list(windows(length, room, stride))
+        among = list(split_windows(length, room, stride))
         chosen: dict[int, list[tuple[int, int]]] = {}
         for word in words:
-            chosen.setdefault(window_of(word[0], among, length), []).append(word)
+            chosen.setdefault(choose_window(word[0], among, length), []).append(word)
         for index in sorted(chosen):
             yield among[index], chosen[index]
 
