@@ -79,7 +79,7 @@ class TextClassification(EmbeddingBaseline):
                 what = f"{seen[label]} rows have the label {label!r}, which is not one of {known}"
                 fix = "fix the rows or name it in data.labels"
                 if split != "train":
-                    fix = "the train split does not have it, so it cannot be learned: fix or remove the rows"
+                    fix = "train does not have it, so it cannot be learned: fix or remove the rows"
                 faults.append(Fault(f"{split}, column of 'label'", f"{what} - {fix}"))
         if isinstance(self.class_weights, dict) and set(self.class_weights) != set(names):
             what = f"should weigh {', '.join(names)} (got {', '.join(self.class_weights)})"

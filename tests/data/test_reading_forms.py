@@ -76,7 +76,7 @@ def test_labels_with_and_without_a_point_are_one_class_over_all_files(tmp_path: 
     labeled(tmp_path / "test.jsonl", [0.0, 1.0])
     assert names_of(tmp_path) == ("0", "1")
     labeled(tmp_path / "test.jsonl", [0.0, 1.5])
-    with pytest.raises(DataError, match=r"the label '0\.0', which is not among 0, 1"):
+    with pytest.raises(DataError, match=r"the label '0\.0', which is not one of 0, 1"):
         names_of(tmp_path)
 
 

@@ -348,7 +348,7 @@ def test_everything_wrong_with_answers_is_told_at_once() -> None:
     assert "task.unanswerable=true" in said and "task.unfound=drop" in said
     assert "train:1 'Cat'" in said and "test:0 'Cat'" in said
     assert "answers in a form that is not known" in said
-    with pytest.raises(DataError, match="nothing to learn from"):
+    with pytest.raises(DataError, match="nothing to train on"):
         QuestionAnswering(unfound="drop").label_names(splits([LOST]))
 
 
@@ -365,7 +365,8 @@ def test_what_was_repaired_dropped_and_left_unused_is_told() -> None:
     notes = task.told(found, {"train": train, "validation": none, "test": none})
     assert notes == (
         "train: 1 row (train:1 'Cat') has answers not in the context; nothing is learned from them",
-        "train: 1 answers stand elsewhere than it is said (train:3); taken from where they stand",
+        "train: 1 answers are not at their answer_start (train:3); the place where they are found "
+        "is used",
         "train: 1 rows have several answers; the first is learned",
         "train: the questions of 1 rows are cut (task.question_length)",
         "train: the answers of 1 rows fit no window whole; nothing is learned from them",

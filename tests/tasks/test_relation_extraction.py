@@ -65,9 +65,9 @@ def test_marks_become_places_in_the_text_without_them() -> None:
         ("a <e1>dog</e1> b", "there is no <e2>"),
         ("a <e1>dog b <e2>c</e2>", "there is no </e1>"),
         ("<e1>a</e1> <e1>b</e1> <e2>c</e2>", "there are several <e1>"),
-        ("<e1>a <e2>b</e2></e1>", "marks stand within each other"),
-        ("<e1>a <e2>b</e1> c</e2>", "marks stand within each other"),
-        ("</e1>a<e1> <e2>b</e2>", "a mark ends before it begins"),
+        ("<e1>a <e2>b</e2></e1>", "markers are nested"),
+        ("<e1>a <e2>b</e1> c</e2>", "markers are nested"),
+        ("</e1>a<e1> <e2>b</e2>", "a marker ends before it begins"),
         ("<e1> </e1> <e2>b</e2>", "a marker encloses nothing"),
     ],
 )
@@ -92,12 +92,12 @@ def test_offsets_come_in_three_forms() -> None:
         ([0, 3], [4, 8], "tail is outside its text"),
         ([3, 3], [4, 7], "head is outside its text, or ends before"),
         ([-1, 3], [4, 7], "head is outside"),
-        ([3, 4], [4, 7], "head is a blank"),
+        ([3, 4], [4, 7], "head is only white space"),
         ([0, 5], [4, 7], "head and tail overlap"),
         ([0], [4, 7], "head is no place in the text"),
         ("dog", [4, 7], "head is no place in the text"),
         ([0.0, 3.0], [4, 7], "head is no place in the text"),
-        ({"start": 0, "end": 3, "text": "dog"}, [4, 7], "head names other words"),
+        ({"start": 0, "end": 3, "text": "dog"}, [4, 7], "the text of head is not"),
     ],
 )
 def test_offsets_that_do_not_fit_are_refused(head: Any, tail: Any, why: str) -> None:

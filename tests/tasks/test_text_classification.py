@@ -58,12 +58,12 @@ def test_labels_unseen_in_train_are_all_named_at_once() -> None:
         label_names(train=["a", "b"], validation=["c"], test=["d", "d", "a"])
     said = str(caught.value)
     assert "validation, column of 'label': 1 rows have the label 'c'" in said
-    assert "test, column of 'label': 2 rows have the label 'd', which is not among a, b" in said
+    assert "test, column of 'label': 2 rows have the label 'd', which is not one of a, b" in said
     assert "cannot be learned" in said
 
 
 def test_a_label_without_a_name_says_where_to_name_it() -> None:
-    with pytest.raises(DataError, match=r"'maybe', which is not among no, yes .* in data.labels"):
+    with pytest.raises(DataError, match=r"'maybe', which is not one of no, yes .* in data.labels"):
         label_names(("no", "yes"), train=["no", "yes", "maybe"])
 
 

@@ -208,7 +208,9 @@ class Seq2Seq(LanguageModeling):
             - len(tokenizer(around, add_special_tokens=False)["input_ids"])
         )
         if room < 1:
-            what = f"{max_length} tokens leave no room for the source next to targets of {self.target_length}"
+            what = (
+                f"{max_length} tokens leave no source room next to targets of {self.target_length}"
+            )
             fault = Fault("data.max_length", f"{what} - raise it, or lower task.target_length")
             raise DataError("the texts do not fit:", [fault])
         how = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
