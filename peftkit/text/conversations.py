@@ -1,4 +1,4 @@
-"""Conversations: rows of the usual formats of instructions as messages with roles and contents."""
+"""Dataset rows in the common instruction formats, as conversations."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,60 +7,64 @@ from peftkit.text.messages import (
     ROLES,
     Message,
     is_answer,
-    is_learned,
-    listed,
-    message_of,
-    messages_in,
-    text_in,
-    text_of,
-    tools_in,
+    is_trained_on,
+    message_text,
+    parse_items,
+    parse_message,
+    parse_messages,
+    parse_tools,
+    read_text,
 )
 
 Row = Mapping[str, Any]
 
 
 class Conversation(NamedTuple):
-    """What was said, and with which tools at hand."""
+    """Messages, and the tools available to the assistant."""
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
 
-    def upto(self, count: int) -> "Conversation":
-        """The same with the first messages, so many of them."""
+    def first(self, count: int) -> "Conversation":
+        """Return the conversation with its first `count` messages."""
         return self._replace(messages=self.messages[:count])
 
 
 def from_messages(row: Row) -> list[Message]:
     """`messages`: a list of {role, content}."""
-    return messages_in(row["messages"], "messages")
+    return parse_messages(row["messages"], "messages")
 
 
 def from_sharegpt(row: Row) -> list[Message]:
     """`conversations`: a list of {from, value}."""
-    return messages_in(row["conversations"], "conversations")
+    return parse_messages(row["conversations"], "conversations")
 
 
 def from_completion(row: Row) -> list[Message]:
     """`prompt` and `completion`: texts, or lists of messages."""
     asked, said = row["prompt"], row.get("completion")
-    before = messages_in(asked, "prompt") if holds_messages(asked) else [said_in(asked, "prompt")]
+    before = (
+        parse_messages(asked, "prompt")
+        if holds_messages(asked)
+        else [read_question(asked, "prompt")]
+    )
     if said is None:
         return before
     if holds_messages(said):
-        return [*before, *messages_in(said, "completion")]
-    return [*before, assistant(text_in(said, "completion"))]
+        return [*before, *parse_messages(said, "completion")]
+    return [*before, assistant_message(read_text(said, "completion"))]
 
 
 def from_alpaca(row: Row) -> list[Message]:
     """`instruction`, maybe an `input` below it, and `output`."""
-    parts = [text_in(row.get(name), name) for name in ("instruction", "input")]
-    asked = user("\n\n".join(part for part in parts if part.strip()))
-    return [asked, *answer_in(row, "output")]
+    parts = [read_text(row.get(name), name) for name in ("instruction", "input")]
+    asked = user_message("\n\n".join(part for part in parts if part.strip()))
+    return [asked, *read_answer(row, "output")]
 
 
 def from_question(row: Row) -> list[Message]:
     """`question` and `answer`."""
-    return [said_in(row["question"], "question"), *answer_in(row, "answer")]
+    return [read_question(row["question"], "question"), *read_answer(row, "answer")]
 
 
 FORMATS: Mapping[str, tuple[tuple[str, ...], Callable[[Row], list[Message]]]] = {
@@ -70,18 +74,18 @@ FORMATS: Mapping[str, tuple[tuple[str, ...], Callable[[Row], list[Message]]]] = 
     "prompt_completion": (("prompt", "completion"), from_completion),
     "question_answer": (("question", "answer"), from_question),
 }
-"""By name: the columns that tell a format, and how its rows become messages."""
+"""By name: the columns that identify a format, and how its rows become messages."""
 COLUMNS = ("prompt", "completion", "messages", "conversations", "instruction", "input", "output",
            "question", "answer", "system", "tools")  # fmt: skip
-"""All columns that any of the formats has."""
-LISTS = ("messages", "conversations", "completion")
-"""Those whose cells may be messages that end in an answer."""
+"""All columns of any format."""
+MESSAGE_COLUMNS = ("messages", "conversations", "completion")
+"""Columns whose cells may be message lists that end with an answer."""
 
 
-def format_of(columns: Collection[str], asked: bool = False) -> str | None:
-    """The first format whose columns are there; with `asked`, but for the answer's; None if none.
+def detect_format(columns: Collection[str], asked: bool = False) -> str | None:
+    """Return the first format whose columns are present, or None.
 
-    What a prediction is made from lacks the answer.
+    With `asked`, the answer's column may be missing, as in rows to predict.
     """
     for name, (needed, _) in FORMATS.items():
         if set(needed[:1] if asked else needed) <= set(columns):
@@ -89,80 +93,79 @@ def format_of(columns: Collection[str], asked: bool = False) -> str | None:
     return None
 
 
-def conversation_of(row: Row, name: str, system: str | None) -> Conversation:
-    """The conversation of a row in the format `name`; `system` is the system prompt of rows
-    without.
+def to_conversation(row: Row, name: str, system: str | None) -> Conversation:
+    """Return the conversation of a row in the format `name`; rows without a system prompt get
+    `system`.
 
-    Raises `MessageError` for what cannot be read.
+    Raises `MessageError` for a row that cannot be read.
     """
     messages = FORMATS[name][1](row)
-    said = text_in(row.get("system"), "system") or system
+    said = read_text(row.get("system"), "system") or system
     if said and not (messages and messages[0]["role"] == "system"):
         messages = [{"role": "system", "content": said}, *messages]
-    return Conversation(messages, tools_in(row.get("tools")))
+    return Conversation(messages, parse_tools(row.get("tools")))
 
 
-def upto_last_answer(talk: Conversation) -> Conversation:
-    """A conversation without what follows the last answer that is learned; one without answers as
-    it is."""
-    answers = [index for index, message in enumerate(talk.messages) if is_learned(message)]
-    return talk.upto(answers[-1] + 1) if answers else talk
+def trim_to_last_answer(talk: Conversation) -> Conversation:
+    """Remove the messages after the last answer to train on, if there is one."""
+    answers = [index for index, message in enumerate(talk.messages) if is_trained_on(message)]
+    return talk.first(answers[-1] + 1) if answers else talk
 
 
-def asked(talk: Conversation) -> Conversation:
-    """A conversation without its last answer."""
+def remove_last_answer(talk: Conversation) -> Conversation:
+    """Remove the last message if it is an answer."""
     last = talk.messages[-1:]
-    return talk.upto(-1) if last and is_answer(last[0]) else talk
+    return talk.first(-1) if last and is_answer(last[0]) else talk
 
 
-def without_unanswered(cell: Any, column: str) -> Any:
-    """A cell's messages to the last answer; what is no list of them, or has none, as it is."""
+def trim_unanswered(cell: Any, column: str) -> Any:
+    """Remove a cell's messages after the last answer; other cells are returned unchanged."""
     if not holds_messages(cell) and column == "completion":
         return cell
-    said = listed(cell, column)
-    answers = [place for place, each in enumerate(said) if is_learned(message_of(each))]
+    said = parse_items(cell, column)
+    answers = [place for place, each in enumerate(said) if is_trained_on(parse_message(each))]
     return said[: answers[-1] + 1] if answers else cell
 
 
 def holds_messages(cell: Any) -> bool:
-    """Whether a cell that may be a text is messages."""
+    """Return whether a cell that may be a text is a list of messages."""
     return isinstance(cell, (list, tuple, Mapping))
 
 
-def user(content: str | None) -> Message:
-    """What is asked."""
+def user_message(content: str | None) -> Message:
+    """Return a user message."""
     return {"role": "user", "content": content or ""}
 
 
-def assistant(content: str) -> Message:
-    """What is answered."""
+def assistant_message(content: str) -> Message:
+    """Return an assistant message."""
     return {"role": "assistant", "content": content}
 
 
-def said_in(cell: Any, column: str) -> Message:
-    """A cell's text as a question."""
-    return user(text_in(cell, column))
+def read_question(cell: Any, column: str) -> Message:
+    """Return a cell's text as a user message."""
+    return user_message(read_text(cell, column))
 
 
-def answer_in(row: Row, column: str) -> list[Message]:
-    """The answer in a column, where the row has one."""
+def read_answer(row: Row, column: str) -> list[Message]:
+    """Return the answer in a column as a list of one message, empty if the row has none."""
     cell = row.get(column)
-    return [] if cell is None else [assistant(text_in(cell, column))]
+    return [] if cell is None else [assistant_message(read_text(cell, column))]
 
 
-def faults_in(messages: Sequence[Message]) -> str | None:
-    """Why nothing can be learned from a conversation; None if something can."""
+def find_fault(messages: Sequence[Message]) -> str | None:
+    """Return why a conversation has nothing to train on, or None."""
     if strange := {m["role"] for m in messages} - set(ROLES.values()):
-        return f"a speaker is called {sorted(strange)[0]!r}, not user, assistant, system or tool"
+        return f"a role is {sorted(strange)[0]!r}, not user, assistant, system or tool"
     answers = list(filter(is_answer, messages))
     if not answers:
-        return "nobody answers: there is no turn of the assistant"
-    if not any(map(is_learned, answers)):
-        return "no answer is to be learned: weight is 0, or train is false, in each"
+        return "there is no message of the assistant"
+    if not any(map(is_trained_on, answers)):
+        return "there is no answer to train on: weight is 0, or train is false, in each"
     if is_answer(messages[0]):
-        return "begins with an answer to nothing"
-    if not all(text_of(m).strip() or "tool_calls" in m for m in answers):
+        return "begins with an answer"
+    if not all(message_text(m).strip() or "tool_calls" in m for m in answers):
         return "an answer is empty"
-    if not all(text_of(m).strip() for m in messages if m["role"] == "user"):
+    if not all(message_text(m).strip() for m in messages if m["role"] == "user"):
         return "a question is empty"
     return None
