@@ -54,7 +54,7 @@ def loaded(recipe: Recipe, names: Sequence[str], bare: bool = True) -> LoadedMod
     return load_model(recipe, source, tokenizer, names, "fp32", bare=bare)
 
 
-def said(made: LoadedModel) -> list[str]:
+def head_notes(made: LoadedModel) -> list[str]:
     return [note for note in made.notes if "head" in note]
 
 
@@ -73,9 +73,9 @@ def changed(folder: Path, to: Path, **config: Any) -> Path:
 def without(folder: Path, to: Path, layer: str) -> Path:
     """The base without a layer in its files."""
     shutil.copytree(folder, to)
-    held = load_file(to / "model.safetensors")
-    kept = {name: tensor for name, tensor in held.items() if not name.startswith(f"{layer}.")}
-    assert len(kept) < len(held)
+    tensors = load_file(to / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{layer}.")}
+    assert len(kept) < len(tensors)
     save_file(kept, to / "model.safetensors", {"format": "pt"})
     return to
 
@@ -95,7 +95,7 @@ def test_a_head_for_these_labels_in_another_order_answers_as_it_did(
     known = {name: float(was[index]) for index, name in before.config.id2label.items()}
     assert known == {n: pytest.approx(float(x), abs=1e-5) for n, x in zip(LABELS, now, strict=True)}
     assert [known[n] for n in LABELS] != [float(x) for x in was]
-    (note,) = said(made)
+    (note,) = head_notes(made)
     assert note.endswith(ALIGNED)
 
 
@@ -106,11 +106,11 @@ def test_a_head_for_other_labels_is_replaced_by_the_one_that_a_base_without_gets
 ) -> None:
     folder, layer = varied(architecture, head=head), OUTPUTS[architecture]
     made = loaded(recipe_on(folder), LABELS)
-    (note,) = said(made)
+    (note,) = head_notes(made)
     known = json.loads((folder / "config.json").read_text())["id2label"].values()
     assert note == f"the head is new: the base's has other labels ({', '.join(known)})"
     bare = loaded(recipe_on(without(folder, tmp_path / "bare", layer)), LABELS)
-    assert not said(bare)
+    assert not head_notes(bare)
     for name, parameter in bare.module.named_parameters():
         assert torch.equal(parameter, made.module.get_parameter(name)), name
     other = loaded(recipe_on(folder, "text_classification", "training.seed=5"), LABELS)
@@ -125,14 +125,14 @@ def test_labels_that_nobody_named_are_not_taken_for_the_runs(
 ) -> None:
     names = {str(index): f"LABEL_{index}" for index in range(3)}
     base = changed(varied("bert", head="problem_type"), tmp_path / "base", id2label=names)
-    (note,) = said(loaded(recipe_on(base), LABELS))
+    (note,) = head_notes(loaded(recipe_on(base), LABELS))
     assert note == "the head is new: the base's does not name its 3 labels"
 
 
 def test_twice_the_same_label_is_no_order(varied: Varied, tmp_path: Path) -> None:
     names = {"0": LABELS[0], "1": LABELS[0], "2": LABELS[1]}
     base = changed(varied("bert", head="problem_type"), tmp_path / "base", id2label=names)
-    assert said(loaded(recipe_on(base), LABELS))[0].startswith("the head is new")
+    assert head_notes(loaded(recipe_on(base), LABELS))[0].startswith("the head is new")
 
 
 TASKS = {
@@ -149,7 +149,7 @@ def test_what_the_base_was_for_is_forgotten_by_the_task(task: str, varied: Varie
     recipe = recipe_on(base, task)
     assert load_config(recipe, str(base), LABELS).problem_type == TASKS[task]
     made = loaded(recipe, LABELS)
-    assert said(made)[0].endswith(KEPT) and made.module.config.problem_type == TASKS[task]
+    assert head_notes(made)[0].endswith(KEPT) and made.module.config.problem_type == TASKS[task]
     names = dict(enumerate(LABELS))
     assert (made.module.config.id2label, made.module.config.num_labels) == (names, 3)
 
@@ -175,13 +175,13 @@ def test_a_tagger_of_the_same_tags_is_aligned_and_of_others_replaced(
     leftover = {"id2label": tags, "problem_type": "multi_label_classification"}
     base = of_another_task(varied("bert"), kind, tmp_path / "base", **leftover)
     made = loaded(recipe_on(base, "token_classification"), TAGS)
-    assert said(made)[0].endswith(ALIGNED) and made.module.config.problem_type is None
+    assert head_notes(made)[0].endswith(ALIGNED) and made.module.config.problem_type is None
     old = load_file(base / "model.safetensors")
     assert torch.equal(
         outputs(made, "classifier")["classifier.weight"], old["classifier.weight"].flip(0)
     )
     new = loaded(recipe_on(base, "token_classification"), TAGS[:3])
-    assert said(new) == [
+    assert head_notes(new) == [
         "the head is new: the base's has other labels (I-LOC, B-LOC, I-PER, B-PER, O)"
     ]
     assert outputs(new, "classifier")["classifier.weight"].shape[0] == 3
@@ -191,14 +191,14 @@ def test_a_head_of_another_task_is_replaced_though_its_labels_are_the_same(
     varied: Varied,
 ) -> None:
     made = loaded(recipe_on(varied("bert", head="reordered"), "token_classification"), LABELS)
-    assert said(made) == ["the head is new: the base's is for another task"]
+    assert head_notes(made) == ["the head is new: the base's is for another task"]
 
 
 def test_a_head_that_finds_spans_is_trained_on(varied: Varied, tmp_path: Path) -> None:
     kind: Any = AutoModelForQuestionAnswering
     base = of_another_task(varied("bert"), kind, tmp_path / "base")
     made = loaded(recipe_on(base, "question_answering"), ())
-    assert said(made) == ["the base's head is trained further"]
+    assert head_notes(made) == ["the base's head is trained further"]
     old = load_file(base / "model.safetensors")
     assert torch.equal(outputs(made, "qa_outputs")["qa_outputs.weight"], old["qa_outputs.weight"])
 
@@ -206,7 +206,7 @@ def test_a_head_that_finds_spans_is_trained_on(varied: Varied, tmp_path: Path) -
 def test_one_number_more_to_tell_gets_a_new_head(varied: Varied) -> None:
     base = varied("bert", head="fewer")
     made = loaded(recipe_on(base, "regression"), ("value",))
-    assert said(made)[0].startswith("the head is new") and made.module.config.num_labels == 1
+    assert head_notes(made)[0].startswith("the head is new") and made.module.config.num_labels == 1
 
 
 def test_files_that_do_not_fit_their_configuration_are_refused_with_a_new_head_too(

@@ -38,9 +38,9 @@ def test_a_model_without_a_head_for_the_task_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("model", "most"), [("tiny-bert", 130), ("tiny-roberta", 129)])
 def test_a_length_above_the_models_limit_is_refused_with_the_limit(model: str, most: int) -> None:
-    said = refusal(toy(model, "data.max_length=131"))
-    assert f"data.max_length: the model reads at most {most} tokens (got 131)" in said
-    assert f"use data.max_length={most}" in said
+    message = refusal(toy(model, "data.max_length=131"))
+    assert f"data.max_length: the model reads at most {most} tokens (got 131)" in message
+    assert f"use data.max_length={most}" in message
     meta_model(toy(model, f"data.max_length={most}"), find_model(model).location, NAMES)
 
 
@@ -55,12 +55,12 @@ def test_a_text_of_the_longest_length_can_be_read(model: str) -> None:
 
 
 def test_targets_that_match_nothing_are_listed_with_those_that_would() -> None:
-    said = refusal(
+    message = refusal(
         toy("tiny-bert", "strategy={kind: lora, targets: [q_proj, query, outptu.dense]}")
     )
-    assert "strategy.targets: no layer of this model is named 'q_proj'" in said
-    assert "attention.self.query" in said
-    assert "did you mean 'output.dense'?" in said
+    assert "strategy.targets: no layer of this model is named 'q_proj'" in message
+    assert "attention.self.query" in message
+    assert "did you mean 'output.dense'?" in message
 
 
 def test_targets_choose_layers() -> None:
@@ -70,13 +70,13 @@ def test_targets_choose_layers() -> None:
 
 
 def test_more_last_blocks_than_there_are_is_refused() -> None:
-    said = refusal(toy("tiny-bert", "strategy={kind: frozen, last: 3}"))
-    assert "strategy.last: the model has 2 blocks (got 3) - use at most that many" in said
+    message = refusal(toy("tiny-bert", "strategy={kind: frozen, last: 3}"))
+    assert "strategy.last: the model has 2 blocks (got 3) - use at most that many" in message
 
 
 def test_a_pattern_that_names_nothing_is_refused() -> None:
-    said = refusal(toy("tiny-bert", "strategy={kind: frozen, patterns: ['*.Layernorm.*']}"))
-    assert "strategy.patterns: '*.Layernorm.*' matches no parameter" in said
+    message = refusal(toy("tiny-bert", "strategy={kind: frozen, patterns: ['*.Layernorm.*']}"))
+    assert "strategy.patterns: '*.Layernorm.*' matches no parameter" in message
 
 
 def test_dropout_follows_what_trains_and_what_is_asked() -> None:

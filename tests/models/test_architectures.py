@@ -352,11 +352,11 @@ def test_the_linear_layers_of_the_blocks_are_quantized_and_nothing_else(
     model: str, quantize: str, kind: str
 ) -> None:
     made = load_toy(toy(model, "strategy=linear_probe", f"quantize={quantize}")).module
-    held = {name for name, module in made.named_modules() if type(module).__name__ == kind}
+    quantized = {name for name, module in made.named_modules() if type(module).__name__ == kind}
     # transformers 5.23 does not quantize T5's `wo`, which overflows in half precision
     whole = {name for name in linear_layers(made) if model == "tiny-t5" and name.endswith(".wo")}
     assert len(whole) == (4 if model == "tiny-t5" else 0)
-    assert held == set(linear_layers(made)) - whole
+    assert quantized == set(linear_layers(made)) - whole
 
 
 class Rephrasing(Task):
@@ -412,10 +412,10 @@ def test_what_trains_all_leaves_the_sinusoids_of_marian_alone(kind: str) -> None
 EMBEDDINGS: dict[str, Any] = {"kind": "frozen", "last": 0, "embeddings": True}
 
 
-@pytest.mark.parametrize("said", [EMBEDDINGS, [{"kind": "lora"}, EMBEDDINGS]])
-def test_what_trains_embeddings_leaves_the_sinusoids_of_marian_alone(said: Any) -> None:
+@pytest.mark.parametrize("strategy", [EMBEDDINGS, [{"kind": "lora"}, EMBEDDINGS]])
+def test_what_trains_embeddings_leaves_the_sinusoids_of_marian_alone(strategy: Any) -> None:
     model = AutoModelForSeq2SeqLM.from_pretrained(find_model("tiny-marian").location)
-    module = Strategy.parse(said, "strategy").adapt(model, Rephrasing(kind="rephrasing"))
+    module = Strategy.parse(strategy, "strategy").adapt(model, Rephrasing(kind="rephrasing"))
     trains = [name for name, p in module.named_parameters() if p.requires_grad]
     found = [name for name in trains if "lora" not in name]
     assert all(name.endswith(("shared.weight", "layernorm_embedding.weight")) for name in found)
@@ -424,9 +424,9 @@ def test_what_trains_embeddings_leaves_the_sinusoids_of_marian_alone(said: Any) 
 
 def test_patterns_that_name_nothing_but_constants_are_refused() -> None:
     model = AutoModelForSeq2SeqLM.from_pretrained(find_model("tiny-marian").location)
-    said = {"kind": "frozen", "last": 0, "patterns": ["*embed_positions*"]}
+    strategy = {"kind": "frozen", "last": 0, "patterns": ["*embed_positions*"]}
     with pytest.raises(RecipeError, match=r"'\*embed_positions\*' matches no parameter"):
-        Strategy.parse(said, "strategy").adapt(model, Rephrasing(kind="rephrasing"))
+        Strategy.parse(strategy, "strategy").adapt(model, Rephrasing(kind="rephrasing"))
 
 
 @pytest.mark.parametrize(("last", "blocks"), [(0, 0), (1, 2)])

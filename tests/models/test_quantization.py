@@ -26,7 +26,7 @@ QUANTIZE = ["8bit", "4bit"]
 PROBE = "strategy={kind: frozen, last: 0}"
 
 
-def held_layers(module: nn.Module) -> dict[str, Any]:
+def quantized_layers(module: nn.Module) -> dict[str, Any]:
     return {n: m for n, m in module.named_modules() if type(m).__name__ in HELD}
 
 
@@ -56,7 +56,7 @@ def test_training_goes_on_after_an_evaluation(monkeypatch: pytest.MonkeyPatch) -
 def test_weights_can_be_read_after_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     def error_after_evaluation() -> float:
         made = load_toy(toy("tiny-bert", "quantize=4bit"))
-        layer = next(iter(held_layers(made.module).values()))
+        layer = next(iter(quantized_layers(made.module).values()))
         before = dequantized(layer).clone()
         call_without_gradient(made)
         return float((dequantized(layer) - before).abs().max() / before.abs().max())
@@ -74,7 +74,7 @@ def call_without_gradient(made: Any) -> torch.Tensor:
 @pytest.mark.parametrize("quantize", QUANTIZE)
 def test_the_flag_that_stops_re_packing_is_set(quantize: str) -> None:
     """On any CPU: the layers have the flag that protects one with AVX512-BF16."""
-    layers = held_layers(load_toy(toy("tiny-bert", f"quantize={quantize}", PROBE)).module)
+    layers = quantized_layers(load_toy(toy("tiny-bert", f"quantize={quantize}", PROBE)).module)
     flags = [getattr(layer, "support_avx512bf16_for_cpu", None) for layer in layers.values()]
     assert set(flags) == ({False} if quantize == "4bit" else {None})
 
@@ -133,19 +133,19 @@ def test_without_the_guard_bitsandbytes_would_fetch_code(fake_kernels: Any) -> N
 def test_no_code_is_fetched_from_the_hub_whatever_is_imported_first(
     fake_kernels: Any, code: str
 ) -> None:
-    fetched, said = fake_kernels(f"{code}; import sys; assert 'bitsandbytes' in sys.modules")
+    fetched, output = fake_kernels(f"{code}; import sys; assert 'bitsandbytes' in sys.modules")
     assert fetched == ""
-    assert "kernels-community" not in said
+    assert "kernels-community" not in output
 
 
 @pytest.mark.parametrize("quantize", QUANTIZE)
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-distilbert", "tiny-roberta", "tiny-llama"])
 def test_norms_embeddings_poolers_and_heads_stay_whole(model: str, quantize: str) -> None:
     module = load_toy(toy(model, f"quantize={quantize}", PROBE), "bf16").module
-    held = held_layers(module)
-    assert len(held) == {"tiny-llama": 14}.get(model, 12)  # the linear layers of two blocks
-    assert all(".0." in name or ".1." in name for name in held)
-    others = [m for n, m in module.named_modules() if n not in held and hasattr(m, "weight")]
+    quantized = quantized_layers(module)
+    assert len(quantized) == {"tiny-llama": 14}.get(model, 12)  # the linear layers of two blocks
+    assert all(".0." in name or ".1." in name for name in quantized)
+    others = [m for n, m in module.named_modules() if n not in quantized and hasattr(m, "weight")]
     assert len(others) > 4
     assert all(other.weight.is_floating_point() for other in others)
     heads = [p for n, p in module.named_parameters() if p.requires_grad]
@@ -163,7 +163,7 @@ def test_dequantized_weights_are_what_the_layer_computes_with(
     made = load_toy(toy("tiny-bert", f"quantize={quantize}", PROBE))
     if after_a_pass:
         call_without_gradient(made)
-    for name, layer in held_layers(made.module).items():
+    for name, layer in quantized_layers(made.module).items():
         weight = dequantized(layer)
         whole = original.get_submodule(name).weight
         assert weight.shape == whole.shape and weight.dtype == torch.float32
@@ -182,7 +182,7 @@ def test_an_unquantized_model_has_the_layers_it_once_had(model: str, quantize: s
     whole = load_toy(toy(model, PROBE)).module
     module = load_toy(toy(model, PROBE, f"quantize={quantize}")).module
     unquantize(module)
-    assert not held_layers(module)
+    assert not quantized_layers(module)
     kinds = {n: type(m).__name__ for n, m in module.named_modules()}
     assert kinds == {n: type(m).__name__ for n, m in whole.named_modules()}
     shapes = {n: p.shape for n, p in module.named_parameters()}
@@ -197,23 +197,23 @@ def test_8_bits_say_once_that_they_compute_in_float16(caplog: pytest.LogCaptureF
     made = load_toy(toy("tiny-bert", "quantize=8bit"), "bf16")
     call_without_gradient(made)
     assert made.notes == ("inputs of 8-bit layers are cast to float16 (bitsandbytes)",)
-    assert not [said for said in caplog.messages if "MatMul8bitLt" in said]
+    assert not [each for each in caplog.messages if "MatMul8bitLt" in each]
 
 
 def test_fewer_bits_take_less_memory() -> None:
-    def resting_bytes(quantize: str) -> int:
+    def storage_bytes(quantize: str) -> int:
         made = load_toy(toy("tiny-bert", f"quantize={quantize}"), "bf16").module
         blocks = [p for n, p in made.named_parameters() if "base_layer.weight" in n]
         return sum(p.numel() * p.element_size() for p in blocks)
 
-    whole, eight, four = (resting_bytes(kind) for kind in ("none", "8bit", "4bit"))
+    whole, eight, four = (storage_bytes(kind) for kind in ("none", "8bit", "4bit"))
     assert (eight, four) == (whole // 2, whole // 4)
 
 
 def test_storage_in_the_computing_type_is_as_small_and_says_the_same() -> None:
     settings = "quantize={kind: 4bit, quant_storage: compute}"
     made = load_toy(toy("tiny-bert", settings), "bf16")
-    assert {m.weight.dtype for m in held_layers(made.module).values()} == {torch.bfloat16}
+    assert {m.weight.dtype for m in quantized_layers(made.module).values()} == {torch.bfloat16}
     usual = load_toy(toy("tiny-bert", "quantize=4bit"), "bf16")
     assert torch.equal(call_without_gradient(made), call_without_gradient(usual))
     assert made.parameters == usual.parameters

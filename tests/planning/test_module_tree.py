@@ -45,13 +45,13 @@ def test_the_totals_are_the_plans(strategy: str, model: str) -> None:
 
 
 def test_each_module_says_its_shape_its_count_and_what_of_it_trains() -> None:
-    said = [line.strip() for line in lines(grown("{kind: frozen, last: 1}"))]
-    assert said[0].startswith("tiny-bert  BertForSequenceClassification  ")
-    assert said.count("query  Linear(64x64 + 64)  4,160  frozen") == 1
-    assert said.count("query  Linear(64x64 + 64)  4,160  trainable") == 1
-    assert said.count("output  BertSelfOutput  4,288  trainable") == 1
-    assert "LayerNorm  LayerNorm(64 + 64)  128  frozen" in said
-    assert said[-1] == "classifier  Linear(2x64 + 2)  130  trainable"
+    output = [line.strip() for line in lines(grown("{kind: frozen, last: 1}"))]
+    assert output[0].startswith("tiny-bert  BertForSequenceClassification  ")
+    assert output.count("query  Linear(64x64 + 64)  4,160  frozen") == 1
+    assert output.count("query  Linear(64x64 + 64)  4,160  trainable") == 1
+    assert output.count("output  BertSelfOutput  4,288  trainable") == 1
+    assert "LayerNorm  LayerNorm(64 + 64)  128  frozen" in output
+    assert output[-1] == "classifier  Linear(2x64 + 2)  130  trainable"
     depths = [len(line) - len(line.lstrip()) for line in lines(grown())]
     assert depths[:3] == [0, 2, 4] and {depth % 2 for depth in depths} == {0}
 

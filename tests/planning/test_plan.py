@@ -79,15 +79,15 @@ def test_a_batch_larger_than_the_train_split_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "said"),
+    ("strategy", "message"),
     [
         ("{kind: lora, targets: [q_proj]}", "no layer of this model is named 'q_proj'"),
         ("{kind: frozen, last: 9}", "the model has 2 blocks"),
         ("{kind: frozen, patterns: [nothing]}", "matches no parameter"),
     ],
 )
-def test_what_fits_no_layer_is_refused_on_the_meta_device(strategy: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
+def test_what_fits_no_layer_is_refused_on_the_meta_device(strategy: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         planned(f"strategy={strategy}")
 
 
@@ -124,23 +124,23 @@ def test_the_micro_batch_stays_within_its_tokens() -> None:
 
 
 def test_a_plan_is_plain_data() -> None:
-    said = json.loads(planned().model_dump_json())
-    assert said["parameters"]["trainable"] == planned().parameters.trainable
-    assert said["launch"].endswith("recipe=lora_tiny")
+    printed = json.loads(planned().model_dump_json())
+    assert printed["parameters"]["trainable"] == planned().parameters.trainable
+    assert printed["launch"].endswith("recipe=lora_tiny")
 
 
 @pytest.mark.slow
 def test_the_launch_line_of_a_plan_runs_what_was_planned_from_any_folder(tmp_path: Path) -> None:
     (tmp_path / "my recipe.yaml").write_text("base: lora_tiny\ntraining: {epochs: 1}\n")
     asked = ["my recipe.yaml", "strategy.r=2", "data.limit={train: 32, test: 16}"]
-    said = json.loads(peftkit_("plan", *asked, "--json", cwd=tmp_path).stdout)
-    launcher, *line = shlex.split(said["launch"])
+    printed = json.loads(peftkit_("plan", *asked, "--json", cwd=tmp_path).stdout)
+    launcher, *line = shlex.split(printed["launch"])
     assert launcher == "accelerate"
     done = python("-m", "accelerate.commands.accelerate_cli", *line, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
-    assert record["parameters"]["trainable"] == said["parameters"]["trainable"]
-    assert record["steps"] == said["steps"]
+    assert record["parameters"]["trainable"] == printed["parameters"]["trainable"]
+    assert record["steps"] == printed["steps"]
 
 
 def test_what_is_planned_is_what_a_run_counts_with_many_classes() -> None:

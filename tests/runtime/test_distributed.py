@@ -148,23 +148,25 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_both(zygote: Zygote, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("said", "wanted"), [("bf16", "fp32"), ("fp16", "fp32"), ("fp16", "bf16"), ("fp8", "bf16")]
+    ("requested", "wanted"), [("bf16", "fp32"), ("fp16", "fp32"), ("fp16", "bf16"), ("fp8", "bf16")]
 )
 def test_a_launcher_that_asks_for_another_precision_is_refused(
-    monkeypatch: pytest.MonkeyPatch, said: str, wanted: str
+    monkeypatch: pytest.MonkeyPatch, requested: str, wanted: str
 ) -> None:
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", said)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", requested)
     with pytest.raises(RecipeError) as refused:
         check_launcher_precision(wanted)
-    assert f"the launcher requests {said}, the recipe {wanted}" in str(refused.value)
+    assert f"the launcher requests {requested}, the recipe {wanted}" in str(refused.value)
     assert "say mixed_precision: 'no'" in str(refused.value)
 
 
-@pytest.mark.parametrize(("said", "wanted"), [("no", "bf16"), ("no", "fp32"), ("bf16", "bf16")])
+@pytest.mark.parametrize(
+    ("requested", "wanted"), [("no", "bf16"), ("no", "fp32"), ("bf16", "bf16")]
+)
 def test_no_is_no_opinion_and_the_same_is_no_conflict(
-    monkeypatch: pytest.MonkeyPatch, said: str, wanted: str
+    monkeypatch: pytest.MonkeyPatch, requested: str, wanted: str
 ) -> None:
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", said)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", requested)
     check_launcher_precision(wanted)
 
 
@@ -253,7 +255,7 @@ def test_accelerate_launch_runs_it_on_all_cores_and_prints_errors_first(tmp_path
     assert ended.code == 0, ended.said
     assert record(tmp_path)["world"]["threads"] == len(os.sched_getaffinity(0))
     assert (only_run(tmp_path) / "loss.svg").is_file()
-    said = words(wrong.communicate(timeout=120)[0])
+    output = words(wrong.communicate(timeout=120)[0])
     assert wrong.returncode == 1
-    assert said.index("error: recipe 'lora_tiny' cannot run:") < said.index("Traceback")
-    assert "strategy.rnk (command line): no such setting" in said
+    assert output.index("error: recipe 'lora_tiny' cannot run:") < output.index("Traceback")
+    assert "strategy.rnk (command line): no such setting" in output

@@ -35,8 +35,11 @@ def test_auto_is_the_precision_whose_products_are_faster(
 @on_cpu
 def test_bf16_that_is_slower_is_warned_of_with_the_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "matmul_speeds", lambda: {"bf16": 8e8, "fp32": 1.2e11})
-    said = slow_precision("bf16")
-    assert said is not None and "0.8 GFLOP/s in bf16, 120.0 in fp32 (150.0 times as many)" in said
+    warning = slow_precision("bf16")
+    assert (
+        warning is not None
+        and "0.8 GFLOP/s in bf16, 120.0 in fp32 (150.0 times as many)" in warning
+    )
     assert slow_precision("auto") is None and slow_precision("fp32") is None
     monkeypatch.setattr(distributed, "matmul_speeds", lambda: {"bf16": 2e11, "fp32": 1.2e11})
     assert slow_precision("bf16") is None

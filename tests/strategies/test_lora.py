@@ -95,7 +95,7 @@ def test_the_largest_rank_that_is_named_fits(model: str) -> None:
 
 
 def test_targets_that_match_nothing_name_the_nearest() -> None:
-    with pytest.raises(RecipeError, match=r"called 'outpt.dense' - did you mean 'output.dense'"):
+    with pytest.raises(RecipeError, match=r"named 'outpt.dense' - did you mean 'output.dense'"):
         made(toy("tiny-bert", "strategy={kind: pissa, targets: [outpt.dense]}"))
 
 

@@ -58,12 +58,12 @@ def test_the_newest_whole_checkpoint_is_found_by_its_number(tmp_path: Path) -> N
     for step in (9, 100, 20):
         checkpoint(tmp_path, step)
     (tmp_path / "checkpoint-last").mkdir()
-    said: list[str] = []
-    found = latest_checkpoint(tmp_path, said.append)
+    messages: list[str] = []
+    found = latest_checkpoint(tmp_path, messages.append)
     assert found is not None and step_of(found) == 100
     assert read_manifest(found)["seconds"] == 1.5
-    assert said == []
-    assert latest_checkpoint(tmp_path / "none", said.append) is None
+    assert messages == []
+    assert latest_checkpoint(tmp_path / "none", messages.append) is None
 
 
 @pytest.mark.parametrize("harm", ["shorter", "longer", "missing", "unmarked", "half a mark"])
@@ -82,17 +82,17 @@ def test_a_checkpoint_that_lost_anything_is_passed_over_and_said(tmp_path: Path,
     else:
         os.truncate(mark, 20)
     assert not is_complete(path)
-    said: list[str] = []
-    found = latest_checkpoint(tmp_path, said.append)
+    messages: list[str] = []
+    found = latest_checkpoint(tmp_path, messages.append)
     assert found is not None and step_of(found) == 4
-    assert said == [f"{path} is incomplete: checkpoint-4 is used"]
+    assert messages == [f"{path} is incomplete: checkpoint-4 is used"]
 
 
 def test_without_a_whole_one_that_is_said_too(tmp_path: Path) -> None:
     (checkpoint(tmp_path, 8) / "whole.json").unlink()
-    said: list[str] = []
-    assert latest_checkpoint(tmp_path, said.append) is None
-    assert "training starts from the beginning" in said[0]
+    messages: list[str] = []
+    assert latest_checkpoint(tmp_path, messages.append) is None
+    assert "training starts from the beginning" in messages[0]
 
 
 def test_what_is_later_than_the_resumed_step_is_forgotten(tmp_path: Path) -> None:

@@ -120,6 +120,21 @@ def test_a_saved_state_goes_on_bit_for_bit_and_holds_no_pickle(dtype: torch.dtyp
         assert torch.equal(one, other)
 
 
+def test_a_state_of_the_earlier_version_is_read() -> None:
+    module = model(torch.bfloat16)
+    made = MasterWeightAdamW(module.named_parameters(), 0.1, 0.01, 1.0)
+    gradients_of(module, 0)
+    made.step()
+    state = made.state_dict()
+    state["masters"] = state.pop("master_weights")
+    again = MasterWeightAdamW(copy.deepcopy(module).named_parameters(), 0.1, 0.01, 1.0)
+    for weights in again.master_weights.values():
+        weights.data.zero_()
+    again.load_state_dict(state)
+    for name, weights in made.master_weights.items():
+        assert torch.equal(weights, again.master_weights[name])
+
+
 def test_the_warm_up_rises_to_the_highest_rate() -> None:
     for schedule in ("linear", "cosine", "constant", "exponential", "step"):
         factor = lr_lambda(schedule, 4, 20)

@@ -53,9 +53,9 @@ def test_where_an_evaluation_has_no_score_the_lower_loss_is_better(
 
 def test_how_often_there_was_no_score_is_told(recorder: RecordingCallback) -> None:
     assert recorder.notes(evaluations((0.0, 0.5), (0.1, 0.4))) == ()
-    (told,) = recorder.notes([{"step": 1, "loss": 1.0}, *evaluations((None, 0.5), (0.1, 0.4))])
-    assert told.startswith("validation: mcc is undefined in 1 of 2 evaluations, ")
-    assert "which were compared by loss" in told
+    (note,) = recorder.notes([{"step": 1, "loss": 1.0}, *evaluations((None, 0.5), (0.1, 0.4))])
+    assert note.startswith("validation: mcc is undefined in 1 of 2 evaluations, ")
+    assert "which were compared by loss" in note
 
 
 def folder_of_one_class(place: Path) -> str:
