@@ -194,7 +194,7 @@ def test_vera_makes_its_projections_again_from_the_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "size"), [("oft", 24), ("boft", 12)])
 def test_blocks_that_do_not_divide_a_layer_are_refused(kind: str, size: int) -> None:
     fits = {"oft": 16, "boft": 8}[kind]
-    with pytest.raises(RecipeError, match=rf"takes 64 inputs.* use strategy.block_size={fits}$"):
+    with pytest.raises(RecipeError, match=rf"has 64 inputs.* use strategy.block_size={fits}$"):
         made("tiny-bert", f"{{kind: {kind}, block_size: {size}}}")
     assert made("tiny-bert", f"{{kind: {kind}, block_size: {fits}}}")
 
@@ -246,7 +246,7 @@ def test_ia3_falls_back_on_pefts_table_and_says_when_that_has_nothing() -> None:
     layers, feed_forward = papers_layers(model)
     assert model_type_of(model) == "gemma2" and len(layers) == 6 and len(feed_forward) == 2
     model.config.model_type = "nobodys"
-    with pytest.raises(RecipeError, match=r"'nobodys' - it knows bert.*use strategy=lora"):
+    with pytest.raises(RecipeError, match=r"'nobodys', only bert.*use strategy=lora"):
         papers_layers(model)
 
 
