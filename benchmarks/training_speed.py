@@ -155,7 +155,7 @@ def choose(model: str, length: int, options: Any) -> None:
 def operations_of(model: str) -> int:
     """Operations of matrix products a token of training takes, attention's apart."""
     recipe = Recipe.load(MODELS[model][0], *MODELS[model][2])
-    module, _ = meta_model(recipe, find_model(recipe.model).location, recipe.task.assumed_names)
+    module, _ = meta_model(recipe, find_model(recipe.model).location, recipe.task.placeholder_names)
     return operations_per_token(module)
 
 

@@ -76,7 +76,7 @@ def recorded_answers(
         elif "generated" not in line:
             continue
         if case.task == "text_generation":
-            row = {"text": recipe.task.openings({"text": [row["text"]]})["text"][0]}
+            row = {"text": recipe.task.prompt_rows({"text": [row["text"]]})["text"][0]}
         inputs.append(row)
         found.append(line)
     return inputs, found

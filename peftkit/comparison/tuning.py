@@ -55,7 +55,7 @@ class LearningRateSearch:
     @property
     def metric(self) -> str:
         """The metric on the validation split to choose by."""
-        return self.recipe.task.chosen_by
+        return self.recipe.task.validation_metric
 
     def rates(self) -> list[float]:
         """The learning rates to try, the default first."""

@@ -109,7 +109,7 @@ class Recipe(Settings):
             settings["data"].pop(key, None)
         # settings that were added later count only when they are set, so that older runs keep their
         # digest; a named subset picks other rows of the same files
-        added_later = {"data": ("subset", *ADDED_SETTINGS), "task": self.task.later}
+        added_later = {"data": ("subset", *ADDED_SETTINGS), "task": self.task.added_settings}
         for part, keys in ((settings[name], keys) for name, keys in added_later.items()):
             for *above, key in (name.split(".") for name in keys):
                 inner = part[above[0]] if above else part
@@ -214,8 +214,12 @@ def what_the_task_lacks(recipe: Recipe) -> list[Fault]:
     wanted = [
         ("data.few_shot", data.few_shot, task.has_classes),
         ("data.balance", data.balance, task.has_classes),
-        ("data.augment", data.augment, task.changes_words),
-        ("training.label_smoothing", recipe.training.label_smoothing, task.smooths),
+        ("data.augment", data.augment, task.allows_word_augmentation),
+        (
+            "training.label_smoothing",
+            recipe.training.label_smoothing,
+            task.supports_label_smoothing,
+        ),
     ]
     what = f"has no meaning for 'task: {task.kind}' - remove it"
     return [Fault(where, what) for where, value, is_used in wanted if value and not is_used]

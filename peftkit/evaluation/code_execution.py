@@ -89,7 +89,7 @@ def grader_inputs(task: LanguageModeling, rows: Any, places: Sequence[int]) -> l
     """What the command is told of each of the rows beside the text: the row's name, what the model
     was given, and what should be said."""
     columns = {name: [rows[i][name] for i in places] for name in rows.column_names}
-    given = task.openings(columns)
+    given = task.prompt_rows(columns)
     there = [name for name in task.inputs if name in given]
     return [
         {

@@ -249,7 +249,7 @@ def generate_rows(
     chosen = sample_rows(len(rows), how)
     mine = chosen[world.rank :: world.size]
     columns = {name: [rows[i][name] for i in mine] for name in rows.column_names}
-    asked = task.openings(columns)
+    asked = task.prompt_rows(columns)
     # a seed each: one prompt's samples may else be the same draws in several batches
     ways = [how.model_copy(update={"seed": how.seed + n}) for n in range(how.samples)]
     said = [generate_answers(recipe, assembled, asked, task, way) for way in ways] if mine else []

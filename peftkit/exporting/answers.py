@@ -72,7 +72,7 @@ class Answers:
         self.said_of: str = source_of(texts)
         columns = columns_to_compare(run, recipe, texts, rows)
         self.columns: Mapping[str, Sequence[Any]] = (
-            columns if texts is not None else self.task.openings(columns)
+            columns if texts is not None else self.task.prompt_rows(columns)
         )
         own = recipe.task.generation or Generation()
         most = min(own.max_new_tokens, most)

@@ -91,7 +91,7 @@ def card(
     """The model card, in Markdown; `said` is where the base's weights are, and `prompts` how a
     language model is asked."""
     one, text = '["a text", "another one"]', '"a text"'
-    if recipe.task.reads_marked:
+    if recipe.task.pools_markers:
         text = '"a {}text{} with {}marks{}"'.format(*recipe.task.markers()[:4])
         one = f"[{text}]"
     pairs = recipe.data.text_pair is not None
@@ -132,7 +132,7 @@ def serving(record: RunRecord, recipe: Recipe, kinds: Sequence[str]) -> str:
     """Which servers can hold it."""
     if mergeable(recipe):
         return SERVED_MERGED.format(merge=f"`peftkit merge` of the run {record.folder_name}")
-    if recipe.task.reads_marked:
+    if recipe.task.pools_markers:
         return SERVED_MARKED.format(markers=", ".join(recipe.task.markers()))
     if not kinds:
         return SERVED_ADDED.format(markers=", ".join(recipe.task.markers()))

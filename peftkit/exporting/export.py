@@ -114,7 +114,7 @@ def code_files(recipe: Recipe, trained: "Trained") -> list[Path]:
     """The files of code that the folder needs, without those that attach modules."""
     wanted = {
         "load.py": True,
-        "marked.py": recipe.task.reads_marked,
+        "marked.py": recipe.task.pools_markers,
         "generate.py": trained.prompts is not None,
     }
     here = Path(__file__)

@@ -102,7 +102,7 @@ def reading(recipe: Recipe, base: Any, tokenizer: Any) -> dict[str, Any]:
         ids = tokenizer.convert_tokens_to_ids(markers)
         rows = base.get_input_embeddings().weight.shape[0]
         said["added"] = {"tokens": markers, "ids": ids, "rows": rows}
-    if task.reads_marked:
+    if task.pools_markers:
         opening = [i for m, i in zip(markers, ids, strict=True) if not m.startswith("</")]
         said["marked"] = {"opening": opening, "ahead": said["ahead"]}
         said["ahead"] = 0 if said["reads"] == "first" else said["ahead"]

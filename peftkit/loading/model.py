@@ -33,8 +33,8 @@ from peftkit.models.layouts import ARCHITECTURES
 from peftkit.models.parameters import size_of
 from peftkit.models.quantization import guard
 from peftkit.preprocessing.batching import Batcher
-from peftkit.preprocessing.sequence_lengths import room_for_questions, too_long
-from peftkit.preprocessing.tokenizers import embedding_rows, refuse_beyond, settle_padding
+from peftkit.preprocessing.sequence_lengths import length_faults, room_for_questions
+from peftkit.preprocessing.tokenizers import check_embedding_rows, embedding_rows, set_padding_token
 from peftkit.records.record import ParameterCount
 from peftkit.strategies.base import trainable
 from peftkit.tasks.base import Task
@@ -110,7 +110,7 @@ def make_batcher(
 ) -> Batcher:
     """The batcher for `module`, whose head is set up to read the tokens that the task needs."""
     reads = attach_token_selection(
-        module, base, packed, num_virtual_tokens, task.reading, task.reads_marked
+        module, base, packed, num_virtual_tokens, task.reading, task.pools_markers
     )
     position, start = first_position(base.config), decoder_start(base.config, task)
     return Batcher(packed, tokenizer.pad_token_id, position, reads, task.reading, start)
@@ -169,7 +169,7 @@ def load_config(recipe: Recipe, folder: str, names: Sequence[str]) -> Pretrained
         faults.append(Fault("model", what))
     else:
         faults += recipe.strategy.incompatibilities(config, recipe.task)
-    faults += too_long(recipe, config)
+    faults += length_faults(recipe, config)
     if faults:
         raise RecipeError(f"recipe {recipe.name!r} does not fit its model:", faults)
     set_dropout(config, recipe)
@@ -199,7 +199,7 @@ def load_tokenizer(folder: str, task: Task | None = None) -> Any:
         config = AutoConfig.from_pretrained(folder) if has_config else PretrainedConfig()
         tokenizer = open_tokenizer(Path(folder), config)
     rows = embedding_rows(config)
-    note = settle_padding(tokenizer, rows)
+    note = set_padding_token(tokenizer, rows)
     tokenizer.notes = (note,) if note else ()
     add_markers(tokenizer, task.markers() if task is not None else ())
     # a task encodes target and source separately only if the model has an encoder
@@ -207,7 +207,7 @@ def load_tokenizer(folder: str, task: Task | None = None) -> Any:
     # the embeddings are resized for markers
     tokenizer.rows = None if task is not None and task.markers() else rows
     if task is not None:
-        refuse_beyond(tokenizer, task)
+        check_embedding_rows(tokenizer, task)
     return tokenizer
 
 

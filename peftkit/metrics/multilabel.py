@@ -23,18 +23,20 @@ if TYPE_CHECKING:
     Sets = NDArray[np.bool_]
 
 
-def set_scores(
+def multilabel_scores(
     right: Sets, said: Sets, sure: Floats, names: Sequence[str], resamples: int, seed: int = 0
 ) -> dict[str, Score]:
     """Every score of the sets `said`, and of how `sure` each label is, against the `right` sets:
     (rows, labels) each. `micro_f1` first; `f1[name]` of each label."""
     rng, rows = np.random.default_rng(seed), len(right)
-    points = set_points(right, said, sure, names)
-    counts = set_counts(right, said, sure)
+    points = multilabel_points(right, said, sure, names)
+    counts = multilabel_counts(right, said, sure)
     drawn: dict[str, list[Floats]] = {name: [] for name in points}
     for start in range(0, resamples, size_of_block(rows)):
         weights = row_weights(rng, min(size_of_block(rows), resamples - start), rows)
-        found = set_totals(weights @ counts, names) | {"map": mean_precision(weights, right, sure)}
+        found = multilabel_totals(weights @ counts, names) | {
+            "map": mean_precision(weights, right, sure)
+        }
         for name, lists in drawn.items():
             lists.append(found[name])
     none = np.empty(0)
@@ -44,7 +46,9 @@ def set_scores(
     }
 
 
-def set_points(right: Sets, said: Sets, sure: Floats, names: Sequence[str]) -> dict[str, float]:
+def multilabel_points(
+    right: Sets, said: Sets, sure: Floats, names: Sequence[str]
+) -> dict[str, float]:
     """Every score by name, as scikit-learn computes it; NaN where undefined."""
     from sklearn.metrics import (
         accuracy_score,
@@ -67,14 +71,14 @@ def set_points(right: Sets, said: Sets, sure: Floats, names: Sequence[str]) -> d
     } | {f"f1[{name}]": float(f1) for name, f1 in zip(names, by_label, strict=True)}
 
 
-def set_counts(right: Sets, said: Sets, sure: Floats) -> Floats:
+def multilabel_counts(right: Sets, said: Sets, sure: Floats) -> Floats:
     """What each row gives to the sums behind every score but `map`: hits, labels said and labels
     there of each label; ranking precision; whether all is right; 1."""
     rest = [ranking_precision(right, sure), (right == said).all(axis=1), np.ones(len(right))]
     return np.concatenate([right & said, said, right, np.stack(rest, axis=1)], axis=1).astype(float)
 
 
-def set_totals(sums: Floats, names: Sequence[str]) -> dict[str, Floats]:
+def multilabel_totals(sums: Floats, names: Sequence[str]) -> dict[str, Floats]:
     """Every score but `map` from sums of counts: (many, 3 labels + 3) to (many)."""
     labels = len(names)
     hits, said, there = (sums[:, labels * i : labels * (i + 1)] for i in range(3))
@@ -119,15 +123,15 @@ def average_precision(weights: Floats, right: Sets, sure: Floats) -> Floats:
     return ratio((hits * precision).sum(axis=1), hits.sum(axis=1))
 
 
-def set_shares(
+def multilabel_row_values(
     metric: str, right: Sets, said: Sets, sure: Floats, names: Sequence[str]
 ) -> Floats | None:
     """What each row gives to `metric`: the jackknife's pseudo-values (see `tallies`), (rows,)."""
     rows = len(right)
     if metric != "map":
-        counts = set_counts(right, said, sure)
-        return pseudo_values(counts, lambda sums: set_totals(sums, names), metric)
-    score = set_points(right, said, sure, names)["map"]
+        counts = multilabel_counts(right, said, sure)
+        return pseudo_values(counts, lambda sums: multilabel_totals(sums, names), metric)
+    score = multilabel_points(right, said, sure, names)["map"]
     if math.isnan(score) or rows < 2:
         return None
     parts = []

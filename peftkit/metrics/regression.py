@@ -27,7 +27,7 @@ MEASURES = ("spearman", "pearson", "rmse", "mae", "r2")
 """What is measured of each target."""
 
 
-def number_scores(
+def regression_scores(
     right: Floats, said: Floats, names: Sequence[str], headline: str, resamples: int, seed: int = 0
 ) -> dict[str, Score]:
     """Every measure of the numbers `said` (rows, targets) against the right ones, the headline
@@ -123,7 +123,9 @@ def with_floor(spread: Floats, scale: Floats) -> Floats:
     return np.where(spread > 1e-12 * scale, spread, 0.0)
 
 
-def row_shares(right: Floats, said: Floats, metric: str, names: Sequence[str]) -> Floats | None:
+def regression_row_values(
+    right: Floats, said: Floats, metric: str, names: Sequence[str]
+) -> Floats | None:
     """What each row gives to `metric`: the jackknife's pseudo-values (see `tallies`), (rows,)."""
     if (known := find_metric(metric)).function is not None:
         return function_row_values(known, right, said)
@@ -131,12 +133,12 @@ def row_shares(right: Floats, said: Floats, metric: str, names: Sequence[str]) -
     if measure not in MEASURES or (rest and rest[:-1] not in names):
         return None
     targets = [list(names).index(rest[:-1])] if rest else range(right.shape[1])
-    found = [target_shares(right[:, t], said[:, t], measure) for t in targets]
+    found = [target_row_values(right[:, t], said[:, t], measure) for t in targets]
     defined = [each for each in found if each is not None]
     return np.mean(defined, axis=0) if len(defined) == len(found) else None
 
 
-def target_shares(right: Floats, said: Floats, measure: str) -> Floats | None:
+def target_row_values(right: Floats, said: Floats, measure: str) -> Floats | None:
     """The pseudo-values of one target's measure; None where it, or it without a row, is undefined.
 
     A mean over rows needs no jackknife: `mae`'s are the errors.

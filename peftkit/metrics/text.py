@@ -29,7 +29,7 @@ BLEU_ORDER = 4
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
-class Counted(NamedTuple):
+class TextMetric(NamedTuple):
     """One kind of score: how a row is counted, and what sums of counts come to."""
 
     width: int
@@ -219,15 +219,15 @@ def pass_counts(passed: int | None, samples: int) -> list[float]:
     return [*(pass_at(k, samples, passed) for k in passes_at(samples)), 1.0]
 
 
-EXACT = Counted(2, exact_counts(None), means(["exact_match"]))
-CHRF = Counted(
+EXACT = TextMetric(2, exact_counts(None), means(["exact_match"]))
+CHRF = TextMetric(
     3 * CHRF_ORDER, chrf_counts, chrf_totals, lambda _: {"chrf": sacrebleu_signature(chrf())}
 )
 
 
-def rouges(tokenizer: str | None = None) -> Counted:
+def rouges(tokenizer: str | None = None) -> TextMetric:
     """ROUGE of texts split by `tokenizer`, or each by the script of its reference."""
-    return Counted(
+    return TextMetric(
         len(ROUGE) + 1,
         rouge_counts(tokenizer),
         means(ROUGE),
@@ -236,9 +236,9 @@ def rouges(tokenizer: str | None = None) -> Counted:
     )
 
 
-def bleus(tokenizer: str = "13a", chosen: bool = True) -> Counted:
+def bleus(tokenizer: str = "13a", chosen: bool = True) -> TextMetric:
     """BLEU of texts split by one of sacrebleu's tokenizers; `chosen` by hand or for its texts."""
-    return Counted(
+    return TextMetric(
         2 + 2 * BLEU_ORDER,
         bleu_counts(tokenizer),
         bleu_totals,
@@ -247,12 +247,12 @@ def bleus(tokenizer: str = "13a", chosen: bool = True) -> Counted:
     )
 
 
-def counts_of(kinds: Sequence[Counted], said: str, right: str) -> list[float]:
+def counts_of(kinds: Sequence[TextMetric], said: str, right: str) -> list[float]:
     """What a row gives to all `kinds` of scores, one behind the other."""
     return [number for kind in kinds for number in kind.counts(said, right)]
 
 
-def totals_of(kinds: Sequence[Counted], sums: Floats) -> dict[str, Floats]:
+def totals_of(kinds: Sequence[TextMetric], sums: Floats) -> dict[str, Floats]:
     """All scores of the `kinds` from sums of their counts."""
     found: dict[str, Floats] = {}
     start = 0

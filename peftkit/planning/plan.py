@@ -10,7 +10,7 @@ from peftkit.errors import Fault, RecipeError
 from peftkit.hub.resolve import find_model, shipped_config
 from peftkit.hub.source import local_path
 from peftkit.hub.wheels import WHEELS, is_unpacked
-from peftkit.preprocessing.label_checks import look_alikes
+from peftkit.preprocessing.label_checks import similar_label_notes
 from peftkit.records.record import ParameterCount
 from peftkit.registry import Settings
 
@@ -76,7 +76,7 @@ def plan(recipe: Recipe, arguments: Sequence[str] = ()) -> Plan:
     if splits is None:
         notes.append("two labels assumed, as the data are not available locally")
     else:
-        notes += look_alikes(recipe.task.label_names(splits))
+        notes += similar_label_notes(recipe.task.label_names(splits))
     return Plan(
         name=recipe.name,
         parameters=parameters,
@@ -98,7 +98,7 @@ def load_meta_model(recipe: Recipe) -> "tuple[nn.Module, ParameterCount, Splits 
 
     splits = data_at_hand(recipe)
     task = recipe.task
-    names = list(task.assumed_names if splits is None else task.label_names(splits))
+    names = list(task.placeholder_names if splits is None else task.label_names(splits))
     adapted = meta_model(recipe, config_folder(recipe.model), names)
     tokenizer = tokenizer_at_hand(recipe)
     if splits is not None and tokenizer is not None:

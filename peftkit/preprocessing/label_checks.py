@@ -13,7 +13,7 @@ MOST_TOLD = 5
 """Groups of labels that are told one by one."""
 
 
-def look_alikes(names: Sequence[str]) -> Iterator[str]:
+def similar_label_notes(names: Sequence[str]) -> Iterator[str]:
     """What to say of labels that differ by white space, case or Unicode form alone, and of one that
     says that there is no number among numbers."""
     groups: dict[str, list[str]] = defaultdict(list)

@@ -7,7 +7,7 @@ from peftkit.errors import Fault
 from peftkit.models.architectures import first_position
 
 
-def too_long(recipe: Recipe, config: Any) -> list[Fault]:
+def length_faults(recipe: Recipe, config: Any) -> list[Fault]:
     """What the recipe asks for and the model of this `config` has no positions for."""
     return [*texts_too_long(recipe, config), *answers_too_long(recipe, config)]
 

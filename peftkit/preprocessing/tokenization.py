@@ -11,8 +11,8 @@ from peftkit.config.recipe import Recipe
 from peftkit.data.splits import Splits
 from peftkit.errors import DataError, Fault
 from peftkit.hub.source import Source, cache_folder
-from peftkit.preprocessing.label_checks import look_alikes
-from peftkit.preprocessing.tokenizers import refuse_ids
+from peftkit.preprocessing.label_checks import similar_label_notes
+from peftkit.preprocessing.tokenizers import check_token_ids
 from peftkit.tasks.base import IGNORE_INDEX
 from peftkit.text.special_tokens import encode_text, note_special_tokens
 
@@ -37,7 +37,7 @@ def encode(
         split: encode_split(recipe, getattr(splits, split), tokenizer, names, f"{key}-{split}")
         for split in ("train", "validation", "test")
     }
-    refuse_ids(examples, tokenizer)
+    check_token_ids(examples, tokenizer)
     check_truncation(recipe, examples["train"])
     if recipe.task.reading != "example":
         examples["train"] = with_labels(examples["train"], recipe.data.max_length)
@@ -120,8 +120,8 @@ def noted(
 ) -> Splits:
     """The splits with notes on labels that look alike, the task's on its examples, and on what the
     length limit cut off of texts that are to be said, and what the tokenizer has no tokens for."""
-    limit, notes = recipe.data.max_length, list(look_alikes(names))
-    notes += recipe.task.told(splits, examples)
+    limit, notes = recipe.data.max_length, list(similar_label_notes(names))
+    notes += recipe.task.encoding_notes(splits, examples)
     for split, found in examples.items() if recipe.task.reading == "labels" else ():
         cut = sum(found["truncated"])
         if cut:

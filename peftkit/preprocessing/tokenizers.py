@@ -16,7 +16,7 @@ def embedding_rows(config: PretrainedConfig) -> int | None:
     return None if rows is None else int(rows)
 
 
-def settle_padding(tokenizer: Any, rows: int | None) -> str | None:
+def set_padding_token(tokenizer: Any, rows: int | None) -> str | None:
     """Give the tokenizer a padding token that has an embedding; what a reader must know of it.
 
     Padding is never read, so that any token does where there is none for it alone.
@@ -40,7 +40,7 @@ def padding_of(tokenizer: Any, rows: int | None) -> str:
     return str(tokenizer.convert_ids_to_tokens(0))
 
 
-def refuse_beyond(tokenizer: Any, task: Task) -> None:
+def check_embedding_rows(tokenizer: Any, task: Task) -> None:
     """Raise `RecipeError` where texts can become tokens that the model has no embedding for.
 
     A special token that neither the tokenizer nor a chat template writes is none of these, as the
@@ -93,7 +93,7 @@ def template_of(tokenizer: Any, task: Task) -> str:
     return said if isinstance(said, str) else ""
 
 
-def refuse_ids(examples: Any, tokenizer: Any) -> None:
+def check_token_ids(examples: Any, tokenizer: Any) -> None:
     """Raise `RecipeError` where encoded texts hold a token that the model has no embedding for."""
     import pyarrow.compute
 

@@ -84,7 +84,7 @@ class RunPipeline:
         """Load, train, evaluate and record; failures are recorded too."""
         # finds incompatibilities before data are read; also estimates the peak memory later
         self.meta_model = meta_model(
-            self.recipe, self.model.location, self.recipe.task.assumed_names
+            self.recipe, self.model.location, self.recipe.task.placeholder_names
         )
         inputs = self._load()
         with explain_disk_errors(self.folder.path):
@@ -203,7 +203,7 @@ class RunPipeline:
             if predictions is not None:
                 task = self.recipe.task
                 self.folder.write_predictions(prediction_rows(task, predictions, given))
-            metric, unit = self.recipe.task.chosen_by, self.recipe.task.loss_unit
+            metric, unit = self.recipe.task.validation_metric, self.recipe.task.loss_unit
             folder = self.folder.path
             draw_learning_curves(self.folder.logged(), folder, metric, folder.name, unit)
             record = self._record(inputs, scored, predictions, result, cost, proof)

@@ -136,10 +136,10 @@ class Task(Component):
     reading: ClassVar[Reading] = "example"
     """What the loss reads: an output for each example, for each of its tokens, or a language
     model's for the tokens that have a label."""
-    reads_marked: ClassVar[bool] = False
+    pools_markers: ClassVar[bool] = False
     """Whether examples say in `read` which tokens a head that reads the first one reads instead, on
     average."""
-    assumed_names: ClassVar[tuple[str, ...]] = ("0", "1")
+    placeholder_names: ClassVar[tuple[str, ...]] = ("0", "1")
     """Labels that a plan assumes where the data are not available."""
     lines: ClassVar[tuple[str, ...]] = ("counts",)
     """Keys of `predictions.jsonl`, besides `row` and `hash`, that `row_values` reads."""
@@ -148,14 +148,14 @@ class Task(Component):
     _fitted_state: FittedState = PrivateAttr(default_factory=FittedState)
     has_classes: ClassVar[bool] = False
     """Whether `label` is one class for each row, by which rows can be sampled."""
-    changes_words: ClassVar[bool] = False
+    allows_word_augmentation: ClassVar[bool] = False
     """Whether labels stay valid when words are dropped, swapped or replaced (augmentation)."""
-    smooths: ClassVar[bool] = True
+    supports_label_smoothing: ClassVar[bool] = True
     """Whether `training.label_smoothing` applies."""
-    later: ClassVar[tuple[str, ...]] = ()
+    added_settings: ClassVar[tuple[str, ...]] = ()
     """Settings (`name`, or `name.name`) added after the task's first records: not part of a run's
     digest unless set."""
-    names_rows: ClassVar[bool] = False
+    has_label_names: ClassVar[bool] = False
     """Whether `predictions.jsonl` has the label names `label` and `predicted`, which the report
     then scores itself."""
     loss_unit: ClassVar[str] = "cross-entropy (nats)"
@@ -197,7 +197,7 @@ class Task(Component):
         raise NotImplementedError
 
     @property
-    def chosen_by(self) -> str:
+    def validation_metric(self) -> str:
         """The validation score used for early stopping and the best checkpoint."""
         return self.headline
 
@@ -233,7 +233,7 @@ class Task(Component):
         """Notes for the record on what was fitted."""
         return ()
 
-    def told(self, splits: "Splits", examples: Mapping[str, Any]) -> tuple[str, ...]:
+    def encoding_notes(self, splits: "Splits", examples: Mapping[str, Any]) -> tuple[str, ...]:
         """Notes for the record on how the rows were encoded."""
         return ()
 
@@ -339,14 +339,16 @@ class Task(Component):
         scores = tallied(self.counts(self.answers(predictions, given), given))
         if given.train is None:
             return Scored(scores, {})
-        simple = {n: tallied(self.counts(a, given)) for n, a in self.simple_answers(given).items()}
+        simple = {
+            n: tallied(self.counts(a, given)) for n, a in self.baseline_answers(given).items()
+        }
         return Scored(scores, next(iter(simple.values()), {}), baselines=simple)
 
     def answers(self, predictions: Predictions, given: EvalSplit) -> list[dict[str, Any]]:
         """The prediction for each row, as `predict` returns it and `counts` scores it."""
         raise NotImplementedError
 
-    def simple_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
+    def baseline_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
         """Predictions of baselines that need no training, by name; the simplest first."""
         return {}
 

@@ -31,7 +31,7 @@ class EmbeddingBaseline(Task):
     untrained_baseline_name: ClassVar[str] = "nearest centroid"
     """What its answers are called."""
     has_classes: ClassVar[bool] = False
-    later: ClassVar[tuple[str, ...]] = ("untrained_baseline",)
+    added_settings: ClassVar[tuple[str, ...]] = ("untrained_baseline",)
 
     @field_validator("untrained_baseline")
     @classmethod
@@ -48,7 +48,7 @@ class EmbeddingBaseline(Task):
         """This task."""
         return self
 
-    def asked_in_words(self) -> ZeroShotSettings | None:
+    def zero_shot_settings(self) -> ZeroShotSettings | None:
         """How a causal language model is asked for a row's label; None where it is not."""
         return None
 
@@ -59,7 +59,7 @@ class EmbeddingBaseline(Task):
         count = min(TRAIN_ROWS, len(train))
         return sorted(random.Random(0).sample(range(len(train)), count))
 
-    def embedded(
+    def encode_for_embeddings(
         self,
         rows: Mapping[str, Sequence[Any]],
         tokenizer: "PreTrainedTokenizerBase",
@@ -75,7 +75,7 @@ class EmbeddingBaseline(Task):
         parts = [[0] * len(ids) for ids in columns["input_ids"]]
         return {**columns, "labels": parts, "right": encoded["labels"]}
 
-    def by_nearness(
+    def predict_from_embeddings(
         self,
         shown: "Sequence[np.ndarray]",
         right: Sequence[Any],
@@ -93,7 +93,7 @@ class EmbeddingBaseline(Task):
 class WordEmbeddingBaseline(EmbeddingBaseline):
     """The baseline of tasks that label words: the embedding of each word's first subword token."""
 
-    def embedded(
+    def encode_for_embeddings(
         self,
         rows: Mapping[str, Sequence[Any]],
         tokenizer: "PreTrainedTokenizerBase",
@@ -109,7 +109,7 @@ class WordEmbeddingBaseline(EmbeddingBaseline):
             parts.append([IGNORE_INDEX if label == IGNORE_INDEX else next(number) for label in own])
         return {"input_ids": encoded["input_ids"], "labels": parts, "right": words}
 
-    def by_nearness(
+    def predict_from_embeddings(
         self,
         shown: "Sequence[np.ndarray]",
         right: Sequence[Any],
@@ -130,7 +130,7 @@ class WordEmbeddingBaseline(EmbeddingBaseline):
 class EntityEmbeddingBaseline(EmbeddingBaseline):
     """The baseline of tasks with two marked spans: the embeddings of both."""
 
-    def embedded(
+    def encode_for_embeddings(
         self,
         rows: Mapping[str, Sequence[Any]],
         tokenizer: "PreTrainedTokenizerBase",

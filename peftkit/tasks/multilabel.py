@@ -50,7 +50,7 @@ class Multilabel(EmbeddingBaseline):
     metrics: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1", "map", "lrap", "exact_match")
     lines: ClassVar[tuple[str, ...]] = ("label", "predicted", "probabilities")
     fitted_on_validation: ClassVar[tuple[str, ...]] = ("thresholds",)
-    changes_words: ClassVar[bool] = True
+    allows_word_augmentation: ClassVar[bool] = True
 
     @field_validator("separator")
     @classmethod
@@ -73,7 +73,7 @@ class Multilabel(EmbeddingBaseline):
         return self.metric
 
     @property
-    def chosen_by(self) -> str:
+    def validation_metric(self) -> str:
         """What needs no thresholds, for those are chosen once all is trained."""
         return self.metric if self.metric in ("map", "lrap") else "map"
 
@@ -197,7 +197,7 @@ class Multilabel(EmbeddingBaseline):
         """Each label's probability, (labels,) each."""
         return list(logits.float().sigmoid().cpu().numpy())
 
-    def by_nearness(
+    def predict_from_embeddings(
         self,
         shown: "Sequence[np.ndarray]",
         right: Sequence[Any],
@@ -241,12 +241,12 @@ class Multilabel(EmbeddingBaseline):
         label at all, and of every label by its share in train."""
         import numpy as np
 
-        from peftkit.metrics.multilabel import set_scores
+        from peftkit.metrics.multilabel import multilabel_scores
 
         right = np.array(predictions.labels, dtype=bool)
 
         def scored(sure: "Floats", limits: Sequence[float]) -> dict[str, Any]:
-            found = set_scores(right, sure >= limits, sure, given.names, given.resamples)
+            found = multilabel_scores(right, sure >= limits, sure, given.names, given.resamples)
             return {self.metric: found[self.metric]} | found
 
         scores = scored(predictions.probabilities.astype(float), self._limits(given))
@@ -277,13 +277,15 @@ class Multilabel(EmbeddingBaseline):
         """The jackknife's share of each row in `metric`."""
         import numpy as np
 
-        from peftkit.metrics.multilabel import set_shares
+        from peftkit.metrics.multilabel import multilabel_row_values
 
         right, said = (
             np.array([[name in row for name in names] for row in columns[key]])
             for key in ("label", "predicted")
         )
-        return set_shares(metric, right, said, np.array(list(columns["probabilities"])), names)
+        return multilabel_row_values(
+            metric, right, said, np.array(list(columns["probabilities"])), names
+        )
 
 
 def is_indicator(listed: Sequence[str], names: Sequence[str]) -> bool:

@@ -47,8 +47,8 @@ class Regression(EmbeddingBaseline):
     metrics: ClassVar[tuple[str, ...]] = ("spearman", "pearson", "rmse", "mae", "r2")
     scores_functions: ClassVar[bool] = True
     lines: ClassVar[tuple[str, ...]] = ("label", "predicted")
-    smooths: ClassVar[bool] = False
-    changes_words: ClassVar[bool] = True
+    supports_label_smoothing: ClassVar[bool] = False
+    allows_word_augmentation: ClassVar[bool] = True
     untrained_baseline_name: ClassVar[str] = "cosine of embeddings"
     loss_unit: ClassVar[str] = "squared error (train's variance is 1)"
 
@@ -71,7 +71,7 @@ class Regression(EmbeddingBaseline):
         return {"text": True, "text_pair": False, **numbers}
 
     @property
-    def assumed_names(self) -> tuple[str, ...]:  # type: ignore[override]
+    def placeholder_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """The targets' names, which need no data."""
         return tuple(self.targets or ["value"])
 
@@ -89,7 +89,7 @@ class Regression(EmbeddingBaseline):
         if faults:
             raise DataError("the targets cannot be used:", faults)
         check_metric(self.metric)
-        return self.assumed_names
+        return self.placeholder_names
 
     def fit_on_train(self, splits: "Splits") -> dict[str, Any]:
         """Mean and standard deviation of each target over the train split."""
@@ -100,7 +100,7 @@ class Regression(EmbeddingBaseline):
 
     def fitted_state_notes(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """The scale on which the targets are learned."""
-        pairs = zip(self.assumed_names, state["mean"], state["deviation"], strict=True)
+        pairs = zip(self.placeholder_names, state["mean"], state["deviation"], strict=True)
         said = ", ".join(f"{name}: {mean:.6g} and {apart:.6g}" for name, mean, apart in pairs)
         return (f"targets are standardized by the mean and standard deviation of train ({said})",)
 
@@ -130,7 +130,7 @@ class Regression(EmbeddingBaseline):
         ]
         return {**encoded, "labels": labels}
 
-    def embedded(
+    def encode_for_embeddings(
         self,
         rows: Mapping[str, Sequence[Any]],
         tokenizer: "PreTrainedTokenizerBase",
@@ -146,7 +146,7 @@ class Regression(EmbeddingBaseline):
         del pair["truncated"]
         return {**pair, "labels": [[0] * len(ids) for ids in pair["input_ids"]], "right": right}
 
-    def by_nearness(
+    def predict_from_embeddings(
         self,
         shown: "Sequence[np.ndarray]",
         right: Sequence[Any],
@@ -192,7 +192,7 @@ class Regression(EmbeddingBaseline):
         """Correlations, errors and R2 with intervals; beside them those of train's mean."""
         import numpy as np
 
-        from peftkit.metrics.regression import number_scores
+        from peftkit.metrics.regression import regression_scores
 
         right = np.array(in_units(predictions.labels, given))
         rows = np.isfinite(right).all(axis=1)
@@ -201,7 +201,7 @@ class Regression(EmbeddingBaseline):
         said = np.array(in_units(predictions.outputs, given))
 
         def scored(numbers: "Floats") -> dict[str, Any]:
-            return number_scores(
+            return regression_scores(
                 right[rows], numbers[rows], given.names, self.metric, given.resamples
             )
 
@@ -224,10 +224,12 @@ class Regression(EmbeddingBaseline):
         """The jackknife's share of each row in `metric`."""
         import numpy as np
 
-        from peftkit.metrics.regression import row_shares
+        from peftkit.metrics.regression import regression_row_values
 
         right, said = (np.array(list(columns[key]), dtype=float) for key in self.lines)
-        return row_shares(right, said, metric, names) if np.isfinite(right).all() else None
+        return (
+            regression_row_values(right, said, metric, names) if np.isfinite(right).all() else None
+        )
 
 
 def cosines(embeddings: "Sequence[np.ndarray]") -> "np.ndarray":

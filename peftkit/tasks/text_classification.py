@@ -42,17 +42,17 @@ class TextClassification(EmbeddingBaseline):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "macro_f1", "mcc")
     scores_functions: ClassVar[bool] = True
     has_classes: ClassVar[bool] = True
-    changes_words: ClassVar[bool] = True
-    later: ClassVar[tuple[str, ...]] = ("class_weights", "untrained_baseline", "zero_shot")
+    allows_word_augmentation: ClassVar[bool] = True
+    added_settings: ClassVar[tuple[str, ...]] = ("class_weights", "untrained_baseline", "zero_shot")
     lines: ClassVar[tuple[str, ...]] = ("label", "predicted")
-    names_rows: ClassVar[bool] = True
+    has_label_names: ClassVar[bool] = True
 
     @field_validator("class_weights")
     @classmethod
     def _none_is_unset(cls, weights: Any) -> Any:
         return None if weights == "none" else weights
 
-    def asked_in_words(self) -> ZeroShotSettings:
+    def zero_shot_settings(self) -> ZeroShotSettings:
         """As `prompting` says."""
         return self.zero_shot or ZeroShotSettings()
 

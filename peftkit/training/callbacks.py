@@ -134,7 +134,7 @@ class RecordingCallback(TrainerCallback):
         scored = scored_in(history)
         if not scored:
             return {}
-        metric = self.recipe.task.chosen_by
+        metric = self.recipe.task.validation_metric
         best = reduce(lambda old, new: new if is_better(new, old, metric) else old, scored)
         return {"step": best["step"], "score": best["eval_score"], "loss": best["eval_loss"]}
 
@@ -144,7 +144,7 @@ class RecordingCallback(TrainerCallback):
         without = sum(entry["eval_score"] is None for entry in scored)
         if not without:
             return ()
-        share = f"{self.recipe.task.chosen_by} is undefined in {without} of {len(scored)}"
+        share = f"{self.recipe.task.validation_metric} is undefined in {without} of {len(scored)}"
         return (f"validation: {share} evaluations, which were compared by loss",)
 
     def restore_counts(self, facts: dict[str, Any]) -> None:

@@ -281,7 +281,10 @@ class PeftTrainer(Trainer):
         task = self.recipe.task
         found = predict(self.loaded, task, self.eval_dataset, self.world)
         scored = task.score(found, self.validation)
-        metrics: Any = {"eval_score": scored.scores[task.chosen_by].value, "eval_loss": found.loss}
+        metrics: Any = {
+            "eval_score": scored.scores[task.validation_metric].value,
+            "eval_loss": found.loss,
+        }
         self.recorder.add_validation_seconds(time.monotonic() - started)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(

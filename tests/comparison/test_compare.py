@@ -329,7 +329,7 @@ def test_the_learning_rate_with_the_better_score_is_chosen_for_metrics_of_either
         trial.set_user_attr("score", score)
         study.tell(trial, score)
     tuning = found.result(study)
-    assert tuning.chosen == rates[best] and tuning.metric == recipe.task.chosen_by
+    assert tuning.chosen == rates[best] and tuning.metric == recipe.task.validation_metric
     assert study.best_trial.number == best
 
 

@@ -11,7 +11,7 @@ from peftkit.errors import DataError, RecipeError
 from peftkit.metrics.classification import classification_scores
 from peftkit.metrics.functions import function_row_values, function_score
 from peftkit.metrics.registry import METRICS, Metric, find_metric, gain, register
-from peftkit.metrics.regression import number_scores, row_shares
+from peftkit.metrics.regression import regression_row_values, regression_scores
 from peftkit.reporting.analysis.jackknife import row_scores
 from peftkit.reporting.analysis.scales import Scale
 from peftkit.tasks.regression import Regression
@@ -72,10 +72,10 @@ def test_row_values_are_the_jackknifes_and_have_the_score_as_their_mean(name: st
 
 def test_a_function_of_several_targets_is_their_mean() -> None:
     right, predicted = np.random.default_rng(2).normal(size=(2, 30, 2))
-    found = number_scores(right, predicted, ("a", "b"), "largest", 50)
+    found = regression_scores(right, predicted, ("a", "b"), "largest", 50)
     errors = abs(right - predicted).max(axis=0)
     assert next(iter(found)) == "largest" and found["largest"].value == errors.mean()
-    values = row_shares(right, predicted, "largest", ("a", "b"))
+    values = regression_row_values(right, predicted, "largest", ("a", "b"))
     assert values is not None and values.mean() == pytest.approx(errors.mean())
     assert Regression(metric="largest").headline == "largest"
 

@@ -9,7 +9,13 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from peftkit.metrics.bootstrap import row_weights
-from peftkit.metrics.regression import MEASURES, measured, number_scores, row_shares, weighted
+from peftkit.metrics.regression import (
+    MEASURES,
+    measured,
+    regression_row_values,
+    regression_scores,
+    weighted,
+)
 
 CHANCE = np.random.default_rng(0)
 
@@ -49,19 +55,19 @@ def test_points_are_the_libraries() -> None:
 
 def test_what_has_no_spread_is_undefined_and_the_errors_still_count() -> None:
     right, _ = numbers(50)
-    found = number_scores(right, np.full((50, 1), 0.3), ["value"], "spearman", 100)
+    found = regression_scores(right, np.full((50, 1), 0.3), ["value"], "spearman", 100)
     assert next(iter(found)) == "spearman"
     assert found["spearman"].value is None and found["pearson"].value is None
     assert found["rmse"].value == pytest.approx(float(np.sqrt(((right - 0.3) ** 2).mean())))
     assert found["r2"].value is not None and found["r2"].low is not None
-    flat = number_scores(np.ones((5, 1)), right[:5], ["value"], "spearman", 100)
+    flat = regression_scores(np.ones((5, 1)), right[:5], ["value"], "spearman", 100)
     assert flat["r2"].value is None and flat["mae"].value is not None
-    alone = number_scores(right[:1], right[:1], ["value"], "spearman", 100)
+    alone = regression_scores(right[:1], right[:1], ["value"], "spearman", 100)
     assert alone["spearman"].value is None and alone["rmse"].low is None
 
 
 def test_intervals_hold_the_point_and_shrink_with_more_rows() -> None:
-    few, many = (number_scores(*numbers(n), ["value"], "spearman", 300) for n in (50, 800))
+    few, many = (regression_scores(*numbers(n), ["value"], "spearman", 300) for n in (50, 800))
     for measure in MEASURES:
         for found in (few, many):
             score = found[measure]
@@ -73,7 +79,7 @@ def test_intervals_hold_the_point_and_shrink_with_more_rows() -> None:
 
 def test_several_targets_have_their_own_scores_and_the_mean() -> None:
     right, said = numbers(60, targets=2)
-    found = number_scores(right, said, ["price", "age"], "rmse", 50)
+    found = regression_scores(right, said, ["price", "age"], "rmse", 50)
     assert next(iter(found)) == "rmse"
     each = [found[f"rmse[{name}]"].value for name in ("price", "age")]
     assert each[1] == float(root_mean_squared_error(right[:, 1], said[:, 1]))
@@ -83,13 +89,13 @@ def test_several_targets_have_their_own_scores_and_the_mean() -> None:
 @pytest.mark.parametrize("ties", [False, True])
 def test_shares_of_the_rows_are_the_jackknifes_and_have_the_score_as_their_mean(ties: bool) -> None:
     right, said = numbers(30, ties, targets=2)
-    scores = number_scores(right, said, ["a", "b"], "spearman", 0)
+    scores = regression_scores(right, said, ["a", "b"], "spearman", 0)
     for metric in ("spearman", "pearson", "mae", "r2[b]", "spearman[a]"):
-        shares = row_shares(right, said, metric, ["a", "b"])
+        shares = regression_row_values(right, said, metric, ["a", "b"])
         assert shares is not None and shares.shape == (30,)
         assert shares.mean() == pytest.approx(scores[metric].value)
     left = [by_library(*(np.delete(each[:, 0], i) for each in (right, said))) for i in range(30)]
-    shares = row_shares(right, said, "spearman[a]", ["a", "b"])
+    shares = regression_row_values(right, said, "spearman[a]", ["a", "b"])
     value = scores["spearman[a]"].value
     assert value is not None and shares is not None
     pseudo = np.array([30 * value - 29 * each["spearman"] for each in left])
@@ -98,15 +104,15 @@ def test_shares_of_the_rows_are_the_jackknifes_and_have_the_score_as_their_mean(
 
 def test_shares_of_what_is_unknown_or_undefined_are_none() -> None:
     right, said = numbers(20)
-    assert row_shares(right, said, "accuracy", ["value"]) is None
-    assert row_shares(right, said, "rmse[other]", ["value"]) is None
-    assert row_shares(right, np.zeros_like(said), "spearman", ["value"]) is None
+    assert regression_row_values(right, said, "accuracy", ["value"]) is None
+    assert regression_row_values(right, said, "rmse[other]", ["value"]) is None
+    assert regression_row_values(right, np.zeros_like(said), "spearman", ["value"]) is None
 
 
 def test_a_thousand_samples_of_fifteen_hundred_rows_take_little_time() -> None:
     right, said = numbers(1500)
     began = time.process_time()
-    found = number_scores(right, said, ["value"], "spearman", 1000)
-    row_shares(right, said, "spearman", ["value"])
+    found = regression_scores(right, said, ["value"], "spearman", 1000)
+    regression_row_values(right, said, "spearman", ["value"])
     assert time.process_time() - began < 4
     assert not math.isnan(found["spearman"].value or math.nan)

@@ -11,7 +11,7 @@ from peftkit.metrics.text import (
     CHRF,
     EXACT,
     ROUGE,
-    Counted,
+    TextMetric,
     bleus,
     counts_of,
     distinct,
@@ -36,7 +36,7 @@ def texts(seed: int) -> list[tuple[str, str]]:
     return [(text(), text()) for _ in range(chance.randint(1, 5))]
 
 
-def scores(kinds: list[Counted], pairs: list[tuple[str, str]]) -> dict[str, float]:
+def scores(kinds: list[TextMetric], pairs: list[tuple[str, str]]) -> dict[str, float]:
     counts = np.asarray([counts_of(kinds, said, right) for said, right in pairs])
     found = totals_of(kinds, counts.sum(axis=0, keepdims=True))
     return {name: float(value[0]) for name, value in found.items()}

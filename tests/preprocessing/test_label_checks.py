@@ -9,7 +9,7 @@ import pytest
 
 from peftkit.config.recipe import Recipe
 from peftkit.planning.plan import plan
-from peftkit.preprocessing.label_checks import look_alikes
+from peftkit.preprocessing.label_checks import similar_label_notes
 
 CAFE = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
 
@@ -26,29 +26,29 @@ CAFE = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
     ],
 )
 def test_labels_that_differ_in_what_is_hardly_seen_are_told(names: list[str], said: str) -> None:
-    (told,) = look_alikes(names)
+    (told,) = similar_label_notes(names)
     assert said in told and told.endswith("if they are one class, name it once")
 
 
 def test_what_cannot_be_seen_is_told_in_escapes() -> None:
-    (told,) = look_alikes(CAFE)
+    (told,) = similar_label_notes(CAFE)
     assert r"'caf\xe9'" in told and r"'cafe\u0301'" in told
 
 
 @pytest.mark.parametrize("word", ["nan", "NaN", "null", "None", "n/a", " NA"])
 def test_a_word_for_nothing_among_numbers_is_told(word: str) -> None:
-    (told,) = look_alikes(["0", "1.5", word])
+    (told,) = similar_label_notes(["0", "1.5", word])
     assert told.startswith(f"label {word!r} among numbers is a class: if it is an empty cell")
 
 
 def test_labels_that_only_differ_are_left_in_peace() -> None:
     for names in (["pos", "neg"], ["none", "some"], ["nan"], ["1", "10", "-1"], ["B-x", "I-x"], []):
-        assert list(look_alikes(names)) == []
+        assert list(similar_label_notes(names)) == []
 
 
 def test_of_many_groups_the_first_are_told_and_the_others_counted() -> None:
     names = [f"{form}{i}" for i in range(9) for form in ("x", "X")]
-    told = list(look_alikes(names))
+    told = list(similar_label_notes(names))
     assert len(told) == 6 and told[-1] == "so do 4 more groups of labels"
 
 

@@ -15,7 +15,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import DataError, PeftkitError, RecipeError
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import load_config, load_model, load_tokenizer
-from peftkit.preprocessing.tokenizers import refuse_ids
+from peftkit.preprocessing.tokenizers import check_token_ids
 from peftkit.tasks.language_modeling.instruction_tuning import InstructionTuning
 from peftkit.tasks.language_modeling.text_generation import TextGeneration
 from peftkit.tasks.text_classification import TextClassification
@@ -176,9 +176,9 @@ def test_an_encoded_token_without_a_row_is_refused_however_it_came_about(varied:
     tokenizer = load_tokenizer(str(varied("gpt2")))
     rows = tokenizer.rows
     whole = Dataset.from_dict({"input_ids": [[1, rows - 1]]})
-    refuse_ids({"train": whole, "test": whole.select([])}, tokenizer)
+    check_token_ids({"train": whole, "test": whole.select([])}, tokenizer)
     with pytest.raises(RecipeError, match=rf"\(id {rows}\), and its embeddings have {rows} rows"):
-        refuse_ids({"train": Dataset.from_dict({"input_ids": [[1], [rows]]})}, tokenizer)
+        check_token_ids({"train": Dataset.from_dict({"input_ids": [[1], [rows]]})}, tokenizer)
 
 
 def test_a_question_that_is_cut_to_leave_room_for_an_answer_is_told_of(varied: Varied) -> None:

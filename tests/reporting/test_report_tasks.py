@@ -131,7 +131,7 @@ def test_what_is_no_better_than_the_untuned_model_is_told(tmp_path: Path) -> Non
 
 def test_scores_of_generated_texts_are_compared_on_the_rows_that_have_one(tmp_path: Path) -> None:
     task = Task.parse({**INSTRUCTIONS, "generate": {"rows": 60}}, "task")
-    width = sum(kind.width for kind in task.judged_by())  # type: ignore[attr-defined]
+    width = sum(kind.width for kind in task.text_metrics())  # type: ignore[attr-defined]
     for strategy, share in {"full": 0.7, "lora": 0.4}.items():
         for seed in range(2):
             chance = np.random.default_rng([seed, len(strategy)])

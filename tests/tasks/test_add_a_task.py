@@ -57,7 +57,7 @@ class Rating(Task):
     def answers(self, predictions, given):
         return [{"label": given.names[int(p.argmax())]} for p in predictions.outputs]
 
-    def simple_answers(self, given):
+    def baseline_answers(self, given):
         usual = Counter(given.train["label"]).most_common(1)[0][0]
         return {"most frequent": [{"label": usual}] * len(given.rows)}
 

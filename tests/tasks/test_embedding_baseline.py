@@ -168,7 +168,7 @@ def test_thresholds_of_the_trained_model_are_not_held_against_the_base() -> None
 def test_a_row_of_train_whose_tag_is_unknown_teaches_nothing() -> None:
     task = Recipe.load("lora_tiny", "task=token_classification").task
     shown, asked = [np.eye(3)], [np.eye(3)[:2]]
-    found = task.by_nearness(shown, [[1, -1, 0]], asked, ("O", "B-PER"))  # type: ignore[attr-defined]
+    found = task.predict_from_embeddings(shown, [[1, -1, 0]], asked, ("O", "B-PER"))  # type: ignore[attr-defined]
     assert [row.argmax() for row in found[0]] == [1, 0]
 
 

@@ -20,12 +20,12 @@ from peftkit.metrics.bootstrap import row_weights
 from peftkit.metrics.multilabel import (
     best_threshold,
     mean_precision,
+    multilabel_counts,
+    multilabel_points,
+    multilabel_row_values,
+    multilabel_scores,
+    multilabel_totals,
     ranking_precision,
-    set_counts,
-    set_points,
-    set_scores,
-    set_shares,
-    set_totals,
 )
 from peftkit.tasks.base import EvalSplit, Predictions
 from peftkit.tasks.multilabel import Multilabel
@@ -59,12 +59,12 @@ def by_library(right: Any, said: Any, sure: Any) -> dict[str, float]:
 @pytest.mark.parametrize("ties", [False, True])
 def test_points_and_bootstrap_samples_are_the_librarys_on_the_rows_written_out(ties: bool) -> None:
     right, said, sure = made(40, ties)
-    assert set_points(right, said, sure, NAMES) == pytest.approx(
+    assert multilabel_points(right, said, sure, NAMES) == pytest.approx(
         by_library(right, said, sure)
         | {f"f1[{n}]": f1_score(right[:, i], said[:, i]) for i, n in enumerate(NAMES)}
     )
     weights = row_weights(np.random.default_rng(1), 10, 40)
-    found = set_totals(weights @ set_counts(right, said, sure), NAMES)
+    found = multilabel_totals(weights @ multilabel_counts(right, said, sure), NAMES)
     found["map"] = mean_precision(weights, right, sure)
     for sample, times in enumerate(weights.astype(int)):
         expected = by_library(*(np.repeat(each, times, axis=0) for each in (right, said, sure)))
@@ -82,7 +82,7 @@ def test_rows_without_labels_or_with_all_rank_perfectly() -> None:
 def test_labels_that_nobody_has_or_says_leave_means_alone() -> None:
     right, said, sure = made(30)
     right[:, 1] = said[:, 1] = False
-    found = set_scores(right, said, sure, NAMES, 50)
+    found = multilabel_scores(right, said, sure, NAMES, 50)
     assert found["f1[music]"].value is None
     others = np.mean([f1_score(right[:, i], said[:, i]) for i in (0, 2)])
     assert found["macro_f1"].value == pytest.approx(others)
@@ -92,11 +92,11 @@ def test_labels_that_nobody_has_or_says_leave_means_alone() -> None:
 
 def test_shares_of_rows_have_the_score_as_their_mean() -> None:
     right, said, sure = made(25)
-    points = set_points(right, said, sure, NAMES)
+    points = multilabel_points(right, said, sure, NAMES)
     for metric in ("micro_f1", "macro_f1", "map", "lrap", "exact_match"):
-        shares = set_shares(metric, right, said, sure, NAMES)
+        shares = multilabel_row_values(metric, right, said, sure, NAMES)
         assert shares is not None and shares.mean() == pytest.approx(points[metric]), metric
-    assert set_shares("accuracy", right, said, sure, NAMES) is None
+    assert multilabel_row_values("accuracy", right, said, sure, NAMES) is None
 
 
 def test_the_best_threshold_has_the_best_f1_of_all() -> None:

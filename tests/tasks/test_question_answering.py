@@ -304,11 +304,11 @@ def test_no_answer_is_said_where_it_outscores_the_span_by_more_than_the_tuned_th
 
 
 def test_baselines_are_spans_of_the_context() -> None:
-    simple = TASK.simple_answers(EvalSplit(ROWS, {}, ()))
+    simple = TASK.baseline_answers(EvalSplit(ROWS, {}, ()))
     assert list(simple) == ["whole context", "first sentence", "most alike sentence"]
     assert simple["most alike sentence"][0]["text"] == NAMED
     assert simple["whole context"][1]["text"] == ROWS["context"][1]
-    nothing = QuestionAnswering(unanswerable=True).simple_answers(EvalSplit(ROWS, {}, ()))
+    nothing = QuestionAnswering(unanswerable=True).baseline_answers(EvalSplit(ROWS, {}, ()))
     assert next(iter(nothing)) == "no answer" and nothing["no answer"][0]["text"] == ""
 
 
@@ -362,7 +362,7 @@ def test_what_was_repaired_dropped_and_left_unused_is_told() -> None:
     assert task.label_names(found) == ()
     none = {"of": [], "truncated": [], "labels": []}
     train = {"of": [0, 2, 3], "truncated": [True, False, False], "labels": [[1], [1], [1]]}
-    notes = task.told(found, {"train": train, "validation": none, "test": none})
+    notes = task.encoding_notes(found, {"train": train, "validation": none, "test": none})
     assert notes == (
         "train: 1 row (train:1 'Cat') has answers not in the context; nothing is learned from them",
         "train: 1 answers are not at their answer_start (train:3); the place where they are found "

@@ -41,7 +41,7 @@ def splits(task: Regression = TASK, **columns: list[list[Any]]) -> Any:
 
 def encode(task: Regression, texts: list[str], **columns: list[Any]) -> dict[str, list[Any]]:
     tokenizer = load_tokenizer(find_model("tiny-bert").location)
-    return task.encode({"text": texts, **columns}, tokenizer, task.assumed_names, 32)
+    return task.encode({"text": texts, **columns}, tokenizer, task.placeholder_names, 32)
 
 
 def test_texts_of_numbers_are_numbers_and_all_else_is_told_with_counts() -> None:
@@ -132,7 +132,7 @@ def test_several_targets_are_roles_of_their_own() -> None:
     task = Task.parse({"kind": "regression", "targets": ["price", "age"]}, "task")
     number = Role(needed=True, cell="number")
     assert task.roles == {"text": True, "text_pair": False, "price": number, "age": number}
-    assert task.assumed_names == ("price", "age")
+    assert task.placeholder_names == ("price", "age")
     assert Task.parse("regression", "task").roles["label"] == number
     for wrong, said in (
         (["text"], "'text' is a role of the task"),

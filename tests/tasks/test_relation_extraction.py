@@ -23,7 +23,7 @@ from peftkit.models.layouts import ARCHITECTURES
 from peftkit.preprocessing.batching import longest_first
 from peftkit.preprocessing.tokenization import encode as encode_all
 from peftkit.tasks.base import IGNORE_INDEX, EvalSplit
-from peftkit.tasks.relation_extraction.entity_markers import Marked, Unmarked, marked
+from peftkit.tasks.relation_extraction.entity_markers import Marked, MarkerError, marked
 from peftkit.tasks.relation_extraction.task import RelationExtraction
 from support.task_rows import related, task_recipe
 from support.toy_models import toy
@@ -72,7 +72,7 @@ def test_marks_become_places_in_the_text_without_them() -> None:
     ],
 )
 def test_marks_that_say_no_two_parts_are_refused(text: str, why: str) -> None:
-    with pytest.raises(Unmarked, match=why):
+    with pytest.raises(MarkerError, match=why):
         marked(text)
 
 
@@ -101,12 +101,12 @@ def test_offsets_come_in_three_forms() -> None:
     ],
 )
 def test_offsets_that_do_not_fit_are_refused(head: Any, tail: Any, why: str) -> None:
-    with pytest.raises(Unmarked, match=why):
+    with pytest.raises(MarkerError, match=why):
         marked("the dog", head, tail)
 
 
 def test_marks_and_offsets_together_are_refused() -> None:
-    with pytest.raises(Unmarked, match="both marks in the text and offsets"):
+    with pytest.raises(MarkerError, match="both marks in the text and offsets"):
         marked(TEXT, [0, 3], [4, 7])
 
 
@@ -244,7 +244,7 @@ def test_a_few_rows_of_each_relation_can_be_drawn() -> None:
 def test_the_baseline_is_the_most_frequent_label_of_train() -> None:
     train = rows(["Other", "Other", "Part(e1,e2)"])
     given = EvalSplit(rows(["Other", "Part(e1,e2)"]), None, NAMES, train=train)
-    (said,) = RelationExtraction().simple_answers(given).values()
+    (said,) = RelationExtraction().baseline_answers(given).values()
     assert said == [{"label": "Other"}] * 2
     assert (
         scored(RelationExtraction(), ["Other", "Part(e1,e2)"], ["Other", "Other"])["f1"].value == 0
@@ -353,7 +353,7 @@ def test_semeval_is_read_whole_and_its_baseline_is_known() -> None:
     names = recipe.task.label_names(splits)
     assert len(names) == 19 and names[-1] == "Other"
     given = EvalSplit(splits.test, None, names, train=splits.train, resamples=0)
-    (constant,) = recipe.task.simple_answers(given).values()
+    (constant,) = recipe.task.baseline_answers(given).values()
     counts = recipe.task.counts(constant, given)
     found = tally_scores(counts, lambda sums: recipe.task.totals(sums, names), "f1", resamples=0)
     assert found["f1"].value == 0 and found["accuracy"].value == pytest.approx(0.1671, abs=5e-5)

@@ -109,7 +109,7 @@ def refusal(cell: TaskCell) -> str | None:
     """Why the cell cannot be, in the words a user gets before anything loads; None if it can."""
     try:
         recipe = cell.recipe
-        meta_model(recipe, find_model(cell.model).location, recipe.task.assumed_names)
+        meta_model(recipe, find_model(cell.model).location, recipe.task.placeholder_names)
     except RecipeError as error:
         return str(error)
     return None

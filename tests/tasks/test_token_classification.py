@@ -232,7 +232,7 @@ def test_baselines_are_all_outside_and_the_words_most_frequent_tags() -> None:
     given = EvalSplit(
         rows((["Rome", "Ann", "x"], ["B-LOC", "B-PER", "O"])), None, NAMES, train=train
     )
-    found = TokenClassification().simple_answers(given)
+    found = TokenClassification().baseline_answers(given)
     assert {name: [answer["tags"] for answer in said] for name, said in found.items()} == {
         "all_O": [["O", "O", "O"]],
         "most_frequent_tag": [["B-LOC", "B-PER", "O"]],
@@ -340,7 +340,7 @@ def test_the_baselines_on_conll2003_are_the_known_ones() -> None:
     names = recipe.task.label_names(splits)
     assert names == tag_names(("PER", "ORG", "LOC", "MISC"))
     given = EvalSplit(splits.test, None, names, train=splits.train, resamples=0)
-    outside = recipe.task.simple_answers(given)["all_O"]
+    outside = recipe.task.baseline_answers(given)["all_O"]
     counts = recipe.task.counts(outside, given)
     found = tally_scores(counts, lambda sums: recipe.task.totals(sums, names), "f1", resamples=0)
     assert found["f1"].value == 0 and found["accuracy"].value == pytest.approx(0.8253, abs=5e-5)

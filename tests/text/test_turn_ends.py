@@ -161,11 +161,11 @@ def test_a_question_behind_answers_is_what_is_answered_but_no_test_row_ends_in_o
     assert " the rain <|over|>" in words.decode(asked) and " the goal <|over|>" in words.decode(
         asked
     )
-    (tested,) = task.prompts(task.openings(rows), words, 99)
+    (tested,) = task.prompts(task.prompt_rows(rows), words, 99)
     assert words.decode(tested).count("<|over|>") == 1
     assert " the rain <|over|>" in words.decode(tested)
     assert task.references(rows) == ["a cloud"]
     told = {"conversations": [[{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}] * 2]}
-    assert task.openings(told) == told
+    assert task.prompt_rows(told) == told
     said = {"prompt": ["a"], "completion": ["b"]}
-    assert task.openings(said) == said
+    assert task.prompt_rows(said) == said

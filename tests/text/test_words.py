@@ -69,7 +69,7 @@ def test_a_text_is_beyond_ascii_if_most_of_its_letters_are() -> None:
 def test_the_opening_of_a_text_without_spaces_leaves_something_to_generate() -> None:
     task = TextGeneration(prompt_words=3)
     rows = {"text": ["  今天天气很好", "one two\n three four", "ab 东西 cd"]}
-    assert task.openings(rows)["text"] == ["  今天天", "one two\n three", "ab 东西"]
+    assert task.prompt_rows(rows)["text"] == ["  今天天", "one two\n three", "ab 东西"]
 
 
 def test_sentences_end_at_the_marks_of_their_script() -> None:

@@ -105,7 +105,7 @@ def query_base(
             found = predict_by_embedding(recipe, task, model, tokenizer, given, world)
             if found is not None:
                 yield task.untrained_baseline_name, to_json(Predictions([], found, None))
-        how = task.asked_in_words()
+        how = task.zero_shot_settings()
         if how is not None and is_causal(config) and tokenizer.is_fast:
             yield from predict_zero_shot(recipe, how, model, tokenizer, given, world)
     else:

@@ -76,7 +76,7 @@ def predict_by_embedding(
 
     def embedded(rows: Any) -> dict[str, list[Any]] | None:
         columns = {name: rows[name][:] for name in rows.column_names}
-        return task.embedded(columns, tokenizer, given.names, recipe.data.max_length)
+        return task.encode_for_embeddings(columns, tokenizer, given.names, recipe.data.max_length)
 
     known, unknown = embedded(given.train.select(task.shown(given.train))), embedded(given.rows)
     if known is None or unknown is None:
@@ -86,7 +86,7 @@ def predict_by_embedding(
     shown, asked = (
         predict(base, asking, to_examples(found), world).outputs for found in (known, unknown)
     )
-    return task.by_nearness(shown, known["right"], asked, given.names)
+    return task.predict_from_embeddings(shown, known["right"], asked, given.names)
 
 
 def to_examples(columns: Mapping[str, Sequence[Any]]) -> Dataset:

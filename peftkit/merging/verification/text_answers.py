@@ -30,7 +30,7 @@ class TextAnswers:
     """Rows whose answers are texts, generated when nothing is left to chance."""
 
     def __init__(self, run: RunSide, task: LanguageModeling) -> None:
-        self.run, self.task = run._replace(columns=task.openings(run.columns)), task
+        self.run, self.task = run._replace(columns=task.prompt_rows(run.columns)), task
         own = task.generate or Generation()
         most = min(own.max_new_tokens, NEW_TOKENS)
         greedy = {"temperature": 0.0, "num_beams": 1, "max_new_tokens": most, "stop": []}

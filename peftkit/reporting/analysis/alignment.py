@@ -97,7 +97,7 @@ def read_all(runs: Sequence[Run], metric: str) -> tuple[list[Read], list[str]]:
                 return None, "its folder is out of reach"
             if run.task is None:
                 return None, f"its task {run.record.recipe['task']['kind']!r} is not known here"
-            if run.task.names_rows:
+            if run.task.has_label_names:
                 return read_predictions(run.folder, metric == "roc_auc", known=known)
             return read_predictions(run.folder, False, run.task.lines)
 
@@ -196,7 +196,7 @@ def rows_with_counts(read: list[Read], metric: str) -> list[Read]:
 def scored(run: Run, columns: Columns, metric: str) -> Floats | None:
     """One run's rows as numbers whose mean is the score; rows without a label are left out."""
     names, task = run.names, run.task
-    if task is not None and not task.names_rows:
+    if task is not None and not task.has_label_names:
         return task_scores(run, task, columns, metric)
     if columns["label"].null_count:
         kept = np.flatnonzero(np.asarray(columns["label"].is_valid()))
@@ -250,7 +250,11 @@ def check_score(run: Run, metric: str, values: Floats) -> None:
     if score is None or score.value is None or len(values) != score.n:
         return  # fewer rows: their score is another one
     found, task = float(values.mean()), run.task
-    exact = task is not None and metric != "roc_auc" and (task.names_rows or "counts" in task.lines)
+    exact = (
+        task is not None
+        and metric != "roc_auc"
+        and (task.has_label_names or "counts" in task.lines)
+    )
     if not abs(found - score.value) <= (CLOSE if exact else ROUGH) * max(1.0, abs(found)):
         what = f"give {metric} {found:.6f}, its record says {score.value:.6f}"
         raise RunError(

@@ -28,4 +28,4 @@ def baselines_of(
 
 def validated_by(run: Run) -> str:
     """The score on the validation split that a run's training went by."""
-    return run.record.headline if run.task is None else run.task.chosen_by
+    return run.record.headline if run.task is None else run.task.validation_metric

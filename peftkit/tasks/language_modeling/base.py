@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from peftkit.metrics.text import Counted, counts_of, means, pass_counts, pass_names, totals_of
+from peftkit.metrics.text import TextMetric, counts_of, means, pass_counts, pass_names, totals_of
 from peftkit.tasks.base import EvalSplit, Predictions, Reading, Scored, Task
 from peftkit.tasks.language_modeling.counts import columns_in, row_counts, token_totals
 from peftkit.tasks.language_modeling.generation_settings import Generation
@@ -40,8 +40,8 @@ class LanguageModeling(Task):
     pipeline_tag: ClassVar[str] = "text-generation"
     trains_head: ClassVar[bool] = False
     reading: ClassVar[Reading] = "labels"
-    assumed_names: ClassVar[tuple[str, ...]] = ()
-    later: ClassVar[tuple[str, ...]] = ("generate.few_shot_examples", "score_tokenizer")
+    placeholder_names: ClassVar[tuple[str, ...]] = ()
+    added_settings: ClassVar[tuple[str, ...]] = ("generate.few_shot_examples", "score_tokenizer")
 
     @property
     def headline(self) -> str:
@@ -49,7 +49,7 @@ class LanguageModeling(Task):
         return "bits_per_byte"
 
     @property
-    def chosen_by(self) -> str:
+    def validation_metric(self) -> str:
         """Bits per byte: nothing is generated while a run trains."""
         return "bits_per_byte"
 
@@ -68,7 +68,7 @@ class LanguageModeling(Task):
         """The settings in `generate`."""
         return self.generate
 
-    def judged_by(self, references: Sequence[str] = ()) -> tuple[Counted, ...]:
+    def text_metrics(self, references: Sequence[str] = ()) -> tuple[TextMetric, ...]:
         """The kinds of scores that generated texts get beside such references."""
         return ()
 
@@ -113,7 +113,7 @@ class LanguageModeling(Task):
         """The token that a decoder must begin with, where the task knows it."""
         return None
 
-    def openings(self, rows: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+    def prompt_rows(self, rows: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
         """What of the test rows is given to the model, for the rest to be generated."""
         return rows
 
@@ -180,7 +180,7 @@ class LanguageModeling(Task):
         if all(text is None for text in texts):
             return known
         right = self._references_of(given)
-        kinds, samples = self.judged_by(right), self._judged_samples()
+        kinds, samples = self.text_metrics(right), self._graded_samples()
         if not (kinds or samples):
             return known
         unknown = [math.nan] * sum(kind.width for kind in kinds)
@@ -199,7 +199,7 @@ class LanguageModeling(Task):
     def parts(self, counts: "Floats", names: Sequence[str]) -> "list[tuple[Floats, Totals]]":
         """What is known of every row, what only of those whose text was generated, and what only of
         those whose samples were judged."""
-        kinds, samples = self.judged_by(), self._judged_samples()
+        kinds, samples = self.text_metrics(), self._graded_samples()
         texts, end = TOKEN_KINDS + sum(kind.width for kind in kinds), counts.shape[1]
         found: list[tuple[Floats, Totals]] = [(counts[:, :TOKEN_KINDS], token_totals)]
         if min(texts, end) > TOKEN_KINDS:
@@ -212,7 +212,7 @@ class LanguageModeling(Task):
         """The references of all rows, of which the way to split texts is chosen."""
         return self.references({name: given.rows[name][:] for name in columns_in(given.rows)})
 
-    def _judged_samples(self) -> int:
+    def _graded_samples(self) -> int:
         """Samples a row that the judge's command is run on; 0 where there is no judge."""
         return self.generate.samples if self.generate and self.generate.grader else 0
 
@@ -226,7 +226,7 @@ class LanguageModeling(Task):
         if texts:
             details["generated_rows"] = len(texts)
             right = self._references_of(given)
-            kinds = self.judged_by(right)
+            kinds = self.text_metrics(right)
             details["signatures"] = {
                 k: v for kind in kinds for k, v in kind.signatures(right).items()
             }
@@ -234,7 +234,7 @@ class LanguageModeling(Task):
             details |= self.text_details([str(predictions.texts[i]) for i in texts])
         simple = {}
         if given.train is not None and texts:
-            for name, answers in self.simple_answers(given).items():
+            for name, answers in self.baseline_answers(given).items():
                 simple[name] = self._tallied(self.counts(answers, given)[texts], given)
         return Scored(scores, next(iter(simple.values()), {}), details, simple, tuple(notes))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import field_validator
 
 from peftkit.errors import DataError, Fault, RecipeError
-from peftkit.metrics.text import EXACT, Counted, exact_counts, rouges
+from peftkit.metrics.text import EXACT, TextMetric, exact_counts, rouges
 from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.counts import columns_in
 from peftkit.text.chat_fields import REQUIRED_FIELDS, check_fields, row_faults
@@ -82,7 +82,7 @@ class InstructionTuning(LanguageModeling):
         """The chosen metric."""
         return self.metric
 
-    def judged_by(self, references: Sequence[str] = ()) -> tuple[Counted, ...]:
+    def text_metrics(self, references: Sequence[str] = ()) -> tuple[TextMetric, ...]:
         """Exact match, of final answers where they are extracted, and ROUGE."""
         extract = self.generate.extract if self.generate else None
         return EXACT._replace(counts=exact_counts(extract)), rouges(self.score_tokenizer)
@@ -203,7 +203,7 @@ class InstructionTuning(LanguageModeling):
         tokens = encode_rendered(tokenizer, texts, **how)["input_ids"]
         return [list(ids[-max_length:]) for ids in tokens]
 
-    def openings(self, rows: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+    def prompt_rows(self, rows: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
         """The rows without what nobody answers in them: their last answers are to be generated."""
         lists = [name for name in MESSAGE_COLUMNS if name in rows]
         cut = {name: [trim_unanswered(cell, name) for cell in rows[name]] for name in lists}

@@ -236,6 +236,6 @@ def usual_target(given: "EvalSplit") -> str:
     return often[len(often) // 2]
 
 
-def said_by_all(texts: Sequence[str]) -> list[dict[str, Any]]:
+def as_answers(texts: Sequence[str]) -> list[dict[str, Any]]:
     """Texts as answers."""
     return [{"generated": text} for text in texts]

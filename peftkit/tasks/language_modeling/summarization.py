@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from peftkit.metrics.text import Counted, rouges
+from peftkit.metrics.text import TextMetric, rouges
 from peftkit.tasks.base import EvalSplit
-from peftkit.tasks.language_modeling.seq2seq import SOURCE, Seq2Seq, said_by_all, usual_target
+from peftkit.tasks.language_modeling.seq2seq import SOURCE, Seq2Seq, as_answers, usual_target
 from peftkit.text.words import SENTENCE_ENDS, split_words
 
 
@@ -28,17 +28,17 @@ class Summarization(Seq2Seq):
         """The chosen metric."""
         return self.metric
 
-    def judged_by(self, references: Sequence[str] = ()) -> tuple[Counted, ...]:
+    def text_metrics(self, references: Sequence[str] = ()) -> tuple[TextMetric, ...]:
         """ROUGE."""
         return (rouges(self.score_tokenizer),)
 
-    def simple_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
+    def baseline_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
         """The first three turns or sentences, the longest three, always the same target."""
         parts = [parts_of(source) for source in given.rows["source"]]
         return {
-            "first_three": said_by_all([" ".join(each[:3]) for each in parts]),
-            "longest_three": said_by_all([" ".join(longest(each, 3)) for each in parts]),
-            "constant": said_by_all([usual_target(given)] * len(parts)),
+            "first_three": as_answers([" ".join(each[:3]) for each in parts]),
+            "longest_three": as_answers([" ".join(longest(each, 3)) for each in parts]),
+            "constant": as_answers([usual_target(given)] * len(parts)),
         }
 
 

@@ -99,7 +99,7 @@ class TextGeneration(LanguageModeling):
             "truncated": [len(ids) > max_length for ids in whole],
         }
 
-    def openings(self, rows: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+    def prompt_rows(self, rows: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
         """The first words of each text, and the white space between them as it is: code lives by
         it."""
         return {**rows, "text": [take_words(text, self.prompt_words) for text in rows["text"]]}

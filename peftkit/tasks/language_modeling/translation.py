@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from peftkit.metrics.text import CHRF, Counted, bleus
+from peftkit.metrics.text import CHRF, TextMetric, bleus
 from peftkit.metrics.tokenizers import bleu_tokenizer, check_installed
 from peftkit.tasks.base import EvalSplit
 from peftkit.tasks.language_modeling.seq2seq import (
     SOURCE,
     Columns,
     Seq2Seq,
-    said_by_all,
+    as_answers,
     usual_target,
 )
 
@@ -49,7 +49,7 @@ class Translation(Seq2Seq):
         """What a causal model is asked."""
         return f"Translate this text{f' into {self.into}' if self.into else ''}: {SOURCE}"
 
-    def judged_by(self, references: Sequence[str] = ()) -> tuple[Counted, ...]:
+    def text_metrics(self, references: Sequence[str] = ()) -> tuple[TextMetric, ...]:
         """chrF, and BLEU as texts of the references' script are split for it."""
         chosen = self.score_tokenizer
         return CHRF, bleus(chosen or bleu_tokenizer(references), chosen is not None)
@@ -117,12 +117,12 @@ class Translation(Seq2Seq):
             raise DataError("the model does not suit the task:", [fault])
         tokenizer.src_lang, tokenizer.tgt_lang = self.codes
 
-    def simple_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
+    def baseline_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
         """The source as it is; always the same target."""
         sources = list(given.rows["source"])
         return {
-            "source": said_by_all(sources),
-            "constant": said_by_all([usual_target(given)] * len(sources)),
+            "source": as_answers(sources),
+            "constant": as_answers([usual_target(given)] * len(sources)),
         }
 
 

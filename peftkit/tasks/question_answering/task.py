@@ -15,7 +15,7 @@ from peftkit.tasks.question_answering.scoring import (
     sentences_of,
 )
 from peftkit.tasks.question_answering.spans import Span, answers_in
-from peftkit.tasks.question_answering.validation import faults_of, notes_of, surveyed
+from peftkit.tasks.question_answering.validation import faults_of, notes_of, survey
 from peftkit.tasks.question_answering.windows import (
     cut_question,
     room_of,
@@ -72,7 +72,7 @@ class QuestionAnswering(Task):
     pipeline_tag: ClassVar[str] = "question-answering"
     trains_head: ClassVar[bool] = True
     reading: ClassVar[Reading] = "tokens"
-    assumed_names: ClassVar[tuple[str, ...]] = ()
+    placeholder_names: ClassVar[tuple[str, ...]] = ()
     lines: ClassVar[tuple[str, ...]] = ("counts",)
     fitted_on_validation: ClassVar[tuple[str, ...]] = ("threshold",)
 
@@ -87,19 +87,19 @@ class QuestionAnswering(Task):
             fault
             for split in SPLITS
             for fault in faults_of(
-                surveyed(getattr(splits, split), split), self.unanswerable, self.unfound
+                survey(getattr(splits, split), split), self.unanswerable, self.unfound
             )
         ]
         if faults:
             raise DataError("the answers cannot be used:", faults)
         return ()
 
-    def told(self, splits: "Splits", examples: Mapping[str, Any]) -> tuple[str, ...]:
+    def encoding_notes(self, splits: "Splits", examples: Mapping[str, Any]) -> tuple[str, ...]:
         """What was repaired, dropped, cut and left unused."""
         return tuple(
             note
             for split in SPLITS
-            for note in notes_of(surveyed(getattr(splits, split), split), examples[split])
+            for note in notes_of(survey(getattr(splits, split), split), examples[split])
         )
 
     def configuration(self, names: Sequence[str]) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class QuestionAnswering(Task):
             return ("no answer is given where it outscores every span: nothing to tune that on",)
         return (f"no answer is given from a margin of {state['threshold']:.4f} on (validation)",)
 
-    def simple_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
+    def baseline_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
         """The whole context, its first sentence, its sentence with most of the question's words;
         and no answer, where that may be one."""
         contexts, questions = given.rows["context"], given.rows["question"]

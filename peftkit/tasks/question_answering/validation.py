@@ -55,7 +55,7 @@ class Survey:
                 self.repaired.add(row)
 
 
-def surveyed(rows: Any, split: str) -> Survey:
+def survey(rows: Any, split: str) -> Survey:
     """What the answers of a split (a data set) are."""
     found = Survey(split)
     for batch in rows.select_columns(["row", "context", "answers"]).iter(1000):

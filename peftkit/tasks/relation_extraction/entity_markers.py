@@ -10,7 +10,7 @@ _MARK = re.compile(r"</?e[12]>")
 _ENDS = re.compile(r"\s*(\d+)\s*:\s*(\d+)\s*")
 
 
-class Unmarked(ValueError):
+class MarkerError(ValueError):
     """Why a text's two parts cannot be told."""
 
 
@@ -25,18 +25,18 @@ class Marked(NamedTuple):
 def marked(text: str, head: Any = None, tail: Any = None) -> Marked:
     """The text's two parts: where `head` and `tail` say, or else between its own marks.
 
-    Raises `Unmarked`.
+    Raises `MarkerError`.
     """
     if head is None and tail is None:
         return between_marks(text)
     if head is None or tail is None:
-        raise Unmarked("only one of head and tail is there - give both")
+        raise MarkerError("only one of head and tail is there - give both")
     if _MARK.search(text):
-        raise Unmarked("there are both marks in the text and offsets - take one of them out")
+        raise MarkerError("there are both marks in the text and offsets - take one of them out")
     spans = span_of(text, head, "head"), span_of(text, tail, "tail")
     (_, first_end), (second_start, _) = sorted(spans)
     if first_end > second_start:
-        raise Unmarked("head and tail overlap - give spans that do not overlap")
+        raise MarkerError("head and tail overlap - give spans that do not overlap")
     return Marked(text, *spans)
 
 
@@ -45,16 +45,16 @@ def between_marks(text: str) -> Marked:
     found = [match[0] for match in _MARK.finditer(text)]
     for mark in ("<e1>", "</e1>", "<e2>", "</e2>"):
         if mark not in found:
-            raise Unmarked(f"there is no {mark} - mark both parts, as in <e1>rain</e1>")
+            raise MarkerError(f"there is no {mark} - mark both parts, as in <e1>rain</e1>")
         if found.count(mark) > 1:
-            raise Unmarked(f"there are several {mark} - mark each part once")
+            raise MarkerError(f"there are several {mark} - mark each part once")
     if [mark[-3:] for mark in found] not in (
         ["e1>", "e1>", "e2>", "e2>"],
         ["e2>", "e2>", "e1>", "e1>"],
     ):
-        raise Unmarked(f"markers are nested ({' '.join(found)}) - separate them")
+        raise MarkerError(f"markers are nested ({' '.join(found)}) - separate them")
     if found[0][1] == "/" or found[2][1] == "/":
-        raise Unmarked(f"a marker ends before it begins ({' '.join(found)}) - swap them")
+        raise MarkerError(f"a marker ends before it begins ({' '.join(found)}) - swap them")
     plain = _MARK.sub("", text)
     ends, removed = {}, 0
     for match in _MARK.finditer(text):
@@ -62,7 +62,7 @@ def between_marks(text: str) -> Marked:
         removed += len(match[0])
     spans = [(ends[f"<e{n}>"], ends[f"</e{n}>"]) for n in (1, 2)]
     if any(not plain[start:end].strip() for start, end in spans):
-        raise Unmarked("a marker encloses nothing - mark at least one word")
+        raise MarkerError("a marker encloses nothing - mark at least one word")
     return Marked(plain, *spans)
 
 
@@ -84,13 +84,13 @@ def span_of(text: str, given: Any, role: str) -> Span:
     elif isinstance(given, Mapping):
         said = [given.get("start"), given.get("end")]
     if not isinstance(said, Sequence) or [type(end) for end in said] != [int, int]:
-        raise Unmarked(f"{role} is no place in the text - give [start, end], as in [3, 9]")
+        raise MarkerError(f"{role} is no place in the text - give [start, end], as in [3, 9]")
     start, end = said
     if not 0 <= start < end <= len(text):
-        raise Unmarked(f"{role} is outside its text, or ends before it begins - fix the offsets")
+        raise MarkerError(f"{role} is outside its text, or ends before it begins - fix the offsets")
     if not text[start:end].strip():
-        raise Unmarked(f"{role} is only white space - fix the offsets")
+        raise MarkerError(f"{role} is only white space - fix the offsets")
     words = given.get("text") if isinstance(given, Mapping) else None
     if words is not None and words != text[start:end]:
-        raise Unmarked(f"the text of {role} is not what is at its offsets - fix the offsets")
+        raise MarkerError(f"the text of {role} is not what is at its offsets - fix the offsets")
     return start, end

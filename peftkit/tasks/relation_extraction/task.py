@@ -10,7 +10,7 @@ from peftkit.errors import DataError, Fault
 from peftkit.metrics.counts import precision_recall_f1
 from peftkit.tasks.base import IGNORE_INDEX, EvalSplit, Predictions
 from peftkit.tasks.embedding_baseline import EntityEmbeddingBaseline
-from peftkit.tasks.relation_extraction.entity_markers import Marked, Unmarked, marked, with_marks
+from peftkit.tasks.relation_extraction.entity_markers import Marked, MarkerError, marked, with_marks
 from peftkit.text.subword_tokens import (
     find_frame,
     insert_markers,
@@ -59,7 +59,7 @@ class RelationExtraction(EntityEmbeddingBaseline):
     pipeline_tag: ClassVar[str] = "text-classification"
     problem_type: ClassVar[str | None] = "single_label_classification"
     trains_head: ClassVar[bool] = True
-    reads_marked: ClassVar[bool] = True
+    pools_markers: ClassVar[bool] = True
     has_classes: ClassVar[bool] = True
     lines: ClassVar[tuple[str, ...]] = ("counts",)
 
@@ -104,7 +104,7 @@ class RelationExtraction(EntityEmbeddingBaseline):
             raise DataError("the relations cannot be used:", faults)
         return names
 
-    def told(self, splits: "Splits", examples: Mapping[str, Any]) -> tuple[str, ...]:
+    def encoding_notes(self, splits: "Splits", examples: Mapping[str, Any]) -> tuple[str, ...]:
         """How many texts are cut."""
         cut = {name: sum(found["truncated"]) for name, found in examples.items()}
         return tuple(
@@ -125,7 +125,7 @@ class RelationExtraction(EntityEmbeddingBaseline):
         for name, *cells in zip(rows["row"], *self._cells(rows), strict=True):
             try:
                 self._read(*cells)
-            except Unmarked as error:
+            except MarkerError as error:
                 found.setdefault(str(error), Occurrences()).add(name)
         return [Fault(f"{split}, {count_rows(places)}", why) for why, places in found.items()]
 
@@ -136,15 +136,15 @@ class RelationExtraction(EntityEmbeddingBaseline):
         return [rows[role] if role in there else nothing for role in self.inputs]
 
     def _read(self, text: str, head: Any, tail: Any, *types: Any) -> tuple[Marked, list[str]]:
-        """The text's two parts and the markers' ends; raises `Unmarked`."""
+        """The text's two parts and the markers' ends; raises `MarkerError`."""
         if self.types is None:
             return marked(text, head, tail), ["", ""]
         for role, kind in zip(("head_type", "tail_type"), types, strict=True):
             if kind is None:
-                raise Unmarked(f"there is no {role} - name its column, or leave task.types out")
+                raise MarkerError(f"there is no {role} - name its column, or leave task.types out")
             if kind not in self.types:
                 known = ", ".join(self.types)
-                raise Unmarked(f"{role} {kind!r} is none of task.types ({known}) - add it there")
+                raise MarkerError(f"{role} {kind!r} is none of task.types ({known}) - add it there")
         return marked(text, head, tail), [f":{kind}" for kind in types]
 
     def auto_class(self, config: "PretrainedConfig | None" = None) -> Any:
@@ -193,7 +193,7 @@ class RelationExtraction(EntityEmbeddingBaseline):
         for number, cells in enumerate(zip(*self._cells(rows), strict=True), 1):
             try:
                 found.append(self._read(*cells))
-            except Unmarked as error:
+            except MarkerError as error:
                 faults.append(Fault(f"text {number}", str(error)))
         if faults:
             raise DataError("the relations cannot be read:", faults)
@@ -230,7 +230,7 @@ class RelationExtraction(EntityEmbeddingBaseline):
         ]
         return [{"label": max(row, key=row.__getitem__), "probabilities": row} for row in said]
 
-    def simple_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
+    def baseline_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
         """The most frequent label of train for every row."""
         usual = Counter(self._labels(given.train)).most_common(1)[0][0]
         return {"majority": [{"label": usual}] * len(given.rows)}

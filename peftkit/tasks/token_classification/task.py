@@ -79,7 +79,7 @@ class TokenClassification(WordEmbeddingBaseline):
     pipeline_tag: ClassVar[str] = "token-classification"
     trains_head: ClassVar[bool] = True
     reading: ClassVar[Reading] = "tokens"
-    assumed_names: ClassVar[tuple[str, ...]] = tag_names(("LOC", "MISC", "ORG", "PER"))
+    placeholder_names: ClassVar[tuple[str, ...]] = tag_names(("LOC", "MISC", "ORG", "PER"))
     lines: ClassVar[tuple[str, ...]] = ("counts",)
 
     @property
@@ -232,7 +232,7 @@ class TokenClassification(WordEmbeddingBaseline):
         tags = [[str(tag) for tag in listed(row)] for row in rows["tags"]]
         return [to_iob2(row) for row in tags] if self.marks(names) else tags
 
-    def simple_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
+    def baseline_answers(self, given: EvalSplit) -> dict[str, list[dict[str, Any]]]:
         """The most frequent tag for all words ('O'), or for each word the one it has in train."""
         train: dict[str, Counter[str]] = {}
         learned = self._gold(given.train, given.names) or []
