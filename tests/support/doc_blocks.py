@@ -112,7 +112,7 @@ def check_command(words: list[str], fails: bool) -> None:
         assert set(words[1:]) <= {*TARGETS}, words
     elif words[0] == "peftkit":
         options = parser().parse_args(words[1 : words.index(">") if ">" in words else None])
-        if hasattr(options, "recipe") and not fails:
+        if hasattr(options, "recipe") and not fails and "plugins=" not in " ".join(words):
             check_recipe(options.recipe, options.settings)
     elif words[:2] == ["accelerate", "launch"]:
         start = next(i for i, word in enumerate(words) if word.endswith("run.py"))
@@ -130,11 +130,12 @@ def check_recipe(name: str, settings: list[str]) -> None:
 
 def run(block: Block, directory: Path) -> None:
     """Run a block in `directory`, which is the working directory."""
-    if block.file is not None:
+    if block.language == "python":
+        path = save(block, directory) if block.file else directory / "block.py"
+        path.write_text(block.code)
+        run_command(f"python {path}", "", directory)
+    elif block.file is not None:
         save(block, directory)
-    elif block.language == "python":
-        (directory / "block.py").write_text(block.code)
-        run_command("python block.py", "", directory)
     elif block.language in ("console", "text"):
         for command, expected in block.commands():
             run_command(command, expected, directory)
