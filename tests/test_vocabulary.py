@@ -19,6 +19,7 @@ FILES = sorted(
     for pattern in WRITTEN
     for path in ROOT.glob(pattern)
     if ROOT / "benchmarks" / "report" not in path.parents  # generated
+    and path != ROOT / "docs" / "reference.md"  # from docstrings, which are checked
 )
 
 WORDS = {
@@ -93,7 +94,7 @@ EARLIER = {
 }
 """Files that read what an earlier version wrote, with the words that they need for it."""
 UNFINISHED = (
-    "README.md", "benchmarks/LOG.md", "benchmarks/README.md", "peftkit/config/",
+    "docs/benchmarks.md", "peftkit/config/",
     "peftkit/data/", "peftkit/evaluation/", "peftkit/exporting/", "peftkit/hub/",
     "peftkit/loading/", "peftkit/readers/",
     "peftkit/merging/", "peftkit/metrics/", "peftkit/models/", "peftkit/planning/",
