@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any, NamedTuple
 
 from peftkit.errors import Fault, RecipeError
-from peftkit.runtime.distributed import World, gathered
+from peftkit.runtime.distributed import World, gather
 from peftkit.tasks.base import Predictions, Task
 from peftkit.tasks.language_modeling.base import LanguageModeling
 
@@ -78,7 +78,7 @@ def grade_predictions(
     command, seconds = resolve_command(how.grader), how.grader_timeout
     with ThreadPoolExecutor(max(1, world.threads)) as pool:
         found = list(pool.map(lambda job: run_grader(command, job[1], seconds), jobs))
-    known = gathered(world, [(job[0], each) for job, each in zip(jobs, found, strict=True)])
+    known = gather(world, [(job[0], each) for job, each in zip(jobs, found, strict=True)])
     passed = Counter(place for place, each in known if each.passed)
     counts = [passed[i] if texts else None for i, texts in enumerate(said.samples)]
     notes = (*said.notes, *failure_notes([each for _, each in known], whose))

@@ -21,7 +21,7 @@ from peftkit.loading.model import LoadedModel, quiet_transformers
 from peftkit.models.architectures import unwrapped
 from peftkit.models.packed_attention import PACKED, PACKED_SDPA
 from peftkit.preprocessing.batching import longest_first
-from peftkit.runtime.distributed import World, gathered, say
+from peftkit.runtime.distributed import World, gather, say
 from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 
@@ -253,7 +253,7 @@ def generate_rows(
     # a seed each: one prompt's samples may else be the same draws in several batches
     ways = [how.model_copy(update={"seed": how.seed + n}) for n in range(how.samples)]
     said = [generate_answers(recipe, assembled, asked, task, way) for way in ways] if mine else []
-    known = dict(gathered(world, list(zip(mine, map(list, zip(*said, strict=True)), strict=True))))
+    known = dict(gather(world, list(zip(mine, map(list, zip(*said, strict=True)), strict=True))))
     samples = [known.get(index) for index in range(len(rows))]
     texts = [None if each is None else each[0].strip() for each in samples]
     return GeneratedTexts(texts, samples if how.grader else [])

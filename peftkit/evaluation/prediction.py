@@ -10,7 +10,7 @@ import torch
 from peftkit.config.recipe import Recipe
 from peftkit.loading.model import LoadedModel
 from peftkit.preprocessing.batching import longest_first
-from peftkit.runtime.distributed import World, gathered
+from peftkit.runtime.distributed import World, gather
 from peftkit.tasks.base import EvalSplit, Predictions, Task
 
 MAX_TOKENS = 4096
@@ -28,7 +28,7 @@ def predict(
     # sharded weights are gathered by all ranks together: those with a batch less do one again
     rounds = -(-len(batches) // world.size) if world.sharding in ("fsdp", "deepspeed") else 0
     filled = mine + batches[:1] * (rounds - len(mine))
-    found = gathered(world, list(predict_batches(assembled, task, examples, filled))[: len(mine)])
+    found = gather(world, list(predict_batches(assembled, task, examples, filled))[: len(mine)])
     return merge_batches(found, list(examples["labels"]))
 
 

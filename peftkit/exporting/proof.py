@@ -25,7 +25,7 @@ from peftkit.merging.verification.verify import (
     held_out_columns,
 )
 from peftkit.records.run_dir import RunDir
-from peftkit.runtime.distributed import without_launcher
+from peftkit.runtime.distributed import environment_without_launcher
 from peftkit.tasks.base import Task
 
 LOAD = """
@@ -184,7 +184,10 @@ def asked(folder: Path, base: Path | None, code: str, more: Mapping[str, Any]) -
         "base": str(base) if base is not None else None,
         **more,
     }
-    environment = {**without_launcher(), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {
+        **environment_without_launcher(),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
         [sys.executable, "-I", "-B", "-c", LOAD + code],

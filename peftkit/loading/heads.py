@@ -65,9 +65,9 @@ def find_pretrained_head(
     if not task.trains_head:
         return None
     shapes, auto_class = tensor_shapes(Path(folder)), task.auto_class(config)
-    if not any(name in shapes for name in head_tensors(auto_class, config)):
+    if not any(name in shapes for name in head_parameter_names(auto_class, config)):
         return None
-    tensors = tuple(name for name in output_tensors(auto_class, config) if name in shapes)
+    tensors = tuple(name for name in output_parameter_names(auto_class, config) if name in shapes)
     if not tensors:
         return None
     own = model_class_name(auto_class, config)
@@ -120,7 +120,7 @@ def model_class_name(auto_class: Any, config: PretrainedConfig) -> str:
     return str(auto_class._model_mapping[type(config)].__name__)
 
 
-def head_tensors(auto_class: Any, config: PretrainedConfig) -> list[str]:
+def head_parameter_names(auto_class: Any, config: PretrainedConfig) -> list[str]:
     """The names of the parameters above the base model."""
     with torch.device("meta"):
         model = auto_class.from_config(config)
@@ -128,7 +128,7 @@ def head_tensors(auto_class: Any, config: PretrainedConfig) -> list[str]:
     return [name for name, _ in model.named_parameters() if name.startswith(heads)]
 
 
-def output_tensors(auto_class: Any, config: PretrainedConfig) -> list[str]:
+def output_parameter_names(auto_class: Any, config: PretrainedConfig) -> list[str]:
     """The names of the parameters with a row per label: those whose shape depends on
     `num_labels`."""
     sizes, count = [], len(config.id2label or ())

@@ -20,14 +20,14 @@ from peftkit.loading.dropout import set_dropout
 from peftkit.loading.heads import PretrainedHead, find_pretrained_head
 from peftkit.loading.token_selection import attach_token_selection
 from peftkit.models import packed_attention
-from peftkit.models.added_tokens import add_markers, extend
+from peftkit.models.added_tokens import add_marker_tokens, extend
 from peftkit.models.architectures import (
+    check_no_missing_weights,
+    checkpoint_key_mapping,
     first_position,
     head_names,
     linear_layers,
     linear_modules,
-    refuse_random_output,
-    renaming,
 )
 from peftkit.models.layouts import ARCHITECTURES
 from peftkit.models.parameters import size_of
@@ -201,7 +201,7 @@ def load_tokenizer(folder: str, task: Task | None = None) -> Any:
     rows = embedding_rows(config)
     note = set_padding_token(tokenizer, rows)
     tokenizer.notes = (note,) if note else ()
-    add_markers(tokenizer, task.markers() if task is not None else ())
+    add_marker_tokens(tokenizer, task.markers() if task is not None else ())
     # a task encodes target and source separately only if the model has an encoder
     tokenizer.feeds_encoder = task is not None and config.is_encoder_decoder
     # the embeddings are resized for markers
@@ -241,7 +241,7 @@ def load_base(
         dtype=dtype,
         attn_implementation=packed_attention.PACKED if packed else None,  # the model's best
         use_safetensors=True,
-        key_mapping=renaming(recipe.task.auto_class(config), config),
+        key_mapping=checkpoint_key_mapping(recipe.task.auto_class(config), config),
         ignore_mismatched_sizes=head is not None,
         **recipe.quantize.loading(dtype, unquantized),
     )
@@ -250,7 +250,7 @@ def load_base(
         head.check_mismatches(recipe.model, info["mismatched_keys"])
         head.apply(model, recipe.training.seed)
     if recipe.task.reading == "labels" and recipe.model not in TINY:  # whose weights are random
-        refuse_random_output(recipe.model, info["missing_keys"])
+        check_no_missing_weights(recipe.model, info["missing_keys"])
     return model.eval()  # type: ignore[no-any-return]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 
-def add_markers(tokenizer: Any, markers: Sequence[str]) -> None:
+def add_marker_tokens(tokenizer: Any, markers: Sequence[str]) -> None:
     """Add each of the `markers` to the tokenizer as a special token."""
     if markers:
         tokenizer.add_tokens(list(markers), special_tokens=True)

@@ -48,7 +48,7 @@ def head_names(model: "PreTrainedModel") -> list[str]:
     ]
 
 
-def renaming(auto_class: Any, config: "PretrainedConfig") -> dict[str, str] | None:
+def checkpoint_key_mapping(auto_class: Any, config: "PretrainedConfig") -> dict[str, str] | None:
     """A mapping of names in a checkpoint to those in the class that `auto_class` selects, if they
     differ.
 
@@ -279,7 +279,7 @@ def architecture_of(model: "nn.Module", wanted_by: str) -> Architecture:
     return ARCHITECTURES[model_type]
 
 
-def refuse_random_output(model: str, missing: Collection[str]) -> None:
+def check_no_missing_weights(model: str, missing: Collection[str]) -> None:
     """Raise `RecipeError` if a language model's files lack weights, such as its output layer: a
     strategy would train with random ones."""
     if missing:

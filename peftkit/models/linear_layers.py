@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def shape_of(layer: "nn.Module") -> tuple[int, int]:
+def linear_shape(layer: "nn.Module") -> tuple[int, int]:
     """The shape (out, in) of a linear layer, whichever way its weight is stored."""
     found: Any = layer
     if type(layer).__name__ == "Conv1D":
@@ -42,8 +42,8 @@ def refuse_larger_rank(
     """Raise `RecipeError` if `rank` is larger than that of a layer's weight can be."""
     if not names:
         return
-    narrowest = min(names, key=lambda name: min(shape_of(model.get_submodule(name))))
-    out, into = shape_of(model.get_submodule(narrowest))
+    narrowest = min(names, key=lambda name: min(linear_shape(model.get_submodule(name))))
+    out, into = linear_shape(model.get_submodule(narrowest))
     if rank > min(out, into):
         what = (
             f"the weight of {narrowest} is {out} x {into}: a difference of rank {rank} would be "
@@ -106,7 +106,7 @@ def refuse_blocks(model: "nn.Module", names: Sequence[str], size: int, times: in
     """Raise `RecipeError` if a layer's inputs are not divisible into blocks of `size` times
     `times`."""
     for name in names:
-        _, into = shape_of(model.get_submodule(name))
+        _, into = linear_shape(model.get_submodule(name))
         if into % (size * times):
             most = into // times
             fits = max((n for n in range(1, min(size, most) + 1) if most % n == 0), default=1)

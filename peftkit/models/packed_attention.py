@@ -45,21 +45,23 @@ def packed_attention(
     outputs, start = [], 0
     for length, run in groupby(lengths):
         count = len(list(run))
-        q, k, v = (runs_of(each, start, count, length) for each in (query, key, value))
+        q, k, v = (
+            equal_length_sequences(each, start, count, length) for each in (query, key, value)
+        )
         multiplied = products and length <= LONGEST_IN_ONE_PRODUCT and not query.is_cuda
-        outputs.append(attend(q, k, v, scale, causal, window, rate, multiplied))
+        outputs.append(compute_attention(q, k, v, scale, causal, window, rate, multiplied))
         start += count * length
     return torch.cat(outputs, dim=0).unsqueeze(0), None
 
 
-def runs_of(states: Tensor, start: int, count: int, length: int) -> Tensor:
+def equal_length_sequences(states: Tensor, start: int, count: int, length: int) -> Tensor:
     """`count` sequences of equal length from a packed row: (count, heads, length, size)."""
     heads, size = states.shape[1], states.shape[-1]
     row = states[0, :, start : start + count * length]
     return row.reshape(heads, count, length, size).transpose(0, 1)
 
 
-def attend(
+def compute_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -74,14 +76,14 @@ def attend(
     count, heads, length, size = query.shape
     windowed = window is not None and length > window
     if not products:
-        mask = visible(length, causal, window, query.device) if windowed else None
+        mask = visibility_mask(length, causal, window, query.device) if windowed else None
         mixed = nn.functional.scaled_dot_product_attention(
             query, key, value, mask, dropout, is_causal=causal and not windowed, scale=scale
         )
     else:
         weights = torch.matmul(query * scale, key.transpose(-1, -2))
         if causal or windowed:
-            hidden = ~visible(length, causal, window, query.device)
+            hidden = ~visibility_mask(length, causal, window, query.device)
             weights = weights.masked_fill(hidden, float("-inf"))
         weights = nn.functional.softmax(weights, dim=-1)
         if dropout:
@@ -90,7 +92,7 @@ def attend(
     return mixed.transpose(1, 2).reshape(count * length, heads, size)
 
 
-def visible(length: int, causal: bool, window: int | None, device: torch.device) -> Tensor:
+def visibility_mask(length: int, causal: bool, window: int | None, device: torch.device) -> Tensor:
     """(length, length), true where a query (row) attends to a key (column)."""
     ids = torch.arange(length, device=device)
     distance = ids[:, None] - ids[None, :]
@@ -102,7 +104,7 @@ def visible(length: int, causal: bool, window: int | None, device: torch.device)
     return seen
 
 
-def no_mask(*_: Any, **__: Any) -> None:
+def no_attention_mask(*_: Any, **__: Any) -> None:
     """No mask: the sequence lengths take its place."""
 
 
@@ -111,4 +113,4 @@ def register() -> None:
     AttentionInterface.register(PACKED, packed_attention)
     AttentionInterface.register(PACKED_SDPA, partial(packed_attention, products=False))
     for name in (PACKED, PACKED_SDPA):
-        AttentionMaskInterface.register(name, no_mask)
+        AttentionMaskInterface.register(name, no_attention_mask)

@@ -96,17 +96,17 @@ def load_meta_model(recipe: Recipe) -> "tuple[nn.Module, ParameterCount, Splits 
     from peftkit.loading.model import meta_model
     from peftkit.preprocessing.tokenization import checked
 
-    splits = data_at_hand(recipe)
+    splits = load_local_data(recipe)
     task = recipe.task
     names = list(task.placeholder_names if splits is None else task.label_names(splits))
     adapted = meta_model(recipe, config_folder(recipe.model), names)
-    tokenizer = tokenizer_at_hand(recipe)
+    tokenizer = load_local_tokenizer(recipe)
     if splits is not None and tokenizer is not None:
         checked(recipe, splits, tokenizer)
     return *adapted, splits
 
 
-def tokenizer_at_hand(recipe: Recipe) -> Any:
+def load_local_tokenizer(recipe: Recipe) -> Any:
     """The model's tokenizer if it is available locally, else None.
 
     Raises what a run would if it is incomplete or incompatible with the model.
@@ -125,7 +125,7 @@ def config_folder(model: str) -> str:
     return str(shipped.parent) if shipped else find_model(model).location
 
 
-def data_at_hand(recipe: Recipe) -> "Splits | None":
+def load_local_data(recipe: Recipe) -> "Splits | None":
     """The recipe's data if they are synthetic or on this disk, else None."""
     path = getattr(recipe.data, "path", None)
     if recipe.data.kind != "synthetic" and (path is None or local_path(path) is None):

@@ -55,7 +55,7 @@ class World:
         import torch
         from accelerate import PartialState
 
-        settle_memory()
+        configure_allocator()
         precision = resolve_precision(training.precision)
         check_launcher_precision(precision)
         # the Trainer would read it and use autocast
@@ -71,7 +71,7 @@ class World:
             device_name(),
             sharding(state.num_processes),
         )
-        if warning := slow_precision(training.precision):
+        if warning := slow_precision_warning(training.precision):
             say(world, f"note: {warning}")
         return world
 
@@ -81,7 +81,7 @@ def launched_ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def settle_memory() -> None:
+def configure_allocator() -> None:
     """Limit the memory that grows with the number of batch shapes, and reuse freed memory (Linux).
 
     oneDNN caches 1,024 compiled primitives with their scratch memory, several per length of a
@@ -120,7 +120,7 @@ def resolve_precision(wanted: str) -> str:
     return "bf16" if speeds["bf16"] > speeds["fp32"] else "fp32"
 
 
-def slow_precision(wanted: str) -> str | None:
+def slow_precision_warning(wanted: str) -> str | None:
     """A warning if bf16 is requested on a CPU whose matrix products are slower in it; else None."""
     import torch
 
@@ -182,7 +182,7 @@ def on_main_first(world: World, work: Callable[[], Result]) -> Result:
     return work()
 
 
-def gathered(world: World, values: list[Any]) -> list[Any]:
+def gather(world: World, values: list[Any]) -> list[Any]:
     """The lists of all ranks, concatenated, on every rank."""
     if world.size == 1:
         return values
@@ -237,7 +237,7 @@ def share_of_batch(batch_size: int, size: int) -> int:
     return batch_size // size
 
 
-def without_launcher() -> dict[str, str]:
+def environment_without_launcher() -> dict[str, str]:
     """The environment variables without those set by a launcher."""
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     others = ("TORCHELASTIC", "ACCELERATE_", "FSDP_", "GROUP_", "ROLE_")
@@ -248,7 +248,7 @@ def subprocess_environment() -> dict[str, str]:
     """The environment of a Python subprocess without a rank, which finds the same modules, plug-ins
     included."""
     places = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
-    return {**without_launcher(), "PYTHONPATH": places}
+    return {**environment_without_launcher(), "PYTHONPATH": places}
 
 
 def execution_environment(world: World) -> dict[str, Any]:

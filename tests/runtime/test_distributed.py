@@ -14,9 +14,9 @@ from peftkit.errors import RecipeError, RunError
 from peftkit.preprocessing.batching import Order
 from peftkit.runtime.distributed import (
     check_launcher_precision,
+    environment_without_launcher,
     share_of_batch,
     threads_of_rank,
-    without_launcher,
 )
 from support.run_processes import (
     ENVIRONMENT,
@@ -234,7 +234,7 @@ def test_threads_are_this_ranks_share_of_the_cores(monkeypatch: pytest.MonkeyPat
 def test_a_process_that_is_no_rank_sees_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "ACCELERATE_USE_FSDP"):
         monkeypatch.setenv(name, "1")
-    left = without_launcher()
+    left = environment_without_launcher()
     assert not {"RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "ACCELERATE_USE_FSDP"} & left.keys()
     assert left["PATH"] == os.environ["PATH"]
 

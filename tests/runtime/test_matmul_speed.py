@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from peftkit.runtime import distributed, measurements
-from peftkit.runtime.distributed import resolve_precision, slow_precision
+from peftkit.runtime.distributed import resolve_precision, slow_precision_warning
 from peftkit.runtime.matmul_speed import matmul_speeds, measure_matmul_speed
 from support.commands import python
 
@@ -35,14 +35,14 @@ def test_auto_is_the_precision_whose_products_are_faster(
 @on_cpu
 def test_bf16_that_is_slower_is_warned_of_with_the_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "matmul_speeds", lambda: {"bf16": 8e8, "fp32": 1.2e11})
-    warning = slow_precision("bf16")
+    warning = slow_precision_warning("bf16")
     assert (
         warning is not None
         and "0.8 GFLOP/s in bf16, 120.0 in fp32 (150.0 times as many)" in warning
     )
-    assert slow_precision("auto") is None and slow_precision("fp32") is None
+    assert slow_precision_warning("auto") is None and slow_precision_warning("fp32") is None
     monkeypatch.setattr(distributed, "matmul_speeds", lambda: {"bf16": 2e11, "fp32": 1.2e11})
-    assert slow_precision("bf16") is None
+    assert slow_precision_warning("bf16") is None
 
 
 @on_cpu

@@ -22,7 +22,7 @@ from peftkit.merging.dequantization import (
 from peftkit.merging.metadata_files import labels_of
 from peftkit.merging.model_classes import auto_class_of
 from peftkit.merging.training_models import quantized_layers, training_config
-from peftkit.models.architectures import renaming, unwrapped
+from peftkit.models.architectures import checkpoint_key_mapping, unwrapped
 from peftkit.strategies.base import quiet_peft
 
 
@@ -95,7 +95,7 @@ def opened(loader: Any, folder: Path, dtype: torch.dtype, config: Any, **given: 
         config=config,
         dtype=dtype,
         use_safetensors=True,
-        key_mapping=renaming(loader, config),
+        key_mapping=checkpoint_key_mapping(loader, config),
         **given,
     )
     return model.eval()
