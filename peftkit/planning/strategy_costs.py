@@ -136,7 +136,7 @@ def artifact_bytes(
         if not isinstance(strategy, PeftStrategy) or name == VIRTUAL or name.startswith(in_heads):
             size += entry + tensor.numel() * tensor.element_size()
         else:  # on the meta device PEFT 0.21 keeps its weights in fp32
-            own = 4 if strategy.rests_in_fp32 else itemsize
+            own = 4 if strategy.autocast_adapter_dtype else itemsize
             size += entry + tensor.numel() * own * (2 if strategy.saves_start else 1)
     return size
 

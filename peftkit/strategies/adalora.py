@@ -1,4 +1,4 @@
-"""AdaLoRA: differences in singular-value form, whose least important directions are pruned."""
+"""AdaLoRA: low-rank updates in SVD form, whose least important directions are pruned."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,30 +27,30 @@ class AdaLora(PeftStrategy):
 
     kind: Literal["adalora"] = "adalora"
     target_r: PositiveInt = 8
-    """Rank that is left in the end, on average over the layers."""
+    """Final rank, averaged over the layers."""
     init_r: PositiveInt = 12
-    """Rank that every layer begins with; what is saved has it too, pruned directions as zeros."""
+    """Initial rank of every layer; saved tensors keep it, with pruned directions set to zero."""
     alpha: PositiveFloat = 16
-    """Scale: the difference is multiplied by alpha / init_r."""
+    """Scale: the update is multiplied by alpha / init_r."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on what enters A."""
+    """Dropout on the inputs of A."""
     targets: list[str] | Literal["auto"] = "auto"
     """Layers to adapt, by the ends of their names; auto: all linear layers of all blocks."""
     tinit: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the steps before the first direction is pruned."""
+    """Share of the steps before pruning starts."""
     tfinal: float = Field(default=0.3, ge=0, lt=1)
-    """Share of the steps after the last one is."""
+    """Share of the steps after pruning ends."""
     interval: PositiveInt = 10
-    """Steps from one pruning to the next (the paper's delta T)."""
+    """Steps between prunings (the paper's delta T)."""
     beta1: float = Field(default=0.85, gt=0, lt=1)
-    """How slowly the importance of a weight changes (equation 9)."""
+    """Decay of the moving average of importance (equation 9)."""
     beta2: float = Field(default=0.85, gt=0, lt=1)
-    """How slowly its uncertainty does (equation 10)."""
+    """Decay of the moving average of uncertainty (equation 10)."""
     orthogonality: NonNegativeFloat = 0.5
-    """Weight of the penalty on A and B that are not orthogonal (equation 4)."""
+    """Weight of the orthogonality penalty on A and B (equation 4)."""
 
-    # masters that rest beside the weights would bring a pruned direction back
-    rests_in_fp32: ClassVar[bool] = True
+    # master weights stored next to the weights would restore a pruned direction
+    autocast_adapter_dtype: ClassVar[bool] = True
     default_lr: ClassVar[float] = 5e-3
     source: ClassVar[str] = "arXiv:2303.10512"
     peft_types: ClassVar[tuple[str, ...]] = ("ADALORA",)
@@ -60,8 +60,8 @@ class AdaLora(PeftStrategy):
     def _there_is_something_to_prune(self) -> Self:
         if self.target_r >= self.init_r:
             raise ValueError(
-                f"target_r={self.target_r} leaves nothing to prune of init_r={self.init_r} - use "
-                "a larger strategy.init_r, or strategy=lora"
+                f"target_r={self.target_r} is not below init_r={self.init_r}: there is nothing to "
+                "prune - use a larger strategy.init_r, or strategy=lora"
             )
         if self.tinit + self.tfinal >= 1:
             raise ValueError(
@@ -81,7 +81,7 @@ class AdaLora(PeftStrategy):
         return {"weight": (LowRankDelta(a, b, scale, layer.transposed, rank_factors=values),)}
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
-        """AdaLoRA on the targets; its schedule comes with the companion, which knows the steps."""
+        """AdaLoRA on the targets; the training hook sets its schedule."""
         from peft import AdaLoraConfig
 
         layers = targets_in(model, self.targets)
@@ -103,17 +103,17 @@ class AdaLora(PeftStrategy):
         )
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
-        """A `PeftModel`, every layer at the initial rank, its differences 0."""
+        """A `PeftModel`, every layer at the initial rank, every update 0."""
         return with_scales_of_type(super().adapt(model, task), model.dtype)
 
     def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
-        """The PEFT folder on a fresh base."""
+        """The PEFT folder on a new base."""
         return with_scales_of_type(super().load(model, folder, task), model.dtype)
 
     def training_hook(self, model: "nn.Module", steps: int) -> TrainingHook:
-        """The budget of ranks, over a training of `steps` steps."""
+        """The rank budget over `steps` training steps."""
         first, last = round(self.tinit * steps), round(self.tfinal * steps)
-        # PEFT refuses a schedule without a step to prune in
+        # PEFT raises an error for a schedule without a pruning step
         return Budget(model, min(first, max(0, steps - last - 1)), last, steps)
 
     def save(self, model: "nn.Module", folder: Path) -> None:
@@ -139,7 +139,7 @@ def with_scales_of_type(model: "nn.Module", dtype: "torch.dtype") -> "nn.Module"
 
 
 class Budget:
-    """PEFT's `RankAllocator` beside a training: the penalty, and what is pruned after each step."""
+    """The training hook around PEFT's `RankAllocator`: the penalty, and pruning after each step."""
 
     def __init__(self, model: Any, first: int, last: int, steps: int) -> None:
         self.model = model.base_model
@@ -176,7 +176,7 @@ class Budget:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the saved state."""
         places = {name: p.device for name, p in self.model.model.named_parameters()}
         self.step, self.config.rank_pattern = state["step"], state["rank_pattern"]
         for name in AVERAGES:
@@ -185,4 +185,4 @@ class Budget:
 
 
 AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
-"""What PEFT's `RankAllocator` remembers from step to step."""
+"""The moving averages of PEFT's `RankAllocator`."""

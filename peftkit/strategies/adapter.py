@@ -25,14 +25,14 @@ class Adapter(Strategy):
 
     kind: Literal["adapter"] = "adapter"
     variant: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"
-    """houlsby: behind attention and feed-forward (arXiv:1902.00751); pfeiffer: behind feed-forward
-    only (arXiv:2005.00247); parallel: beside feed-forward (arXiv:2110.04366)."""
+    """houlsby: after attention and feed-forward (arXiv:1902.00751); pfeiffer: after feed-forward
+    only (arXiv:2005.00247); parallel: next to it (arXiv:2110.04366)."""
     reduction: PositiveInt = 16
     """Hidden size divided by the bottleneck's size."""
     activation: Activation = "relu"
-    """What stands between the two layers."""
+    """The activation between the two layers."""
     scale: PositiveFloat = 1.0
-    """Factor on what the adapter adds."""
+    """Factor of the adapter's output."""
     drop: NonNegativeInt = 0
     """Blocks without adapters, from the embeddings up: they take no part in the backward pass
     (AdapterDrop, arXiv:2010.11918)."""

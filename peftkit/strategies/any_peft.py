@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from peftkit.tasks.base import Task
 
-OURS = {
+MANAGED_SETTINGS = {
     "auto_mapping",
     "base_model_name_or_path",
     "inference_mode",
@@ -35,28 +35,28 @@ OURS = {
     "revision",
     "task_type",
 }
-"""Settings of PEFT's configurations that the recipe, the run or PEFT itself sees to."""
-READS_ELSEWHERE = "has the head read a virtual token, or padding,"
-MENDED = {
+"""Settings of PEFT's configurations that peftkit or PEFT sets."""
+READS_WRONG_TOKEN = "makes the head read a virtual token or padding"
+REPLACED = {
     "adalora": ("prunes nothing", "adalora"),
-    "p_tuning": (READS_ELSEWHERE, "p_tuning"),
+    "p_tuning": (READS_WRONG_TOKEN, "p_tuning"),
     "prefix_tuning": ("is lost in checkpointed layers and shifts positions", "prefix"),
-    "prompt_tuning": (READS_ELSEWHERE, "prompt"),
+    "prompt_tuning": (READS_WRONG_TOKEN, "prompt"),
 }
-"""Methods that PEFT 0.21 alone has wrong, why, and the strategies that mend them."""
+"""Methods that are wrong in PEFT 0.21, why, and the strategies to use instead."""
 HEAD_FILE = "head.safetensors"
-"""A head that PEFT does not save with the method."""
+"""The file of a head that PEFT does not save."""
 
 
 class AnyPeft(PeftStrategy):
-    """A method that PEFT registers, as PEFT has it; nothing is known of it here."""
+    """Any method that PEFT registers, as PEFT implements it."""
 
     kind: Literal["peft"] = "peft"
     method: str
-    """The method's name in PEFT, in small letters ('fourierft')."""
+    """The method's name in PEFT, in lower case ('fourierft')."""
     config: dict[str, Any] = Field(default_factory=dict)
-    """Settings of PEFT's configuration class; where it has `target_modules` and none are given:
-    all linear layers of all blocks."""
+    """Settings of PEFT's configuration class; `target_modules` is by default all linear layers of
+    all blocks."""
 
     default_lr: ClassVar[float] = 1e-3
     source: ClassVar[str] = "https://huggingface.co/docs/peft"
@@ -69,8 +69,8 @@ class AnyPeft(PeftStrategy):
     def _peft_has_the_method(cls, method: str) -> str:
         if method not in methods():
             raise ValueError(f"PEFT has no method {method!r} - {nearest(method, methods())}")
-        if method in MENDED:
-            why, instead = MENDED[method]
+        if method in REPLACED:
+            why, instead = REPLACED[method]
             raise ValueError(f"PEFT's {method} {why} by itself - use strategy={instead}")
         return method
 
@@ -84,7 +84,7 @@ class AnyPeft(PeftStrategy):
         known = settings_of(info.data["method"])
         faults = [
             f"{key!r} is set by peftkit, not here - drop it"
-            if key in OURS
+            if key in MANAGED_SETTINGS
             else f"PEFT's {info.data['method']} has no setting {key!r} - {nearest(key, known)}"
             for key in config
             if key not in known
@@ -95,7 +95,7 @@ class AnyPeft(PeftStrategy):
 
     @property
     def mergeable(self) -> bool:  # type: ignore[override]
-        """Whether a strategy says how the method changes weights."""
+        """Whether a strategy defines the method's weight deltas."""
         return strategy_for(self.method.upper()) is not None
 
     @classmethod
@@ -110,7 +110,7 @@ class AnyPeft(PeftStrategy):
 
     @property
     def loads_with(self) -> Literal["peftkit", "peft"]:  # type: ignore[override]
-        """PEFT alone, but where it leaves the head out, which is then saved beside."""
+        """peft, unless the head is in a file of its own because PEFT does not save it."""
         return "peft" if self._saves_heads else "peftkit"
 
     @property
@@ -130,21 +130,21 @@ class AnyPeft(PeftStrategy):
         return made(task_type=task.peft_type_of(model), **settings)
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
-        """A `PeftModel` around `model`, its head trained whether PEFT's method does so or not."""
-        on_paper = model.device.type == "meta"
-        with self._in_pefts_words():
-            adapted = self._on_paper(model, task) if on_paper else super().adapt(model, task)
+        """A `PeftModel` around `model`, with its head trainable."""
+        is_meta = model.device.type == "meta"
+        with self._recipe_errors():
+            adapted = self._on_meta(model, task) if is_meta else super().adapt(model, task)
         train_head(adapted.get_base_model(), task)  # type: ignore[operator]
         return adapted
 
-    def _on_paper(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
-        """`adapt` without weights; with random ones for a method that looks at them."""
+    def _on_meta(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
+        """`adapt` on the meta device; with random weights for a method that reads them."""
         import torch
 
         twin = copy.deepcopy(model)
         try:
             return super().adapt(model, task)
-        except (NotImplementedError, RuntimeError):  # what torch says of tensors without data
+        except (NotImplementedError, RuntimeError):  # raised by torch for tensors without data
             with torch.device("cpu"), torch.random.fork_rng(devices=[]):
                 twin.to_empty(device="cpu")
                 for tensor in (t for t in twin.state_dict().values() if t.is_floating_point()):
@@ -152,18 +152,18 @@ class AnyPeft(PeftStrategy):
                 return super().adapt(twin, task).to("meta")
 
     def prepare(self, model: "nn.Module", batches: Callable[[], Iterator[dict[str, Any]]]) -> None:
-        """Try one batch, forwards and backwards, so that a method that needs more than a batch of
-        ours says so before the run."""
+        """Try a forward and a backward pass, so that a method that needs other inputs fails before
+        the run."""
         import torch
 
-        with self._in_pefts_words():
+        with self._recipe_errors():
             said = model(**next(batches())).to_tuple()
             torch.stack([each.sum() for each in said if torch.is_tensor(each)]).sum().backward()
         for parameter in model.parameters():
             parameter.grad = None
 
     def save(self, model: "nn.Module", folder: Path) -> None:
-        """A plain PEFT folder, and beside it the head where PEFT leaves that out."""
+        """A plain PEFT folder, with a file for the head if PEFT does not save it."""
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
@@ -180,18 +180,18 @@ class AnyPeft(PeftStrategy):
             save_file(left, folder / HEAD_FILE, metadata={"format": "pt"})
 
     def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
-        """The PEFT folder, and the head beside it, on a fresh base."""
+        """The PEFT folder, with its head, on a new base."""
         from safetensors.torch import load_file
 
-        with self._in_pefts_words():
+        with self._recipe_errors():
             adapted = super().load(model, folder, task)
         if (folder / HEAD_FILE).is_file():
-            put(adapted, load_file(folder / HEAD_FILE))
+            load_parameters(adapted, load_file(folder / HEAD_FILE))
         return adapted
 
     @contextmanager
-    def _in_pefts_words(self) -> Iterator[None]:
-        """Whatever PEFT raises, as an error of the recipe's."""
+    def _recipe_errors(self) -> Iterator[None]:
+        """Raise errors of PEFT as `RecipeError`."""
         import torch
 
         try:
@@ -200,7 +200,7 @@ class AnyPeft(PeftStrategy):
             raise
         except Exception as error:
             what = (
-                f"PEFT's {self.method} cannot train this model ({said_by(error)}) - mend "
+                f"PEFT's {self.method} cannot train this model ({one_line(error)}) - fix "
                 "strategy.config, or use strategy=lora"
             )
             raise RecipeError(
@@ -208,13 +208,13 @@ class AnyPeft(PeftStrategy):
             ) from error
 
 
-def said_by(error: Exception) -> str:
-    """An error of PEFT's on one line."""
+def one_line(error: Exception) -> str:
+    """An error's type and message on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def put(model: "nn.Module", tensors: dict[str, Any]) -> None:
-    """Put saved `tensors` in the places of the parameters of the same names."""
+def load_parameters(model: "nn.Module", tensors: dict[str, Any]) -> None:
+    """Copy saved `tensors` into the parameters with the same names."""
     import torch
 
     parameters = dict(model.named_parameters())
@@ -225,16 +225,16 @@ def put(model: "nn.Module", tensors: dict[str, Any]) -> None:
 
 @cache
 def methods() -> dict[str, str]:
-    """PEFT's methods, each with the name of its configuration class; PEFT is not imported."""
+    """PEFT's methods, each with the name of its configuration class, without importing PEFT."""
     found = {}
     for path in sorted(peft_folder().glob("tuners/*/config.py")):
         said = re.search(r"self\.peft_type = PeftType\.(\w+)", path.read_text(encoding="utf-8"))
         if said:
-            found[said[1].lower()] = class_that_says(path)
+            found[said[1].lower()] = class_with_peft_type(path)
     return found
 
 
-def class_that_says(path: Path) -> str:
+def class_with_peft_type(path: Path) -> str:
     """The name of the class in a file that sets its `peft_type`."""
     text = path.read_text(encoding="utf-8")
     before = text[: text.index("self.peft_type = PeftType.")]
@@ -243,12 +243,12 @@ def class_that_says(path: Path) -> str:
 
 def settings_of(method: str) -> list[str]:
     """The settings of a method that a recipe may set, in PEFT's order."""
-    return [name for name in all_settings_of(method) if name not in OURS]
+    return [name for name in all_settings_of(method) if name not in MANAGED_SETTINGS]
 
 
 @cache
 def all_settings_of(method: str) -> tuple[str, ...]:
-    """The fields of a method's configuration class and of those that it builds on."""
+    """The fields of a method's configuration class and of its base classes."""
     known, found = classes(), list[str]()
     waiting = [methods()[method]]
     while waiting:
@@ -275,7 +275,7 @@ def classes() -> dict[str, ast.ClassDef]:
 
 
 def peft_folder() -> Path:
-    """Where PEFT is installed."""
+    """The folder that PEFT is installed in."""
     spec = importlib.util.find_spec("peft")
     if spec is None or spec.origin is None:
         raise RunError("PEFT is not installed - pip install peft")

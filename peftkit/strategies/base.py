@@ -49,7 +49,7 @@ class ExportedModule(NamedTuple):
 
 
 class TrainingHook(Protocol):
-    """What a strategy does beside the optimizer's steps."""
+    """What a strategy does in training besides the optimizer's steps."""
 
     def penalty(self) -> "Tensor":
         """Added to the loss, once an optimizer step: a scalar in fp32."""
@@ -82,7 +82,7 @@ class Strategy(Component):
     mergeable: ClassVar[bool] = True
     """Whether a merge gives an ordinary checkpoint of the model's class."""
     layer_tensors: ClassVar[tuple[str, ...]] = ()
-    """The names of the artifact's tensors that `weight_deltas` takes, behind the layer's name
+    """The names of the artifact's tensors that `weight_deltas` takes, without the layer's name
     ('lora_A'). All other tensors replace those of the base."""
     shared_tensors: ClassVar[tuple[str, ...]] = ()
     """The names of the artifact's tensors that all layers share."""
@@ -93,7 +93,7 @@ class Strategy(Component):
     loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peftkit"
     """What can load the artifact."""
     saves_start: ClassVar[bool] = False
-    """Whether the artifact holds, beside an adapter, what it started as."""
+    """Whether the artifact also holds the adapter's initial values."""
     trained_file: ClassVar[str] = "trained.safetensors"
     """What the artifact's file of tensors is called."""
 
@@ -116,7 +116,7 @@ class Strategy(Component):
         raise NotImplementedError
 
     def check_quantization(self, quantized: str | None) -> str | None:
-        """Why the strategy cannot run on a base held in `quantized` ('4bit'); None if it can."""
+        """Why the strategy cannot run on a base stored in `quantized` ('4bit'); None if it can."""
         if quantized and self.trains_base:
             return (
                 f"'strategy: {self.kind}' trains weights of the base, but 'quantize: {quantized}' "
@@ -139,7 +139,7 @@ class Strategy(Component):
         return {}
 
     def training_hook(self, model: "nn.Module", steps: int) -> TrainingHook | None:
-        """What goes along with the optimizer in a training of `steps` steps, if anything does."""
+        """The hook of a training of `steps` steps, if the strategy has one."""
         return None
 
     @classmethod
@@ -190,7 +190,7 @@ class Strategy(Component):
         save_file(trained, folder / self.trained_file, metadata={"format": "pt"})
 
     def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
-        """A fresh base `model` with the artifact in `folder` in place, ready to predict."""
+        """A new base `model` with the artifact in `folder` loaded, ready to predict."""
         from safetensors.torch import load_file
 
         adapted = self.adapt(model, task)
@@ -199,16 +199,16 @@ class Strategy(Component):
 
 
 class PeftStrategy(Strategy):
-    """A strategy that PEFT implements; a subclass says with which configuration."""
+    """A strategy that PEFT implements; a subclass gives the configuration."""
 
     loads_with: ClassVar[Literal["peftkit", "peft", "transformers"]] = "peft"
     peft_types: ClassVar[tuple[str, ...]] = ()
     """PEFT's names of the methods whose adapters `weight_deltas` merges ('LORA'), also of adapters
     that were trained without peftkit."""
-    rests_in_fp32: ClassVar[bool] = False
-    """Whether what is trained rests in fp32, also on a base in bf16.
+    autocast_adapter_dtype: ClassVar[bool] = False
+    """Whether trained weights are stored in fp32, also on a base in bf16.
 
-    Otherwise it rests in the base's type, and the optimizer holds fp32 master copies.
+    Otherwise they are stored in the base's type, and the optimizer holds fp32 master weights.
     """
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
@@ -219,14 +219,14 @@ class PeftStrategy(Strategy):
         raise NotImplementedError
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
-        """A `PeftModel` around `model`; the head is trained beside the adapter."""
+        """A `PeftModel` around `model`; the head is trained as well."""
         from peft import get_peft_model
 
         with quiet_peft():
             return get_peft_model(
                 model,
                 self.configuration(model, task),
-                autocast_adapter_dtype=self.rests_in_fp32,
+                autocast_adapter_dtype=self.autocast_adapter_dtype,
             )
 
     def save(self, model: "nn.Module", folder: Path) -> None:
@@ -236,12 +236,12 @@ class PeftStrategy(Strategy):
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
 
     def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
-        """The PEFT folder on a fresh base."""
+        """The PEFT folder on a new base."""
         from peft import PeftModel
 
         with quiet_peft():
             return PeftModel.from_pretrained(
-                model, str(folder), autocast_adapter_dtype=self.rests_in_fp32
+                model, str(folder), autocast_adapter_dtype=self.autocast_adapter_dtype
             )
 
 
@@ -264,8 +264,8 @@ def quiet_peft() -> Iterator[None]:
 
 
 def unwrap_heads(model: Any) -> None:
-    """Put the trained copy of each head in its place: most of PEFT 0.21's methods can do so only
-    where a head is one layer, which RoBERTa's and T5's are not."""
+    """Replace each head by its trained copy: most of PEFT 0.21's methods can do so only if a head
+    is one layer, which RoBERTa's and T5's are not."""
     base = model.get_base_model()
     for name in head_names(base):
         copies = getattr(base.get_submodule(name), "modules_to_save", None)
@@ -274,7 +274,7 @@ def unwrap_heads(model: Any) -> None:
 
 
 def saved_heads(model: "PreTrainedModel", task: "Task") -> list[str] | None:
-    """What PEFT is to train and save beside an adapter: the head, where the task has a new one."""
+    """PEFT's `modules_to_save`: the head, if the task has a new one."""
     return head_names(model) if task.trains_head else None
 
 
@@ -299,7 +299,7 @@ def trainable(model: "nn.Module") -> dict[str, "nn.Parameter"]:
 
 
 def slower_below(model: "nn.Module", decay: float) -> dict[str, LRMultiplier]:
-    """Paces by which a block learns at `decay` times the rate of the block above it.
+    """Learning-rate multipliers: a block learns at `decay` times the rate of the next block.
 
     The head has the common one, the embeddings the slowest (ULMFiT, section 3.2; ELECTRA's too).
     """
@@ -328,7 +328,7 @@ def bottleneck_module(model: "nn.Module", settings: Mapping[str, Any]) -> Export
 
 
 def restore(model: "nn.Module", tensors: Mapping[str, "Tensor"]) -> None:
-    """Put saved `tensors` in the place of the trainable parameters of the same names.
+    """Copy saved `tensors` into the trainable parameters with the same names.
 
     Raises `RunError` if the names are not the same.
     """

@@ -28,12 +28,12 @@ class Boft(PeftStrategy):
 
     kind: Literal["boft"] = "boft"
     block_size: PositiveInt = Field(default=4, ge=2, multiple_of=2)
-    """Inputs that are rotated together; it must divide what each layer takes."""
+    """Inputs that are rotated together; must divide every layer's input size."""
     factors: PositiveInt = 1
     """Rotations to multiply; more than one only with a GPU and CUDA's compiler, which PEFT needs
     for them."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the blocks that stand still in a step."""
+    """Share of the blocks that are not rotated in a step."""
     targets: list[str] | Literal["auto"] = "auto"
     """Layers to adapt, by the ends of their names; auto: all linear layers of all blocks."""
 
@@ -73,11 +73,11 @@ class Boft(PeftStrategy):
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
         """A `PeftModel`, its rotations at the identity."""
-        with self._extension(), on_paper(model.device.type == "meta"):
+        with self._extension(), on_meta(model.device.type == "meta"):
             return super().adapt(model, task)
 
     def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
-        """The PEFT folder on a fresh base."""
+        """The PEFT folder on a new base."""
         with self._extension():
             return super().load(model, folder, task)
 
@@ -112,7 +112,7 @@ class Boft(PeftStrategy):
 
 
 @contextmanager
-def on_paper(meta: bool) -> Iterator[None]:
+def on_meta(meta: bool) -> Iterator[None]:
     """Without PEFT 0.21's loops over a permutation's entries, which the meta device has none of."""
     import torch
     from peft.tuners.boft.layer import BOFTLayer

@@ -137,7 +137,7 @@ class Combination(Strategy):
         return self.components()[0].training_hook(model, steps)
 
     def save(self, model: "nn.Module", folder: Path) -> None:
-        """What was trained, with PEFT's configuration of its part beside it: merging reads that."""
+        """What was trained, and PEFT's configuration of its part, which merging reads."""
         super().save(model, folder)
         if isinstance(self.components()[0], PeftStrategy):
             adapted: Any = model

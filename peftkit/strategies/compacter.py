@@ -33,15 +33,15 @@ class Compacter(Strategy):
 
     kind: Literal["compacter"] = "compacter"
     variant: Literal["houlsby", "pfeiffer"] = "houlsby"
-    """houlsby: behind attention and feed-forward; pfeiffer: the latter only (Compacter++)."""
+    """houlsby: after attention and feed-forward; pfeiffer: feed-forward only (Compacter++)."""
     n: PositiveInt = 4
-    """Kronecker products in a sum; it divides the hidden size."""
+    """Number of Kronecker products in a sum; must divide the hidden size."""
     rank: PositiveInt = 1
-    """Of the second factor of each."""
+    """Rank of the second factor of each product."""
     reduction: PositiveInt = 32
     """Hidden size divided by the bottleneck's size, which is rounded up to a multiple of n."""
     activation: Activation = "gelu"
-    """What stands between the two layers."""
+    """The activation between the two layers."""
 
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"compacter++": {"variant": "pfeiffer"}}
     default_lr: ClassVar[float] = 1e-2
@@ -65,7 +65,7 @@ class Compacter(Strategy):
             return self._bottleneck(rule, layer, model)
 
         attach_bottlenecks(model, "strategy=compacter", self.variant, make)
-        # not beside the base, where only heads stand
+        # inside the base model: next to it are only heads
         keep(base_of(model), "compacter_rule", rule)
         train_head(model, task)
         return model

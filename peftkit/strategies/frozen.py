@@ -22,9 +22,9 @@ class Frozen(Strategy):
 
     kind: Literal["frozen"] = "frozen"
     last: NonNegativeInt = 2
-    """Blocks to train, from the head down, with all that stands above; 0 is a linear probe."""
+    """Number of last blocks to train, with all layers after them; 0 is a linear probe."""
     first: NonNegativeInt = 0
-    """Blocks to train, from the embeddings up."""
+    """Number of first blocks to train."""
     embeddings: bool = False
     """Whether the embeddings are trained."""
     patterns: list[str] = Field(default_factory=list)
@@ -100,13 +100,13 @@ class Frozen(Strategy):
         ]
 
     def _at(self, depth: int, count: int) -> bool:
-        """Whether what lies at `depth` in a model of `count` blocks is trained."""
+        """Whether parameters at `depth` in a model of `count` blocks are trained."""
         if depth > count:
             return self.embeddings
         return bool(self.last and depth <= self.last) or depth > max(0, count - self.first)
 
     def _check_blocks(self, count: int) -> None:
-        """Refuse more blocks than there are, and blocks that are named twice."""
+        """Raise `RecipeError` for more blocks than there are, and for blocks counted twice."""
         faults = [
             Fault(
                 f"strategy.{setting}",
@@ -125,7 +125,7 @@ class Frozen(Strategy):
             raise RecipeError("the strategy does not fit the model:", faults)
 
     def _check_rest(self, model: "PreTrainedModel") -> None:
-        """Refuse to call frozen what trains every weight."""
+        """Raise `RecipeError` if every weight is trained."""
         heads = tuple(f"{head}." for head in head_names(model))
         own = own_parameters(model)
         constants = constants_of(model)

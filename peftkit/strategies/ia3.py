@@ -1,4 +1,4 @@
-"""IA3: keys, values and what enters the feed-forward part's last layer are rescaled."""
+"""IA3: keys, values and the inputs of the last feed-forward layer are rescaled."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 class Ia3(PeftStrategy):
     """l o W x for keys and values, W (l o x) for the feed-forward part (Liu et al. 2022), by PEFT.
 
-    Where one layer gives queries too, all that it gives is rescaled.
+    If one layer computes queries too, all its outputs are rescaled.
     """
 
     kind: Literal["ia3"] = "ia3"
     targets: list[str] | Literal["auto"] = "auto"
-    """Layers to rescale, by the ends of their names; auto: those of the paper."""
+    """Layers to rescale, by the ends of their names; auto: the paper's."""
 
     default_lr: ClassVar[float] = 1e-2
     source: ClassVar[str] = "arXiv:2205.05638"
@@ -63,7 +63,7 @@ class Ia3(PeftStrategy):
         """IA3 on the targets; of those that end a feed-forward part, what enters is rescaled."""
         from peft import IA3Config
 
-        layers, feed_forward = papers_layers(model)
+        layers, feed_forward = paper_layers(model)
         if not isinstance(self.targets, str):
             layers = targets_in(model, self.targets)
         return IA3Config(
@@ -75,26 +75,26 @@ class Ia3(PeftStrategy):
         )
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
-        """A `PeftModel`, every vector of ones."""
-        return in_the_inputs_type(super().adapt(model, task))
+        """A `PeftModel` whose vectors are all ones."""
+        return keep_input_dtype(super().adapt(model, task))
 
     def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
-        """The PEFT folder on a fresh base."""
-        return in_the_inputs_type(super().load(model, folder, task))
+        """The PEFT folder on a new base."""
+        return keep_input_dtype(super().load(model, folder, task))
 
 
-def in_the_inputs_type(model: "nn.Module") -> "nn.Module":
-    """`model` whose rescaled layers give the type that they take: on a quantized layer PEFT 0.21
-    turns bf16 into fp32, and attention takes no mixture of them."""
+def keep_input_dtype(model: "nn.Module") -> "nn.Module":
+    """Make rescaled layers return their inputs' dtype: on a quantized layer PEFT 0.21 turns bf16
+    into fp32, and attention needs one dtype."""
     for layer in model.modules():
         if hasattr(layer, "ia3_l"):
             layer.register_forward_hook(lambda _, inputs, output: output.to(inputs[0].dtype))
     return model
 
 
-def papers_layers(model: "PreTrainedModel") -> tuple[list[str], list[str]]:
-    """The full names of the layers that the paper rescales, and of them those that end a
-    feed-forward part; by PEFT's own table for an architecture that ours does not know."""
+def paper_layers(model: "PreTrainedModel") -> tuple[list[str], list[str]]:
+    """The full names of the layers that the paper rescales, and which of them end a feed-forward
+    part; from PEFT's table for an architecture that peftkit does not know."""
     from peft.utils import constants
 
     kind, wanted_by = model_type_of(model), "strategy=ia3"

@@ -24,11 +24,11 @@ class Loha(PeftStrategy):
     r: PositiveInt = 8
     """Rank of each of the two matrices."""
     alpha: PositiveFloat = 8
-    """Scale: the difference is multiplied by alpha / r."""
+    """Scale: the update is multiplied by alpha / r."""
     rank_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the difference's rows that are left out of a step."""
+    """Share of the update's rows that are dropped in a step."""
     module_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Chance of a layer to go without its difference in a step."""
+    """Probability that a layer's update is dropped in a step."""
     targets: list[str] | Literal["auto"] = "auto"
     """Layers to adapt, by the ends of their names; auto: all linear layers of all blocks."""
 

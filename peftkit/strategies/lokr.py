@@ -22,17 +22,17 @@ class Lokr(PeftStrategy):
 
     kind: Literal["lokr"] = "lokr"
     r: PositiveInt = 8
-    """Rank of the second matrix, which is trained whole where it is too small for that rank."""
+    """Rank of the second matrix, which is trained in full if it is too small for that rank."""
     alpha: PositiveFloat = 8
-    """Scale: the difference is multiplied by alpha / r."""
+    """Scale: the update is multiplied by alpha / r."""
     factor: PositiveInt | None = Field(default=None, ge=2)
-    """About how large the first matrix is, each way; null: as near to square as can be."""
+    """Approximate size of the first matrix; null: as close to square as possible."""
     both: bool = False
-    """Whether the first matrix is low-rank, too."""
+    """Whether the first matrix is low-rank as well."""
     rank_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the difference's rows that are left out of a step."""
+    """Share of the update's rows that are dropped in a step."""
     module_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Chance of a layer to go without its difference in a step."""
+    """Probability that a layer's update is dropped in a step."""
     targets: list[str] | Literal["auto"] = "auto"
     """Layers to adapt, by the ends of their names; auto: all linear layers of all blocks."""
 

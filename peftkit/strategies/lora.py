@@ -1,4 +1,4 @@
-"""LoRA: a low-rank difference beside each linear layer, in eight variants."""
+"""LoRA: a low-rank update of each linear layer, in eight variants."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 VARIANTS = ("rslora", "dora", "lora_plus", "pissa", "olora", "loftq", "eva")
 MOVES_WEIGHTS = ("pissa", "olora")
-"""The variants that take from the base's weights what the adapter starts as."""
-BELONGS_TO = {"loraplus_lr_ratio": "lora_plus", "batches": "eva"}
+"""The variants that move a part of the base's weights into the adapter."""
+VARIANT_SETTINGS = {"loraplus_lr_ratio": "lora_plus", "batches": "eva"}
 """Settings that only one variant has."""
 UNMERGEABLE = {
     "alora_invocation_tokens": "it applies to some tokens only",
@@ -68,21 +68,21 @@ class Lora(PeftStrategy):
 
     kind: Literal["lora"] = "lora"
     r: PositiveInt = 8
-    """Rank of the difference."""
+    """Rank of the update."""
     alpha: PositiveFloat = 16
-    """Scale: the difference is multiplied by alpha / r (rslora: alpha / sqrt(r))."""
+    """Scale: the update is multiplied by alpha / r (rslora: alpha / sqrt(r))."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on what enters A."""
+    """Dropout on the inputs of A."""
     targets: list[str] | Literal["auto"] = "auto"
     """Layers to adapt, by the ends of their names; auto: all linear layers of all blocks."""
     variant: Literal["lora", "rslora", "dora", "lora_plus", "pissa", "olora", "loftq", "eva"] = (
         "lora"
     )
-    """rslora: scaled by the root of r (arXiv:2312.03732); dora: a magnitude beside the direction
+    """rslora: scaled by the root of r (arXiv:2312.03732); dora: a magnitude for each output
     (arXiv:2402.09353); lora_plus: B learns faster than A (arXiv:2402.12354); pissa: starts at W's
     largest singular values (arXiv:2404.02948); olora: at W's QR decomposition (arXiv:2406.01775);
-    loftq: at what 4 bits lose of W (arXiv:2310.08659); eva: at the main directions of what enters
-    the layer (arXiv:2410.07170)."""
+    loftq: at the 4-bit quantization error of W (arXiv:2310.08659); eva: at the principal
+    components of the layer's inputs (arXiv:2410.07170)."""
     loraplus_lr_ratio: PositiveFloat = 16
     """lora_plus: how many times as fast as A B learns."""
     batches: PositiveInt = 16
@@ -102,7 +102,7 @@ class Lora(PeftStrategy):
 
     @model_validator(mode="after")
     def _settings_belong_to_the_variant(self) -> Self:
-        for name, variant in BELONGS_TO.items():
+        for name, variant in VARIANT_SETTINGS.items():
             value = getattr(self, name)
             if variant != self.variant and value != type(self).model_fields[name].default:
                 raise ValueError(
@@ -115,7 +115,7 @@ class Lora(PeftStrategy):
     def _said_of_the_variant(self, say: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # what has no effect is not part of a run's name
         said: dict[str, Any] = say(self)
-        others = [name for name, variant in BELONGS_TO.items() if variant != self.variant]
+        others = [name for name, variant in VARIANT_SETTINGS.items() if variant != self.variant]
         return {name: value for name, value in said.items() if name not in others}
 
     @property
@@ -220,7 +220,7 @@ class Lora(PeftStrategy):
         )
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
-        """A `PeftModel`, at the variant's own start."""
+        """A `PeftModel`, initialized as the variant says."""
         adapted = super().adapt(model, task)
         if model.device.type == "meta":
             return adapted
@@ -247,7 +247,7 @@ class Lora(PeftStrategy):
         }
 
     def save(self, model: "nn.Module", folder: Path) -> None:
-        """A plain PEFT folder of an ordinary LoRA, that fits the base as it was before."""
+        """A plain PEFT folder of an ordinary LoRA for the original base."""
         super().save(model, folder)
         if self.variant in MOVES_WEIGHTS:
             subtract_start(model, folder)

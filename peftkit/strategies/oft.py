@@ -1,4 +1,4 @@
-"""OFT: what enters a layer is rotated, block by block, by learned orthogonal matrices."""
+"""OFT: the inputs of a layer are rotated, block by block, by learned orthogonal matrices."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -23,17 +23,17 @@ class Oft(PeftStrategy):
 
     kind: Literal["oft"] = "oft"
     block_size: PositiveInt = Field(default=32, ge=2)
-    """Inputs that are rotated together; it must divide what each layer takes."""
+    """Inputs that are rotated together; must divide every layer's input size."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the blocks that stand still in a step."""
+    """Share of the blocks that are not rotated in a step."""
     targets: list[str] | Literal["auto"] = "auto"
     """Layers to adapt, by the ends of their names; auto: all linear layers of all blocks."""
     shared: bool = False
-    """Whether a layer's blocks are one and the same."""
+    """Whether all blocks of a layer share one rotation."""
     limit: PositiveFloat | None = None
     """Constrained OFT: how far a rotation may go."""
     terms: PositiveInt | None = 5
-    """Terms of the series that stands for an inverse; null: the inverse itself, slower."""
+    """Terms of the Neumann series for an inverse; null: the exact inverse, which is slower."""
 
     default_lr: ClassVar[float] = 1e-3
     source: ClassVar[str] = "arXiv:2306.07280"

@@ -50,7 +50,7 @@ class Prefix(Strategy):
         return 1e-3 if self.prefix_projection else 1e-2
 
     def incompatibilities(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
-        """A model whose attention is unknown, or not open to a function of ours."""
+        """Models whose attention is unknown, or cannot be replaced."""
         model_type = config.model_type
         if model_type not in ARCHITECTURES:
             what = f"where {model_type} attends is not known, only of {', '.join(ARCHITECTURES)} - "

@@ -1,4 +1,4 @@
-"""Prompts: learned embeddings that stand before each text, trained as they are or through a net."""
+"""Soft prompts: learned embeddings before each text, trained directly or through a network."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -46,7 +46,7 @@ class VirtualTokens(PeftStrategy):
         return [ExportedModule("prompt", prompt, {}, {"prompt": adapted.get_prompt(1)[0]})]
 
     def shape(self, model: "PreTrainedModel") -> dict[str, Any]:
-        """What PEFT is told of the prompt and the model: it cannot read every configuration."""
+        """PEFT's settings of prompt and model, which PEFT cannot read from every config."""
         return {
             "num_virtual_tokens": self.num_virtual_tokens,
             "token_dim": embedding_size(model),
@@ -55,7 +55,7 @@ class VirtualTokens(PeftStrategy):
         }
 
     def incompatibilities(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
-        """A model that must see token ids, or whose head reads nobody knows what."""
+        """Models that need token ids, or whose head reads an unknown token."""
         model_type, known = config.model_type, ARCHITECTURES.get(config.model_type)
         if task.peft_type == "SEQ_CLS" and getattr(config, "is_encoder_decoder", False):
             what = f"a {model_type} classifier finds the end of a text in token ids, and a prompt "
@@ -88,7 +88,7 @@ class Prompt(VirtualTokens):
     source: ClassVar[str] = "arXiv:2104.08691"
 
     def incompatibilities(self, config: "PretrainedConfig", task: "Task") -> list[Fault]:
-        """Also a text that is longer than the prompt, where there is a tokenizer to tell."""
+        """Also an `init_text` that is longer than the prompt."""
         faults = super().incompatibilities(config, task)
         folder = str(config.name_or_path)
         if self.init_text is None or not (Path(folder) / "tokenizer_config.json").is_file():
@@ -105,7 +105,7 @@ class Prompt(VirtualTokens):
         return faults
 
     def configuration(self, model: "PreTrainedModel", task: "Task") -> "PeftConfig":
-        """Prompt tuning; a text is put in by `adapt`, without special tokens."""
+        """Prompt tuning; `adapt` sets the embeddings of a text, without special tokens."""
         from peft import PromptTuningConfig
 
         return PromptTuningConfig(
@@ -116,7 +116,7 @@ class Prompt(VirtualTokens):
         )
 
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "nn.Module":
-        """A `PeftModel` whose prompt starts as the text says."""
+        """A `PeftModel` whose prompt is initialized from the text."""
         import torch
 
         adapted: Any = super().adapt(model, task)
@@ -174,7 +174,7 @@ def embedding_size(model: "PreTrainedModel") -> int:
 
 
 def token_ids(text: str, folder: str) -> list[int]:
-    """The ids of a text's own tokens, by the tokenizer in `folder`."""
+    """The token ids of a text without special tokens, by the tokenizer in `folder`."""
     from transformers import AutoConfig
 
     from peftkit.text.tokenizer_files import open_tokenizer

@@ -30,11 +30,11 @@ class Vera(PeftStrategy):
     r: PositiveInt = 256
     """Rank of the projections: larger than LoRA's, for only vectors are trained."""
     key: NonNegativeInt = 0
-    """What the projections are made from: they are not saved, but made again."""
+    """Seed of the projections, which are not saved but generated again."""
     initial: PositiveFloat = 0.1
-    """Where d starts; b starts at 0."""
+    """Initial value of d; b starts at 0."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on what enters A."""
+    """Dropout on the inputs of A."""
     targets: list[str] | Literal["auto"] = "auto"
     """Layers to adapt, by the ends of their names; auto: all linear layers of all blocks."""
 
@@ -93,7 +93,7 @@ class Vera(PeftStrategy):
             )
 
     def load(self, model: "PreTrainedModel", folder: Path, task: "Task") -> "nn.Module":
-        """The PEFT folder on a fresh base, its projections made from the key again."""
+        """The PEFT folder on a new base, with projections generated from the key."""
         with quiet_projections():
             return super().load(model, folder, task)
 

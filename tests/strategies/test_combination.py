@@ -28,7 +28,10 @@ def test_a_list_is_a_combination_and_says_so_in_the_recipe() -> None:
         ("[[lora, bitfit], adapter]", "'combination' is no part of a combination"),
         ("[adaptr, lora]", r"strategy.parts.0 \(override\): no strategy is called 'adaptr' - did"),
         ("[lora, {kind: adapter, redction: 4}]", r"strategy.parts.1.redction .* mean 'reduction'"),
-        ("{kind: dora, variant: pissa}", r"strategy.variant .*'dora' means 'dora' \(got 'pissa'\)"),
+        (
+            "{kind: dora, variant: pissa}",
+            r"strategy.variant .*'dora' implies 'dora' \(got 'pissa'\)",
+        ),
     ],
 )
 def test_a_faulty_combination_is_refused_part_by_part(strategy: str, message: str) -> None:

@@ -24,7 +24,7 @@ from peftkit.loading.model import LoadedModel, meta_model
 from peftkit.models.architectures import linear_layers, model_type_of
 from peftkit.strategies.any_peft import AnyPeft, all_settings_of, methods
 from peftkit.strategies.base import trainable
-from peftkit.strategies.ia3 import papers_layers
+from peftkit.strategies.ia3 import paper_layers
 from peftkit.training.integrity import IntegrityCheck, frozen
 from peftkit.training.optimizer import MasterWeightAdamW, is_excluded_from_decay
 from support.run_processes import Zygote, killed_at, only_run, result
@@ -140,7 +140,7 @@ def test_a_layer_that_is_pruned_away_is_no_failed_proof() -> None:
 
 
 @pytest.mark.parametrize("held", ["none", "8bit", "4bit"])
-def test_adalora_rests_in_fp32_on_a_base_in_bf16(held: str) -> None:
+def test_adalora_autocast_adapter_dtype_on_a_base_in_bf16(held: str) -> None:
     recipe = toy("tiny-bert", f"strategy={ADALORA}", f"quantize={held}")
     this = load_toy(recipe, "bf16")
     assert {p.dtype for p in trainable(this.module).values()} == {torch.float32}
@@ -151,7 +151,10 @@ def test_adalora_rests_in_fp32_on_a_base_in_bf16(held: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ("target_r: 12", "target_r=12 leaves nothing to prune of init_r=12 - use a larger"),
+        (
+            "target_r: 12",
+            "target_r=12 is not below init_r=12: there is nothing to prune - use a larger",
+        ),
         ("tinit: 0.6, tfinal: 0.4", "leave no steps to prune in - use shares that add up"),
     ],
 )
@@ -243,11 +246,11 @@ def test_ia3_rescales_keys_values_and_what_enters_the_feed_forwards_end(model: s
 def test_ia3_falls_back_on_pefts_table_and_says_when_that_has_nothing() -> None:
     model = made("tiny-llama", "linear_probe")[1].module
     model.config.model_type = "gemma2"
-    layers, feed_forward = papers_layers(model)
+    layers, feed_forward = paper_layers(model)
     assert model_type_of(model) == "gemma2" and len(layers) == 6 and len(feed_forward) == 2
     model.config.model_type = "nobodys"
     with pytest.raises(RecipeError, match=r"'nobodys', only bert.*use strategy=lora"):
-        papers_layers(model)
+        paper_layers(model)
 
 
 @pytest.mark.parametrize("kind", ["ia3", "boft", "vera"])
