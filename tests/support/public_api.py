@@ -27,8 +27,16 @@ def public_api() -> Iterator[str]:
         yield f"peftkit.{name}{signature_of(value)}"
         if isinstance(value, type):
             yield from methods(f"peftkit.{name}", value)
-    for name in EXTENSION_POINTS:
-        yield name
+    for name, owner in EXTENSION_POINTS.items():
+        yield f"{name}{signature_of(owner)}"
+        yield from (f"{name}.{each}: ClassVar" for each in class_variables(owner))
+        yield from methods(name, owner)
+
+
+def class_variables(owner: type[Any]) -> list[str]:
+    """The public class variables that a class itself declares, sorted."""
+    annotations = vars(owner).get("__annotations__", {})
+    return sorted(n for n, a in annotations.items() if "ClassVar" in str(a) and n[0] != "_")
 
 
 def methods(name: str, owner: type[Any]) -> Iterator[str]:
