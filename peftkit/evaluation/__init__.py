@@ -1,1 +1,1 @@
-"""Evaluate a model: predictions, generated texts, scores, and the baselines beside them."""
+"""Evaluation of a model: predictions, generated texts, scores, and baselines without training."""

@@ -1,4 +1,4 @@
-"""Verdicts: whether generated texts pass the user's own command, run on each with limits."""
+"""Grading of generated texts by the user's own command, run on each text with resource limits."""
 
 import json
 import os
@@ -22,9 +22,9 @@ from peftkit.tasks.base import Predictions, Task
 from peftkit.tasks.language_modeling.base import LanguageModeling
 
 MEMORY_BYTES = 4 << 30
-"""Of address space that the command and each process it starts may have."""
+"""Address space of the command and of each process that it starts."""
 FILE_BYTES = 256 << 20
-"""That a file it writes may have."""
+"""Maximum size of a file that it writes."""
 PASSED, FAILED = 0, 1
 """The exit codes that are verdicts."""
 # not `preexec_fn`, which is not safe beside torch's threads; 126 is no verdict
@@ -44,15 +44,15 @@ except (OSError, ValueError) as error:
 
 
 class Grade(NamedTuple):
-    """What the command said of one text."""
+    """Whether a text passed."""
 
     passed: bool
     trouble: str = ""
-    """Why it is no verdict of the command's own, where it is none."""
+    """Why the command gave no result; empty if it did."""
 
 
 def check_grader(task: Task) -> None:
-    """Raise `RecipeError` where the judge's command is not there."""
+    """Raise `RecipeError` if the grader command does not exist."""
     how = task.generation
     if how is not None and how.grader is not None and shutil.which(how.grader[0]) is None:
         what = f"no command is called {how.grader[0]!r} here - install it, or give its path"
@@ -62,8 +62,8 @@ def check_grader(task: Task) -> None:
 def grade_predictions(
     task: Task, said: Predictions, rows: Any, world: World, whose: str
 ) -> Predictions:
-    """The predictions with how many of each row's samples pass, on every rank; as they are where
-    nothing judges or nothing was generated. `whose` texts they are is for the note."""
+    """Return the predictions with the number of samples per row that pass, on every rank; unchanged
+    if there is no grader or nothing was generated. `whose` texts they are is for the note."""
     how = task.generation
     generator = task.text_generator
     if generator is None or how is None or how.grader is None or not any(said.samples):
@@ -86,8 +86,8 @@ def grade_predictions(
 
 
 def grader_inputs(task: LanguageModeling, rows: Any, places: Sequence[int]) -> list[dict[str, Any]]:
-    """What the command is told of each of the rows beside the text: the row's name, what the model
-    was given, and what should be said."""
+    """Return, per row, what the command reads besides the text: the row's name, the model's inputs
+    and the reference."""
     columns = {name: [rows[i][name] for i in places] for name in rows.column_names}
     given = task.prompt_rows(columns)
     there = [name for name in task.inputs if name in given]
@@ -102,7 +102,7 @@ def grader_inputs(task: LanguageModeling, rows: Any, places: Sequence[int]) -> l
 
 
 def resolve_command(command: Sequence[str]) -> list[str]:
-    """The command as it can be run from another folder: its files by their whole paths."""
+    """Return the command with absolute paths, so that it runs in another folder."""
     program = shutil.which(command[0]) or command[0]
     # not resolved: a link to python is a virtual environment's
     rest = [str(Path(part).absolute()) if Path(part).is_file() else part for part in command[1:]]
@@ -110,10 +110,11 @@ def resolve_command(command: Sequence[str]) -> list[str]:
 
 
 def run_grader(command: Sequence[str], question: str, seconds: float) -> Grade:
-    """Whether the command passes what it is asked on standard input, in a folder of its own.
+    """Run the command in an empty folder with `question` (JSON) on standard input; exit code 0
+    passes, 1 fails.
 
-    It has `seconds`, on the clock and of each processor, and neither this process's environment nor
-    its terminal. Whatever it started in its own session is gone afterwards.
+    It has `seconds` of wall time and of CPU time, and gets neither this process's environment nor
+    its terminal. Processes left in its session are killed.
     """
     limits = [str(number) for number in (ceil(seconds) + 1, MEMORY_BYTES, FILE_BYTES)]
     with (
@@ -144,13 +145,13 @@ def run_grader(command: Sequence[str], question: str, seconds: float) -> Grade:
 
 
 def grader_environment(folder: str) -> Mapping[str, str]:
-    """What the command knows of its surroundings: no tokens and keys of this process's."""
+    """Return the command's environment variables, without this process's tokens and keys."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
     return {**kept, "HOME": folder, "TMPDIR": folder}
 
 
 def read_exit_code(code: int, complaints: IO[bytes]) -> Grade:
-    """What an exit code says."""
+    """Return the grade for an exit code."""
     if code in (PASSED, FAILED):
         return Grade(code == PASSED)
     complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - 200))
@@ -161,7 +162,7 @@ def read_exit_code(code: int, complaints: IO[bytes]) -> Grade:
 
 
 def failure_notes(found: Sequence[Grade], whose: str) -> Iterator[str]:
-    """How many texts the command had no verdict on, and why most of them."""
+    """Yield a note on the texts without a result, with the most common reason."""
     troubles = Counter(each.trouble for each in found if each.trouble)
     if not troubles:
         return

@@ -1,4 +1,4 @@
-"""Generation: texts from prompts, batched by length, with stops and seeds; no logits are kept."""
+"""Text generation in batches of similar length, with stop texts and seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,12 +26,12 @@ from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 
 MAX_TOKENS = 8192
-"""Padded tokens of prompts and answers together that are in the cache at once."""
+"""Padded tokens of prompts and answers in a batch."""
 MODEL_SETTINGS = (
     "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids",
     "suppress_tokens", "begin_suppress_tokens", "bos_token_id",
 )  # fmt: skip
-"""What a model says of its own generation that is no choice: all else is the recipe's."""
+"""Settings of the model's own generation config that are kept: all others are the recipe's."""
 
 
 def generate(
@@ -42,9 +42,9 @@ def generate(
     first_id: int | None = None,
     show: OnText | None = None,
 ) -> list[str]:
-    """The text that the model puts behind each prompt (or for each source, if it has an encoder),
-    without special tokens, with the white space around it, which code may need; `show` is told the
-    words of a single prompt's as they come."""
+    """Return the text generated for each prompt (or source, for an encoder-decoder), without
+    special tokens; white space is kept, since code may need it. `show` receives the text of a
+    single prompt while it is generated."""
     found = generate_tokens(assembled, prompts, how, stop_ids, first_id, show)
     ends = find_end_ids(assembled, stop_ids)
     return [decode_answer(ids, assembled.tokenizer, ends, how.stop) for ids in found]
@@ -53,14 +53,14 @@ def generate(
 def decode_answer(
     ids: Sequence[int], tokenizer: Any, ends: Sequence[int], stops: Sequence[str]
 ) -> str:
-    """An answer's tokens as text, up to the first of the texts that end one."""
+    """Return an answer's tokens as text, up to the first stop text."""
     # an end that is no special token of the tokenizer would be decoded as text
     said = [token for token in ids if token not in ends]
     return cut_at_stop(tokenizer.decode(said, skip_special_tokens=True), stops)
 
 
 def find_end_ids(assembled: LoadedModel, stop_ids: Sequence[int]) -> list[int]:
-    """The tokens that end an answer, those that the model itself names included."""
+    """Return the ids that end an answer, including those in the model's generation config."""
     return sorted({*stop_ids, *model_end_ids(unwrapped(assembled.module))})
 
 
@@ -72,7 +72,7 @@ def generate_tokens(
     first_id: int | None = None,
     show: OnText | None = None,
 ) -> list[list[int]]:
-    """The tokens of each answer, the one that ends it included, where one does."""
+    """Return the tokens of each answer, with the token that ends it."""
     ends = find_end_ids(assembled, stop_ids)
     found: dict[int, list[int]] = {}
     for indices in batch_prompts(assembled, prompts, how):
@@ -85,8 +85,8 @@ def generate_tokens(
 def batch_prompts(
     assembled: LoadedModel, prompts: Sequence[Sequence[int]], how: Generation
 ) -> Iterator[list[int]]:
-    """Prompts that are continued together, longest first; only those of one length behind virtual
-    tokens: PEFT 0.21 drops the positions that padding before a prompt would need."""
+    """Yield indices of prompts per batch, longest first; with virtual tokens only prompts of equal
+    length, since PEFT 0.21 drops the position ids that left padding needs."""
     lengths = [len(prompt) + how.max_new_tokens for prompt in prompts]
     known = getattr(assembled.module, "active_peft_config", None)
     # hypotheses of a beam search each take a row of the batch
@@ -98,7 +98,7 @@ def batch_prompts(
 
 
 def trim_to_end(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
-    """The tokens up to the first that ends an answer, without what fills the row behind it."""
+    """Return the tokens up to the first end token, without padding."""
     last = next((place for place, token in enumerate(ids) if token in ends), len(ids) - 1)
     return list(ids[: last + 1])
 
@@ -112,7 +112,7 @@ def generate_batch(
     first_id: int | None = None,
     show: OnText | None = None,
 ) -> list[list[int]]:
-    """The new tokens of one batch, its rows padded on the left, where a decoder does not begin."""
+    """Return the new tokens of one batch, with left padding for decoder-only models."""
     module: Any = assembled.module
     base, tokenizer, pad = unwrapped(module), assembled.tokenizer, assembled.batcher.pad_id
     apart, device = base.config.is_encoder_decoder, next(module.parameters()).device
@@ -138,21 +138,21 @@ def generate_batch(
 
 
 class StopTexts(StoppingCriteria):
-    """Ends a row once its answer holds one of the texts: transformers 5.23 has the like, but not
-    for tokenizers that split words as BERT's."""
+    """Stops a row once its answer contains one of the texts; transformers 5.23's own criterion does
+    not support WordPiece tokenizers."""
 
     def __init__(self, stops: Sequence[str], tokenizer: Any, start: int) -> None:
         self.stops, self.tokenizer, self.start = stops, tokenizer, start
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
-        """Whether each row is done."""
+        """Return whether each row is complete: (batch,)."""
         texts = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=True)
         done = [any(stop in text for stop in self.stops) for text in texts]
         return torch.tensor(done, device=input_ids.device)
 
 
 def pad_row(values: Sequence[int], width: int, filler: int, left: bool) -> list[int]:
-    """The values with fillers on one side."""
+    """Return the values padded to `width` on one side."""
     more = [filler] * (width - len(values))
     return [*more, *values] if left else [*values, *more]
 
@@ -160,8 +160,8 @@ def pad_row(values: Sequence[int], width: int, filler: int, left: bool) -> list[
 def generation_config(
     own: Any, how: Generation, ends: Sequence[int], pad: int | None, first_id: int | None = None
 ) -> GenerationConfig:
-    """The recipe's way to generate, and what the model by its `own` configuration cannot do
-    without; `first_id` is what a decoder must begin with."""
+    """Return the generation config of the recipe, with the model's required settings from its
+    `own`; `first_id` is the forced first token of a decoder."""
     kept = {name: getattr(own, name, None) for name in MODEL_SETTINGS}
     if first_id is not None:
         kept["forced_bos_token_id"] = first_id
@@ -180,12 +180,12 @@ def generation_config(
 
 
 def model_end_ids(base: PreTrainedModel) -> list[int]:
-    """The tokens that end a text, by the model's own configuration."""
+    """Return the end ids in the model's own configuration."""
     return configured_end_ids(base.generation_config, base.config)
 
 
 def configured_end_ids(*configurations: Any) -> list[int]:
-    """The tokens that end a text, by the first of these configurations that names any."""
+    """Return the end ids in the first of the configurations that has any."""
     named = (getattr(each, "eos_token_id", None) for each in configurations)
     said: Any = next((each for each in named if each is not None), [])
     return [said] if isinstance(said, int) else list(said)
@@ -193,10 +193,10 @@ def configured_end_ids(*configurations: Any) -> list[int]:
 
 @contextmanager
 def generation_mode(module: Any, base: PreTrainedModel) -> Iterator[None]:
-    """The model as it must be to generate, and as it was afterwards.
+    """Prepare the model for generation, and restore it afterwards.
 
-    Packed attention knows no cache, and what the model's own configuration says of sampling would
-    fill in what the recipe leaves out.
+    Packed attention has no KV cache, and the model's own generation config would fill in settings
+    that the recipe does not set.
     """
     attention = base.config._attn_implementation
     packed = attention in (PACKED, PACKED_SDPA)
@@ -216,20 +216,21 @@ def generation_mode(module: Any, base: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def seeded(how: Generation) -> Iterator[None]:
-    """Draws of tokens are the recipe's seed's; torch's own state is left as it was."""
+    """Seed sampling by the recipe, and restore torch's random state afterwards."""
     with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         torch.manual_seed(how.seed)
         yield
 
 
 def sample_rows(count: int, how: Generation) -> list[int]:
-    """The rows that are generated, in order: a larger draw contains a smaller one."""
+    """Return the indices of the rows to generate for, in order; a larger sample contains a smaller
+    one."""
     generator = torch.Generator().manual_seed(how.seed)
     return sorted(torch.randperm(count, generator=generator)[: how.rows].tolist())
 
 
 class GeneratedTexts(NamedTuple):
-    """What was generated for the rows of a split, as `Predictions` has it."""
+    """Generated texts of a split, as fields of `Predictions`."""
 
     texts: list[str | None]
     samples: list[list[str] | None]
@@ -238,8 +239,8 @@ class GeneratedTexts(NamedTuple):
 def generate_rows(
     recipe: Recipe, assembled: LoadedModel, rows: Any, world: World
 ) -> GeneratedTexts:
-    """A text for each of the rows that are drawn, on every rank, and all samples where a command
-    judges them; None for the other rows, and nothing where the task asks for no texts."""
+    """Return a text for each sampled row, on every rank, and all samples if a grader is set; None
+    for other rows, and nothing if the task does not generate."""
     task, how = recipe.task.text_generator, recipe.task.generation
     if task is None or how is None or not len(rows):
         return GeneratedTexts([], [])
@@ -267,7 +268,7 @@ def generate_answers(
     how: Generation,
     show: OnText | None = None,
 ) -> list[str]:
-    """The text generated for each of the rows, with the white space around it."""
+    """Return the text generated for each row, with surrounding white space."""
     longest = max_prompt_length(recipe, assembled, how)
     tokenizer = assembled.tokenizer
     prompts = task.prompts(columns, tokenizer, longest)
@@ -276,9 +277,9 @@ def generate_answers(
 
 
 def max_prompt_length(recipe: Recipe, assembled: LoadedModel, how: Generation) -> int:
-    """The tokens that a prompt may have, such that an answer fits behind it.
+    """Return the maximum number of tokens of a prompt, such that an answer fits after it.
 
-    Raises `RecipeError` where none do.
+    Raises `RecipeError` if there is no room for a prompt.
     """
     config = unwrapped(assembled.module).config
     positions: int | None = getattr(config, "max_position_embeddings", None)

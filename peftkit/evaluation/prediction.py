@@ -1,4 +1,4 @@
-"""Evaluation: a model's word on examples, longest first, without gradients, on one rank or many."""
+"""Predictions on encoded examples, longest first, without gradients, on one rank or several."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,15 +14,15 @@ from peftkit.runtime.distributed import World, gather
 from peftkit.tasks.base import EvalSplit, Predictions, Task
 
 MAX_TOKENS = 4096
-"""Padded tokens a forward pass in prediction."""
+"""Padded tokens per forward pass."""
 INITIALIZATION_BATCH = 16
-"""Examples a batch of those that a strategy initializes itself from."""
+"""Examples per batch that a strategy initializes itself from."""
 
 
 def predict(
     assembled: LoadedModel, task: Task, examples: Any, world: World, max_tokens: int = MAX_TOKENS
 ) -> Predictions:
-    """What the model says of encoded `examples` (a data set), in their order, on every rank."""
+    """Return the predictions on encoded `examples` (a dataset), in their order, on every rank."""
     batches = list(longest_first(list(examples["length"]), max_tokens))
     mine = batches[world.rank :: world.size]
     # sharded weights are gathered by all ranks together: those with a batch less do one again
@@ -33,19 +33,19 @@ def predict(
 
 
 class BatchPrediction(NamedTuple):
-    """What a model said of one batch."""
+    """The outputs of one batch."""
 
     indices: Sequence[int]
     outputs: list[np.ndarray]
     """What the task keeps of each example."""
     loss: float
-    """Summed over all that has a label."""
+    """Summed over all labeled positions."""
     known: int
-    """How much that is."""
+    """Number of labeled positions."""
 
 
 def merge_batches(found: Iterable[BatchPrediction], labels: Sequence[Any]) -> Predictions:
-    """What was said of all batches, in the order of the examples."""
+    """Return the predictions of all batches in the order of the examples."""
     batches = list(found)
     said = {
         index: output
@@ -60,7 +60,7 @@ def merge_batches(found: Iterable[BatchPrediction], labels: Sequence[Any]) -> Pr
 def predict_batches(
     assembled: LoadedModel, task: Task, examples: Any, batches: Iterable[Sequence[int]]
 ) -> Iterator[BatchPrediction]:
-    """What the model says of each batch of `examples`."""
+    """Yield the outputs of each batch of `examples`."""
     module, batcher = assembled.module, assembled.batcher
     device = next(module.parameters()).device
     was_training = module.training
@@ -83,14 +83,15 @@ def predict_batches(
 
 
 def move_to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """The batch's tensors on `device`."""
+    """Return the batch with its tensors on `device`."""
     return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
 
 
 def initialization_batches(
     recipe: Recipe, assembled: LoadedModel, examples: Any
 ) -> Iterator[dict[str, Any]]:
-    """The train split once, in a seeded order, as inputs without labels: on any rank the same."""
+    """Yield batches of the train split in a seeded order, without labels; the same on every
+    rank."""
     train, device = examples["train"], next(assembled.module.parameters()).device
     generator = torch.Generator().manual_seed(recipe.training.seed)
     order = torch.randperm(len(train), generator=generator).tolist()
@@ -104,7 +105,7 @@ def initialization_batches(
 def prediction_rows(
     task: Task, predictions: Predictions, given: EvalSplit
 ) -> Iterator[dict[str, Any]]:
-    """Lines of `predictions.jsonl`: which row, by name and by hash, and what was said of it."""
+    """Yield the lines of `predictions.jsonl`: name and hash of the row, and its prediction."""
     there = [role for role in task.inputs if role in given.rows.column_names]
     texts = [given.rows[role] for role in there]
     lines = task.prediction_lines(predictions, given)

@@ -1,4 +1,4 @@
-"""Judging: the test rows predicted, texts generated, all scored beside the base's word on them."""
+"""Scores of a trained model on the test rows, compared with baselines without training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +26,8 @@ def evaluate(
     untrained: Mapping[str, Predictions],
     world: World,
 ) -> tuple[Predictions, Scored] | tuple[None, None]:
-    """What the trained model says of the test rows, and what that is worth; none without rows."""
+    """Return the trained model's predictions on the test rows and their scores; None without
+    rows."""
     task = recipe.task
     if not len(given.examples):
         return None, None
@@ -47,8 +48,8 @@ def add_baselines(
     untrained: Mapping[str, Predictions],
     given: EvalSplit,
 ) -> Scored:
-    """The scores with those of what the base said without training beside them, and how far apart
-    the trained model and the untrained one are."""
+    """Return the scores with those of the untrained baselines, and the differences to the untrained
+    model."""
     # thresholds of the trained model's outputs mean nothing for the base's
     state = {k: v for k, v in given.fitted_state.items() if k not in task.fitted_on_validation}
     plain, details = replace(given, train=None, fitted_state=state), dict(scored.details)
@@ -68,7 +69,7 @@ def add_baselines(
 def warn_if_unbeaten(
     headline: str, scores: Mapping[str, Score], baselines: Mapping[str, Mapping[str, Score]]
 ) -> tuple[str, ...]:
-    """That the best answer without training is no worse, where it is not."""
+    """Return a note if the best baseline without training is at least as good."""
     known = {name: found[headline].value for name, found in baselines.items() if headline in found}
     values = {name: value for name, value in known.items() if value is not None}
     ours = scores[headline].value if headline in scores else None
@@ -82,8 +83,8 @@ def warn_if_unbeaten(
 
 
 def score_gains(task: Task, ours: Any, theirs: Any, given: EvalSplit) -> dict[str, Any]:
-    """By how much each score is better than the base's, with its interval over the rows that both
-    have; positive is better, also of scores of which less is."""
+    """Return how much each score is better than the base's, with its interval over the rows that
+    both have; positive is better, also for scores where lower is better."""
     found = {}
     pairs = zip(task.parts(ours, given.names), task.parts(theirs, given.names), strict=False)
     for (mine, totals), (base, _) in pairs:
@@ -101,5 +102,6 @@ def score_gains(task: Task, ours: Any, theirs: Any, given: EvalSplit) -> dict[st
 
 
 def score_gain(name: str, pair: Sequence[Any]) -> Any:
-    """How much more of a score the first has than the second, or less where less is better."""
+    """Return the difference of a score between the first and the second, positive if the first is
+    better."""
     return gain(name, 1.0) * (pair[0][name] - pair[1][name])

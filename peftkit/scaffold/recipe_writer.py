@@ -1,4 +1,5 @@
-"""A first recipe for one's own data: what its columns seem to be, and how long its texts are."""
+"""First recipes for new data, from the task that its columns suggest and the length of its
+texts."""
 
 import json
 import re
@@ -19,25 +20,25 @@ from peftkit.scaffold.task_inference import TaskGuess, find_texts, infer_task
 
 _MOST_ROWS = 100_000  # read to guess from; label columns are often sorted, so a few rows mislead
 WINDOWED = ("token_classification", "question_answering")
-"""Tasks that read a text that is too long piece by piece."""
+"""Tasks that read long texts in windows."""
 _SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class NewRecipe:
-    """A recipe that was written, and what it rests on."""
+    """A recipe that was written, and what it is based on."""
 
     path: Path
     text: str
     lines: tuple[str, ...]
-    """What was guessed, a line each."""
+    """What was inferred, one line each."""
 
 
 def new(path: Path, to: Path | None = None) -> NewRecipe:
     """Write a recipe for the data at `path` (to `recipes/<its name>.yaml`, unless `to` is given).
 
-    Raises `DataError` where the columns cannot be told, `RecipeError` where another recipe of
-    that name stands.
+    Raises `DataError` if no task fits the columns, `RecipeError` if a different recipe of that name
+    exists.
     """
     layout = find_layout(Path(find_dataset(_as_path(path)).location), None)
     columns = _columns(layout)
@@ -51,12 +52,12 @@ def new(path: Path, to: Path | None = None) -> NewRecipe:
 
 
 def _as_path(path: Path) -> str:
-    """`path` written so that it cannot be taken for a name on the hub."""
+    """Return `path` written so that it cannot be read as a name on the Hub."""
     return str(path) if path.is_absolute() else f"./{path}"
 
 
 def _columns(layout: Layout) -> dict[str, ColumnProfile]:
-    """What the training files' first rows hold, a column each."""
+    """Return profiles of the columns, from the first rows of the training files."""
     columns: dict[str, ColumnProfile] = {}
     flaws: dict[str, Occurrences] = {}
     for name, record in islice(_training_records(layout), _MOST_ROWS):
@@ -119,14 +120,15 @@ def _column_line(role: str, column: ColumnProfile, found: TaskGuess) -> str:
 
 
 def _training(num_rows: int, least: int | None) -> str:
-    """Enough steps to learn something: small data is read more often, in smaller batches."""
+    """Return training settings: small datasets get more epochs and smaller batches."""
     epochs, batch_size = (5, 8) if num_rows < 500 else (3, 32) if num_rows < 5000 else (1, 32)
     epochs = max(epochs, least or 1)
     return f"training: {{epochs: {epochs}, batch_size: {batch_size}}}"
 
 
 def _length(found: TaskGuess) -> tuple[int, str]:
-    """Tokens that hold all but one in twenty texts, in steps of 32, and the line that says so."""
+    """Return a token limit that 95 % of the texts fit in, in steps of 32, and a line that explains
+    it."""
     texts = found.texts
     lengths = sorted(sum(words) for words in zip(*(column.words for column in texts), strict=False))
     # a word is about 1.3 tokens
@@ -154,14 +156,15 @@ def _splits_line(layout: Layout) -> str:
 
 
 def _scalar(value: object) -> str:
-    """`value` as YAML: quoted (as JSON is) where a plain word could mean something else."""
+    """Return `value` as YAML, quoted (as in JSON) if a plain word would be ambiguous."""
     plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_./][\w./-]*", value)
     words = {"true", "false", "null", "yes", "no", "on", "off", "y", "n", ".nan", ".inf"}
     return str(value) if plain and str(value).lower() not in words else json.dumps(value)
 
 
 def _plain(name: str) -> str:
-    """`name` as a recipe's: words and dashes; an underscore first would make it a base."""
+    """Return `name` with words and dashes only; a leading underscore would make it a base
+    recipe."""
     return re.sub(r"[^\w-]+", "_", name).strip("_") or "mine"
 
 

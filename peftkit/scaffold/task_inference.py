@@ -1,4 +1,4 @@
-"""Guessing: which task somebody's columns are made for, and which column is which."""
+"""Inference of a task and its columns from column profiles."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,29 +29,30 @@ Columns = Mapping[str, ColumnProfile]
 
 @dataclass(frozen=True)
 class TaskGuess:
-    """What is to be learned from which columns."""
+    """The inferred task and the columns that it reads."""
 
     task: dict[str, Any]
     data: dict[str, Any]
-    """Settings of the data, beside its place."""
+    """Settings of the data other than its path."""
     why: str
     read: dict[str, ColumnProfile]
-    """The columns that are read, by what they are called in words."""
+    """Columns to read, by what they are called in the description."""
     texts: tuple[ColumnProfile, ...]
-    """Those whose lengths make the length of an example."""
+    """Columns whose lengths determine max_length."""
     model: str = ENCODER
     notes: tuple[str, ...] = ()
     epochs: int | None = None
-    """None: by the number of rows."""
+    """None: chosen by the number of rows."""
     longest: int = 512
     extra_tokens: int = 0
-    """What a template adds to an example."""
+    """Tokens that a template adds to an example."""
     facts: dict[str, str] = field(default_factory=dict)
-    """What is told of a column in place of its length."""
+    """Description of a column instead of its length."""
 
 
 def infer_task(columns: Columns) -> TaskGuess | None:
-    """The task that the columns fit, of the most telling names first; None where none does."""
+    """Return the task that the columns suggest, by the most specific rule; None if no rule
+    applies."""
     for recognize in INFERENCE_RULES:
         found = recognize(columns)
         if found is not None:
@@ -60,7 +61,7 @@ def infer_task(columns: Columns) -> TaskGuess | None:
 
 
 def infer_question_answering(columns: Columns) -> TaskGuess | None:
-    """Questions about contexts, with the answers that stand in them."""
+    """Match questions with contexts and answers."""
     names = ("question", "context", "answers")
     if not all(name in columns for name in names):
         return None
@@ -77,7 +78,7 @@ def infer_question_answering(columns: Columns) -> TaskGuess | None:
 
 
 def infer_instruction_tuning(columns: Columns) -> TaskGuess | None:
-    """Conversations in one of the usual formats."""
+    """Match conversations in one of the common formats."""
     name = detect_format(list(columns))
     if name is None:
         return None
@@ -93,7 +94,7 @@ def infer_instruction_tuning(columns: Columns) -> TaskGuess | None:
 
 
 def infer_token_classification(columns: Columns) -> TaskGuess | None:
-    """Words and a tag for each."""
+    """Match lists of words with a tag for each."""
     words = _first(columns, TOKENS)
     if words is None or not words.is_words:
         return None
@@ -121,7 +122,7 @@ def infer_token_classification(columns: Columns) -> TaskGuess | None:
 
 
 def infer_seq2seq(columns: Columns) -> TaskGuess | None:
-    """Texts and their summaries or translations."""
+    """Match texts with summaries or translations."""
     for kind, pairs in SEQ2SEQ_COLUMNS.items():
         for source, target in pairs:
             if source in columns and target in columns:
@@ -147,7 +148,7 @@ def _seq2seq_guess(
 
 
 def infer_labeled(columns: Columns) -> TaskGuess | None:
-    """One or two texts with labels of classes, several labels, a relation's or a number."""
+    """Match one or two texts with a class, several labels, a relation or a number."""
     texts = find_texts(columns)
     if not texts:
         return None
@@ -173,7 +174,7 @@ def infer_labeled(columns: Columns) -> TaskGuess | None:
 
 
 def _holds_several(column: ColumnProfile) -> bool:
-    """Whether a column's cells are sets of a few labels."""
+    """Return whether a column's cells are sets of a few labels."""
     if column.is_words:
         return 2 <= len(column.items) <= min(100, max(2, column.num_rows // 3))
     mark = column.separator if column.is_called_label else None
@@ -182,7 +183,7 @@ def _holds_several(column: ColumnProfile) -> bool:
 
 
 def _has_better(rest: list[ColumnProfile], several: ColumnProfile) -> bool:
-    """Whether another column is called a label, and this one is not."""
+    """Return whether another column has the name of a label and this one does not."""
     called = [c for c in rest if c.is_called_label and c is not several and c.is_label]
     return bool(called) and not several.is_called_label
 
@@ -225,7 +226,7 @@ def _regression_guess(
 
 
 def find_texts(columns: Columns) -> tuple[ColumnProfile, ...]:
-    """The text column, or the two columns that are known to be compared."""
+    """Return the text column, or the two columns of a known text pair."""
     texts = {name: column for name, column in columns.items() if column.is_text}
     for first, second in PAIRS:
         if first in texts and second in texts:
@@ -234,7 +235,7 @@ def find_texts(columns: Columns) -> tuple[ColumnProfile, ...]:
 
 
 def find_label(columns: list[ColumnProfile]) -> ColumnProfile | None:
-    """The column with few values; one that is called like a label before others."""
+    """Return the column with few values, preferring usual names of a label."""
     usable = [column for column in columns if column.is_label]
     usable.sort(key=lambda column: (not column.is_called_label, column.num_values))
     called = [c for c in columns if c.is_called_label and c.num_values > 1]
@@ -244,7 +245,7 @@ def find_label(columns: list[ColumnProfile]) -> ColumnProfile | None:
 
 
 def find_scales(columns: list[ColumnProfile]) -> list[ColumnProfile]:
-    """The columns with numbers to predict, those that are called like labels first."""
+    """Return the columns with numbers to predict, those with the name of a label first."""
     found = [c for c in columns if c.is_scale and (c.fractional or c.is_called_label)]
     return sorted(found, key=lambda column: not column.is_called_label)
 
@@ -254,7 +255,7 @@ def _first(columns: Columns, names: tuple[str, ...]) -> ColumnProfile | None:
 
 
 def _column_mapping(roles: Mapping[str, ColumnProfile]) -> dict[str, str]:
-    """Role to column, where their names differ."""
+    """Return role to column where their names differ."""
     return {role: column.name for role, column in roles.items() if column.name != role}
 
 
@@ -270,4 +271,4 @@ INFERENCE_RULES: tuple[Callable[[Columns], TaskGuess | None], ...] = (
     infer_seq2seq,
     infer_labeled,
 )
-"""The most telling names first."""
+"""Most specific rules first."""

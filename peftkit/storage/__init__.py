@@ -1,1 +1,1 @@
-"""Files: written atomically, and read strictly as JSON or YAML."""
+"""Files: written atomically, and parsed strictly as JSON or YAML."""

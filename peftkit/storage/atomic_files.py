@@ -1,4 +1,4 @@
-"""Disk: files written at once, and what to say when they cannot be written."""
+"""Atomic file writes, and errors that say what to do about a full disk."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ FIXES = {
     errno.EPERM: "give another folder with --runs",
     errno.EROFS: "give another folder with --runs",
 }
-"""What to do about the errors that a user, not the code, must mend."""
+"""What to do about disk errors, by errno."""
 DISK_FULL_MESSAGES = (
     "inline_container.cc",
     "PytorchStreamWriter failed writing",
@@ -29,21 +29,21 @@ DISK_FULL_MESSAGES = (
     "No space left on device",
     "File too large",
 )
-"""How torch's and safetensors' own writers word a full disk: by no `OSError`."""
+"""Messages of torch's and safetensors' writers on a full disk, which are not `OSError`s."""
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` at once."""
+    """Write `value` to `path` atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` at once: a killed process leaves the old file or the new one."""
+    """Write `text` to `path` atomically: a killed process leaves the old file or the new one."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path` at once."""
+    """Write `content` to `path` atomically."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(beside, "wb") as file:
@@ -57,18 +57,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Wait until the file at `path` is on the disk itself, so that a power cut leaves it whole."""
+    """Flush the file at `path` to the disk, so that it survives a power failure."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size of all files in `folder`."""
+    """Return the size of all files in `folder`."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def check_space(folder: Path, needed_bytes: int) -> None:
-    """Raise `RunError` when less than `needed_bytes` are free where `folder` lies."""
+    """Raise `RunError` if fewer than `needed_bytes` are free on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise DiskError(
@@ -79,9 +79,9 @@ def check_space(folder: Path, needed_bytes: int) -> None:
 
 @contextmanager
 def explain_disk_errors(folder: Path, option: str = "--runs") -> Iterator[None]:
-    """Turn the errors of a full or a read-only disk into a `DiskError` that says what to do.
+    """Turn errors of a full or read-only disk into a `DiskError` that says what to do.
 
-    `option` is the one that names another folder.
+    `option` is the command line option for another folder.
     """
     try:
         yield

@@ -1,20 +1,20 @@
-"""Plain JSON that runs wrote: damage is told when it is read, not met where it is used."""
+"""Strict JSON parsing, which reports damaged files when they are read."""
 
 import json
 from typing import Any
 
 DEEPEST = 100
-"""Levels of lists and mappings; records have about six."""
+"""Maximum nesting; records have about six levels."""
 LARGEST_WHOLE = 2**64
 LARGEST = 1e100
-"""Numbers beyond these are nothing that a run counts or measures, and no sum of them is safe."""
+"""Larger numbers are not valid counts or measurements, and their sums would overflow."""
 
 
 def parse_strict(text: str | bytes) -> Any:
-    """What JSON says.
+    """Return the value of a JSON text.
 
-    Raises `ValueError` where it is damaged, nested too deeply, says a key twice, or holds a number
-    that is too large or a text that no file can hold.
+    Raises `ValueError` if it is damaged, nested too deeply, repeats a key, or has a number that is
+    too large or a text that is not valid Unicode.
     """
     text = text if isinstance(text, str) else text.decode()
     try:
@@ -29,7 +29,7 @@ def parse_strict(text: str | bytes) -> Any:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping whose keys are said once."""
+    """Return a mapping; raises `ValueError` for a repeated key."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -39,14 +39,14 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_integer(digits: str) -> int:
-    """A whole number of a size that counts have."""
+    """Return an integer within the range of counts."""
     if len(digits) > 20 or abs(int(digits)) >= LARGEST_WHOLE:
         raise ValueError(f"the number {shorten(digits)} is too large")
     return int(digits)
 
 
 def parse_float(digits: str) -> float:
-    """A number of a size that can be added up."""
+    """Return a float that can be summed."""
     found = float(digits)
     if abs(found) > LARGEST:
         raise ValueError(f"the number {shorten(digits)} is too large")
@@ -54,12 +54,12 @@ def parse_float(digits: str) -> float:
 
 
 def shorten(digits: str) -> str:
-    """A number as an error can name it."""
+    """Return a number's digits for a message."""
     return digits if len(digits) <= 24 else f"{digits[:8]}... of {len(digits)} characters"
 
 
 def is_deep(said: Any) -> bool:
-    """Whether there are more levels than a record has."""
+    """Return whether a value is nested more than `DEEPEST` levels."""
     level = [said]
     for _ in range(DEEPEST):
         level = [
@@ -72,7 +72,7 @@ def is_deep(said: Any) -> bool:
 
 
 def is_encodable(said: Any) -> bool:
-    """Whether all texts are letters that a file can hold."""
+    """Return whether all strings are valid Unicode."""
     try:
         json.dumps(said, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -83,4 +83,4 @@ def is_encodable(said: Any) -> bool:
 DECODER = json.JSONDecoder(
     object_pairs_hook=unique_keys, parse_int=parse_integer, parse_float=parse_float
 )
-"""Made once: `json.loads` would make one for each text."""
+"""Created once: `json.loads` would create one per call."""

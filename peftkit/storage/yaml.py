@@ -1,4 +1,5 @@
-"""YAML 1.2 over PyYAML: `no` is a word, `1e-4` a number, `012` twelve, a key set twice an error."""
+"""YAML 1.2 with PyYAML: `no` is a string, `1e-4` a number, `012` is twelve, repeated keys are
+errors."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ SCALARS = [  # the core schema: what a plain word may mean besides itself, and h
 
 
 def load_yaml(text: str) -> Any:
-    """The value of `represent_text`, read as YAML 1.2. Raises `yaml.YAMLError`."""
+    """Return the value of `text`, read as YAML 1.2. Raises `yaml.YAMLError`."""
     try:
         return yaml.load(text, Loader=Loader)
     except RecursionError:
@@ -28,8 +29,8 @@ def load_yaml(text: str) -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """What was typed as a value: a number, a boolean or null; a list, a mapping or quoted text as
-    YAML has it; anything else as it is, every character of it.
+    """Return the value typed on a command line: a number, boolean or null; a list, mapping or
+    quoted string in YAML; otherwise the text itself.
 
     Raises `yaml.YAMLError` for YAML of which a part would be lost.
     """
@@ -49,7 +50,7 @@ def parse_value(text: str) -> Any:
 
 
 def find_literals(text: str) -> dict[str, str]:
-    """How each number, boolean and null in YAML is written, by its dotted path."""
+    """Return how each number, boolean and null in YAML is written, by its dotted path."""
     node = yaml.compose(text, Loader=Loader)
     try:
         return {} if node is None else dict(walk_literals(node, ""))
@@ -58,7 +59,7 @@ def find_literals(text: str) -> dict[str, str]:
 
 
 def walk_literals(node: yaml.Node, path: str) -> Iterator[tuple[str, str]]:
-    """The paths below a node of what is no text, each with how it is written."""
+    """Yield path and text of every value below a node that is not a string."""
     if isinstance(node, yaml.ScalarNode):
         if node.tag != "tag:yaml.org,2002:str":
             yield path, node.value
@@ -70,12 +71,12 @@ def walk_literals(node: yaml.Node, path: str) -> Iterator[tuple[str, str]]:
 
 
 def dump_yaml(value: Any) -> str:
-    """`value` as YAML that reads as the same in version 1.2 and in PyYAML's 1.1."""
+    """Return `value` as YAML that has the same meaning in version 1.2 and in PyYAML's 1.1."""
     return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def summarize_error(error: yaml.YAMLError) -> str:
-    """What PyYAML found wrong, on one line."""
+    """Return what PyYAML found wrong, on one line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
@@ -83,12 +84,12 @@ def summarize_error(error: yaml.YAMLError) -> str:
 
 
 class Loader(yaml.SafeLoader):
-    """PyYAML's loader with the scalars of YAML 1.2, for which a key set twice is an error."""
+    """PyYAML's loader with the scalars of YAML 1.2, for which repeated keys are errors."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012  # its own, in place of those of YAML 1.1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """PyYAML keeps the last of two equal keys; here that is an error with its line."""
+        """Raise an error for a repeated key, where PyYAML would keep the last."""
         seen: set[str] = set()
         for key_node, _ in node.value:
             key = str(self.construct_object(key_node, deep=True))
@@ -101,17 +102,19 @@ class Loader(yaml.SafeLoader):
 
 
 class Dumper(yaml.SafeDumper):
-    """PyYAML's dumper, which quotes what either version of YAML would take for something else."""
+    """PyYAML's dumper, which quotes strings that either version of YAML would read as another
+    type."""
 
 
 def construct_integer(loader: Loader, node: yaml.ScalarNode) -> int:
-    """A whole number; PyYAML's own constructor would read `012` as octal."""
+    """Return an integer; PyYAML's own constructor would read `012` as octal."""
     text = str(loader.construct_scalar(node))
     return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 
 def represent_text(dumper: Dumper, value: str) -> yaml.ScalarNode:
-    """A word; PyYAML 6.0.3 would write the rarer line ends bare, and read them as spaces."""
+    """Represent a string; PyYAML 6.0.3 would write rare line ends unquoted, and read them as
+    spaces."""
     style = '"' if re.search("[\x85\u2028\u2029\ufeff]", value) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 

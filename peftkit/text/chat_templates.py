@@ -1,5 +1,4 @@
-"""Chat templates: conversations rendered as the text a model was trained on, with answer
-positions."""
+"""Chat templates: conversations rendered as text, with the spans of their answers."""
 
 import json
 import re

@@ -1,1 +1,1 @@
-"""Baselines of the untrained base model: zero-shot, few-shot and nearest centroid."""
+"""Baselines of the base model without training: zero-shot, few-shot and nearest centroid."""

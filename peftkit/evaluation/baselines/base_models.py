@@ -1,4 +1,4 @@
-"""Bases: the model as it is before a run, loaded to be asked what the run's task does not ask."""
+"""The base model without training, loaded for a baseline's task."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +16,9 @@ from peftkit.tasks.base import Task
 def load_base(
     task: Task, recipe: Recipe, model: Source, tokenizer: Any, names: Sequence[str], world: World
 ) -> LoadedModel:
-    """The recipe's base without training, quantized as the run's is, to be asked what `task` asks.
+    """Return the recipe's base model without training, quantized as in the run, for `task`.
 
-    The run's strategy has no say: it may refuse the other task.
+    The run's strategy is not used: it may not support the other task.
     """
     asked = recipe.model_copy(update={"task": task, "strategy": Full()})
     return place_model(
@@ -27,7 +27,7 @@ def load_base(
 
 
 def place_model(assembled: LoadedModel, recipe: Recipe) -> LoadedModel:
-    """The model where it computes."""
+    """Move the model to the device it computes on."""
     if torch.cuda.is_available() and not recipe.quantize.bits:  # bitsandbytes places its own
         assembled.module.to("cuda")
     return assembled

@@ -1,4 +1,5 @@
-"""Untrained: what the base says of the test rows before it is trained, asked once and kept."""
+"""Predictions of the untrained base model on the test rows, cached for all runs on the same
+rows."""
 
 import hashlib
 import json
@@ -32,23 +33,23 @@ from peftkit.tasks.base import EvalSplit, Predictions
 from peftkit.tasks.zero_shot import Prompts, ZeroShotSettings
 
 UNTRAINED = "untrained"
-"""What the base's answers are called that is given no examples."""
+"""Name of the baseline without training or examples."""
 ZERO_SHOT = "zero-shot"
-"""What the classes are called that it says without answered rows before the question."""
+"""Name of the baseline that predicts classes from a prompt without examples."""
 VERSION = 3
-"""Part of the cache's key: count it up when the base is asked otherwise."""
+"""Part of the cache key: increase it when the base is queried differently."""
 Answers = Iterator[tuple[str, dict[str, Any]]]
-"""What the base said, by how it was asked: `outputs`, `loss`, `texts` and `notes`."""
+"""Baselines by name, each with `outputs`, `loss`, `texts` and `notes`."""
 
 
 def predict_untrained(
     recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, content: str, world: World
 ) -> dict[str, Predictions]:
-    """The bare base's word on the test rows by how it was asked, the same on every rank; nothing
-    where the task does not compare with it or there are no rows.
+    """Return the base model's predictions on the test rows by baseline, the same on every rank;
+    empty if the task has no untrained baseline or there are no rows.
 
-    It is loaded and gone before the model that is trained: two are never in memory. Its answers are
-    kept in peftkit's cache for all runs on the same rows (`content`), whatever their strategy.
+    The base is freed before the model to train is loaded, so there are never two in memory. The
+    predictions are cached for all runs on the same rows (`content`), whatever their strategy.
     """
     if not recipe.task.has_untrained_baseline or not len(given.examples):
         return {}
@@ -70,7 +71,7 @@ def predict_untrained(
 
 
 def read_cache(path: Path, world: World) -> Any:
-    """What the base said before, or None."""
+    """Return the cached predictions, or None."""
     if not path.is_file():
         return None
     try:
@@ -81,13 +82,13 @@ def read_cache(path: Path, world: World) -> Any:
 
 
 def write_cache(path: Path, known: Mapping[str, Any]) -> None:
-    """Write what the base said."""
+    """Write the predictions to the cache."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, known)
 
 
 def to_predictions(said: Mapping[str, Any], given: EvalSplit) -> Predictions:
-    """What was kept of one way to ask, as predictions."""
+    """Return the cached values of one baseline as predictions."""
     outputs = [np.asarray(output, dtype=np.float32) for output in said["outputs"]]
     labels = list(given.examples["labels"])
     rest = {name: said[name] for name in ("texts", "notes", "samples")}
@@ -97,7 +98,7 @@ def to_predictions(said: Mapping[str, Any], given: EvalSplit) -> Predictions:
 def query_base(
     recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, world: World
 ) -> Answers:
-    """What the bare base says, in all ways that suit the task and the model."""
+    """Yield every baseline that the task and the model support."""
     task = recipe.task.embedding_baseline
     if task is not None:
         config = AutoConfig.from_pretrained(model.location)
@@ -113,7 +114,7 @@ def query_base(
 
 
 def to_json(said: Predictions) -> dict[str, Any]:
-    """What was said, as JSON holds it."""
+    """Return predictions as JSON values."""
     outputs = [np.asarray(output).tolist() for output in said.outputs]
     rest = {name: list(getattr(said, name)) for name in ("texts", "notes", "samples")}
     return {"outputs": outputs, "loss": said.loss, **rest}
@@ -122,8 +123,8 @@ def to_json(said: Predictions) -> dict[str, Any]:
 def predict_directly(
     recipe: Recipe, model: Source, tokenizer: Any, given: EvalSplit, world: World
 ) -> Answers:
-    """What the base says of the rows as they are: outputs and loss, and texts where they are
-    compared too; and behind answered rows, where those are asked for."""
+    """Yield the base model's outputs, loss and (if compared) texts on the rows, and the same with
+    few-shot examples if the recipe sets them."""
     task = recipe.task
     base = load_model(recipe, model, tokenizer, given.names, world.precision, bare=True)
     found = predict(place_model(base, recipe), task, given.examples, world)
@@ -142,7 +143,8 @@ def predict_zero_shot(
     given: EvalSplit,
     world: World,
 ) -> Answers:
-    """The classes that a causal language model says in words, shown no answered rows and some."""
+    """Yield the classes that a causal language model predicts from prompts, without and with
+    few-shot examples."""
     is_pair = "text_pair" in given.rows.column_names
     ways: dict[str, Prompts] = {}
     for shots in ([], sample_examples(how, given)):
@@ -157,7 +159,7 @@ def predict_zero_shot(
 
 
 def max_positions(model: Source) -> int | None:
-    """How many tokens the model reads at most; None where it does not say."""
+    """Return the maximum number of tokens of the model; None if its configuration has none."""
     config = AutoConfig.from_pretrained(model.location)
     found = getattr(config, "max_position_embeddings", None)
     return None if found is None else int(found) - first_position(config)

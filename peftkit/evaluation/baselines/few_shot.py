@@ -1,4 +1,5 @@
-"""Shots: a base without training reads a few answered rows of train before each question."""
+"""The few-shot baseline: training examples with answers in the prompt of a model without
+training."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,18 +28,18 @@ Columns = dict[str, list[Any]]
 
 
 class FewShot(LanguageModeling, Task):
-    """A task whose questions stand behind answered ones: `shots`, each a conversation."""
+    """A task whose prompts are preceded by few-shot examples, `shots`, each a conversation."""
 
     asks: SerializeAsAny[LanguageModeling]
-    """The task whose questions they are."""
+    """The task that is queried."""
     shots: list[Conversation]
     length: int
-    """Tokens that a question may have for itself, as in training."""
+    """Tokens of a prompt without examples, as in training."""
 
     def prompts(
         self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int
     ) -> list[list[int]]:
-        """Each question behind as many of the shots as fit, the last ones."""
+        """Return each prompt after as many of the last few-shot examples as fit."""
         template, found = ChatTemplate(tokenizer, self._template), []
         for talk in self.asks.conversations(rows, tokenizer, self.length):
             asked = talk.first(-1) if is_answer(talk.messages[-1]) else talk
@@ -48,13 +49,14 @@ class FewShot(LanguageModeling, Task):
         return found
 
     def stop_ids(self, tokenizer: Any) -> list[int]:
-        """The tokens that end an answer."""
+        """Return the ids that end an answer."""
         return self.asks.stop_ids(tokenizer)
 
     def fit_examples(
         self, talk: Conversation, template: ChatTemplate, tokenizer: Any, room: int
     ) -> list[Conversation]:
-        """The shots without the first ones, such that they and a conversation have room."""
+        """Return the few-shot examples without the first ones, such that they and a conversation
+        fit in `room`."""
         asks = not is_answer(talk.messages[-1])
         for first in range(len(self.shots)):
             text = template.render(prepend_examples(self.shots[first:], talk), asks=asks)
@@ -63,8 +65,8 @@ class FewShot(LanguageModeling, Task):
         return []
 
     def examples(self, given: EvalSplit, tokenizer: Any, room: int) -> tuple[Columns, list[int]]:
-        """The rows behind shots as examples, whose labels are the tokens that are labeled without
-        shots; and how many shots each row has."""
+        """Return the rows with few-shot examples as encoded examples, whose labels are the tokens
+        labeled without few-shot examples; and the number of few-shot examples per row."""
         template, texts, of, counts = ChatTemplate(tokenizer, self._template), [], [], []
         rows = {name: given.rows[name][:] for name in given.rows.column_names}
         for row, talk in enumerate(self.asks.conversations(rows, tokenizer, self.length)):
@@ -84,14 +86,14 @@ class FewShot(LanguageModeling, Task):
 
     @property
     def _template(self) -> str | None:
-        """The chat template that the task is given."""
+        """The chat template of the task's settings."""
         return getattr(self.asks, "template", None)
 
 
 def predict_few_shot(
     recipe: Recipe, base: LoadedModel, given: EvalSplit, world: World
 ) -> tuple[str, Predictions] | None:
-    """What the base says behind answered rows, and by what name; none where none are asked for."""
+    """Return the baseline's name and predictions; None if the recipe sets no few-shot examples."""
     task, how = recipe.task.text_generator, recipe.task.generation
     if task is None or how is None or not how.few_shot_examples:
         return None
@@ -113,7 +115,7 @@ def predict_few_shot(
 def make_few_shot_task(
     task: LanguageModeling, how: Generation, given: EvalSplit, tokenizer: Any, length: int
 ) -> FewShot:
-    """The task behind rows of train that are drawn by seed."""
+    """Return the task with training rows sampled by seed as few-shot examples."""
     count = min(how.few_shot_examples or 0, len(given.train))
     rows = given.train.select(random.Random(how.seed).sample(range(len(given.train)), count))
     columns = {name: rows[name][:] for name in rows.column_names}
@@ -122,7 +124,7 @@ def make_few_shot_task(
 
 
 def omission_notes(name: str, counts: Sequence[int], wanted: int) -> tuple[str, ...]:
-    """How many of the rows have fewer shots than asked for."""
+    """Return a note on the rows with fewer few-shot examples than wanted."""
     fewer = [count for count in counts if count < wanted]
     if not fewer:
         return ()
@@ -132,8 +134,8 @@ def omission_notes(name: str, counts: Sequence[int], wanted: int) -> tuple[str, 
 
 
 def prepend_examples(shots: Sequence[Conversation], talk: Conversation) -> Conversation:
-    """A conversation behind others, as one with the tools of all; it begins with its own system
-    prompt, if any."""
+    """Return few-shot examples and a conversation as one conversation with the tools of all and the
+    system prompt of the last."""
     messages = talk.messages
     system = [message for message in messages[:1] if message["role"] == "system"]
     before = [m for shot in shots for m in shot.messages if m["role"] != "system"]
@@ -144,7 +146,7 @@ def prepend_examples(shots: Sequence[Conversation], talk: Conversation) -> Conve
 
 
 def skip_answers(texts: Iterator[RenderedChat], count: int) -> Iterator[RenderedChat]:
-    """The texts of a conversation of which the first `count` answers are not to be said."""
+    """Yield the texts of a conversation without the spans of its first `count` answers."""
     for text in texts:
         spans = text.spans[count:]
         count = max(0, count - len(text.spans))
@@ -153,19 +155,19 @@ def skip_answers(texts: Iterator[RenderedChat], count: int) -> Iterator[Rendered
 
 
 def tokenize(text: str, tokenizer: Any) -> list[int]:
-    """A text's tokens."""
+    """Return a text's token ids."""
     found = encode_rendered(tokenizer, [text], add_special_tokens=False, verbose=False)
     return list(found["input_ids"][0])
 
 
 def row_indices(examples: Any) -> Sequence[int]:
-    """The row that each of the examples is of."""
+    """Return the index of each example's row."""
     known = "of" in columns_in(examples)
     return list(examples["of"]) if known else range(len(examples["labels"]))
 
 
 def count_labels(given: EvalSplit) -> dict[int, int]:
-    """How many tokens are to be said of each row."""
+    """Return the number of labeled tokens per row."""
     found: dict[int, int] = {}
     for row, labels in zip(row_indices(given.examples), given.examples["labels"], strict=True):
         known = sum(label != IGNORE_INDEX for label in labels[1:])  # nothing comes before the first
@@ -174,8 +176,8 @@ def count_labels(given: EvalSplit) -> dict[int, int]:
 
 
 def keep_labels(labels: Sequence[int], left: dict[int, int], row: int) -> list[int]:
-    """The labels that are `left` to a row, counted down: of an answer that the length limit cuts
-    where there are no shots, bytes are counted to there."""
+    """Return the labels that are `left` for a row, counting them down: bytes are counted up to
+    where max_length truncates an answer without few-shot examples."""
     found = []
     for label in labels:
         known = label != IGNORE_INDEX and left.get(row, 0) > 0
@@ -187,8 +189,8 @@ def keep_labels(labels: Sequence[int], left: dict[int, int], row: int) -> list[i
 def merge_rows(
     said: Sequence[np.ndarray], of: Sequence[int], given: EvalSplit
 ) -> tuple[list[np.ndarray], float | None]:
-    """What was said of each row in the place of its first example among those without shots, and
-    the mean over all tokens."""
+    """Return the outputs of each row at the position of its first example without few-shot
+    examples, and the mean loss over all tokens."""
     sums: dict[int, np.ndarray] = {}
     for (mean, count), row in zip(said, of, strict=True):
         sums[row] = sums.get(row, np.zeros(2)) + np.asarray([float(mean) * count, count])

@@ -1,4 +1,4 @@
-"""Centroids: what a base's embeddings say of rows by their nearness to rows of train."""
+"""The nearest-centroid baseline: classes by distance between the base model's embeddings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from peftkit.tasks.embedding_baseline import EmbeddingBaseline
 
 
 class Embeddings(Task):
-    """What a base makes of texts: of each token that has a label its last hidden state."""
+    """A task that returns the mean last hidden state of the labeled tokens."""
 
     reading: ClassVar[Reading] = "tokens"
     trains_head: ClassVar[bool] = False
@@ -27,36 +27,37 @@ class Embeddings(Task):
     pipeline_tag: ClassVar[str] = "feature-extraction"
 
     def configuration(self, names: Sequence[str]) -> dict[str, Any]:
-        """Nothing: there is no head."""
+        """Return nothing: there is no head."""
         return {}
 
     def auto_class(self, config: Any = None) -> Any:
-        """The models without a head."""
+        """Return the class of models without a head."""
         from transformers import AutoModel
 
         return AutoModel
 
     def logits(self, output: Any) -> Tensor:
-        """The last hidden state of every token: (tokens, hidden)."""
+        """Return the last hidden state of every token: (tokens, hidden)."""
         states: Tensor = output.last_hidden_state
         return states
 
     def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-        """None: nothing is right or wrong here."""
+        """Return zero: there are no targets."""
         return torch.zeros(())
 
     def known(self, labels: Tensor) -> int:
-        """Nothing."""
+        """Return zero: there are no targets."""
         return 0
 
     def outputs(self, logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> list[np.ndarray]:
-        """Each part's mean over its tokens, of length 1: (parts, hidden) each."""
+        """Return each part's mean state, normalized: (parts, hidden) per example."""
         pairs = zip(logits.float().split(list(sizes)), labels.split(list(sizes)), strict=True)
         return [mean_states(states, parts) for states, parts in pairs]
 
 
 def mean_states(states: Tensor, parts: Tensor) -> np.ndarray:
-    """The mean state of each part's tokens, of length 1: (tokens, hidden) to (parts, hidden)."""
+    """Return the normalized mean state of each part's tokens: (tokens, hidden) to (parts,
+    hidden)."""
     known = parts != IGNORE_INDEX
     places, counts = parts[known], torch.bincount(parts[known])
     sums = states.new_zeros(len(counts), states.shape[1]).index_add_(0, places, states[known])
@@ -72,7 +73,7 @@ def predict_by_embedding(
     given: EvalSplit,
     world: World,
 ) -> list[np.ndarray] | None:
-    """What the base's embeddings say of the rows, as the task's outputs; None where nothing."""
+    """Return the task's outputs by nearest centroid; None if the task has no embeddings."""
 
     def embedded(rows: Any) -> dict[str, list[Any]] | None:
         columns = {name: rows[name][:] for name in rows.column_names}
@@ -90,6 +91,6 @@ def predict_by_embedding(
 
 
 def to_examples(columns: Mapping[str, Sequence[Any]]) -> Dataset:
-    """The tokens and their parts as examples."""
+    """Return tokens and their parts as a dataset of examples."""
     kept = {name: column for name, column in columns.items() if name != "right"}
     return Dataset.from_dict({**kept, "length": [len(ids) for ids in columns["input_ids"]]})

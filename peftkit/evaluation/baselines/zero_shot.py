@@ -1,4 +1,4 @@
-"""Likelihoods: each row's class by whose words a causal language model finds the likeliest."""
+"""The zero-shot baseline: classes by the likelihood of their words after a prompt."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,18 +17,18 @@ from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.zero_shot import Prompts, ZeroShotSettings, in_turn
 
 CONTENT_FREE = "N/A"
-"""What Zhao et al. (2021) put in place of a text to see what a model says whatever the text."""
+"""What Zhao et al. (2021) put in place of a text to measure a model's bias."""
 
 
 class Likelihoods(LanguageModeling, Task):
-    """The log-probability of each of the `answers` behind a prompt: the sum over its tokens."""
+    """The log-probability of each answer after a prompt: the sum over its tokens."""
 
     answers_ids: list[list[int]]
     """The tokens of each answer."""
 
     def longest_answers(self) -> list[list[int]]:
-        """The answers that are read behind each prompt: the model's word on all of their tokens is
-        also its word on each answer of which they have all but the last."""
+        """Return the answers to evaluate after each prompt: their logits also give the probability
+        of every other answer, all of whose tokens but the last they begin with."""
         found: list[list[int]] = []
         for ids in sorted(self.answers_ids, key=len, reverse=True):
             if not any(shares_prefix(leader, ids) for leader in found):
@@ -36,20 +36,22 @@ class Likelihoods(LanguageModeling, Task):
         return found
 
     def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-        """None: no answer is the right one here."""
+        """Return zero: there is no target."""
         return torch.zeros(())
 
     def known(self, labels: Tensor) -> int:
-        """Nothing."""
+        """Return zero: there is no target."""
         return 0
 
     def outputs(self, logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> list[np.ndarray]:
-        """The log-probability of each answer, NaN of those that another leader stands for."""
+        """Return the log-probability of each answer, NaN for those covered by another of
+        `longest_answers`."""
         pairs = zip(logits.split(list(sizes)), labels.split(list(sizes)), strict=True)
         return [self._said(part.float().log_softmax(dim=-1), own.tolist()) for part, own in pairs]
 
     def _said(self, likely: Tensor, leader: list[int]) -> np.ndarray:
-        """What one leader's tokens, (tokens, vocabulary), say of all answers."""
+        """Return the log-probability of all answers from the logits of one, (tokens,
+        vocabulary)."""
         sums = [
             float(likely[torch.arange(len(ids)), ids].sum())
             if shares_prefix(leader, ids)
@@ -60,13 +62,13 @@ class Likelihoods(LanguageModeling, Task):
 
 
 def shares_prefix(leader: Sequence[int], answer: Sequence[int]) -> bool:
-    """Whether an answer is the leader's up to its last token."""
+    """Return whether all tokens of an answer but its last begin the other answer."""
     before = len(answer) - 1
     return before < len(leader) and list(leader[:before]) == list(answer[:before])
 
 
 def is_causal(config: PretrainedConfig) -> bool:
-    """Whether a model's files say that they are a causal language model's."""
+    """Return whether a model's files declare a causal language model."""
     from transformers import AutoModelForCausalLM
 
     known: Any = AutoModelForCausalLM._model_mapping
@@ -76,7 +78,7 @@ def is_causal(config: PretrainedConfig) -> bool:
 
 
 def sample_examples(how: ZeroShotSettings, given: EvalSplit) -> list[dict[str, str]]:
-    """The answered rows, of train alone."""
+    """Return the few-shot examples, sampled from train."""
     return [
         given.train[row]
         for row in in_turn(given.train["label"][:], how.few_shot_examples, how.seed)
@@ -91,12 +93,12 @@ def predict_by_likelihood(
     given: EvalSplit,
     world: World,
 ) -> list[np.ndarray]:
-    """The probability of each class for each of the rows: that of its words behind the prompt, the
-    product over their tokens, as a share of all classes'.
+    """Return the probability of each class per row: that of its words after the prompt, the product
+    over their tokens, normalized over the classes.
 
-    Calibrated, each is first divided by the same behind a text without content (Zhao et al. 2021,
-    section 5: W = diag(p_cf)^-1, b = 0), which also undoes that longer words are less likely
-    (Holtzman et al. 2021), for which Brown et al. (2020, 2.4) divide by their number.
+    Calibrated, each is first divided by its probability after a content-free text (Zhao et al.
+    2021, section 5: W = diag(p_cf)^-1, b = 0), which also removes the bias against longer words
+    (Holtzman et al. 2021), for which Brown et al. (2020, 2.4) divide by their number of tokens.
     """
     rows: list[Mapping[str, str]] = list(given.rows)
     free = {"text": CONTENT_FREE, "text_pair": CONTENT_FREE}
@@ -107,7 +109,8 @@ def predict_by_likelihood(
 
 
 def to_probabilities(likely: np.ndarray, nothing: np.ndarray) -> np.ndarray:
-    """Probabilities from log-likelihoods (rows, classes), each divided by that without content."""
+    """Return probabilities from log-likelihoods (rows, classes), divided by those without
+    content."""
     found = likely - nothing
     exponentials = np.exp(found - found.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]
