@@ -1,5 +1,4 @@
-"""First recipes for new data, from the task that its columns suggest and the length of its
-texts."""
+"""First recipes for new data, from what its columns suggest."""
 
 import json
 import re

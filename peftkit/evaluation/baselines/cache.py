@@ -1,5 +1,4 @@
-"""Predictions of the untrained base model on the test rows, cached for all runs on the same
-rows."""
+"""Cached predictions of the untrained base model on the test rows."""
 
 import hashlib
 import json

@@ -1,5 +1,4 @@
-"""The few-shot baseline: training examples with answers in the prompt of a model without
-training."""
+"""The few-shot baseline: training examples in the prompts of the untrained model."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
