@@ -18,7 +18,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import Fault, RecipeError
 from peftkit.evaluation.streaming import OnText, WordStreamer, cut_at_stop
 from peftkit.loading.model import LoadedModel, quiet_transformers
-from peftkit.models.architectures import unwrapped
+from peftkit.models.architectures import unwrap_model
 from peftkit.models.packed_attention import PACKED, PACKED_SDPA
 from peftkit.preprocessing.batching import longest_first
 from peftkit.runtime.distributed import World, gather, say
@@ -61,7 +61,7 @@ def decode_answer(
 
 def find_end_ids(assembled: LoadedModel, stop_ids: Sequence[int]) -> list[int]:
     """Return the ids that end an answer, including those in the model's generation config."""
-    return sorted({*stop_ids, *model_end_ids(unwrapped(assembled.module))})
+    return sorted({*stop_ids, *model_end_ids(unwrap_model(assembled.module))})
 
 
 def generate_tokens(
@@ -114,7 +114,7 @@ def generate_batch(
 ) -> list[list[int]]:
     """Return the new tokens of one batch, with left padding for decoder-only models."""
     module: Any = assembled.module
-    base, tokenizer, pad = unwrapped(module), assembled.tokenizer, assembled.batcher.pad_id
+    base, tokenizer, pad = unwrap_model(module), assembled.tokenizer, assembled.batcher.pad_id
     apart, device = base.config.is_encoder_decoder, next(module.parameters()).device
     width = max(map(len, prompts))
     ids = torch.tensor([pad_row(prompt, width, pad, left=not apart) for prompt in prompts])
@@ -281,7 +281,7 @@ def max_prompt_length(recipe: Recipe, assembled: LoadedModel, how: Generation) -
 
     Raises `RecipeError` if there is no room for a prompt.
     """
-    config = unwrapped(assembled.module).config
+    config = unwrap_model(assembled.module).config
     positions: int | None = getattr(config, "max_position_embeddings", None)
     if config.is_encoder_decoder or not positions:
         return recipe.data.max_length

@@ -20,7 +20,7 @@ from peftkit.loading.model import LoadedModel
 from peftkit.merging.verification.greedy import Answer, compare
 from peftkit.merging.verification.proof import MARGIN
 from peftkit.merging.verification.verify import difference
-from peftkit.models.architectures import unwrapped
+from peftkit.models.architectures import unwrap_model
 from peftkit.records.run_dir import RunDir
 from peftkit.tasks.base import IGNORE_INDEX
 from peftkit.tasks.language_modeling.base import LanguageModeling
@@ -146,7 +146,7 @@ class Answers:
 def logits_along(assembled: LoadedModel, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
     """The logits that each of an answer's `tokens` was chosen by, (tokens, vocabulary), in fp32."""
     module: Any = assembled.module.eval()
-    apart = unwrapped(module).config.is_encoder_decoder
+    apart = unwrap_model(module).config.is_encoder_decoder
     whole = list(prompt) if apart else [*prompt, *tokens]
     labels = list(tokens) if apart else [*[IGNORE_INDEX] * len(prompt), *tokens]
     batch = assembled.batcher([{"input_ids": whole, "labels": labels}])

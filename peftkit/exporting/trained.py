@@ -16,9 +16,9 @@ from peftkit.evaluation.generation import max_prompt_length
 from peftkit.exporting.load import TRAINED
 from peftkit.hub.source import sha256_of
 from peftkit.loading.model import LoadedModel
-from peftkit.models.architectures import head_names, unwrapped
+from peftkit.models.architectures import head_names, unwrap_model
 from peftkit.models.layouts import ARCHITECTURES
-from peftkit.models.parameters import own_parameters
+from peftkit.models.parameters import base_parameters
 from peftkit.storage.atomic_files import write_json
 from peftkit.strategies.base import module_tensors, unwrap_heads
 from peftkit.tasks.language_modeling.generation_settings import Generation
@@ -30,7 +30,7 @@ class Trained:
     @torch.no_grad()  # an LSTM rounds in its own way where gradients are wanted
     def __init__(self, recipe: Recipe, assembled: LoadedModel) -> None:
         module: Any = assembled.module
-        base = unwrapped(module)
+        base = unwrap_model(module)
         self.modules = recipe.strategy.exported_modules(module)
         if base is not module:
             unwrap_heads(module)
@@ -42,7 +42,7 @@ class Trained:
         heads = tuple(f"{name}." for name in self.heads)
         self.own = {
             name
-            for name in own_parameters(base)
+            for name in base_parameters(base)
             if not name.startswith(heads) and name not in self.tensors
         }
         """The names of the base's parameters, but for the heads'."""

@@ -24,7 +24,7 @@ def first_position(config: "PretrainedConfig") -> int:
     return int(config.pad_token_id or 0) + 1
 
 
-def unwrapped(module: Any) -> "PreTrainedModel":
+def unwrap_model(module: Any) -> "PreTrainedModel":
     """The transformers model, without a PEFT wrapper."""
     inner: PreTrainedModel = (
         module.get_base_model() if hasattr(module, "get_base_model") else module
@@ -161,7 +161,7 @@ def feed_forward_layers(model: "nn.Module", wanted_by: str) -> list[str]:
     return [f"{name}.{entry.feed_forward_output}" for name, _, entry in layout_of(model, wanted_by)]
 
 
-def depths_of(model: "nn.Module") -> dict[str, int]:
+def parameter_depths(model: "nn.Module") -> dict[str, int]:
     """The depth of every parameter by name: 0 for the head and all else above the last block, 1 for
     the last block, and so on; the embeddings are one deeper than the first block.
 
@@ -192,7 +192,7 @@ def below_of(model: "nn.Module") -> tuple[str, ...]:
     return tuple(f".{part}" for part in entry.below) if entry else ()
 
 
-def constants_of(model: "nn.Module") -> list[str]:
+def constant_parameters(model: "nn.Module") -> list[str]:
     """The names of the parameters that the model's code keeps constant or never reads: the shared
     embeddings of a BART whose encoder and decoder have their own."""
     entry = ARCHITECTURES.get(model_type_of(model))
@@ -233,7 +233,7 @@ def linear_modules(module: "nn.Module") -> list[str]:
     return [n for n, m in module.named_modules() if type(m).__name__ in LINEAR_CLASSES]
 
 
-def targets_in(model: "nn.Module", targets: list[str] | str) -> list[str]:
+def find_target_layers(model: "nn.Module", targets: list[str] | str) -> list[str]:
     """The full names of the layers that match `targets`; 'auto' is every linear one in a block."""
     layers = linear_layers(model)
     return layers if isinstance(targets, str) else matching(targets, layers, "strategy.targets")

@@ -129,7 +129,7 @@ def attach_beside(
     behind.register_forward_hook(add)
 
 
-def placed_like(layer: "nn.Module", model: "PreTrainedModel") -> dict[str, Any]:
+def device_and_dtype(layer: "nn.Module", model: "PreTrainedModel") -> dict[str, Any]:
     """Device and dtype of new weights for `layer`; a quantized layer has no floating dtype of its
     own."""
     return {"device": next(layer.parameters()).device, "dtype": model.dtype}

@@ -23,7 +23,7 @@ def keeps_weights_transposed(model: "nn.Module", names: Sequence[str]) -> bool:
     return any(type(model.get_submodule(name)).__name__ == "Conv1D" for name in names)
 
 
-def refuse_transposed(model: "nn.Module", names: Sequence[str], wanted_by: str) -> None:
+def check_no_conv1d(model: "nn.Module", names: Sequence[str], wanted_by: str) -> None:
     """Raise `RecipeError` if one of the layers is a Conv1D, which PEFT 0.21 does not support for
     this method."""
     layers: list[Any] = [model.get_submodule(name) for name in names]
@@ -36,7 +36,7 @@ def refuse_transposed(model: "nn.Module", names: Sequence[str], wanted_by: str) 
         raise RecipeError("the strategy does not fit the model:", [Fault("strategy", what)])
 
 
-def refuse_larger_rank(
+def check_rank(
     model: "nn.Module", names: Sequence[str], rank: int, setting: str = "strategy.r"
 ) -> None:
     """Raise `RecipeError` if `rank` is larger than that of a layer's weight can be."""
@@ -80,7 +80,7 @@ MAX_DISTANCE = 0.5
 """Largest relative distance of a weight from its quantized form; 4 bits lose about 0.1."""
 
 
-def lost_of(layer: "nn.Module", name: str, folder: Path) -> "Tensor":
+def quantization_error(layer: "nn.Module", name: str, folder: Path) -> "Tensor":
     """The quantization error of the weight of `layer`, named `name` in the model of `folder`: fp32,
     (out, in).
 
@@ -102,7 +102,7 @@ def lost_of(layer: "nn.Module", name: str, folder: Path) -> "Tensor":
     return stored - quantized
 
 
-def refuse_blocks(model: "nn.Module", names: Sequence[str], size: int, times: int = 1) -> None:
+def check_block_size(model: "nn.Module", names: Sequence[str], size: int, times: int = 1) -> None:
     """Raise `RecipeError` if a layer's inputs are not divisible into blocks of `size` times
     `times`."""
     for name in names:

@@ -15,23 +15,23 @@ WRAPPED = ("base_layer", "original_module")
 """PEFT's names of a module that it has wrapped."""
 
 
-def own_modules(model: "nn.Module", name: str = "") -> Iterator[tuple[str, "nn.Module"]]:
+def base_modules(model: "nn.Module", name: str = "") -> Iterator[tuple[str, "nn.Module"]]:
     """The base's modules by name, without those added or wrapped around them by PEFT or peftkit."""
     children = dict(model.named_children())
     if wrapped := [children[key] for key in WRAPPED if key in children]:
-        yield from own_modules(wrapped[0], name)
+        yield from base_modules(wrapped[0], name)
         return
     yield name, model
     for key, child in children.items():
         if not hasattr(child, ATTACHED):
-            yield from own_modules(child, f"{name}.{key}" if name else key)
+            yield from base_modules(child, f"{name}.{key}" if name else key)
 
 
-def own_parameters(model: "nn.Module") -> dict[str, "nn.Parameter"]:
+def base_parameters(model: "nn.Module") -> dict[str, "nn.Parameter"]:
     """The base's parameters by name, each once."""
     found: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
-    for module_name, module in own_modules(model):
+    for module_name, module in base_modules(model):
         for key, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in seen:
                 seen.add(id(parameter))
@@ -39,7 +39,7 @@ def own_parameters(model: "nn.Module") -> dict[str, "nn.Parameter"]:
     return found
 
 
-def named_by(patterns: list[str], names: list[str], setting: str) -> set[str]:
+def match_parameters(patterns: list[str], names: list[str], setting: str) -> set[str]:
     """Those of `names` that match a pattern with * and ?.
 
     Raises `RecipeError` with a fault for each pattern without a match.

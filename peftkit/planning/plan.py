@@ -206,9 +206,9 @@ def activation_bytes(
 
 def blocks_with_gradient(module: "nn.Module") -> int:
     """The blocks run by the backward pass: from the lowest trained one to the last."""
-    from peftkit.models.architectures import blocks_of, depths_of, runs_per_block
+    from peftkit.models.architectures import blocks_of, parameter_depths, runs_per_block
     from peftkit.strategies.base import trainable
 
-    depths = depths_of(module)
+    depths = parameter_depths(module)
     deepest = max((depths[name] for name in trainable(module)), default=0)
     return min(deepest, len(blocks_of(module))) * runs_per_block(module)

@@ -9,7 +9,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import RunError
 from peftkit.hub.fingerprint import base_fingerprint
 from peftkit.hub.source import Source, sha256_of
-from peftkit.models.architectures import unwrapped
+from peftkit.models.architectures import unwrap_model
 from peftkit.records.conversion import convert_settings
 from peftkit.storage.atomic_files import write_json
 
@@ -24,7 +24,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 def write_config(folder: Path, module: Any, fitted_state: Mapping[str, Any] | None = None) -> None:
     """Write the adapted model's configuration to `folder`, with the model's class and the task's
     fitted state, for code that loads it without peftkit."""
-    model = unwrapped(module)
+    model = unwrap_model(module)
     model.config.architectures = [type(model).__name__]
     if fitted_state:
         model.config.peftkit_fitted_state = dict(fitted_state)

@@ -1,7 +1,7 @@
 """Strategies, one file per method. Subclass `Strategy` or `PeftStrategy` to add one."""
 
 from peftkit.deltas.base import AdapterLayer, ComputedDelta, Deltas, WeightDelta
-from peftkit.models.architectures import targets_in
+from peftkit.models.architectures import find_target_layers
 from peftkit.models.bottleneck import keep as add_module
 from peftkit.strategies.base import (
     ExportedModule,
@@ -25,8 +25,8 @@ __all__ = [
     "TrainingHook",
     "WeightDelta",
     "add_module",
+    "find_target_layers",
     "module_tensors",
     "saved_heads",
-    "targets_in",
     "train_head",
 ]

@@ -9,8 +9,8 @@ from typing_extensions import Self
 
 from peftkit.deltas.base import AdapterLayer, Deltas
 from peftkit.deltas.low_rank import LowRankDelta
-from peftkit.models.architectures import targets_in
-from peftkit.models.linear_layers import keeps_weights_transposed, refuse_larger_rank
+from peftkit.models.architectures import find_target_layers
+from peftkit.models.linear_layers import check_rank, keeps_weights_transposed
 from peftkit.strategies.base import PeftStrategy, TrainingHook, saved_heads
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class AdaLora(PeftStrategy):
         """AdaLoRA on the targets; the training hook sets its schedule."""
         from peft import AdaLoraConfig
 
-        layers = targets_in(model, self.targets)
-        refuse_larger_rank(model, layers, self.init_r, "strategy.init_r")
+        layers = find_target_layers(model, self.targets)
+        check_rank(model, layers, self.init_r, "strategy.init_r")
         return AdaLoraConfig(
             task_type=task.peft_type_of(model),
             target_r=self.target_r,

@@ -8,8 +8,8 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from peftkit.models.bottleneck import (
     Activation,
     attach_bottlenecks,
+    device_and_dtype,
     export_bottlenecks,
-    placed_like,
 )
 from peftkit.strategies.base import ExportedModule, Strategy, bottleneck_module, train_head
 
@@ -58,7 +58,7 @@ class Adapter(Strategy):
         from torch import nn
         from transformers.activations import ACT2FN
 
-        size, placed = model.config.hidden_size, placed_like(layer, model)
+        size, placed = model.config.hidden_size, device_and_dtype(layer, model)
         narrow = max(1, size // self.reduction)
         down, up = nn.Linear(size, narrow, **placed), nn.Linear(narrow, size, **placed)
         nn.init.normal_(down.weight, std=0.02)

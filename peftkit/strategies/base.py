@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from peftkit.deltas.base import AdapterLayer, Deltas, RandomProjection
 from peftkit.errors import Fault
-from peftkit.models.architectures import constants_of, depths_of, head_names
+from peftkit.models.architectures import constant_parameters, head_names, parameter_depths
 from peftkit.registry import Component
 from peftkit.storage.safetensors_files import StoredTensor
 
@@ -281,7 +281,7 @@ def saved_heads(model: "PreTrainedModel", task: "Task") -> list[str] | None:
 def train_all(model: "PreTrainedModel") -> "nn.Module":
     """`model` with every weight trainable, but for the constants that some keep among them."""
     model.requires_grad_(True)
-    for name in constants_of(model):
+    for name in constant_parameters(model):
         model.get_parameter(name).requires_grad_(False)
     return model
 
@@ -305,7 +305,7 @@ def slower_below(model: "nn.Module", decay: float) -> dict[str, LRMultiplier]:
     """
     if decay == 1:
         return {}
-    depths = depths_of(model)
+    depths = parameter_depths(model)
     return {name: LRMultiplier(decay ** depths[name]) for name in trainable(model) if depths[name]}
 
 

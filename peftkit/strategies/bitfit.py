@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from peftkit.errors import Fault, RecipeError
 from peftkit.models.architectures import head_names, matching
-from peftkit.models.parameters import own_parameters
+from peftkit.models.parameters import base_parameters
 from peftkit.strategies.base import Strategy, train_head
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class BitFit(Strategy):
         heads = tuple(f"{head}." for head in head_names(model))
         biases = {
             name.removesuffix(".bias"): parameter
-            for name, parameter in own_parameters(model).items()
+            for name, parameter in base_parameters(model).items()
             if name.endswith(".bias") and not name.startswith(heads)
         }
         if not biases:

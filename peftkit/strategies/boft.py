@@ -11,8 +11,8 @@ from pydantic import Field, PositiveInt
 from peftkit.deltas.base import AdapterLayer, Deltas
 from peftkit.deltas.structured import ButterflyRotation
 from peftkit.errors import Fault, RecipeError
-from peftkit.models.architectures import targets_in
-from peftkit.models.linear_layers import refuse_blocks, refuse_transposed
+from peftkit.models.architectures import find_target_layers
+from peftkit.models.linear_layers import check_block_size, check_no_conv1d
 from peftkit.strategies.base import PeftStrategy, saved_heads
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ class Boft(PeftStrategy):
         """BOFT on the targets."""
         from peft import BOFTConfig
 
-        layers = targets_in(model, self.targets)
-        refuse_transposed(model, layers, "BOFT")
-        refuse_blocks(model, layers, self.block_size, 2 ** (self.factors - 1))
+        layers = find_target_layers(model, self.targets)
+        check_no_conv1d(model, layers, "BOFT")
+        check_block_size(model, layers, self.block_size, 2 ** (self.factors - 1))
         return BOFTConfig(
             task_type=task.peft_type_of(model),
             boft_block_size=self.block_size,

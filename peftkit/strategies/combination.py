@@ -145,9 +145,9 @@ class Combination(Strategy):
 
     def exported_modules(self, model: "nn.Module") -> list[ExportedModule]:
         """All the parts'."""
-        from peftkit.models.architectures import unwrapped
+        from peftkit.models.architectures import unwrap_model
 
-        base = unwrapped(model)
+        base = unwrap_model(model)
         return [
             module
             for part in self.components()

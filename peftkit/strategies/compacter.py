@@ -11,9 +11,9 @@ from peftkit.models.architectures import base_of, layout_of
 from peftkit.models.bottleneck import (
     Activation,
     attach_bottlenecks,
+    device_and_dtype,
     export_bottlenecks,
     keep,
-    placed_like,
 )
 from peftkit.strategies.base import ExportedModule, Strategy, bottleneck_module, train_head
 
@@ -59,7 +59,7 @@ class Compacter(Strategy):
             raise RecipeError("the strategy does not fit the model:", [fault])
         model.requires_grad_(False)
         _, block, _ = layout_of(model, "strategy=compacter")[0]
-        rule = Rule(self.n, **placed_like(block, model))
+        rule = Rule(self.n, **device_and_dtype(block, model))
 
         def make(layer: "nn.Module") -> "nn.Module":
             return self._bottleneck(rule, layer, model)
@@ -79,7 +79,7 @@ class Compacter(Strategy):
 
         from peftkit.models.kronecker import KroneckerLinear
 
-        size, placed = model.config.hidden_size, placed_like(layer, model)
+        size, placed = model.config.hidden_size, device_and_dtype(layer, model)
         narrow = self.n * math.ceil(max(1, size // self.reduction) / self.n)
         down = KroneckerLinear(rule, size, narrow, self.rank, zero=False, **placed)
         up = KroneckerLinear(rule, narrow, size, self.rank, zero=True, **placed)

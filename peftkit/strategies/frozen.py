@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt
 
 from peftkit.errors import Fault, RecipeError
-from peftkit.models.architectures import blocks_of, constants_of, depths_of, head_names, unwrapped
-from peftkit.models.parameters import named_by, own_parameters
+from peftkit.models.architectures import (
+    blocks_of,
+    constant_parameters,
+    head_names,
+    parameter_depths,
+    unwrap_model,
+)
+from peftkit.models.parameters import base_parameters, match_parameters
 from peftkit.strategies.base import LRMultiplier, Strategy, slower_below, train_head
 
 if TYPE_CHECKING:
@@ -77,21 +83,21 @@ class Frozen(Strategy):
         """Slower the further from the head, of what is named here."""
         if self.layer_decay == 1:
             return {}
-        base = unwrapped(model)  # the patterns name what PEFT has wrapped
+        base = unwrap_model(model)  # the patterns name what PEFT has wrapped
         named = {id(parameter) for parameter in self._named(base)}
         own = {name for name, parameter in model.named_parameters() if id(parameter) in named}
         return {n: p for n, p in slower_below(model, self.layer_decay).items() if n in own}
 
     def _named(self, model: "nn.Module") -> list["nn.Parameter"]:
         """The base's parameters that the settings name."""
-        base = unwrapped(model)
-        constants = {id(base.get_parameter(name)) for name in constants_of(base)}
-        parameters = {n: p for n, p in own_parameters(model).items() if id(p) not in constants}
-        by_pattern = named_by(self.patterns, list(parameters), "strategy.patterns")
+        base = unwrap_model(model)
+        constants = {id(base.get_parameter(name)) for name in constant_parameters(base)}
+        parameters = {n: p for n, p in base_parameters(model).items() if id(p) not in constants}
+        by_pattern = match_parameters(self.patterns, list(parameters), "strategy.patterns")
         depths = {
             id(p): depth
             for (_, p), depth in zip(
-                model.named_parameters(), depths_of(model).values(), strict=True
+                model.named_parameters(), parameter_depths(model).values(), strict=True
             )
         }
         count = len(blocks_of(model))
@@ -127,8 +133,8 @@ class Frozen(Strategy):
     def _check_rest(self, model: "PreTrainedModel") -> None:
         """Raise `RecipeError` if every weight is trained."""
         heads = tuple(f"{head}." for head in head_names(model))
-        own = own_parameters(model)
-        constants = constants_of(model)
+        own = base_parameters(model)
+        constants = constant_parameters(model)
         if self.trains_layers and all(
             p.requires_grad
             for n, p in own.items()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from peftkit.models.architectures import depths_of
+from peftkit.models.architectures import parameter_depths
 from peftkit.strategies.base import LRMultiplier, Strategy, train_all
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Gradual(Strategy):
 
     def lr_multipliers(self, model: "nn.Module") -> dict[str, LRMultiplier]:
         """Later, and slower, the further from the head."""
-        depths = depths_of(model)
+        depths = parameter_depths(model)
         deepest = max(depths.values())
         return {
             name: LRMultiplier(self.layer_decay**depth, self.until * depth / deepest)

@@ -8,11 +8,11 @@ from peftkit.deltas.base import AdapterLayer, Deltas
 from peftkit.deltas.structured import Scaling
 from peftkit.models.architectures import (
     feed_forward_layers,
+    find_target_layers,
     key_layers,
     linear_layers,
     matching,
     model_type_of,
-    targets_in,
     value_layers,
 )
 from peftkit.models.layouts import ARCHITECTURES
@@ -65,7 +65,7 @@ class Ia3(PeftStrategy):
 
         layers, feed_forward = paper_layers(model)
         if not isinstance(self.targets, str):
-            layers = targets_in(model, self.targets)
+            layers = find_target_layers(model, self.targets)
         return IA3Config(
             task_type=task.peft_type_of(model),
             target_modules=layers,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from peftkit.errors import Fault, RecipeError
 from peftkit.models.architectures import matching
-from peftkit.models.parameters import is_norm, own_modules
+from peftkit.models.parameters import base_modules, is_norm
 from peftkit.strategies.base import Strategy, train_head
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class LayerNorm(Strategy):
         """The frozen model with its normalizations and its head trainable."""
         norms = {
             name: parameters
-            for name, module in own_modules(model)
+            for name, module in base_modules(model)
             if is_norm(module) and (parameters := dict(module.named_parameters(recurse=False)))
         }
         if not norms:

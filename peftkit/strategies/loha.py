@@ -6,8 +6,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from peftkit.deltas.base import AdapterLayer, Deltas
 from peftkit.deltas.structured import HadamardDelta
-from peftkit.models.architectures import targets_in
-from peftkit.models.linear_layers import refuse_larger_rank, refuse_transposed
+from peftkit.models.architectures import find_target_layers
+from peftkit.models.linear_layers import check_no_conv1d, check_rank
 from peftkit.strategies.base import PeftStrategy, saved_heads
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ class Loha(PeftStrategy):
         """LoHa on the targets."""
         from peft import LoHaConfig
 
-        layers = targets_in(model, self.targets)
-        refuse_transposed(model, layers, "LoHa")
-        refuse_larger_rank(model, layers, self.r)
+        layers = find_target_layers(model, self.targets)
+        check_no_conv1d(model, layers, "LoHa")
+        check_rank(model, layers, self.r)
         return LoHaConfig(
             task_type=task.peft_type_of(model),
             r=self.r,

@@ -6,8 +6,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from peftkit.deltas.base import AdapterLayer, Deltas
 from peftkit.deltas.structured import KroneckerDelta
-from peftkit.models.architectures import targets_in
-from peftkit.models.linear_layers import refuse_larger_rank, refuse_transposed
+from peftkit.models.architectures import find_target_layers
+from peftkit.models.linear_layers import check_no_conv1d, check_rank
 from peftkit.strategies.base import PeftStrategy, saved_heads
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ class Lokr(PeftStrategy):
         """LoKr on the targets."""
         from peft import LoKrConfig
 
-        layers = targets_in(model, self.targets)
-        refuse_transposed(model, layers, "LoKr")
-        refuse_larger_rank(model, layers, self.r)
+        layers = find_target_layers(model, self.targets)
+        check_no_conv1d(model, layers, "LoKr")
+        check_rank(model, layers, self.r)
         return LoKrConfig(
             task_type=task.peft_type_of(model),
             r=self.r,

@@ -25,12 +25,12 @@ from peftkit.deltas.low_rank import (
 )
 from peftkit.deltas.structured import token_deltas
 from peftkit.errors import RunError
-from peftkit.models.architectures import targets_in
+from peftkit.models.architectures import find_target_layers
 from peftkit.models.linear_layers import (
+    check_no_conv1d,
+    check_rank,
     keeps_weights_transposed,
-    lost_of,
-    refuse_larger_rank,
-    refuse_transposed,
+    quantization_error,
 )
 from peftkit.strategies.base import LRMultiplier, PeftStrategy, saved_heads, trainable
 
@@ -200,10 +200,10 @@ class Lora(PeftStrategy):
         """LoRA on the targets, in the chosen variant."""
         from peft import LoraConfig
 
-        layers = targets_in(model, self.targets)
-        refuse_larger_rank(model, layers, self.r)
+        layers = find_target_layers(model, self.targets)
+        check_rank(model, layers, self.r)
         if self.variant == "olora":
-            refuse_transposed(model, layers, "OLoRA")
+            check_no_conv1d(model, layers, "OLoRA")
         takes = self.variant in MOVES_WEIGHTS and model.device.type != "meta"
         start: Any = self.variant if takes else True
         return LoraConfig(
@@ -301,7 +301,10 @@ def make_up_for_rounding(model: "nn.Module", folder: Path) -> None:
             if type(layer.get_base_layer()).__name__ != "Linear4bit":  # T5 keeps some whole
                 continue
             stored = name.removeprefix("base_model.model.")
-            lost = lost_of(layer.get_base_layer(), stored, folder) / layer.scaling["default"]
+            lost = (
+                quantization_error(layer.get_base_layer(), stored, folder)
+                / layer.scaling["default"]
+            )
             left, values, right = torch.linalg.svd(lost, full_matrices=False)
             root = values[: layer.r["default"]].sqrt()
             layer.lora_A["default"].weight.copy_(root[:, None] * right[: len(root)])

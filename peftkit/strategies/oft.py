@@ -7,8 +7,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from peftkit.deltas.base import AdapterLayer, Deltas
 from peftkit.deltas.structured import BlockRotation
-from peftkit.models.architectures import targets_in
-from peftkit.models.linear_layers import refuse_blocks, refuse_transposed
+from peftkit.models.architectures import find_target_layers
+from peftkit.models.linear_layers import check_block_size, check_no_conv1d
 from peftkit.strategies.base import PeftStrategy, saved_heads
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ class Oft(PeftStrategy):
         """OFT on the targets."""
         from peft import OFTConfig
 
-        layers = targets_in(model, self.targets)
-        refuse_transposed(model, layers, "OFT")
-        refuse_blocks(model, layers, self.block_size)
+        layers = find_target_layers(model, self.targets)
+        check_no_conv1d(model, layers, "OFT")
+        check_block_size(model, layers, self.block_size)
         return OFTConfig(
             task_type=task.peft_type_of(model),
             oft_block_size=self.block_size,

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from peftkit.deltas.base import AdapterLayer, Deltas, RandomProjection
 from peftkit.deltas.low_rank import LowRankDelta
-from peftkit.models.architectures import targets_in
+from peftkit.models.architectures import find_target_layers
 from peftkit.models.linear_layers import keeps_weights_transposed
 from peftkit.storage.safetensors_files import StoredTensor
 from peftkit.strategies.base import PeftStrategy, saved_heads
@@ -78,7 +78,7 @@ class Vera(PeftStrategy):
         """VeRA on the targets."""
         from peft import VeraConfig
 
-        layers = targets_in(model, self.targets)
+        layers = find_target_layers(model, self.targets)
         with quiet_projections():
             return VeraConfig(
                 task_type=task.peft_type_of(model),

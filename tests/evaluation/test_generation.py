@@ -8,7 +8,7 @@ import torch
 
 from peftkit.evaluation.generation import generate, generate_tokens, sample_rows
 from peftkit.evaluation.streaming import cut_at_stop
-from peftkit.models.architectures import unwrapped
+from peftkit.models.architectures import unwrap_model
 from peftkit.models.packed_attention import PACKED
 from peftkit.tasks.language_modeling.generation_settings import Generation
 from support.conversations import (
@@ -120,7 +120,7 @@ def test_an_answers_tokens_go_up_to_the_one_that_ends_it() -> None:
 def test_the_model_is_afterwards_as_it_was() -> None:
     recipe = talk("tiny-llama", CHAT)
     model = made(recipe)
-    base, own = unwrapped(model.module), unwrapped(model.module).generation_config
+    base, own = unwrap_model(model.module), unwrap_model(model.module).generation_config
     model.module.train()
     state = torch.random.get_rng_state()
     generate(model, prompts_of(recipe, model), Generation(max_new_tokens=3, temperature=1.0), [])

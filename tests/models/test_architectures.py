@@ -22,7 +22,6 @@ from peftkit.models.architectures import (
     architecture_of,
     base_of,
     blocks_of,
-    depths_of,
     feed_forward_layers,
     first_position,
     head_names,
@@ -31,6 +30,7 @@ from peftkit.models.architectures import (
     linear_layers,
     linear_modules,
     matching,
+    parameter_depths,
     query_layers,
     runs_per_block,
     value_layers,
@@ -176,7 +176,7 @@ def test_albert_shares_its_blocks_by_groups() -> None:
 @every_tiny_model
 def test_the_head_is_least_deep_and_the_embeddings_are_deepest(model: str) -> None:
     made = blank(model)
-    depths, blocks = depths_of(made), [name for name, _ in blocks_of(made)]
+    depths, blocks = parameter_depths(made), [name for name, _ in blocks_of(made)]
     assert depths.keys() == dict(made.named_parameters()).keys()
     for name, depth in depths.items():
         inside = [i for i, block in enumerate(blocks) if name.startswith(f"{block}.")]
@@ -189,15 +189,17 @@ def test_the_head_is_least_deep_and_the_embeddings_are_deepest(model: str) -> No
 
 
 def test_what_serves_all_blocks_or_ends_the_encoder_is_not_above_the_last_one() -> None:
-    deberta, t5 = depths_of(blank("tiny-deberta-v3")), depths_of(blank("tiny-t5"))
+    deberta, t5 = parameter_depths(blank("tiny-deberta-v3")), parameter_depths(blank("tiny-t5"))
     assert deberta["deberta.encoder.rel_embeddings.weight"] == 3
     assert deberta["deberta.encoder.LayerNorm.weight"] == 3
     assert deberta["deberta.embeddings.LayerNorm.weight"] == 3
-    assert depths_of(blank("tiny-mpnet"))["mpnet.encoder.relative_attention_bias.weight"] == 3
-    assert depths_of(blank("tiny-bart"))["model.decoder.layernorm_embedding.weight"] == 5
+    assert (
+        parameter_depths(blank("tiny-mpnet"))["mpnet.encoder.relative_attention_bias.weight"] == 3
+    )
+    assert parameter_depths(blank("tiny-bart"))["model.decoder.layernorm_embedding.weight"] == 5
     assert t5["transformer.encoder.final_layer_norm.weight"] == 3
     assert t5["transformer.decoder.final_layer_norm.weight"] == 0
-    assert depths_of(blank("tiny-llama"))["model.norm.weight"] == 0
+    assert parameter_depths(blank("tiny-llama"))["model.norm.weight"] == 0
 
 
 def test_experts_are_not_taken_for_blocks() -> None:

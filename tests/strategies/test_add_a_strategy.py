@@ -15,7 +15,7 @@ FOURIER = '''
 
 from typing import ClassVar, Literal
 
-from peftkit.strategies import ComputedDelta, PeftStrategy, saved_heads, targets_in
+from peftkit.strategies import ComputedDelta, PeftStrategy, saved_heads, find_target_layers
 
 
 class Fourier(PeftStrategy):
@@ -38,7 +38,7 @@ class Fourier(PeftStrategy):
         return FourierFTConfig(
             task_type=task.peft_type_of(model),
             n_frequency=self.n_frequency,
-            target_modules=targets_in(model, self.targets),
+            target_modules=find_target_layers(model, self.targets),
             modules_to_save=saved_heads(model, task),
         )
 

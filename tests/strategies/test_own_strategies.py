@@ -15,9 +15,9 @@ from peftkit.config.recipe import Recipe
 from peftkit.errors import RecipeError, nearest_divisors
 from peftkit.hub.resolve import find_model
 from peftkit.loading.model import LoadedModel, meta_model
-from peftkit.models.architectures import blocks_of, depths_of
+from peftkit.models.architectures import blocks_of, parameter_depths
 from peftkit.models.kronecker import KroneckerLinear, Rule
-from peftkit.models.parameters import own_parameters
+from peftkit.models.parameters import base_parameters
 from peftkit.models.quantization import dequantized
 from peftkit.planning.plan import blocks_with_gradient
 from peftkit.strategies.base import LRMultiplier, trainable
@@ -393,7 +393,7 @@ def test_beside_lora_a_part_trains_what_it_trains_alone(part: str) -> None:
 def test_a_pattern_does_not_reach_what_peft_has_put_beside() -> None:
     module = load_toy(a_recipe("tiny-bert", "lora")).module
     plain = load_toy(a_recipe("tiny-bert", "full")).module
-    own = own_parameters(module.get_base_model())
+    own = base_parameters(module.get_base_model())
     assert list(own) == [name for name, _ in plain.named_parameters()]
     assert not [p for p in own.values() if p.requires_grad]
 
@@ -483,6 +483,6 @@ def test_what_misfits_is_refused_before_data_and_weights_are_loaded(tmp_path: Pa
 
 def test_depths_and_blocks_are_found_in_what_peft_wraps() -> None:
     made: LoadedModel = load_toy(a_recipe("tiny-bert", "[lora, bitfit]"))
-    depths = depths_of(made.module)
+    depths = parameter_depths(made.module)
     assert depths["base_model.model.bert.embeddings.LayerNorm.bias"] == 3
     assert len(blocks_of(made.module)) == 2

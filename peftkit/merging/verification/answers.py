@@ -16,7 +16,7 @@ from peftkit.config.recipe import Recipe
 from peftkit.evaluation.prediction import merge_batches, predict_batches
 from peftkit.loading.model import LoadedModel, make_batcher
 from peftkit.merging.inference_settings import read_settings
-from peftkit.models.architectures import unwrapped
+from peftkit.models.architectures import unwrap_model
 from peftkit.records.record import ParameterCount
 from peftkit.tasks.base import EvalSplit, Predictions
 from peftkit.text.special_token_text import get_escaper
@@ -46,7 +46,7 @@ class RunSide(NamedTuple):
 
     def fed(self, module: nn.Module) -> LoadedModel:
         """The run's `module` with what a run feeds it by, its hooks attached."""
-        base, task = unwrapped(module), self.recipe.task
+        base, task = unwrap_model(module), self.recipe.task
         batcher = make_batcher(
             task, module, base, self.tokenizer, packed=False, num_virtual_tokens=0
         )

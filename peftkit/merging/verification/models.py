@@ -22,7 +22,7 @@ from peftkit.merging.dequantization import (
 from peftkit.merging.metadata_files import labels_of
 from peftkit.merging.model_classes import auto_class_of
 from peftkit.merging.training_models import quantized_layers, training_config
-from peftkit.models.architectures import checkpoint_key_mapping, unwrapped
+from peftkit.models.architectures import checkpoint_key_mapping, unwrap_model
 from peftkit.strategies.base import quiet_peft
 
 
@@ -136,7 +136,7 @@ def answers(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 def is_classifier(model: Any) -> bool:
     """Whether the model makes its decoder's input itself."""
-    name = type(unwrapped(model)).__name__
+    name = type(unwrap_model(model)).__name__
     return name.endswith(("ForSequenceClassification", "ForQuestionAnswering"))
 
 
