@@ -1,4 +1,4 @@
-"""Answers: a run's greedy texts, and what a folder opened by its own code says to the same."""
+"""A run's greedily generated texts, compared with those of an exported folder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from peftkit.evaluation.generation import (
     max_prompt_length,
 )
 from peftkit.evaluation.prediction import move_to_device
-from peftkit.exporting.proof import asked, columns_to_compare, source_of
+from peftkit.exporting.proof import columns_to_compare, run_folder_code, source_of
 from peftkit.loading.model import LoadedModel
 from peftkit.merging.verification.greedy import Answer, compare
 from peftkit.merging.verification.proof import MARGIN
@@ -27,12 +27,12 @@ from peftkit.tasks.language_modeling.base import LanguageModeling
 from peftkit.tasks.language_modeling.generation_settings import Generation
 
 ROWS = 16
-"""Texts that are answered."""
+"""Texts that are compared."""
 MOST_TOKENS = 128
 """Tokens of an answer that are compared."""
 MOST_PROBABLE = 16
-"""Tokens whose logits are compared at each step: those the run finds most probable."""
-SAYING = """
+"""The run's most probable tokens at each step, whose logits are compared."""
+GENERATING = """
 import runpy
 generate = runpy.run_path(given["folder"] + "/generate.py")
 ends = generate["ends_of"](model)
@@ -53,11 +53,11 @@ for asked, ours, likely, theirs in zip(given["texts"], given["said"], given["lik
     said.append({"tokens": theirs, "text": text, "logits": found, "ended": theirs[-1] in ends})
 print(json.dumps(said))
 """
-"""What the other process asks of the folder's code."""
+"""The second part of the process for a language model: its answers and logits."""
 
 
 class Answers:
-    """Texts, and what the run says to them when nothing is left to chance."""
+    """Prompts, and the run's greedy answers."""
 
     def __init__(
         self,
@@ -85,9 +85,8 @@ class Answers:
         """Their logits."""
 
     @torch.no_grad()
-    def ask(self, recipe: Recipe, assembled: LoadedModel, names: Sequence[str]) -> None:
-        """Have the run answer, as `peftkit predict` has it, and say how sure it was of each
-        token."""
+    def query(self, recipe: Recipe, assembled: LoadedModel, names: Sequence[str]) -> None:
+        """Generate the run's answers, as `peftkit predict` does, with the logits of each token."""
         tokenizer, task = assembled.tokenizer, self.task
         room = max_prompt_length(recipe, assembled, task.generate or Generation())
         prompts = task.prompts(self.columns, tokenizer, room)
@@ -98,13 +97,13 @@ class Answers:
         for prompt, tokens in zip(prompts, said, strict=True):
             logits = logits_along(assembled, prompt, tokens)
             likely = logits.topk(MOST_PROBABLE - 1).indices
-            # what is said may be forced, and not be likely
+            # a forced token may not be likely
             likely = torch.cat([likely, torch.tensor(tokens)[:, None]], dim=1)
             self.likely.append(likely)
             self.logits.append(logits.gather(1, likely))
 
     def inputs(self) -> list[Any]:
-        """What is asked: texts, or conversations."""
+        """The inputs: texts, or conversations."""
         return list(self.task.prompt_inputs(self.columns))
 
     def answer(self, tokens: Sequence[int], tokenizer: Any, ends: Sequence[int]) -> Answer:
@@ -112,11 +111,10 @@ class Answers:
         text = decode_answer(tokens, tokenizer, ends, self.how.stop)
         return Answer(tokens, text, bool(tokens) and tokens[-1] in ends)
 
-    def compared(self, folder: Path, base: Path | None, names: Sequence[str]) -> dict[str, Any]:
-        """What the folder's own code says to the same texts, beside what the run said: fields of a
-        `MergeProof`.
+    def compare_with(self, folder: Path, base: Path | None, names: Sequence[str]) -> dict[str, Any]:
+        """The folder's answers, compared with the run's: fields of a `MergeProof`.
 
-        Raises `RunError` where the folder cannot be loaded.
+        Raises `RunError` if the folder cannot be loaded.
         """
         how = {"do_sample": False, "num_beams": 1, "max_new_tokens": self.how.max_new_tokens}
         given = {
@@ -125,7 +123,7 @@ class Answers:
             "said": [list(answer.tokens) for answer in self.answers],
             "likely": [likely.tolist() for likely in self.likely],
         }
-        found = asked(folder, base, SAYING, given)
+        found = run_folder_code(folder, base, GENERATING, given)
         logits = torch.cat([torch.tensor(each.pop("logits")) for each in found])
         apart = difference(torch.cat([each.flatten() for each in self.logits]), logits)
         theirs = [Answer(**each) for each in found]
@@ -133,8 +131,8 @@ class Answers:
         return {**apart, "rows": len(theirs), "texts": self.said_of, "greedy": greedy}
 
     def tie(self, slack: float) -> Callable[[int, int, int], bool]:
-        """Whether, of a row and a step, a token was as probable as what was said, but for `slack`
-        of their logits."""
+        """A function that returns whether, at a step of a row, a token's logit is within `slack` of
+        the generated one's."""
 
         def is_tie(row: int, step: int, token: int) -> bool:
             known = self.logits[row][step][self.likely[row][step] == token]

@@ -1,4 +1,4 @@
-"""Exporting: a folder that serves a run's result as it is, by transformers code of its own."""
+"""Exports a run to a folder with its own loading code, which needs transformers and torch only."""
 
 import shutil
 import time
@@ -35,53 +35,53 @@ def export(
     base: Literal["embed", "reference"] = "embed",
     verify: Path | str | Sequence[str] | None = None,
 ) -> Exported:
-    """Write the result of `run` (a record, or a run's folder) into the new folder `to`, with a
-    `load.py` that opens it by transformers and torch alone.
+    """Export `run` (a record, or a run's directory) to the new folder `to`, with a `load.py` that
+    loads it with transformers and torch alone.
 
-    `base`: the base's weights are copied, or named with their sha256 and checked when the folder is
-    loaded. After quantized training they are copied as they were then, dequantized. The folder,
-    opened by its own code in a fresh process without peftkit, is held against the run on its
+    `base`: whether the base's weights are copied, or referenced by their sha256, which `load.py`
+    checks. After quantized training they are copied as they were in training, dequantized. The
+    folder, loaded by its own code in a new process without peftkit, is compared with the run on its
     held-out rows, or on texts: `verify` is a file or a list of them, or 'off'.
 
-    A process that is killed leaves nothing behind that looks like a result. Raises `RunError` where
-    something does not fit, is damaged, or where the folder does not say what the run says.
+    An interrupted export leaves no folder `to`. Raises `RunError` for inputs that do not fit or are
+    damaged, and if the folder's predictions differ from the run's.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     folder = RunDir.open(run_folder(run))
     texts = read_texts(verify)
     check_task(folder)
     with new_folder(Path(to)) as partial:
         from peftkit.exporting.weights import weights_of
 
-        source, trained, rows = looked_at(folder, texts, verify != "off")
+        source, trained, rows = read_run(folder, texts, verify != "off")
         weights = weights_of(folder, source, trained, base)
         check_base(weights.adapter, Path(source.location), subtract=False)
         seen = weights.write(partial)
-        write_beside(folder, trained, weights, partial)
+        write_files(folder, trained, weights, partial)
         made = summary(folder, trained, weights, seen)
         if rows is not None:
             made = made.model_copy(
                 update={"proof": proven(folder, weights, trained, rows, partial)}
             )
-        made = made.model_copy(update={"path": str(to), "seconds": time.monotonic() - began})
+        made = made.model_copy(update={"path": str(to), "seconds": time.monotonic() - start})
         write_text(partial / "export.json", made.model_dump_json(indent=1) + "\n")
     return made
 
 
 def check_task(run: RunDir) -> None:
-    """Refuse a task whose answers `load.py` cannot give."""
+    """Raise `RunError` for a task that `load.py` cannot predict."""
     task = run.recipe.task
     if task.peft_type not in ("SEQ_CLS", "CAUSAL_LM"):
         raise RunError(
-            f"{run.path}: 'task: {task.kind}' cannot be exported: load.py answers for classifiers "
-            "and language models alone - predict from the run with peftkit predict"
+            f"{run.path}: 'task: {task.kind}' cannot be exported: load.py supports classifiers and "
+            "language models only - use peftkit predict with the run"
         )
 
 
-def looked_at(
+def read_run(
     run: RunDir, texts: Sequence[str] | None, verify: bool
 ) -> "tuple[Source, Trained, Rows | Answers | None]":
-    """The run's base, what was trained, and what the run's model says of the rows to compare."""
+    """The run's base, its trained tensors, and its predictions of the rows to compare."""
     from peftkit.exporting.answers import Answers
     from peftkit.exporting.proof import Rows
     from peftkit.exporting.trained import Trained
@@ -91,15 +91,15 @@ def looked_at(
     kind = Rows if recipe.task.trains_head else Answers
     rows = kind(run, recipe, texts) if verify else None
     if rows is not None:
-        rows.ask(recipe, assembled, names)
+        rows.query(recipe, assembled, names)
     return base_of_run(run), Trained(recipe, assembled), rows
 
 
-def write_beside(run: RunDir, trained: "Trained", weights: "Weights", to: Path) -> None:
-    """Write all but the base's weights: configuration, tokenizer, what was trained, code, card."""
+def write_files(run: RunDir, trained: "Trained", weights: "Weights", to: Path) -> None:
+    """Write configuration, tokenizer, trained tensors, code and card."""
     from peftkit.merging.metadata_files import write_metadata_files
 
-    base = weights.said()
+    base = weights.location()
     write_metadata_files(weights.adapter, Path(weights.source.location), weights.planned, to)
     trained.write(to, run.recipe, base)
     for path in code_files(run.recipe, trained):
@@ -123,7 +123,7 @@ def code_files(recipe: Recipe, trained: "Trained") -> list[Path]:
 
 
 def summary(run: RunDir, trained: "Trained", weights: "Weights", seen: "Written") -> Exported:
-    """What the export came to, before it is proven."""
+    """The summary of an export before it is verified."""
     strategy = run.recipe.strategy
     return Exported(
         path="",
@@ -146,7 +146,7 @@ def summary(run: RunDir, trained: "Trained", weights: "Weights", seen: "Written"
 def proven(
     run: RunDir, weights: "Weights", trained: "Trained", rows: "Rows | Answers", folder: Path
 ) -> "MergeProof":
-    """The proof that the folder says what the run says."""
+    """The proof that the folder predicts what the run does."""
     from peftkit.exporting.proof import prove
 
     elsewhere = Path(weights.source.location) if weights.held == "reference" else None

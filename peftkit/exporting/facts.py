@@ -1,4 +1,4 @@
-"""Facts: what an export came to, as it is written, returned and printed."""
+"""The summary of an export, as it is saved, returned and printed."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from peftkit.registry import Settings
 
 
 class Exported(Settings):
-    """What an export came to; `export.json` in its folder."""
+    """The summary of an export; `export.json` in its folder."""
 
     path: str
     """The folder that was made."""
@@ -15,30 +15,30 @@ class Exported(Settings):
     strategy: str
     base: str
     base_identity: str
-    """`sha256:<hex>` of its content, or `revision:<commit>` of the hub's."""
+    """`sha256:<hex>` of its content, or `revision:<commit>` on the hub."""
     held: Literal["embedded", "referred"]
-    """Whether the base's weights lie in the folder, or are named there."""
+    """Whether the base's weights are in the folder, or only referenced."""
     dequantized_from: str | None
-    """How training held the base, where the folder holds it dequantized as it was then."""
+    """How the base was quantized in training, if the folder has it dequantized."""
     num_bytes: int
-    """Of the base's tensors in the folder."""
+    """The size of the base's tensors in the folder."""
     copied: int
-    """The base's tensors that are in the folder bit for bit."""
+    """The base's tensors that were copied bit for bit."""
     changed: int
-    """Those that training changed, or that were dequantized."""
+    """The base's tensors that training changed, or that were dequantized."""
     attached: int
-    """Tensors that `load.py` attaches: what was trained, and the head."""
+    """Tensors that `load.py` attaches: the strategy's and the head's."""
     mergeable: bool
     """Whether `peftkit merge` gives an ordinary checkpoint of the same run."""
     versions: dict[str, str]
-    """The libraries that the proof ran with."""
+    """The versions of the libraries that the folder was verified with."""
     seconds: float
     proof: MergeProof | None = None
-    """The folder, opened by its own `load.py`, held against the run; null: it was off."""
+    """The folder, loaded by its `load.py`, compared with the run; null: verification was off."""
 
 
 def export_rows(made: Exported) -> list[dict[str, str]]:
-    """The table that an export ends with."""
+    """The table that is printed after an export."""
     size = f"{made.num_bytes / 2**20:,.1f} MiB" if made.held == "embedded" else "no base weights"
     rows = [("exported", f"{made.path} ({size}, {made.seconds:.1f} s)"), ("base", base_row(made))]
     if made.held == "embedded":
@@ -52,9 +52,9 @@ def export_rows(made: Exported) -> list[dict[str, str]]:
 
 
 def base_row(made: Exported) -> str:
-    """The base and how the folder holds it."""
+    """The base, and how it is in the folder."""
     if made.held == "referred":
-        return f"{made.base}, referred to by {made.base_identity[:24]}"
+        return f"{made.base}, referenced by {made.base_identity[:24]}"
     if made.dequantized_from is not None:
         return f"{made.base}, dequantized from the {made.dequantized_from} of the training"
     return made.base

@@ -1,4 +1,4 @@
-"""Proof: an exported folder opened by its own `load.py`, where peftkit is not, and what it says."""
+"""Verifies an exported folder: its own `load.py` predicts in a process without peftkit."""
 
 import json
 import os
@@ -40,8 +40,8 @@ load = importlib.util.module_from_spec(found)
 found.loader.exec_module(load)
 model, tokenizer = load.load(given["folder"], given["base"])
 """
-"""What the other process runs first: the folder's own code, which opens it."""
-LABELLING = """
+"""The first part of the process: the folder's own code loads it."""
+LABELING = """
 texts, pairs, size = given["texts"], given["pairs"], given["size"]
 said = []
 for first in range(0, len(texts), size):
@@ -49,17 +49,17 @@ for first in range(0, len(texts), size):
     said += load.logits_of(model, tokenizer, texts[first : first + size], both).tolist()
 print(json.dumps(said))
 """
-"""What it asks of a classifier."""
+"""The second part for a classifier: its logits."""
 BITS = {None: 0.0, "4bit": 1e-2, "8bit": 1e-1}
-"""Of the largest logit: what a quantized layer may round otherwise than its dequantized weight. In
-8 bits bitsandbytes rounds what enters the layer, too."""
+"""How much a logit may differ between a quantized layer and its dequantized weight, relative to the
+largest logit. In 8 bits bitsandbytes rounds the inputs as well."""
 
 UNSCORED = {"metric": None, "before": None, "after": None, "scored_rows": 0}
-"""What a proof says of a score where there is none."""
+"""The fields of a proof without a score."""
 
 
 class Rows:
-    """Texts, and what the run says of them."""
+    """Texts, and the run's logits of them."""
 
     def __init__(self, run: RunDir, recipe: Recipe, texts: Sequence[str] | None) -> None:
         self.task: Task = recipe.task
@@ -70,8 +70,8 @@ class Rows:
         self.labeled = texts is None
 
     @torch.no_grad()
-    def ask(self, recipe: Recipe, assembled: LoadedModel, names: Sequence[str]) -> None:
-        """Have the run's model say its logits, fed as `peftkit predict` feeds it."""
+    def query(self, recipe: Recipe, assembled: LoadedModel, names: Sequence[str]) -> None:
+        """Compute the run's logits, as `peftkit predict` does."""
         encoded = self.task.encode(self.columns, assembled.tokenizer, names, recipe.data.max_length)
         count = len(encoded["input_ids"])
         rows = [{key: column[i] for key, column in encoded.items()} for i in range(count)]
@@ -85,21 +85,20 @@ class Rows:
         self.logits, self.labels = torch.cat(found), list(encoded["labels"])
 
     def score(self, logits: Tensor, names: Sequence[str]) -> float | None:
-        """The task's score, where the labels are known."""
+        """The task's score; None without labels."""
         if not self.labeled:
             return None
         return headline(self.task, logits, self.labels, names, self.columns)
 
-    def compared(self, folder: Path, base: Path | None, names: Sequence[str]) -> dict[str, Any]:
-        """What the folder's own code says of the same texts, beside what the run said: fields of a
-        `MergeProof`.
+    def compare_with(self, folder: Path, base: Path | None, names: Sequence[str]) -> dict[str, Any]:
+        """The folder's logits of the same texts, compared with the run's: fields of a `MergeProof`.
 
-        Raises `RunError` where the folder cannot be loaded.
+        Raises `RunError` if the folder cannot be loaded.
         """
         columns = {**self.columns, "text": self.task.texts_as_read(self.columns)}
         pairs = list(columns["text_pair"]) if "text_pair" in columns else None
         given = {"texts": list(columns["text"]), "pairs": pairs, "size": ROWS_A_BATCH}
-        said = torch.tensor(asked(folder, base, LABELLING, given))
+        said = torch.tensor(run_folder_code(folder, base, LABELING, given))
         found: dict[str, Any] = {**difference(self.logits, said), "rows": len(said)}
         before = self.score(self.logits, names)
         if before is not None:
@@ -109,73 +108,72 @@ class Rows:
 
 
 def source_of(texts: Sequence[str] | None) -> str:
-    """Where the texts that are compared come from, in words."""
+    """Where the compared texts are from, in words."""
     return "the run's held-out rows" if texts is None else "the given texts"
 
 
 def columns_to_compare(
     run: RunDir, recipe: Recipe, texts: Sequence[str] | None, most: int
 ) -> dict[str, list[Any]]:
-    """At most so many of the run's held-out rows as columns, or the given texts, however many."""
+    """At most `most` of the run's held-out rows as columns, or all the given texts."""
     if texts is None:
         return {name: column[:most] for name, column in held_out_columns(run).items()}
     pairs = recipe.data.text_pair is not None
-    chosen = [parted(text) if pairs else text for text in texts]
+    chosen = [split_pair(text) if pairs else text for text in texts]
     return columns_of(chosen, 1, inputs_of(run.path))
 
 
-def parted(line: str) -> tuple[str, str]:
+def split_pair(line: str) -> tuple[str, str]:
     """A line of a file as a pair of texts.
 
-    Raises `DataError` where there is no tab in it.
+    Raises `DataError` if it has no tab.
     """
     first, tab, second = line.partition("\t")
     if not tab:
-        raise DataError(f"--verify: the run reads pairs, {line[:30]!r} is none - part by a tab")
+        raise DataError(f"--verify: {line[:30]!r} is not a pair of texts - separate them by a tab")
     return first, second
 
 
-class Compared(Protocol):
-    """What a run says of texts, to be compared with what a folder says of them."""
+class RunPredictions(Protocol):
+    """A run's predictions, to be compared with those of a folder."""
 
-    def compared(self, folder: Path, base: Path | None, names: Sequence[str]) -> dict[str, Any]:
-        """How both differ, as fields of a `MergeProof`."""
+    def compare_with(self, folder: Path, base: Path | None, names: Sequence[str]) -> dict[str, Any]:
+        """The differences, as fields of a `MergeProof`."""
 
 
 def prove(
     folder: Path,
     base: Path | None,
-    rows: Compared,
+    rows: RunPredictions,
     names: Sequence[str],
     dtype: str,
     bits: str | None,
 ) -> MergeProof:
-    """Compare in a fresh process that has neither peftkit nor peft.
+    """The proof, computed in a new process without peftkit and peft.
 
-    Raises `RunError` where the difference is more than rounding explains, or it cannot be loaded.
+    Raises `RunError` if rounding does not explain the difference, or the folder cannot be loaded.
     """
-    found = {**UNSCORED, **rows.compared(folder, base, names)}
+    found = {**UNSCORED, **rows.compare_with(folder, base, names)}
     slack = max(ARITHMETIC[dtype], BITS[bits]) * max(1.0, found["largest_logit"])
     proof = MergeProof(**found, tolerance=slack, mean_tolerance=slack, computed_in=dtype)
     if not proof.largest <= proof.tolerance:  # NaN is not, either
         raise RunError(
-            f"the exported folder does not say what the run says: in {proof.rows} texts a logit "
-            f"differs by {proof.largest:.3g} (mean {proof.mean:.3g}), more than rounding explains "
-            f"({proof.tolerance:.3g}); it was removed - predict from the run with peftkit predict"
+            f"the exported folder's predictions differ from the run's: in {proof.rows} texts a "
+            f"logit differs by {proof.largest:.3g} (mean {proof.mean:.3g}), more than rounding "
+            f"explains ({proof.tolerance:.3g}); it was removed - use peftkit predict with the run"
         )
     if proof.greedy is not None and proof.greedy.different:
         numbers = ", ".join(map(str, proof.greedy.different[:5]))
         raise RunError(
-            f"the exported folder does not say what the run says: of {proof.rows} texts it answers "
-            f"{len(proof.greedy.different)} otherwise, or ends elsewhere (number {numbers} of "
-            f"{proof.texts}); it was removed - predict from the run with peftkit predict"
+            f"the exported folder's predictions differ from the run's: of {proof.rows} texts it "
+            f"answers {len(proof.greedy.different)} differently (number {numbers} of "
+            f"{proof.texts}); it was removed - use peftkit predict with the run"
         )
     return proof
 
 
-def asked(folder: Path, base: Path | None, code: str, more: Mapping[str, Any]) -> Any:
-    """What `code` prints, once the folder's own code has opened it; it is `given` what is in
-    `more`."""
+def run_folder_code(folder: Path, base: Path | None, code: str, more: Mapping[str, Any]) -> Any:
+    """What `code` prints after the folder's own code has loaded it; `more` is part of `given`."""
     ours = Path(__file__).parents[2]
     given = {
         "places": [place for place in sys.path if place and Path(place).resolve() != ours],
@@ -201,6 +199,6 @@ def asked(folder: Path, base: Path | None, code: str, more: Mapping[str, Any]) -
         last = done.stderr.strip()[-2000:]
         raise RunError(
             f"the exported folder could not be loaded by its load.py, and was removed: {last} - "
-            "mend that, or say --verify off"
+            "fix that, or use --verify off"
         )
     return json.loads(done.stdout.strip().splitlines()[-1])

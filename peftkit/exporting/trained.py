@@ -1,4 +1,4 @@
-"""What was trained, taken out of a run's model: tensors, and where `load.py` attaches them."""
+"""The trained tensors of a run's model, and how `load.py` attaches them."""
 
 import inspect
 import textwrap
@@ -25,9 +25,9 @@ from peftkit.tasks.language_modeling.generation_settings import Generation
 
 
 class Trained:
-    """The trained parts of a run's model; the model itself is not kept."""
+    """The trained tensors of a run's model; the model itself is not kept."""
 
-    @torch.no_grad()  # an LSTM rounds in its own way where gradients are wanted
+    @torch.no_grad()  # an LSTM rounds differently with gradients
     def __init__(self, recipe: Recipe, assembled: LoadedModel) -> None:
         module: Any = assembled.module
         base = unwrap_model(module)
@@ -45,7 +45,7 @@ class Trained:
             for name in base_parameters(base)
             if not name.startswith(heads) and name not in self.tensors
         }
-        """The names of the base's parameters, but for the heads'."""
+        """The names of the base's own parameters, without the heads'."""
         self.reading = reading(recipe, base, assembled.tokenizer)
         if "added" in self.reading:
             self.tensors |= added_rows(base, self.reading["added"]["ids"])
@@ -58,7 +58,7 @@ class Trained:
         return {each.kind: textwrap.dedent(inspect.getsource(each.code)) for each in self.modules}
 
     def write(self, folder: Path, recipe: Recipe, base: Mapping[str, Any]) -> None:
-        """Write the tensors, and what `load.py` must know; `base` says where the base's are."""
+        """Write the tensors and `loading.json`; `base` is where the base's weights are."""
         contiguous = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
         save_file(contiguous, folder / TRAINED, metadata={"format": "pt"})
         said = {
@@ -80,7 +80,7 @@ class Trained:
 
 
 def added_rows(base: PreTrainedModel, ids: Sequence[int]) -> dict[str, Tensor]:
-    """What the embeddings hold of the tokens `ids`, and the output layer where it is another."""
+    """The embeddings of the tokens `ids`, and their output weights if these are not tied."""
     tables: dict[str, Any] = {"added": base.get_input_embeddings().weight}
     output: Any = base.get_output_embeddings()
     if output is not None and output.weight is not tables["added"]:
@@ -89,8 +89,8 @@ def added_rows(base: PreTrainedModel, ids: Sequence[int]) -> dict[str, Tensor]:
 
 
 def reading(recipe: Recipe, base: Any, tokenizer: Any) -> dict[str, Any]:
-    """What is read of the model: by a head which token, behind how many virtual ones, and out of
-    which module; and the tokens that the task added."""
+    """Which token the head reads, after how many virtual tokens and from which module, and the
+    tokens that the task added."""
     task, known = recipe.task, ARCHITECTURES.get(base.config.model_type)
     prefix = base.base_model_prefix if hasattr(base, base.base_model_prefix) else ""
     said: dict[str, Any] = {
@@ -110,7 +110,7 @@ def reading(recipe: Recipe, base: Any, tokenizer: Any) -> dict[str, Any]:
 
 
 def prompt_format(recipe: Recipe, assembled: LoadedModel) -> dict[str, Any] | None:
-    """How a text becomes what a language model reads, and what ends its answers; None of others."""
+    """How a language model's prompts are made and what ends its answers; None for other models."""
     task = recipe.task.text_generator
     if task is None:
         return None

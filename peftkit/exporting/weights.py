@@ -1,4 +1,4 @@
-"""The base's weights in an exported folder: copied, changed where training did, or named."""
+"""The base's weights in an exported folder: copied, with trained changes, or referenced."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,21 +25,21 @@ class Weights:
     """The plan for the base's weights."""
 
     adapter: Adapter
-    """Of what was trained, what changes tensors of the base's own."""
+    """What changes the base's own tensors."""
     planned: MergePlan
     source: Source
     held: Held
     dequantized_from: str | None
 
     def write(self, folder: Path) -> Written:
-        """Write the base's tensors into `folder`, where they are to lie there."""
+        """Write the base's tensors to `folder`, if they are embedded."""
         if self.held == "reference":
             return Written()
         (folder / "base").mkdir()
         return write_weights(self.planned, folder / "base", name="exported base")
 
-    def said(self) -> dict[str, Any]:
-        """Where the base's weights are, for `load.py`."""
+    def location(self) -> dict[str, Any]:
+        """Where `load.py` finds the base's weights."""
         if self.held == "embed":
             return {"held": "embedded"}
         place = Path(self.source.location)
@@ -57,7 +57,7 @@ class Weights:
 def weights_of(run: RunDir, source: Source, trained: Trained, held: Held) -> Weights:
     """The plan for the weights of `run`.
 
-    Raises `RunError` where the base is damaged, or is to be named and is not what was trained on.
+    Raises `RunError` if the base is damaged, or is to be referenced and was changed by training.
     """
     strategy = run.recipe.strategy
     adapter = base_part(run, trained)
@@ -69,20 +69,18 @@ def weights_of(run: RunDir, source: Source, trained: Trained, held: Held) -> Wei
     if held == "reference":
         why = None
         if quantized is not None:
-            why = f"the run was trained on its {quantized.kind} weights, and answers by those"
+            why = f"the run was trained on its {quantized.kind} weights"
         elif any(output.is_touched for output in planned.outputs):
             why = f"'strategy: {strategy.kind}' changed its own weights"
         if why is not None:
-            raise RunError(
-                f"{run.path}: cannot refer to {source.used} as it is: {why} - say --base embed"
-            )
+            raise RunError(f"{run.path}: cannot reference {source.used}: {why} - use --base embed")
     return Weights(adapter, planned, source, held, quantized.kind if quantized else None)
 
 
 def base_part(run: RunDir, trained: Trained) -> Adapter:
-    """The artifact without what `load.py` attaches: what is folded into the base."""
+    """The part of the artifact that changes the base, without what `load.py` attaches."""
     adapter = read_artifact(run.artifact, run)
-    # around a prompt's model PEFT puts one wrapper, around others two
+    # PEFT wraps a model with a prompt once, others twice
     named = adapter.replaced.items()
     if not adapter.config:
         named = {t.name.removeprefix("base_model."): t for _, t in named}.items()

@@ -264,7 +264,7 @@ def test_a_folder_that_says_something_else_is_removed(folded: Path, tmp_path: Pa
     folder = RunDir(run)
     source = Source.model_validate(folder.description()["model"])
     write_manifest(folder.artifact, folder.recipe, source, tuple(folder.description()["names"]))
-    with pytest.raises(RunError, match=r"does not say what the run says: in 16 texts a logit"):
+    with pytest.raises(RunError, match=r"predictions differ from the run's: in 16 texts a logit"):
         peftkit.export(run, tmp_path / "to")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
@@ -285,7 +285,7 @@ def test_the_proof_sees_a_bottleneck_that_is_not_the_runs(
     (to / "loading.json").write_text(json.dumps(said))
     recipe, assembled, names = load_run(run)
     rows = Rows(RunDir(run), recipe, TEXTS)
-    rows.ask(recipe, assembled, names)
+    rows.query(recipe, assembled, names)
     with pytest.raises(RunError, match=r"in 3 texts a logit differs by .* it was removed"):
         prove(to, None, rows, names, "float32", None)
 

@@ -152,7 +152,7 @@ def test_it_is_proven_by_its_texts_and_its_card_runs(
     run, to = trained(Cell(TURNS, "{kind: adapter}"), tmp_path), tmp_path / "to"
     assert main(["export", str(run), "--to", str(to)]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"texts\t10 of 10 the same to the letter, with the same ends", said)
+    assert re.search(r"texts\t10 of 10 identical, with the same end", said)
     assert re.search(r"logits differ\tlargest .* on 10 of the run's held-out rows", said)
     proof = json.loads((to / "export.json").read_text())["proof"]
     assert proof["greedy"]["equal"] == proof["greedy"]["prompts"] == proof["rows"] == 10
@@ -190,7 +190,7 @@ def proven(run: Path, to: Path) -> Any:
     """The proof of a folder that may have been changed since."""
     recipe, assembled, names = load_run(run)
     rows = Answers(RunDir(run), recipe, None, rows=4)
-    rows.ask(recipe, assembled, names)
+    rows.query(recipe, assembled, names)
     return prove(to, None, rows, names, "float32", None)
 
 
@@ -224,7 +224,7 @@ def test_the_proof_sees_texts_that_are_not_the_runs(
     changed, times = re.subn(before, after, path.read_text())
     assert times
     path.write_text(changed)
-    with pytest.raises(RunError, match=r"does not say what the run says: .* it was removed"):
+    with pytest.raises(RunError, match=r"predictions differ from the run's: .* it was removed"):
         proven(run, tmp_path / "to")
 
 
