@@ -25,8 +25,8 @@ def resample_confusion(confusion: Integers, rng: np.random.Generator, resamples:
     from a multinomial.
     """
     rows = confusion.sum()
-    drawn = rng.multinomial(rows, (confusion / rows).ravel(), size=resamples)
-    return drawn.reshape(resamples, *confusion.shape)
+    samples = rng.multinomial(rows, (confusion / rows).ravel(), size=resamples)
+    return samples.reshape(resamples, *confusion.shape)
 
 
 def name_metrics(confusions: Integers, areas: Floats, names: Sequence[str]) -> dict[str, Floats]:
@@ -122,8 +122,8 @@ def row_weights(rng: np.random.Generator, resamples: int, rows: int) -> Floats:
     """How often each bootstrap sample holds each row: (resamples, rows)."""
     import numpy as np
 
-    drawn = rng.integers(rows, size=(resamples, rows)) + rows * np.arange(resamples)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=drawn.size)
+    samples = rng.integers(rows, size=(resamples, rows)) + rows * np.arange(resamples)[:, None]
+    counts = np.bincount(samples.ravel(), minlength=samples.size)
     return counts.reshape(resamples, rows).astype(float)
 
 

@@ -48,8 +48,8 @@ def resampled_sums(counts: Floats, resamples: int, seed: int) -> Floats:
 
 
 def pseudo_values(counts: Floats, totals: Totals, metric: str) -> Floats | None:
-    """What each row gives to `metric`: the jackknife's pseudo-values, shifted to have the score as
-    their mean (`row_scores` says why); None where it, or it without some row, is undefined."""
+    """The value of each row for `metric`: the jackknife's pseudo-values, shifted so that their mean
+    is the score; None where the metric, or the metric without some row, is undefined."""
     rows = len(counts)
     if rows < 2:
         return None
@@ -65,16 +65,16 @@ def pseudo_values(counts: Floats, totals: Totals, metric: str) -> Floats | None:
 
 
 def precision_recall_f1(
-    hits: Floats, said: Floats, there: Floats, nothing: float = math.nan
+    hits: Floats, predicted: Floats, there: Floats, nothing: float = math.nan
 ) -> tuple[Floats, Floats, Floats]:
-    """Precision, recall and F1 from how many were said rightly, were said and are there.
+    """Precision, recall and F1 from numbers of true positives, predicted and true items.
 
     As in scikit-learn, seqeval and the scorer of SemEval-2010 Task 8 a ratio of 0 to 0 is 0; where
-    none is said and none is there, all three are `nothing`.
+    there are neither predicted nor true items, all three are `nothing`.
     """
-    unseen = said + there == 0
+    unseen = predicted + there == 0
     precision, recall, f1 = (
         np.where(unseen, nothing, part / np.where(whole > 0, whole, 1))
-        for part, whole in ((hits, said), (hits, there), (2 * hits, said + there))
+        for part, whole in ((hits, predicted), (hits, there), (2 * hits, predicted + there))
     )
     return precision, recall, f1

@@ -24,30 +24,35 @@ if TYPE_CHECKING:
 
 
 def multilabel_scores(
-    right: Sets, said: Sets, sure: Floats, names: Sequence[str], resamples: int, seed: int = 0
+    right: Sets,
+    predicted: Sets,
+    probabilities: Floats,
+    names: Sequence[str],
+    resamples: int,
+    seed: int = 0,
 ) -> dict[str, Score]:
-    """Every score of the sets `said`, and of how `sure` each label is, against the `right` sets:
+    """Every score of the `predicted` sets and the `probabilities` against the `right` sets:
     (rows, labels) each. `micro_f1` first; `f1[name]` of each label."""
     rng, rows = np.random.default_rng(seed), len(right)
-    points = multilabel_points(right, said, sure, names)
-    counts = multilabel_counts(right, said, sure)
-    drawn: dict[str, list[Floats]] = {name: [] for name in points}
+    points = multilabel_points(right, predicted, probabilities, names)
+    counts = multilabel_counts(right, predicted, probabilities)
+    samples: dict[str, list[Floats]] = {name: [] for name in points}
     for start in range(0, resamples, size_of_block(rows)):
         weights = row_weights(rng, min(size_of_block(rows), resamples - start), rows)
         found = multilabel_totals(weights @ counts, names) | {
-            "map": mean_precision(weights, right, sure)
+            "map": mean_precision(weights, right, probabilities)
         }
-        for name, lists in drawn.items():
+        for name, lists in samples.items():
             lists.append(found[name])
     none = np.empty(0)
     return {
-        name: score_of(point, np.concatenate([none, *drawn[name]]), rows)
+        name: score_of(point, np.concatenate([none, *samples[name]]), rows)
         for name, point in points.items()
     }
 
 
 def multilabel_points(
-    right: Sets, said: Sets, sure: Floats, names: Sequence[str]
+    right: Sets, predicted: Sets, probabilities: Floats, names: Sequence[str]
 ) -> dict[str, float]:
     """Every score by name, as scikit-learn computes it; NaN where undefined."""
     from sklearn.metrics import (
@@ -59,46 +64,53 @@ def multilabel_points(
 
     there = right.any(axis=0)
     areas = [
-        average_precision_score(right[:, each], sure[:, each]) for each in np.flatnonzero(there)
+        average_precision_score(right[:, each], probabilities[:, each])
+        for each in np.flatnonzero(there)
     ]
-    by_label = f1_score(right, said, average=None, zero_division=np.nan)
+    by_label = f1_score(right, predicted, average=None, zero_division=np.nan)
     return {
-        "micro_f1": float(f1_score(right, said, average="micro", zero_division=np.nan)),
+        "micro_f1": float(f1_score(right, predicted, average="micro", zero_division=np.nan)),
         "macro_f1": mean_of_defined(np.asarray(by_label)[None]).item(),
         "map": float(np.mean(areas)) if areas else math.nan,
-        "lrap": float(label_ranking_average_precision_score(right, sure)),
-        "exact_match": float(accuracy_score(right, said)),
+        "lrap": float(label_ranking_average_precision_score(right, probabilities)),
+        "exact_match": float(accuracy_score(right, predicted)),
     } | {f"f1[{name}]": float(f1) for name, f1 in zip(names, by_label, strict=True)}
 
 
-def multilabel_counts(right: Sets, said: Sets, sure: Floats) -> Floats:
-    """What each row gives to the sums behind every score but `map`: hits, labels said and labels
-    there of each label; ranking precision; whether all is right; 1."""
-    rest = [ranking_precision(right, sure), (right == said).all(axis=1), np.ones(len(right))]
-    return np.concatenate([right & said, said, right, np.stack(rest, axis=1)], axis=1).astype(float)
+def multilabel_counts(right: Sets, predicted: Sets, probabilities: Floats) -> Floats:
+    """The counts of each row for every score but `map`: true positives, predicted and true ones of
+    each label; ranking precision; whether all is right; 1."""
+    rest = [
+        ranking_precision(right, probabilities),
+        (right == predicted).all(axis=1),
+        np.ones(len(right)),
+    ]
+    return np.concatenate(
+        [right & predicted, predicted, right, np.stack(rest, axis=1)], axis=1
+    ).astype(float)
 
 
 def multilabel_totals(sums: Floats, names: Sequence[str]) -> dict[str, Floats]:
     """Every score but `map` from sums of counts: (many, 3 labels + 3) to (many)."""
     labels = len(names)
-    hits, said, there = (sums[:, labels * i : labels * (i + 1)] for i in range(3))
+    hits, predicted, there = (sums[:, labels * i : labels * (i + 1)] for i in range(3))
     ranked, exact, rows = sums[:, 3 * labels :].T
-    f1 = ratio(2 * hits, said + there)
+    f1 = ratio(2 * hits, predicted + there)
     return {
-        "micro_f1": ratio(2 * hits.sum(axis=1), (said + there).sum(axis=1)),
+        "micro_f1": ratio(2 * hits.sum(axis=1), (predicted + there).sum(axis=1)),
         "macro_f1": mean_of_defined(f1),
         "lrap": ranked / rows,
         "exact_match": exact / rows,
     } | {f"f1[{name}]": f1[:, i] for i, name in enumerate(names)}
 
 
-def ranking_precision(right: Sets, sure: Floats) -> Floats:
+def ranking_precision(right: Sets, probabilities: Floats) -> Floats:
     """Of each row's right labels, the mean share of right ones among those ranked as high: (rows,);
     1 where none or all are right, as in scikit-learn."""
     above = np.zeros(right.shape)
     hits = np.zeros(right.shape)
     for each in range(right.shape[1]):  # labels^2 cells a row at once would be many
-        higher = sure[:, each, None] >= sure
+        higher = probabilities[:, each, None] >= probabilities
         above += higher
         hits += higher & right[:, each, None]
     count = right.sum(axis=1)
@@ -106,16 +118,18 @@ def ranking_precision(right: Sets, sure: Floats) -> Floats:
     return np.where((count == 0) | (count == right.shape[1]), 1.0, shares)
 
 
-def mean_precision(weights: Floats, right: Sets, sure: Floats) -> Floats:
+def mean_precision(weights: Floats, right: Sets, probabilities: Floats) -> Floats:
     """Mean average precision of the labels that a sample has: (samples, rows) -> (samples)."""
-    found = [average_precision(weights, right[:, i], sure[:, i]) for i in range(right.shape[1])]
+    found = [
+        average_precision(weights, right[:, i], probabilities[:, i]) for i in range(right.shape[1])
+    ]
     return mean_of_defined(np.stack(found, axis=1))
 
 
-def average_precision(weights: Floats, right: Sets, sure: Floats) -> Floats:
+def average_precision(weights: Floats, right: Sets, probabilities: Floats) -> Floats:
     """The mean over right rows of the precision at their place, ties together: (samples)."""
-    order = np.argsort(-sure, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(sure[order]) < 0])
+    order = np.argsort(-probabilities, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(probabilities[order]) < 0])
     here = weights[:, order]
     everything = np.add.reduceat(here, starts, axis=1).cumsum(axis=1)
     hits = np.add.reduceat(here * right[order], starts, axis=1)
@@ -124,39 +138,39 @@ def average_precision(weights: Floats, right: Sets, sure: Floats) -> Floats:
 
 
 def multilabel_row_values(
-    metric: str, right: Sets, said: Sets, sure: Floats, names: Sequence[str]
+    metric: str, right: Sets, predicted: Sets, probabilities: Floats, names: Sequence[str]
 ) -> Floats | None:
-    """What each row gives to `metric`: the jackknife's pseudo-values (see `tallies`), (rows,)."""
+    """The value of each row for `metric`: the jackknife's pseudo-values (see `counts`), (rows,)."""
     rows = len(right)
     if metric != "map":
-        counts = multilabel_counts(right, said, sure)
+        counts = multilabel_counts(right, predicted, probabilities)
         return pseudo_values(counts, lambda sums: multilabel_totals(sums, names), metric)
-    score = multilabel_points(right, said, sure, names)["map"]
+    score = multilabel_points(right, predicted, probabilities, names)["map"]
     if math.isnan(score) or rows < 2:
         return None
     parts = []
     for start in range(0, rows, size_of_block(rows)):
         weights = np.ones((min(size_of_block(rows), rows - start), rows))
         weights[np.arange(len(weights)), start + np.arange(len(weights))] = 0
-        parts.append(mean_precision(weights, right, sure))
+        parts.append(mean_precision(weights, right, probabilities))
     values = rows * score - (rows - 1) * np.concatenate(parts)
     return values - values.mean() + score if np.isfinite(values).all() else None
 
 
-def best_thresholds(right: Sets, sure: Floats) -> list[float]:
+def best_thresholds(right: Sets, probabilities: Floats) -> list[float]:
     """For each label the threshold with the best F1, halfway between two probabilities; the one
     nearest to 0.5 of several; 0.5 for a label that no row has."""
-    return [best_threshold(right[:, i], sure[:, i]) for i in range(right.shape[1])]
+    return [best_threshold(right[:, i], probabilities[:, i]) for i in range(right.shape[1])]
 
 
-def best_threshold(right: Sets, sure: Floats) -> float:
+def best_threshold(right: Sets, probabilities: Floats) -> float:
     """The threshold of one label."""
     if not right.any():
         return 0.5
-    order = np.argsort(-sure, kind="stable")
-    ends = np.flatnonzero(np.r_[np.diff(sure[order]) < 0, True])
+    order = np.argsort(-probabilities, kind="stable")
+    ends = np.flatnonzero(np.r_[np.diff(probabilities[order]) < 0, True])
     f1 = 2 * right[order].cumsum()[ends] / (ends + 1 + right.sum())
-    places = sure[order][ends]
+    places = probabilities[order][ends]
     below = np.r_[places[1:], 0.0]
     between = (places + below) / 2
     between = np.where(between > below, between, places)  # neighbors have nothing between them
@@ -165,5 +179,5 @@ def best_threshold(right: Sets, sure: Floats) -> float:
 
 
 def size_of_block(rows: int) -> int:
-    """How many samples' weights are held at a time."""
+    """The number of samples whose weights are in memory at a time."""
     return max(1, BLOCK_CELLS // max(1, rows))

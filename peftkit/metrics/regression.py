@@ -24,54 +24,59 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 MEASURES = ("spearman", "pearson", "rmse", "mae", "r2")
-"""What is measured of each target."""
+"""The metrics of each target."""
 
 
 def regression_scores(
-    right: Floats, said: Floats, names: Sequence[str], headline: str, resamples: int, seed: int = 0
+    right: Floats,
+    predicted: Floats,
+    names: Sequence[str],
+    headline: str,
+    resamples: int,
+    seed: int = 0,
 ) -> dict[str, Score]:
-    """Every measure of the numbers `said` (rows, targets) against the right ones, the headline
+    """Every measure of the numbers `predicted` (rows, targets) against the right ones, the headline
     first: the mean over the targets, and where there are several each target's as `rmse[name]`."""
     rng = np.random.default_rng(seed)
     rows, targets = right.shape
-    points = [measured(right[:, t], said[:, t]) for t in range(targets)]
-    drawn: dict[str, list[Floats]] = {measure: [] for measure in MEASURES}
+    points = [measured(right[:, t], predicted[:, t]) for t in range(targets)]
+    samples: dict[str, list[Floats]] = {measure: [] for measure in MEASURES}
     for weights in blocks(rng, resamples, rows):
-        found = [weighted(right[:, t], said[:, t], weights) for t in range(targets)]
-        for measure, lists in drawn.items():
+        found = [weighted(right[:, t], predicted[:, t], weights) for t in range(targets)]
+        for measure, lists in samples.items():
             lists.append(np.stack([each[measure] for each in found]))
     scores = {}
-    for measure, lists in drawn.items():
+    for measure, lists in samples.items():
         own = np.array([point[measure] for point in points])
         draws = np.concatenate(lists, axis=1) if lists else np.empty((targets, 0))
         scores[measure] = score_of(float(own.mean()), draws.mean(axis=0), rows)
         for target, name in enumerate(names if targets > 1 else ()):
             scores[f"{measure}[{name}]"] = score_of(float(own[target]), draws[target], rows)
     if headline not in scores:
-        scores[headline] = function_score(find_metric(headline), right, said, resamples, seed)
+        scores[headline] = function_score(find_metric(headline), right, predicted, resamples, seed)
     return {headline: scores[headline]} | scores
 
 
-def measured(right: Floats, said: Floats) -> dict[str, float]:
+def measured(right: Floats, predicted: Floats) -> dict[str, float]:
     """Every measure of one target; NaN where a side without spread leaves it undefined."""
     from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
     flat = len(right) < 2 or np.ptp(right) == 0
-    none = flat or np.ptp(said) == 0
+    none = flat or np.ptp(predicted) == 0
     return {
-        "spearman": math.nan if none else float(spearmanr(right, said).statistic),
-        "pearson": math.nan if none else float(pearsonr(right, said).statistic),
-        "rmse": float(root_mean_squared_error(right, said)),
-        "mae": float(mean_absolute_error(right, said)),
-        "r2": math.nan if flat else float(r2_score(right, said)),
+        "spearman": math.nan if none else float(spearmanr(right, predicted).statistic),
+        "pearson": math.nan if none else float(pearsonr(right, predicted).statistic),
+        "rmse": float(root_mean_squared_error(right, predicted)),
+        "mae": float(mean_absolute_error(right, predicted)),
+        "r2": math.nan if flat else float(r2_score(right, predicted)),
     }
 
 
-def weighted(right: Floats, said: Floats, weights: Floats) -> dict[str, Floats]:
+def weighted(right: Floats, predicted: Floats, weights: Floats) -> dict[str, Floats]:
     """Every measure of one target under each line of row weights: (samples, rows) -> (samples)."""
-    totals = error_totals(weights @ error_counts(right, said))
-    ranks = weighted_ranks(weights, right), weighted_ranks(weights, said)
+    totals = error_totals(weights @ error_counts(right, predicted))
+    ranks = weighted_ranks(weights, right), weighted_ranks(weights, predicted)
     return {"spearman": correlation(weights, *ranks), **totals}
 
 
@@ -98,20 +103,20 @@ def correlation(weights: Floats, one: Floats, other: Floats) -> Floats:
     return ratio(together, np.sqrt(np.prod(list(spreads), axis=0)))
 
 
-def error_counts(right: Floats, said: Floats) -> Floats:
-    """What each row gives to the sums behind every measure but the ranks': (rows, 8)."""
-    error = said - right
+def error_counts(right: Floats, predicted: Floats) -> Floats:
+    """The counts of each row for every measure but `spearman`: (rows, 8)."""
+    error = predicted - right
     # correlation is blind to shifts; sums of large numbers are not
-    y, p = right - right.mean(), said - said.mean()
+    y, p = right - right.mean(), predicted - predicted.mean()
     return np.stack([np.ones_like(y), y, p, y * y, p * p, y * p, error**2, abs(error)], axis=1)
 
 
 def error_totals(sums: Floats) -> dict[str, Floats]:
     """Every measure but the ranks' from sums of counts: (many, 8) to (many)."""
     rows, y, p, yy, pp, yp, squared, absolute = sums.T
-    spread, said_spread = (with_floor(s - m**2 / rows, s) for m, s in ((y, yy), (p, pp)))
+    spread, predicted_spread = (with_floor(s - m**2 / rows, s) for m, s in ((y, yy), (p, pp)))
     return {
-        "pearson": ratio(yp - y * p / rows, np.sqrt(spread * said_spread)),
+        "pearson": ratio(yp - y * p / rows, np.sqrt(spread * predicted_spread)),
         "rmse": np.sqrt(squared / rows),
         "mae": absolute / rows,
         "r2": 1 - ratio(squared, spread),
@@ -124,28 +129,28 @@ def with_floor(spread: Floats, scale: Floats) -> Floats:
 
 
 def regression_row_values(
-    right: Floats, said: Floats, metric: str, names: Sequence[str]
+    right: Floats, predicted: Floats, metric: str, names: Sequence[str]
 ) -> Floats | None:
-    """What each row gives to `metric`: the jackknife's pseudo-values (see `tallies`), (rows,)."""
+    """The value of each row for `metric`: the jackknife's pseudo-values (see `counts`), (rows,)."""
     if (known := find_metric(metric)).function is not None:
-        return function_row_values(known, right, said)
+        return function_row_values(known, right, predicted)
     measure, _, rest = metric.partition("[")
     if measure not in MEASURES or (rest and rest[:-1] not in names):
         return None
     targets = [list(names).index(rest[:-1])] if rest else range(right.shape[1])
-    found = [target_row_values(right[:, t], said[:, t], measure) for t in targets]
+    found = [target_row_values(right[:, t], predicted[:, t], measure) for t in targets]
     defined = [each for each in found if each is not None]
     return np.mean(defined, axis=0) if len(defined) == len(found) else None
 
 
-def target_row_values(right: Floats, said: Floats, measure: str) -> Floats | None:
+def target_row_values(right: Floats, predicted: Floats, measure: str) -> Floats | None:
     """The pseudo-values of one target's measure; None where it, or it without a row, is undefined.
 
     A mean over rows needs no jackknife: `mae`'s are the errors.
     """
     if measure != "spearman":
-        return pseudo_values(error_counts(right, said), error_totals, measure)
-    rows, score = len(right), measured(right, said)[measure]
+        return pseudo_values(error_counts(right, predicted), error_totals, measure)
+    rows, score = len(right), measured(right, predicted)[measure]
     if math.isnan(score):
         return None
     size = max(1, BLOCK_CELLS // rows)
@@ -153,7 +158,7 @@ def target_row_values(right: Floats, said: Floats, measure: str) -> Floats | Non
     for start in range(0, rows, size):
         weights = np.ones((min(size, rows - start), rows))
         weights[np.arange(len(weights)), start + np.arange(len(weights))] = 0
-        parts.append(weighted(right, said, weights)[measure])
+        parts.append(weighted(right, predicted, weights)[measure])
     values = rows * score - (rows - 1) * np.concatenate(parts)
     return values - values.mean() + score if np.isfinite(values).all() else None
 

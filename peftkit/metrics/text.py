@@ -30,18 +30,18 @@ ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 class TextMetric(NamedTuple):
-    """One kind of score: how a row is counted, and what sums of counts come to."""
+    """A metric of generated texts: the counts of a row, and the scores from sums of counts."""
 
     width: int
     """Numbers a row."""
     counts: Callable[[str, str], Sequence[float]]
-    """Of what was said and what should be."""
+    """Of a generated text and its reference."""
     totals: Callable[[Floats], dict[str, Floats]]
     """Sums (many, width) to scores by name, (many,) each."""
     signatures: Callable[[Sequence[str]], Mapping[str, str]] = lambda _: {}
-    """Of the references: how the scores are computed, by name, as sacrebleu puts it."""
+    """Of the references: the signature of each score, in the form of sacrebleu."""
     notes: Callable[[Sequence[str]], Sequence[str]] = lambda _: ()
-    """Of the references: what a reader of the scores must know of how texts are split."""
+    """Of the references: notes on how texts are split."""
 
 
 def means(names: Sequence[str]) -> Callable[[Floats], dict[str, Floats]]:
@@ -55,22 +55,22 @@ def means(names: Sequence[str]) -> Callable[[Floats], dict[str, Floats]]:
 
 
 def exact_counts(extract: str | None) -> Callable[[str, str], Sequence[float]]:
-    """Whether what was said is what should be, but for white space around it and between words.
+    """Whether what was said is the reference, apart from white space.
 
     With `extract`, whether the final answers are the same that this pattern finds in both.
     """
 
-    def counts(said: str, right: str) -> Sequence[float]:
-        return float(is_same(said, right, extract)), 1.0
+    def counts(predicted: str, right: str) -> Sequence[float]:
+        return float(is_same(predicted, right, extract)), 1.0
 
     return counts
 
 
-def is_same(said: str, right: str, extract: str | None) -> bool:
+def is_same(predicted: str, right: str, extract: str | None) -> bool:
     """Whether two texts, or their final answers, are the same; numbers as numbers."""
     if extract is None:
-        return said.split() == right.split()
-    ours, theirs = final_answer(said, extract), final_answer(right, extract)
+        return predicted.split() == right.split()
+    ours, theirs = final_answer(predicted, extract), final_answer(right, extract)
     return ours is not None and ours == theirs
 
 
@@ -103,8 +103,8 @@ def rouge_counts(tokenizer: str | None) -> Callable[[str, str], Sequence[float]]
     """ROUGE-1, -2 and -L F-measures of a row, its texts split by the reference's script where no
     tokenizer is named."""
 
-    def counts(said: str, right: str) -> Sequence[float]:
-        found = rouge_scorer(tokenizer or rouge_tokenizer(right)).score(right, said)
+    def counts(predicted: str, right: str) -> Sequence[float]:
+        found = rouge_scorer(tokenizer or rouge_tokenizer(right)).score(right, predicted)
         return [*(float(found[name].fmeasure) for name in ROUGE), 1.0]
 
     return counts
@@ -149,18 +149,18 @@ def bleu(tokenizer: str) -> Any:
     return BLEU(tokenize=tokenizer)
 
 
-def chrf_counts(said: str, right: str) -> Sequence[float]:
-    """Of each order of character n-grams: those said, those wanted, those in both."""
-    (found,) = chrf()._extract_corpus_statistics([said], [[right]])
+def chrf_counts(predicted: str, right: str) -> Sequence[float]:
+    """Numbers of character n-grams of each order: in the text, in the reference, in both."""
+    (found,) = chrf()._extract_corpus_statistics([predicted], [[right]])
     return [float(number) for number in found]
 
 
 def chrf_totals(sums: Floats) -> dict[str, Floats]:
     """chrF (Popović 2015), of 100, from sums (many, 3 orders)."""
-    said, wanted, both = sums.reshape(len(sums), CHRF_ORDER, 3).transpose(2, 0, 1)
-    there = (said > 0) & (wanted > 0)
+    predicted, wanted, both = sums.reshape(len(sums), CHRF_ORDER, 3).transpose(2, 0, 1)
+    there = (predicted > 0) & (wanted > 0)
     orders = np.maximum(there.sum(axis=1), 1)
-    precision = (np.where(there, both, 0) / np.maximum(said, 1)).sum(axis=1) / orders
+    precision = (np.where(there, both, 0) / np.maximum(predicted, 1)).sum(axis=1) / orders
     recall = (np.where(there, both, 0) / np.maximum(wanted, 1)).sum(axis=1) / orders
     weight = 4.0  # beta is 2
     below = weight * precision + recall
@@ -169,10 +169,10 @@ def chrf_totals(sums: Floats) -> dict[str, Floats]:
 
 
 def bleu_counts(tokenizer: str) -> Callable[[str, str], Sequence[float]]:
-    """Words said and wanted; of each order of word n-grams those in both, and those said."""
+    """Numbers of words in text and reference; of n-grams of each order in both and in the text."""
 
-    def counts(said: str, right: str) -> Sequence[float]:
-        (found,) = bleu(tokenizer)._extract_corpus_statistics([said], [[right]])
+    def counts(predicted: str, right: str) -> Sequence[float]:
+        (found,) = bleu(tokenizer)._extract_corpus_statistics([predicted], [[right]])
         return [float(number) for number in found]
 
     return counts
@@ -180,7 +180,7 @@ def bleu_counts(tokenizer: str) -> Callable[[str, str], Sequence[float]]:
 
 def bleu_totals(sums: Floats) -> dict[str, Floats]:
     """BLEU (Papineni et al. 2002) with sacrebleu's exponential smoothing, of 100."""
-    said, wanted = sums[:, 0], sums[:, 1]
+    predicted, wanted = sums[:, 0], sums[:, 1]
     right, total = sums[:, 2 : 2 + BLEU_ORDER], sums[:, 2 + BLEU_ORDER :]
     # an order without a match counts as half of one, the next as a quarter, ...
     smooth = 2.0 ** -np.cumsum((right == 0) & (total > 0), axis=1)
@@ -188,7 +188,7 @@ def bleu_totals(sums: Floats) -> dict[str, Floats]:
     known = np.asarray((total > 0).all(axis=1) & (right > 0).any(axis=1))
     mean = np.exp(np.log(np.where(known[:, None], precision, 1)).mean(axis=1))
     with np.errstate(over="ignore"):
-        short = np.exp(np.minimum(0, 1 - wanted / np.maximum(said, 1)))
+        short = np.exp(np.minimum(0, 1 - wanted / np.maximum(predicted, 1)))
     return {"bleu": np.where(known, 100 * mean * short, 0.0)}
 
 
@@ -197,23 +197,23 @@ PASSES_AT = (1, 10, 100)
 
 
 def pass_at(k: int, samples: int, passed: int) -> float:
-    """The chance that of `k` of the samples, drawn by chance, one passes: 1 - C(n-c, k) / C(n, k),
+    """The chance that of `k` of the samples, drawn at random, one passes: 1 - C(n-c, k) / C(n, k),
     the unbiased estimate of pass@k (Chen et al. 2021, equation 1)."""
     return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
 
 
 def passes_at(samples: int) -> list[int]:
-    """The k that are told of so many samples: the usual ones, and all of them."""
+    """The values of k for a number of samples: 1, 10, 100, and all of them."""
     return sorted({k for k in (*PASSES_AT, samples) if k <= samples})
 
 
 def pass_names(samples: int) -> list[str]:
-    """What the scores of so many samples a row are called."""
+    """The names of the scores for a number of samples for each row."""
     return [f"pass@{k}" for k in passes_at(samples)]
 
 
 def pass_counts(passed: int | None, samples: int) -> list[float]:
-    """What a row gives to them, and 1; NaN where nothing judged it."""
+    """The counts of a row for pass@k, and 1; NaN where it was not graded."""
     if passed is None:
         return [math.nan] * (len(passes_at(samples)) + 1)
     return [*(pass_at(k, samples, passed) for k in passes_at(samples)), 1.0]
@@ -237,7 +237,7 @@ def rouges(tokenizer: str | None = None) -> TextMetric:
 
 
 def bleus(tokenizer: str = "13a", chosen: bool = True) -> TextMetric:
-    """BLEU of texts split by one of sacrebleu's tokenizers; `chosen` by hand or for its texts."""
+    """BLEU of texts split by one of sacrebleu's tokenizers; `chosen`: by the user."""
     return TextMetric(
         2 + 2 * BLEU_ORDER,
         bleu_counts(tokenizer),
@@ -247,9 +247,9 @@ def bleus(tokenizer: str = "13a", chosen: bool = True) -> TextMetric:
     )
 
 
-def counts_of(kinds: Sequence[TextMetric], said: str, right: str) -> list[float]:
-    """What a row gives to all `kinds` of scores, one behind the other."""
-    return [number for kind in kinds for number in kind.counts(said, right)]
+def counts_of(kinds: Sequence[TextMetric], predicted: str, right: str) -> list[float]:
+    """The counts of a row for all `kinds` of scores, concatenated."""
+    return [number for kind in kinds for number in kind.counts(predicted, right)]
 
 
 def totals_of(kinds: Sequence[TextMetric], sums: Floats) -> dict[str, Floats]:
@@ -263,7 +263,7 @@ def totals_of(kinds: Sequence[TextMetric], sums: Floats) -> dict[str, Floats]:
 
 
 def sacrebleu_signature(metric: Any) -> str:
-    """How sacrebleu computes a score, in its own words."""
+    """The signature of a sacrebleu metric."""
     metric.corpus_score(["a"], [["a"]])  # a signature names the references it has seen
     return str(metric.get_signature())
 

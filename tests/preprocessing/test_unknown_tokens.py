@@ -1,4 +1,4 @@
-"""Text that a tokenizer has no tokens for is told of, for every task, with a word of it."""
+"""Text that a tokenizer has no tokens for gives a note, for every task, with an example."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ WORDS = [row["text"].split() for row in classified("Cyrillic", 40)]
 
 
 def told(folder: Path, model: str, task: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The notes on tokens that stand for nothing known."""
+    """The notes on unknown tokens."""
     folder.mkdir()
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -29,7 +29,7 @@ def told(folder: Path, model: str, task: str, rows: Sequence[Mapping[str, Any]])
     tokenizer = load_tokenizer(source.location, recipe.task)
     examples = encode(recipe, splits, tokenizer, source, names)
     notes = noted(recipe, splits, examples, tokenizer, names).notes
-    return [note for note in notes if "tokenizer lacks" in note]
+    return [note for note in notes if "unknown to the tokenizer" in note]
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_a_text_in_letters_that_the_tokenizer_lacks_is_told_of(task: str, tmp_pa
     (note,) = told(tmp_path / "rows", model, task, rows)
     share = float(note.removeprefix("train: ").split("%")[0])
     assert 20 < share < 100
-    word = note.split(", as '")[1].split("'")[0]
+    word = note.split(", such as '")[1].split("'")[0]
     assert word and not word.isascii() and word in json.dumps(rows, ensure_ascii=False)
 
 
