@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from peftkit.cli.exit_codes import guarded, notes_of_earlier_names
@@ -234,17 +233,16 @@ def compare_command(options: Any) -> None:
 
 
 def report_command(options: Any) -> None:
-    """Report on runs: print the page, or write it and print the verdict."""
-    from peftkit.reporting.render.svg import Drawing
+    """Report on runs: print the report, or write its files and print the verdict."""
+    from peftkit.registry import import_named
+    from peftkit.reporting.report import report
 
     if options.png and options.to is None:
         raise RecipeError("--png writes files - set their directory with --to")
-    with Drawing() if options.to else nullcontext() as drawing:
-        from peftkit.reporting.report import report
-
-        settings = options.reference, options.metric, options.margin, options.allow_mixed
-        made = report(options.records, *settings)
-        paths = made.write(options.to, options.png, drawing) if options.to else []
+    import_named(options.plugin, "--plugin")
+    settings = options.reference, options.metric, options.margin, options.allow_mixed
+    made = report(options.records, *settings)
+    paths = made.write(options.to, options.png) if options.to else []
     if options.json:
         print(made.model_dump_json(indent=1))
         return

@@ -30,17 +30,27 @@ def listing(family: str) -> list[dict[str, str]]:
     if family == "formats":
         from peftkit.readers.base import readers
 
-        docs = {suffix: type(reader).__doc__ or "" for suffix, reader in readers().items()}
-        return [{"name": suffix, "about": doc.split("\n")[0]} for suffix, doc in docs.items()]
+        found = readers().items()
+        return [{"name": suffix, "about": about(type(reader))} for suffix, reader in found]
+    if family == "charts":
+        from peftkit.reporting.render.chart import registered_charts
+
+        charts = registered_charts().items()
+        return [{"name": name, "about": about(chart.function)} for name, chart in charts]
     root = PARTS[FAMILIES[family]]
     assert issubclass(root, Component)
     rows = [
-        {"name": kind, "about": (cls.__doc__ or "").split("\n")[0], "settings": settings_of(cls)}
+        {"name": kind, "about": about(cls), "settings": settings_of(cls)}
         for kind, cls in root.kinds().items()
     ]
     for alias, meant in root.all_aliases().items():
         rows.append({"name": alias, "about": f"short for {format_part(meant)}", "settings": ""})
     return sorted(rows, key=lambda row: row["name"])
+
+
+def about(documented: object) -> str:
+    """The first line of a docstring."""
+    return (documented.__doc__ or "").split("\n")[0]
 
 
 def about_recipe(path: Path) -> str:

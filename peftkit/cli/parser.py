@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-FAMILIES = ("recipes", "strategies", "tasks", "data", "quantization", "metrics", "formats")
+FAMILIES = (
+    *("recipes", "strategies", "tasks", "data", "quantization"),
+    *("metrics", "formats", "charts"),
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -273,6 +276,7 @@ def add_report(options: argparse.ArgumentParser) -> None:
         help="acceptable loss of a cheaper strategy, as a share of the score (default: 0.01)",
     )
     add_allow_mixed(options)
+    add_plugins(options)
 
 
 def add_allow_mixed(options: argparse.ArgumentParser) -> None:

@@ -1,74 +1,56 @@
-"""Reporting: records side by side, with the truth about their noise; it reads records only."""
+"""Compare recorded runs: scores with their uncertainty, costs, and a recommendation."""
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from peftkit.errors import RunError, nearest
 from peftkit.metrics.registry import METRICS
 from peftkit.records.record import RunRecord
-from peftkit.reporting.analysis.alignment import Aligned, align
+from peftkit.reporting.analysis.alignment import AlignedScores, align_rows
 from peftkit.reporting.analysis.baselines import baselines_of, validated_by
-from peftkit.reporting.analysis.compatibility import differing, mixtures, refuse
-from peftkit.reporting.analysis.cross_validation import Folding, folding_of
-from peftkit.reporting.analysis.details import (
-    confusions_of,
-    curves_of,
-    searches_of,
+from peftkit.reporting.analysis.compatibility import (
+    check_compatible,
+    differing,
+    find_incompatibilities,
 )
-from peftkit.reporting.analysis.differences import Differences, Pair, differences
+from peftkit.reporting.analysis.cross_validation import CrossValidation, find_cross_validation
+from peftkit.reporting.analysis.details import confusions_of, curves_of, searches_of
+from peftkit.reporting.analysis.differences import Differences, differences
 from peftkit.reporting.analysis.disagreement import disagreement_of
 from peftkit.reporting.analysis.notes import notes_of
 from peftkit.reporting.analysis.paired_tests import SeedsAndRows
-from peftkit.reporting.analysis.pareto import AXES, fronts
-from peftkit.reporting.analysis.records import Run, gather
+from peftkit.reporting.analysis.pareto import AXES, pareto_status
+from peftkit.reporting.analysis.records import Run, load_records
 from peftkit.reporting.analysis.results import ReportData
 from peftkit.reporting.analysis.scales import Scale
 from peftkit.reporting.analysis.summaries import (
-    Member,
-    Standing,
-    averaged,
-    members_of,
+    StrategyRuns,
+    StrategySummary,
+    average_by_replicate,
+    group_by_strategy,
     seconds_to,
-    standing_of,
+    summarize,
 )
 from peftkit.reporting.analysis.verdict import Question, verdict
 from peftkit.reporting.render.files import write_report
 from peftkit.reporting.render.markdown import markdown
-from peftkit.reporting.render.svg import Drawing
 
 
 class Report(ReportData):
-    """A report that can be written; `str()` is its Markdown."""
+    """A report that can be written to files; `str()` is its Markdown."""
 
     def __str__(self) -> str:
         return markdown(self)
 
-    def write(self, folder: Path, png: bool = False, drawing: Drawing | None = None) -> list[Path]:
-        """Write `report.md`, `.csv`, `.json` and `.html` into `folder`, each at once, and every
-        picture as `pictures/NAME.svg`, with `png` as PNG too; by `drawing` where one is ready."""
-        with drawing or Drawing() as ready:
-            return write_report(self, folder, png, ready)
+    def write(self, folder: Path, png: bool = False) -> list[Path]:
+        """Write `report.md`, `.csv`, `.json` and `.html` into `folder`, and each chart as
+        `charts/NAME.svg`, with `png` as PNG too. Returns the paths of the files."""
+        return write_report(self, folder, png)
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Python's search for cycles put off: among the parts of 1,000 records it finds none, and takes
-    a tenth of the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
-@uncollected()
 def report(
     records: Iterable[RunRecord | Path | str] | RunRecord | Path | str,
     reference: str | None = None,
@@ -77,84 +59,67 @@ def report(
     allow_mixed: bool = False,
     root: Path = Path("runs"),
 ) -> Report:
-    """The comparison of runs: records, their folders, or folders of those.
+    """Compare runs, given as records, their directories, or directories of those.
 
-    `reference` is a label or a kind (default: full fine-tuning, else what trains the most),
-    `metric` one of the records' scores (default: the headline), `margin` what a cheaper strategy
-    may lose. `root` holds the directories of records that do not know their own. Raises `RunError`
-    where the runs do not belong in one table, unless `allow_mixed`.
+    `reference` is the label or the kind of the strategy to compare with (default: full fine-tuning,
+    else the strategy with the most trainable weights), `metric` one of the recorded scores
+    (default: the headline score), `margin` the loss that a cheaper strategy may have. `root` is
+    where the directories of records in memory are. Raises `RunError` if the runs are not
+    comparable, unless `allow_mixed`.
     """
-    found = gather(records, root)
-    mixed = mixtures(found.runs)
-    refuse({} if allow_mixed else mixed)
-    metric = metric_of(found.runs, metric)
-    members = members_of(found.runs)
-    counted_runs = [run for member in members for run in member.finished]
-    folding = folding_of(found.runs)
-    aligned = (
-        align(counted_runs, metric, allow_mixed)
-        if folding is None
-        else Aligned({}, folding.rows, folding.missing(members))
-    )
-    standings = [standing_of(member, scores_of(member, metric, aligned)) for member in members]
+    loaded = load_records(records, root)
+    mixed = find_incompatibilities(loaded.runs)
+    check_compatible({} if allow_mixed else mixed)
+    metric = metric_of(loaded.runs, metric)
     scale = Scale(metric)
-    base = members[standings.index(reference_of(standings, reference, scale))]
-    compared = compare_all(members, standings, aligned, base.label, folding, scale)
-    rows = aligned.rows or max((run.record.rows.get("test", 0) for run in found.runs), default=0)
-    done = [
-        completed(member, standing, base, compared, bool(mixed))
-        for member, standing in zip(members, standings, strict=True)
+    strategies = group_by_strategy(loaded.runs)
+    cross_validation = find_cross_validation(loaded.runs)
+    aligned = aligned_scores(strategies, metric, cross_validation, allow_mixed)
+    first = [summarize(each, scores_of(each, metric, aligned)) for each in strategies]
+    base = strategies[first.index(reference_of(first, reference, scale))]
+    compared = compare_all(strategies, first, aligned, base.label, cross_validation, scale)
+    axes = AXES[:1] if "hardware" in mixed else AXES
+    pareto = pareto_status(first, compared.pairs, axes, scale.lower)
+    summaries = [
+        completed(each, summary, base, compared, pareto, bool(mixed))
+        for each, summary in zip(strategies, first, strict=True)
     ]
-    done = marked(done, compared.pairs, scale, "hardware" in mixed)
-    done.sort(key=lambda each: (each.mean is None, -scale.gain(each.mean), each.label))
-    baselines = baselines_of(found.runs, metric, mixed)
-    folds = folding.folds if folding else None
-    asked = Question(done, base.label, metric, margin, rows, baselines, tuple(mixed), folds)
-    made = Report(
-        title=title_of(found.runs, metric),
+    summaries.sort(key=lambda each: (each.mean is None, -scale.gain(each.mean), each.label))
+    by_label = {each.label: each for each in strategies}
+    best_first = [by_label[each.label] for each in summaries]
+    baselines = baselines_of(loaded.runs, metric, mixed)
+    folds = cross_validation.folds if cross_validation else None
+    rows = aligned.rows or max((run.record.rows.get("test", 0) for run in loaded.runs), default=0)
+    question = Question(summaries, base.label, metric, margin, rows, baselines, tuple(mixed), folds)
+    return Report(
+        title=title_of(loaded.runs, metric),
         metric=metric,
         reference=base.label,
         margin=margin,
         rows=rows,
         folds=folds,
-        verdict=verdict(asked),
-        standings=done,
+        verdict=verdict(question),
+        strategies=summaries,
         pairs=compared.pairs,
         baseline=next(iter(baselines.values()), None),
         baselines=baselines,
-        validated_by=validated_by(found.runs[0]),
+        validated_by=validated_by(loaded.runs[0]),
         mixed=[f"{fact}: {' / '.join(values)}" for fact, values in mixed.items()],
-        unread=found.unread,
-        notes=notes_of(found, members, aligned, done, base.label),
-    )
-    return detailed(made, members, aligned)
-
-
-def marked(
-    done: list[Standing], pairs: list[Pair], scale: Scale, machines_differ: bool
-) -> list[Standing]:
-    """The standings with their marks on the fronts; costs of other machines are no costs of one."""
-    marks = fronts(done, pairs, AXES[:1] if machines_differ else AXES, scale.lower)
-    return [each.model_copy(update={"front": marks.get(each.label, {})}) for each in done]
-
-
-def detailed(made: Report, members: Sequence[Member], aligned: Aligned) -> Report:
-    """The report with what its pictures are drawn of beside the table."""
-    by_label = {member.label: member for member in members}
-    best_first = [by_label[each.label] for each in made.standings]
-    return made.model_copy(
-        update={
-            "curves": curves_of(best_first),
-            "searches": searches_of(best_first),
-            "confusions": confusions_of(best_first),
-            "disagreement": disagreement_of(best_first, aligned),
-        }
+        unread=loaded.unread,
+        notes=notes_of(loaded, strategies, aligned, summaries, base.label),
+        curves=curves_of(best_first),
+        searches=searches_of(best_first),
+        confusions=confusions_of(best_first),
+        disagreement=disagreement_of(best_first, aligned),
     )
 
 
-def metric_of(runs: Sequence[Run], asked: str | None) -> str:
-    """The metric to report: the headline, or one that every finished run has."""
-    metric = asked or runs[0].record.headline
+def metric_of(runs: Sequence[Run], requested: str | None) -> str:
+    """The metric to report: the requested one, else the headline of the first run.
+
+    Raises `RunError` if a finished run has no such score.
+    """
+    metric = requested or runs[0].record.headline
     for run in runs:
         if run.finished and metric not in run.record.scores:
             raise RunError(
@@ -164,50 +129,61 @@ def metric_of(runs: Sequence[Run], asked: str | None) -> str:
     return metric
 
 
-def scores_of(member: Member, metric: str, aligned: Aligned) -> dict[int, float]:
-    """A strategy's scores by seed, or by fold: on the aligned rows, else as recorded; undefined is
-    left out."""
+def aligned_scores(
+    strategies: Sequence[StrategyRuns],
+    metric: str,
+    cross_validation: CrossValidation | None,
+    allow_mixed: bool,
+) -> AlignedScores:
+    """The scores of all finished runs on their common test rows; folds have none in common."""
+    if cross_validation is not None:
+        return AlignedScores({}, cross_validation.rows, cross_validation.missing(strategies))
+    return align_rows([run for each in strategies for run in each.finished], metric, allow_mixed)
+
+
+def scores_of(strategy: StrategyRuns, metric: str, aligned: AlignedScores) -> dict[int, float]:
+    """A strategy's scores by seed or fold: on the common rows if known, else as recorded."""
 
     def score(run: Run) -> float | None:
         own = aligned.values.get(run.where)
         return run.record.scores[metric].value if own is None else float(own.mean())
 
-    return averaged((run.turn, score(run)) for run in member.finished)
+    return average_by_replicate((run.replicate, score(run)) for run in strategy.finished)
 
 
 def reference_of(
-    standings: Sequence[Standing], asked: str | None, scale: Scale | None = None
-) -> Standing:
-    """The strategy to compare with."""
-    if asked is not None:
-        named = [each for each in standings if asked in (each.label, each.strategy)]
-        exact = [each for each in named if each.label == asked] or named
+    summaries: Sequence[StrategySummary], requested: str | None, scale: Scale
+) -> StrategySummary:
+    """The strategy to compare with; raises `RunError` if the requested one has no score."""
+    if requested is not None:
+        named = [each for each in summaries if requested in (each.label, each.strategy)]
+        exact = [each for each in named if each.label == requested] or named
         if not exact:
-            labels = [each.label for each in standings]
-            raise RunError(f"no strategy is called {asked!r} - {nearest(asked, labels)}")
+            labels = [each.label for each in summaries]
+            raise RunError(f"no strategy is called {requested!r} - {nearest(requested, labels)}")
         if exact[0].mean is None:
             raise RunError(f"{exact[0].label} has no score to compare with - choose another")
         return exact[0]
-    able = [each for each in standings if each.mean is not None] or list(standings)
-    full = [each for each in able if each.strategy == "full"]
-    better = (scale or Scale("")).gain
-    return max(full or able, key=lambda each: (each.trainable or 0, better(each.mean)))
+    candidates = [each for each in summaries if each.mean is not None] or list(summaries)
+    full = [each for each in candidates if each.strategy == "full"]
+    return max(full or candidates, key=lambda each: (each.trainable or 0, scale.gain(each.mean)))
 
 
 def compare_all(
-    members: Sequence[Member],
-    standings: Sequence[Standing],
-    aligned: Aligned,
+    strategies: Sequence[StrategyRuns],
+    summaries: Sequence[StrategySummary],
+    aligned: AlignedScores,
     reference: str,
-    folding: Folding | None,
+    cross_validation: CrossValidation | None,
     scale: Scale,
 ) -> Differences:
-    """The differences among all strategies whose predictions are there, or whose folds are."""
-    order = sorted(standings, key=lambda each: -scale.gain(each.mean))
-    if folding is not None:
-        return differences({s.label: s.scores for s in order if s.scores}, reference, folding)
-    by_label = {member.label: member for member in members}
-    scores = {
+    """The differences among all strategies that have predictions, or folds."""
+    order = sorted(summaries, key=lambda each: -scale.gain(each.mean))
+    if cross_validation is not None:
+        scores = {each.label: each.scores for each in order if each.scores}
+        return differences(scores, reference, cross_validation)
+    by_label = {each.label: each for each in strategies}
+    rows = {
         each.label: {
             run.seed: aligned.values[run.where]
             for run in by_label[each.label].finished
@@ -215,37 +191,40 @@ def compare_all(
         }
         for each in order
     }
-    kept = {label: found for label, found in scores.items() if found}
-    return differences(kept, reference, SeedsAndRows(aligned.step)) if kept else Differences()
+    known = {label: found for label, found in rows.items() if found}
+    return differences(known, reference, SeedsAndRows(aligned.step)) if known else Differences()
 
 
 def completed(
-    member: Member, standing: Standing, base: Member, compared: Differences, mixed: bool
-) -> Standing:
-    """A standing with what the other strategies are needed for."""
-    targets = [r.validation.get("score") for r in base.records]
+    strategy: StrategyRuns,
+    summary: StrategySummary,
+    base: StrategyRuns,
+    compared: Differences,
+    pareto: dict[str, dict[str, str]],
+    mixed: bool,
+) -> StrategySummary:
+    """The summary together with what depends on the other strategies."""
+    targets = [record.validation.get("score") for record in base.records]
     known = [value for value in targets if value is not None and math.isfinite(value)]
     target = sum(known) / len(known) if known else None
-    seconds, reached = seconds_to(member, target, validated_by(base.runs[0]))
-    low, high = compared.intervals.get(standing.label, (None, None))
-    return standing.model_copy(
+    seconds, reached = seconds_to(strategy, target, validated_by(base.runs[0]))
+    low, high = compared.intervals.get(summary.label, (None, None))
+    return summary.model_copy(
         update={
-            "measures": {
-                **standing.measures,
-                "seconds_to_reference": seconds,
-            },
+            "measures": {**summary.measures, "seconds_to_reference": seconds},
             "reached": reached,
             "low": low,
             "high": high,
-            "difference": compared.to_reference.get(standing.label),
-            "groups": compared.groups.get(standing.label, ""),
-            "mixed": differing(member.runs, base.runs) if mixed else [],
+            "difference": compared.to_reference.get(summary.label),
+            "groups": compared.groups.get(summary.label, ""),
+            "pareto": pareto.get(summary.label, {}),
+            "mixed": differing(strategy.runs, base.runs) if mixed else [],
         }
     )
 
 
 def title_of(runs: Sequence[Run], metric: str) -> str:
-    """What is compared on which data; a stand-in is never called by what it stands for."""
+    """What is compared on which data; of a fallback data set its own name."""
     names = sorted({run.record.data.used for run in runs})
-    about = "" if metric in METRICS or "[" in metric else " (evaluate)"
-    return f"{', '.join(names)}: {metric}{about} by strategy"
+    library = "" if metric in METRICS or "[" in metric else " (evaluate)"
+    return f"{', '.join(names)}: {metric}{library} by strategy"

@@ -104,7 +104,7 @@ def test_a_comparison_runs_from_its_file_to_the_report(uninterrupted: tuple[Path
     assert {record.status for record in found.values()} == {"finished"}
     report = folder / "runs" / "small" / "report"
     made = Report.model_validate_json((report / "report.json").read_text())
-    assert {each.label: each.seeds for each in made.standings} == {
+    assert {each.label: each.seeds for each in made.strategies} == {
         "full": [0, 1],
         "lora": [0, 1],
         "linear_probe": [0, 1],
@@ -235,7 +235,7 @@ def test_a_strategy_that_is_incompatible_with_the_model_is_reported_with_the_rea
     assert "cannot run: " in ended.stdout
     report = tmp_path / "runs" / "odd" / "report" / "report.json"
     made = Report.model_validate_json(report.read_text())
-    row = next(each for each in made.standings if each.strategy == "lora")
+    row = next(each for each in made.strategies if each.strategy == "lora")
     assert row.status == "failed"
     assert "qurry" in row.failures[0].reason
 

@@ -1,4 +1,4 @@
-"""A report's pictures and what they are drawn of: right numbers, few enough points, safe files."""
+"""A report's charts and what they are drawn of: right numbers, few enough points, safe files."""
 
 import json
 from itertools import pairwise
@@ -11,7 +11,7 @@ import pytest
 from test_page import HOSTILE, hostile_runs, whole_runs
 
 from peftkit.reporting.analysis.prediction_files import read_predictions
-from peftkit.reporting.render.charts import NAMES, missing, pictures
+from peftkit.reporting.render.chart import CHARTS, draw_charts, missing_charts
 from peftkit.reporting.render.page import page, safe_json
 from peftkit.reporting.report import Report, report
 from support.commands import ROOT, python
@@ -22,8 +22,8 @@ RECORDS = ROOT / "benchmarks" / "records" / "imdb_first"
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """A report that has every picture."""
-    return report(whole_runs(tmp_path_factory.mktemp("pictures") / "runs"))
+    """A report that has every chart."""
+    return report(whole_runs(tmp_path_factory.mktemp("charts") / "runs"))
 
 
 def predictions(strategy: str) -> np.ndarray:
@@ -105,75 +105,96 @@ def test_one_seed_has_no_disagreement_with_itself_and_one_strategy_none_at_all()
 
 
 def test_a_search_is_drawn_with_the_chosen_rate_marked(found: Report) -> None:
-    drawn = next(each for each in pictures(found) if each.name == "rate_search")
+    drawn = next(each for each in draw_charts(found) if each.name == "rate_search")
     lora = [row for row in drawn.rows if row["label"] == "lora"]
     assert [row["chosen"] for row in lora] == ["finished", "chosen", "pruned", "failed"]
-    assert "5 failed and have none" in drawn.caption
+    assert "5 failed and have no score" in drawn.caption
 
 
 def test_pictures_without_data_are_left_out_and_said(tmp_path: Path) -> None:
     bare = report(RECORDS)
-    names = {each.name for each in pictures(bare)}
+    names = {each.name for each in draw_charts(bare)}
     assert not names & {"learning_curves", "rate_search"} and "confusion" in names
-    said = missing(bare)
-    assert len(said) == 2 and said[0].startswith("No learning curves: no log lies beside")
-    assert (
-        said[0] in page(bare, pictures(bare)) and missing(report(whole_runs(tmp_path / "x"))) == []
-    )
+    said = missing_charts(draw_charts(bare))
+    assert len(said) == 2 and said[0].startswith("No learning curves: there is no log next to")
+    assert said[0] in page(bare, draw_charts(bare))
+    assert missing_charts(draw_charts(report(whole_runs(tmp_path / "x")))) == []
 
 
 def many(found: Report, number: int) -> Report:
     """A report of many strategies, each with two seeds."""
-    base = found.standings[0]
-    standings = [
+    base = found.strategies[0]
+    summaries = [
         base.model_copy(
             update={"label": f"full r={n}", "trainable": 1000 + n, "mean": 0.9 - n / 9999}
         )
         for n in range(number)
     ]
     gone = {"disagreement": None, "confusions": [], "searches": []}
-    curves = [found.curves[0].model_copy(update={"label": each.label}) for each in standings]
+    curves = [found.curves[0].model_copy(update={"label": each.label}) for each in summaries]
     return found.model_copy(
-        update={"standings": standings, "curves": curves, "reference": "full r=0", **gone}
+        update={"strategies": summaries, "curves": curves, "reference": "full r=0", **gone}
     )
 
 
 def test_a_thousand_strategies_are_thinned_with_a_word_and_fit_the_page(found: Report) -> None:
     large = many(found, 1000)
-    drawn = {each.name: each for each in pictures(large)}
+    drawn = {each.name: each for each in draw_charts(large)}
     assert len(drawn["score_by_parameters"].rows) == 100
-    assert drawn["score_by_parameters"].words[0].startswith("Of 1,000 strategies 100 are shown")
-    assert drawn["learning_curves"].words == ["Only the best 6 strategies by their mean are shown."]
+    assert drawn["score_by_parameters"].remarks[0].startswith("100 of 1,000 strategies are shown")
+    assert drawn["learning_curves"].remarks == ["Only the best 6 strategies by mean are shown."]
     assert len(page(large, list(drawn.values()))) < 4 * 2**20
 
 
 def test_a_strategy_that_trains_nothing_has_no_place_on_a_logarithmic_axis(found: Report) -> None:
-    none = [each.model_copy(update={"trainable": 0}) for each in found.standings[:1]]
-    changed = found.model_copy(update={"standings": none + found.standings[1:]})
-    drawn = next(each for each in pictures(changed) if each.name == "score_by_parameters")
-    assert len(drawn.rows) == 4 and "train nothing" in drawn.words[0]
+    none = [each.model_copy(update={"trainable": 0}) for each in found.strategies[:1]]
+    changed = found.model_copy(update={"strategies": none + found.strategies[1:]})
+    drawn = next(each for each in draw_charts(changed) if each.name == "score_by_parameters")
+    assert len(drawn.rows) == 4 and "without trainable weights" in drawn.remarks[0]
 
 
 def test_without_an_interval_the_deviation_is_drawn_and_called_so(found: Report) -> None:
-    bare = [each.model_copy(update={"low": None, "high": None}) for each in found.standings]
-    drawn = pictures(found.model_copy(update={"standings": bare}))[0]
-    assert {row["interval"] for row in drawn.rows} == {"± one deviation"}
-    assert "one standard deviation over seeds, no interval" in drawn.caption
+    bare = [each.model_copy(update={"low": None, "high": None}) for each in found.strategies]
+    drawn = draw_charts(found.model_copy(update={"strategies": bare}))[0]
+    assert {row["interval"] for row in drawn.rows} == {"± one standard deviation"}
+    assert "one standard deviation over seeds, not an interval" in drawn.caption
+
+
+def test_axes_end_where_scores_do(found: Report) -> None:
+    high = {"mean": 0.99, "low": 0.97, "high": 1.004}
+    best = [found.strategies[0].model_copy(update=high), *found.strategies[1:]]
+    curve = found.curves[0]
+    top = [curve.points[-1].model_copy(update={"mean": 1.0, "low": 0.99, "high": 1.0})]
+    curves = [curve.model_copy(update={"points": [*curve.points[:-1], *top]}), *found.curves[1:]]
+    drawn = draw_charts(found.model_copy(update={"strategies": best, "curves": curves}))
+    domains = {
+        each.name: [
+            layer["encoding"]["y"]["scale"]["domain"]
+            for layer in each.plain.get("spec", each.plain)["layer"]
+            if "scale" in layer["encoding"].get("y", {})
+        ]
+        for each in drawn
+        if each.name.startswith(("score", "learning", "rate"))
+    }
+    assert domains.pop("rate_search") is not None and len(domains) == 4
+    for found_domains in domains.values():
+        assert found_domains and all(0 <= low < high <= 1.004 for low, high in found_domains)
+    assert domains["learning_curves"][0][1] == 1
 
 
 def test_names_beside_points_do_not_cover_each_other(found: Report) -> None:
-    drawn = pictures(many(found, 12))[0]  # all in one place
+    drawn = draw_charts(many(found, 12))[0]  # all in one place
     heights = sorted(row["name_at"] for row in drawn.rows if row["name"])
     ends = [row[key] for row in drawn.rows for key in ("low", "high", "score")]
     line = 13 / 320 * (max(ends) - min(ends))
     assert len(heights) > 2 and min(b - a for a, b in pairwise(heights)) > 0.9 * line
-    assert "Names for which there is no room are in the table below." in drawn.words
-    assert all(row["name"] for row in pictures(found)[0].rows)
+    assert "Names that do not fit are in the table below." in drawn.remarks
+    assert all(row["name"] for row in draw_charts(found)[0].rows)
 
 
 def test_pictures_are_files_that_hold_their_words(tmp_path: Path) -> None:
     report(hostile_runs(tmp_path / "runs"), allow_mixed=True).write(tmp_path / "out", png=True)
-    files = sorted((tmp_path / "out" / "pictures").glob("*.svg"))
+    files = sorted((tmp_path / "out" / "charts").glob("*.svg"))
     assert len(files) == 7
     for file in files:
         root = ElementTree.parse(file).getroot()
@@ -187,13 +208,13 @@ def test_pictures_of_an_earlier_report_do_not_stay_beside_another(
     found: Report, tmp_path: Path
 ) -> None:
     found.write(tmp_path, png=True)
-    (tmp_path / "pictures" / "mine.svg").touch()
+    (tmp_path / "charts" / "mine.svg").touch()
     report(RECORDS).write(tmp_path)
-    left = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    left = sorted(path.name for path in (tmp_path / "charts").iterdir())
     names = ["confusion", "disagreement", "mine"]
     names += [f"score_by_{cost}" for cost in ("memory", "parameters", "time")]
     assert left == [f"{name}.svg" for name in names]
-    assert {each.name for each in pictures(found)} == set(NAMES)
+    assert {each.name for each in draw_charts(found)} == set(CHARTS)
 
 
 def test_json_in_the_page_cannot_end_its_element() -> None:
@@ -216,6 +237,6 @@ def test_a_page_is_the_same_where_no_cache_can_be_kept(tmp_path: Path) -> None:
 def test_the_verb_writes_png_where_asked(tmp_path: Path) -> None:
     records = str(RECORDS)
     wrong = command("report", records, "--png", cwd=tmp_path)
-    assert wrong.returncode == 2 and "name a folder for them with --to" in wrong.stderr
+    assert wrong.returncode == 2 and "set their directory with --to" in wrong.stderr
     done = command("report", records, "--to", "out", "--png", cwd=tmp_path)
-    assert "out/report.html" in done.stdout and "out/pictures/confusion.png" in done.stdout
+    assert "out/report.html" in done.stdout and "out/charts/confusion.png" in done.stdout

@@ -1,4 +1,4 @@
-"""The page in a real browser: pictures, filters, sorting, colors, and names that mean harm."""
+"""The page in a real browser: charts, filters, sorting, colors, and names that mean harm."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ from peftkit.reporting.report import Report, report
 from support.commands import ROOT
 
 RECORDS = ROOT / "benchmarks" / "records" / "imdb_first"
-PICTURES = [
+CHARTS = [
     "score_by_parameters",
     "score_by_memory",
     "score_by_time",
@@ -73,7 +73,7 @@ def trial(lr: float, score: float | None, status: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A written report that has every picture."""
+    """A written report that has every chart."""
     folder = tmp_path_factory.mktemp("page")
     report(whole_runs(folder / "runs")).write(folder / "out")
     return folder / "out" / "report.html"
@@ -91,7 +91,7 @@ class Watched:
         page.on("dialog", lambda dialog: self.said.append(dialog.message))
         page.on("request", lambda request: self.asked.append(request.url))
         page.goto(path.as_uri())
-        page.wait_for_selector("#count:not(:empty)")  # it is said when all pictures are drawn
+        page.wait_for_selector("#count:not(:empty)")  # it is said when all charts are drawn
 
 
 @pytest.fixture
@@ -103,20 +103,20 @@ def opened(browser: Browser, made: Path) -> Iterator[Watched]:
 
 def visible(page: Page) -> list[str]:
     """The strategies in the table's order."""
-    return page.locator("#standings tbody tr:not([hidden]) th").all_inner_texts()
+    return page.locator("#strategies tbody tr:not([hidden]) th").all_inner_texts()
 
 
-def drawn_marks(page: Page, picture: str) -> Locator:
-    """The points or cells that a picture has drawn, those of legends not among them."""
-    kind = "rect" if picture in ("confusion", "disagreement") else "symbol"
-    return page.locator(f"#drawing-{picture} .mark-{kind}.role-mark > *")
+def drawn_marks(page: Page, chart: str) -> Locator:
+    """The points or cells that a chart has drawn, those of legends not among them."""
+    kind = "rect" if chart in ("confusion", "disagreement") else "symbol"
+    return page.locator(f"#drawing-{chart} .mark-{kind}.role-mark > *")
 
 
 def test_every_picture_is_drawn_and_nothing_leaves_the_file(opened: Watched, made: Path) -> None:
     page = opened.page
     names = page.locator(".drawing").evaluate_all("all => all.map(each => each.id)")
-    assert names == [f"drawing-{name}" for name in PICTURES]
-    for name, number in zip(PICTURES, [5, 5, 5, 25, 15, 20, 25], strict=True):
+    assert names == [f"drawing-{name}" for name in CHARTS]
+    for name, number in zip(CHARTS, [5, 5, 5, 25, 15, 20, 25], strict=True):
         expect(drawn_marks(page, name)).to_have_count(number)
     assert opened.said == [] and opened.asked == [made.as_uri()]
 
@@ -127,17 +127,42 @@ def test_filters_act_on_table_and_pictures(opened: Watched) -> None:
     page.locator("input[name=kind][value=lora]").uncheck()
     assert visible(page) == ["full (reference)", "frozen", "adapter", "majority class"]
     assert page.locator("#count").inner_text() == "3 of 5 strategies"
-    for name, number in zip(PICTURES, [3, 3, 3, 15, 9, 12, 9], strict=True):
+    for name, number in zip(CHARTS, [3, 3, 3, 15, 9, 12, 9], strict=True):
         expect(drawn_marks(page, name)).to_have_count(number)
     hidden = page.locator("figure tr[data-n][hidden]").count()
     assert hidden == 3 * 2 + 2 * 5 + 2 * 4 + 2 * 4 + 25 - 9
     page.get_by_role("button", name="Show all").click()
     expect(page.locator("#count")).to_have_text("5 strategies")
-    page.locator("input[name=held][value='4bit']").uncheck()
+    page.locator("input[name=stored][value='4bit']").uncheck()
     assert "lora on 4bit" not in visible(page) and "lora" in visible(page)
     page.locator("#text").fill("ADAP")
     assert visible(page) == ["adapter", "majority class"]
     assert opened.said == []
+
+
+def test_eight_columns_come_first_and_explain_themselves(opened: Watched) -> None:
+    page = opened.page
+    assert page.locator("#strategies thead th").count() == 8
+    assert not page.locator("#more-columns").is_visible()
+    page.get_by_text("More columns").click()
+    assert page.locator("#more-columns").is_visible()
+    heads = page.locator(".wide > table[id] thead th")
+    names, meanings = (page.locator(each).all_inner_texts() for each in ("dt", "dd"))
+    terms = dict(zip(names, meanings, strict=True))
+    titles = heads.evaluate_all("all => all.map(each => each.title)")
+    for text, title in zip(heads.all_inner_texts(), titles, strict=True):
+        assert title and terms[text.strip()] == title
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_wider_than_the_window(width: int, opened: Watched) -> None:
+    page = opened.page
+    page.set_viewport_size({"width": width, "height": 900})
+    page.get_by_text("More columns").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    tables = "[...document.querySelectorAll('.wide > table[id]')]"
+    if width == 1280:  # no column is cut off
+        assert page.evaluate(f"{tables}.every(t => t.scrollWidth <= t.parentElement.clientWidth)")
 
 
 def test_the_table_is_sorted_by_keyboard(opened: Watched) -> None:
@@ -148,16 +173,16 @@ def test_the_table_is_sorted_by_keyboard(opened: Watched) -> None:
         if page.evaluate("document.activeElement.textContent") == "train s":
             break
     page.keyboard.press("Enter")
-    head = page.locator("#standings thead th", has_text="train s")
+    head = page.locator("#strategies thead th", has_text="train s")
     assert head.get_attribute("aria-sort") == "descending"
     expected = ["lora on 4bit", "full (reference)", "lora", "adapter", "frozen"]
     assert visible(page) == [*expected, "majority class"]
     page.keyboard.press("Space")
     assert head.get_attribute("aria-sort") == "ascending"
     assert visible(page) == [*expected[::-1], "majority class"]
-    page.locator("#standings thead button", has_text="difference").click()
+    page.locator("#strategies thead button", has_text="difference").click()
     assert visible(page)[-2:] == ["full (reference)", "majority class"]  # it has none
-    assert page.locator("#standings th[aria-sort]").count() == 1
+    assert page.locator("#strategies th[aria-sort]").count() == 1
     outline = "getComputedStyle(document.activeElement).outlineStyle"
     page.keyboard.press("Tab")
     assert page.evaluate(outline) == "solid"
@@ -186,7 +211,7 @@ def test_dark_mode_changes_the_pictures_too_and_print_is_light(opened: Watched) 
 
 def test_each_picture_has_its_numbers_as_a_table(opened: Watched) -> None:
     page = opened.page
-    for name in PICTURES:
+    for name in CHARTS:
         figure = page.locator("figure", has=page.locator(f"#drawing-{name}"))
         assert not figure.locator("table").is_visible()
         figure.locator("summary").press("Enter")
@@ -227,11 +252,11 @@ def test_hostile_names_are_shown_and_do_nothing(browser: Browser, tmp_path: Path
     page = browser.new_page()
     opened = Watched(page, path)
     page.mouse.move(0, 0)
-    for name in PICTURES:
+    for name in CHARTS:
         drawn_marks(page, name).last.hover()
         page.wait_for_selector("#vg-tooltip-element.visible")
         assert page.locator("#vg-tooltip-element :is(script, img)").count() == 0
-    assert "<script>hacked=1</script>" in page.locator("#standings").inner_text()
+    assert "<script>hacked=1</script>" in page.locator("#strategies").inner_text()
     assert "</script><s" in page.locator("#drawing-confusion").inner_text()
     assert page.locator("img").count() == 0 and page.locator("script").count() == 3
     assert page.evaluate("typeof hacked") == "undefined"
@@ -256,8 +281,8 @@ def test_even_a_script_that_got_in_would_not_run_nor_send(opened: Watched) -> No
 
 
 def test_a_report_read_from_its_json_gives_the_same_page(made: Path) -> None:
-    from peftkit.reporting.render.charts import pictures
+    from peftkit.reporting.render.chart import draw_charts
     from peftkit.reporting.render.page import page
 
     again = Report.model_validate_json((made.parent / "report.json").read_text())
-    assert page(again, pictures(again)) == made.read_text()
+    assert page(again, draw_charts(again)) == made.read_text()

@@ -118,7 +118,7 @@ def test_what_is_called_detectable_is_found_in_four_of_five_cases() -> None:
         seeds,
         rows,
     )
-    true = float(known.detectable(0.05)[0])
+    true = float(known.minimum_detectable(0.05)[0])
     values = rng.standard_normal((times, seeds, rows)) * rest + true
     values += rng.standard_normal((times, seeds, 1)) * by_seed
     values += rng.standard_normal((times, 1, rows)) * by_row
@@ -135,7 +135,7 @@ def test_classifiers_that_differ_by_what_is_called_detectable_are_told_apart_as_
         return [Spread.of((one - other).astype(float)) for one, other in pairs]
 
     ties = spreads(0.85, 0.85)
-    true = float(np.median(np.concatenate([each.detectable() for each in ties])))
+    true = float(np.median(np.concatenate([each.minimum_detectable() for each in ties])))
     found = [each.p_values() < 0.05 for each in spreads(0.85 + true / 2, 0.85 - true / 2)]
     assert 0.74 <= np.mean(np.concatenate(found)) <= 0.86
 
@@ -155,7 +155,7 @@ def test_an_interval_ends_where_its_p_value_is_5_percent() -> None:
         spread = Spread.of(rng.integers(-1, 2, (4, seeds, 60)).astype(float))
         ends = Spread(spread.half_widths(), spread.seed_variance, spread.row_variance, seeds, 60)
         assert ends.p_values() == pytest.approx(np.full(4, 0.05), rel=1e-5)
-        assert (spread.detectable() > spread.half_widths()).all()
+        assert (spread.minimum_detectable() > spread.half_widths()).all()
 
 
 def test_all_pairs_at_once_are_the_pairs_one_by_one() -> None:

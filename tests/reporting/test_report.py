@@ -1,7 +1,6 @@
 """Reports: what may be compared, what is said of it, and what damage does."""
 
 import csv
-import gc
 import gzip
 import json
 import os
@@ -149,7 +148,7 @@ def some_runs(root: Path, seeds: int = 3, **accuracies: float) -> Path:
 
 
 def by_label(found: Report) -> dict[str, Any]:
-    return {each.label: each for each in found.standings}
+    return {each.label: each for each in found.strategies}
 
 
 def change(path: str, value: Any) -> Edit:
@@ -180,42 +179,52 @@ def test_a_report_has_a_row_a_strategy_with_the_paired_difference_and_costs(
     assert frozen.measures["peak_evaluate_bytes"] is None
     assert frozen.trainable == 50 and found.baseline == 0.5 and found.rows == ROWS
     page = str(found)
-    assert "| majority class | 0 |" in page and "peak MiB, evaluation" in page.split("holds:")[1]
+    assert "| majority class | 0 |" in page and "eval peak MiB" in page.split("Not recorded:")[1]
 
 
 def test_the_cheapest_that_loses_less_than_the_margin_is_shipped(tmp_path: Path) -> None:
     folder = some_runs(tmp_path, 5, full=0.85, lora=0.85, frozen=0.6)
     found = report(folder, margin=0.05)
-    assert found.verdict[0].startswith("Ship lora: it is at most 5.0 points below full (")
-    assert "it trains 500 weights (4.76% of all)" in found.verdict[1]
-    assert "0.50 times full's training time" in found.verdict[1]
+    assert found.verdict[0] == (
+        "Use lora: as good as full within 5 points, at 4.8 % of the weights and half the time."
+    )
+    assert found.verdict[1].startswith("lora minus full: +0.0 points, simultaneous 95 % CI -")
+    assert "500 trainable weights (4.76% of all)" in found.verdict[2]
+    assert "0.50 times the training time of full" in found.verdict[2]
     strict = report(folder, margin=0.0001)
-    assert strict.verdict[0].startswith("Ship full: nothing else is shown to be better")
-    assert "Nearest is lora" in strict.verdict[0]
+    assert strict.verdict[0] == (
+        "Use full: nothing else is shown to be better, nor anything cheaper to be as good within "
+        "0.01 points."
+    )
+    assert strict.verdict[1].startswith("Closest: lora minus full: ")
     other = report(folder, reference="frozen")
-    assert other.verdict[0].startswith("Ship lora: it is better than frozen (+25.0 points")
+    assert other.verdict[0].startswith("Use lora: better than frozen by 25.0 points, at ")
 
 
 def test_a_front_says_who_is_surely_beaten_and_who_may_be(tmp_path: Path) -> None:
     found = report(some_runs(tmp_path, 5, full=0.84, lora=0.85, frozen=0.6, adapter=0.6))
-    marks = {label: row.front for label, row in by_label(found).items()}
-    assert marks["lora"] == {axis: "front" for axis in ("trainable", "peak_bytes", "train_seconds")}
-    assert set(marks["full"].values()) == {"open"}  # the better lora is not significantly so
-    assert set(marks["frozen"].values()) == {"front"}  # the cheapest
-    assert set(marks["adapter"].values()) == {"behind"}
+    marks = {label: row.pareto for label, row in by_label(found).items()}
+    assert marks["lora"] == {
+        axis: "optimal" for axis in ("trainable", "peak_bytes", "train_seconds")
+    }
+    assert set(marks["full"].values()) == {
+        "inconclusive"
+    }  # the better lora is not significantly so
+    assert set(marks["frozen"].values()) == {"optimal"}  # the cheapest
+    assert set(marks["adapter"].values()) == {"dominated"}
     single = report([tmp_path / f"{name}-0" for name in ("full", "lora", "adapter")])
-    marks = {label: row.front for label, row in by_label(single).items()}
-    assert marks["adapter"]["trainable"] == "behind"  # a count is exact
-    assert marks["adapter"]["train_seconds"] == "open"  # one measurement is not
+    marks = {label: row.pareto for label, row in by_label(single).items()}
+    assert marks["adapter"]["trainable"] == "dominated"  # a count is exact
+    assert marks["adapter"]["train_seconds"] == "inconclusive"  # one measurement is not
 
 
 def test_below_five_seeds_it_says_what_cannot_be_shown(tmp_path: Path) -> None:
     folder = some_runs(tmp_path, 3, full=0.85, lora=0.84)
     said = " ".join(report(folder).verdict)
-    assert "With 3 seeds it cannot be shown: a true difference to full below" in said
-    assert "0.5 to 6.3 times the one in the table" in said
+    assert "Minimum detectable difference to full (80 % power, corrected): " in said
+    assert "3 seeds say little" in said and "0.5 to 6.3 times the one in the table" in said
     one = report([folder / "full-0", folder / "lora-0"])
-    assert "One seed: intervals and p-values are about these very weights" in " ".join(one.verdict)
+    assert "One seed: intervals and p-values are for these trained weights" in " ".join(one.verdict)
     assert by_label(one)["lora"].deviation is None and by_label(one)["lora"].difference is not None
 
 
@@ -229,7 +238,7 @@ def test_failures_are_rows_and_a_survivor_is_not_shipped(tmp_path: Path) -> None
     rows = by_label(found)
     assert rows["frozen"].status == "diverged" and rows["frozen"].mean is None
     assert [f.status for f in rows["lora"].failures] == ["out of memory"]
-    assert found.verdict[0].startswith("Ship full")
+    assert found.verdict[0].startswith("Use full")
     assert any("lora failed in 1 of 2 runs (out of memory)" in line for line in found.verdict)
     page = str(found)
     assert "| frozen |" in page and "| diverged |" in page
@@ -240,8 +249,8 @@ def test_where_every_run_failed_there_is_nothing_to_ship(tmp_path: Path) -> None
     for strategy in ("full", "lora"):
         write_run(tmp_path, strategy, 0, failed="out of memory")
     found = report(tmp_path)
-    assert found.verdict == ["Nothing to ship: no run has a score."]
-    assert [each.status for each in found.standings] == ["out of memory"] * 2
+    assert found.verdict == ["No recommendation: no run has a score."]
+    assert [each.status for each in found.strategies] == ["out of memory"] * 2
     assert "| lora | 500 |" in str(found)
 
 
@@ -266,18 +275,18 @@ def test_what_may_not_be_mixed_is_refused_unless_allowed_and_then_said(
     some_runs(tmp_path, 2, full=0.85)
     for seed in range(2):
         write_run(tmp_path, "lora", seed, 0.8, change(path, value))
-    with pytest.raises(RunError, match="do not belong into one table") as refused:
+    with pytest.raises(RunError, match="these runs are not comparable") as refused:
         report(tmp_path)
     assert [fault.where for fault in refused.value.faults] == [fact]
     assert "lora-0" in refused.value.faults[0].what
     found = report(tmp_path, allow_mixed=True)
-    lora = next(each for each in found.standings if each.strategy == "lora")
+    lora = next(each for each in found.strategies if each.strategy == "lora")
     assert lora.mixed == [fact] and "| mixed |" in str(found) and found.mixed
     assert any(
-        f"Beware: these runs differ in more than their strategy ({fact})" in line
+        f"Warning: these runs differ in more than their strategy ({fact})" in line
         for line in found.verdict
     )
-    assert ("train_seconds" in lora.front) == (fact != "hardware")
+    assert ("train_seconds" in lora.pareto) == (fact != "hardware")
 
 
 def test_rows_that_are_missing_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -322,14 +331,14 @@ def test_one_row_with_two_labels_or_two_texts_is_refused(tmp_path: Path) -> None
         report(tmp_path, allow_mixed=True)
     write_run(tmp_path, "frozen", 0)
     replaced(tmp_path / "frozen-0", f"{3:016x}", "f" * 16)
-    with pytest.raises(RunError, match="row 'test:3' is another text than in"):
+    with pytest.raises(RunError, match="row 'test:3' has another text than in"):
         report([tmp_path / "full-0", tmp_path / "frozen-0"])
 
 
 def test_predictions_that_do_not_give_the_records_score_are_refused(tmp_path: Path) -> None:
     some_runs(tmp_path, 1, full=0.85)
     write_run(tmp_path, "lora", 0, 0.8, change("scores.accuracy.value", 0.9))
-    with pytest.raises(RunError, match=r"give accuracy 0\.800000, its record says 0\.900000"):
+    with pytest.raises(RunError, match=r"give accuracy 0\.800000, its record has 0\.900000"):
         report(tmp_path)
 
 
@@ -341,7 +350,8 @@ def test_without_predictions_there_is_no_interval_and_no_verdict(tmp_path: Path)
     lora = by_label(found)["lora"]
     assert (lora.mean, lora.difference, lora.groups) == (pytest.approx(0.8), None, "")
     assert (
-        found.verdict[0].startswith("No verdict") and "lora-0: it has no predictions" in found.notes
+        found.verdict[0].startswith("No recommendation")
+        and "lora-0: it has no predictions" in found.notes
     )
 
 
@@ -362,12 +372,12 @@ def test_damaged_records_are_told_and_the_others_reported(tmp_path: Path) -> Non
     (tmp_path / "killed").mkdir()
     (tmp_path / "killed" / "run.json").write_text("{}")
     found = report(tmp_path)
-    assert len(found.standings) == 2
+    assert len(found.strategies) == 2
     told = {fault.where: fault.what for fault in found.unread}
     assert told["cut"].startswith("is not a record") and "schema version 99" in told["old"]
-    assert told["list"].startswith("is not a record") and told["bare"].startswith("is no record")
+    assert told["list"].startswith("is not a record") and told["bare"].startswith("is not a valid")
     assert told["gone"].startswith("cannot be read (No such file or directory) - ")
-    assert told["frozen-0"] == "its recipe says nothing of strategy.kind - run again"
+    assert told["frozen-0"] == "its recipe has no strategy.kind - run it again"
     assert "1 run has no record yet and is not in the table: killed" in found.notes
     assert "cut: is not a record" in str(found)
     with pytest.raises(RunError, match="there is no record to report on"):
@@ -392,7 +402,7 @@ def test_a_seed_that_is_there_twice_counts_once(tmp_path: Path) -> None:
     found = report([tmp_path, tmp_path])
     assert by_label(found)["lora"].seeds == [0, 1] and not by_label(found)["full"].failures
     notes = " ".join(found.notes)
-    assert "lora: seed 1 is there 2 times: " in notes and "full: seed 0 is there 2 times" in notes
+    assert "lora: seed 1 has 2 runs: " in notes and "full: seed 0 has 2 runs" in notes
 
 
 def test_strategies_of_one_kind_are_told_apart_by_their_settings(tmp_path: Path) -> None:
@@ -422,7 +432,7 @@ def test_hostile_names_are_escaped_everywhere(tmp_path: Path) -> None:
         assert "\x1b" not in text and "\u202e" not in text.replace(data, "")
     rows = [line for line in page.splitlines() if line.startswith("|")]
     cells = {len(line.replace("\\|", "").split("|")) for line in rows}
-    assert len(cells) == 1 and "](javascript" not in page.replace("\\](", "")
+    assert len(cells) == 2 and "](javascript" not in page.replace("\\](", "")
     assert next(csv.DictReader(sheet.splitlines()))["label"].startswith("'=")
     assert json.loads(data)["title"].startswith("<script>")
 
@@ -431,7 +441,7 @@ def test_files_say_the_same_and_are_written_at_once(tmp_path: Path) -> None:
     found = report(some_runs(tmp_path / "runs", 2, full=0.85, lora=0.8))
     paths = found.write(tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "pictures",
+        "charts",
         "report.csv",
         "report.html",
         "report.json",
@@ -505,11 +515,11 @@ def test_the_verb_writes_the_files_and_tells_the_verdict(tmp_path: Path) -> None
     some_runs(tmp_path / "runs", 2, full=0.85, lora=0.8)
     done = command("report", "runs", "--to", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Ship full: ") and "wrote out/report.md" in done.stdout
+    assert done.stdout.startswith("Use full: ") and "wrote out/report.md" in done.stdout
     page = command("report", "runs", cwd=tmp_path).stdout
     assert page == (tmp_path / "out" / "report.md").read_text()
     data = json.loads(command("report", "runs", "--json", cwd=tmp_path).stdout)
-    assert data["schema_version"] == 1 and len(data["standings"]) == 2
+    assert data["schema_version"] == 2 and len(data["strategies"]) == 2
     wrong = command("report", "nowhere", cwd=tmp_path)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     (tmp_path / "file").touch()
@@ -534,9 +544,10 @@ def test_the_peak_of_evaluation_has_a_column_where_records_hold_it(tmp_path: Pat
     write_run(tmp_path, "lora", 0, edit=change("cost.peak_evaluate_bytes", 300 * 2**20))
     found = report(tmp_path)
     assert by_label(found)["lora"].measures["peak_evaluate_bytes"].median == 300 * 2**20
-    heads = next(line for line in str(found).splitlines() if line.startswith("| strategy"))
-    row = next(line for line in str(found).splitlines() if line.startswith("| lora"))
-    assert row.split(" | ")[heads.split(" | ").index("peak MiB, evaluation")] == "300"
+    lines = str(found).splitlines()
+    heads = [line for line in lines if line.startswith("| strategy")][1]
+    row = [line for line in lines if line.startswith("| lora")][1]
+    assert row.split(" | ")[heads.split(" | ").index("eval peak MiB")] == "300"
 
 
 def smaller_files(megabytes: float) -> Callable[[], None]:
@@ -573,7 +584,7 @@ def test_a_terminal_is_told_nothing_that_it_would_obey(tmp_path: Path) -> None:
         write_run(tmp_path / "runs", "full", seed)
         write_run(tmp_path / "runs", "lora", seed, edit=change("data.used", HOSTILE))
     refused = command("report", "runs", cwd=tmp_path)
-    assert refused.returncode == 2 and "do not belong into one table" in refused.stderr
+    assert refused.returncode == 2 and "these runs are not comparable" in refused.stderr
     allowed = command("report", "runs", "--allow-mixed", cwd=tmp_path)
     assert allowed.returncode == 0, allowed.stderr
     for text in (refused.stderr, allowed.stdout):
@@ -589,7 +600,7 @@ def test_a_terminal_is_told_nothing_that_it_would_obey(tmp_path: Path) -> None:
         (gzip.compress(b'{"row": "a", "hash": "b", "label": "no"}\n'), "lack row, hash or pred"),
         (
             gzip.compress(2 * b'{"row": "a", "hash": "b", "label": "no", "predicted": "no"}\n'),
-            "a row stands twice in its predictions",
+            "its predictions have a row twice",
         ),
         (
             gzip.compress(b'{"row": 1, "hash": "b", "label": "no", "predicted": "no"}\n'),
@@ -609,7 +620,7 @@ def test_damaged_predictions_are_told_and_their_run_is_not_compared(
     rows = by_label(found)
     assert rows["lora"].difference is None and rows["lora"].mean == pytest.approx(0.8)
     assert rows["frozen"].difference is not None and found.rows == ROWS
-    assert "not compared with full, for want of common seeds, folds or predictions: lora" in (
+    assert "not compared with full, without common seeds, folds or predictions: lora" in (
         found.notes
     )
 
@@ -617,13 +628,13 @@ def test_damaged_predictions_are_told_and_their_run_is_not_compared(
 @pytest.mark.parametrize(
     ("path", "value", "what"),
     [
-        ("recipe.training.seed", "one", "its recipe says 'one' of training.seed - run again"),
-        ("recipe.training.seed", [3], "its recipe says '[3]' of training.seed - run again"),
-        ("recipe.data.folds", "5", "its recipe says '5' of data.folds - run again"),
-        ("recipe.strategy.kind", 3, "its recipe says '3' of strategy.kind - run again"),
-        ("recipe.data", [], "its recipe says nothing of data.kind - run again"),
-        ("cost", [], "is no record of a run (cost: input should be "),
-        ("surprise", 1, "is no record of a run (surprise: extra inputs"),
+        ("recipe.training.seed", "one", "its recipe has training.seed='one' - run it again"),
+        ("recipe.training.seed", [3], "its recipe has training.seed='[3]' - run it again"),
+        ("recipe.data.folds", "5", "its recipe has data.folds='5' - run it again"),
+        ("recipe.strategy.kind", 3, "its recipe has strategy.kind='3' - run it again"),
+        ("recipe.data", [], "its recipe has no data.kind - run it again"),
+        ("cost", [], "is not a valid record (cost: input should be "),
+        ("surprise", 1, "is not a valid record (surprise: extra inputs"),
     ],
 )
 def test_a_record_of_the_wrong_make_is_told_and_the_others_reported(
@@ -648,11 +659,11 @@ def test_costs_and_logged_scores_that_are_no_numbers_are_empty(
     found = report(tmp_path)
     lora = by_label(found)["lora"]
     assert lora.measures["train_seconds"] is None and lora.difference is not None
-    assert lora.reached == "0 of 2" and "train_seconds" not in lora.front
+    assert lora.reached == "0 of 2" and "train_seconds" not in lora.pareto
     text = found.model_dump_json() + str(found)
     assert "NaN" not in text and "Infinity" not in text and " inf" not in text
     write_run(tmp_path, "frozen", 0, 0.8, change("scores.accuracy.value", value))
-    with pytest.raises(RunError, match=r"give accuracy 0\.800000, its record says (nan|-?inf)"):
+    with pytest.raises(RunError, match=r"give accuracy 0\.800000, its record has (nan|-?inf)"):
         report(tmp_path)
 
 
@@ -689,8 +700,8 @@ def test_folds_take_the_place_of_seeds_and_seeds_within_a_fold_are_averaged(
     error = np.sqrt((1 / 5 + overlap) * values.var(ddof=1) + 4 / found.rows**2)
     expected = values.mean() + stats.t.ppf(0.975, 4) * error
     assert compared.high == pytest.approx(expected, rel=0.02)
-    assert any("lora: fold 4, seed 0 is there 2 times" in note for note in found.notes)
-    assert found.baseline == 0.5 and "5 of 5 folds" in found.verdict[0]
+    assert any("lora: fold 4, seed 0 has 2 runs" in note for note in found.notes)
+    assert found.baseline == 0.5 and "5 of 5 folds" in found.verdict[1]
 
 
 def test_folds_that_were_not_run_or_failed_are_told(tmp_path: Path) -> None:
@@ -708,14 +719,7 @@ def test_folds_that_were_not_run_or_failed_are_told(tmp_path: Path) -> None:
     assert rows["lora"].difference.seeds == [1, 2] and rows["frozen"].difference is None
     assert any("not compared with full" in note and "frozen" in note for note in found.notes)
     alone = report([tmp_path / "1"])
-    assert alone.verdict[0].startswith("No verdict: no two strategies share folds")
+    assert alone.verdict[0].startswith("No recommendation: no two strategies share folds")
     write_run(tmp_path / "other", "frozen", 0, 0.6, of_fold(1, folds=4))
     with pytest.raises(RunError, match=r"numbers of folds differ \(5 in .*, 4 in "):
         report(tmp_path, allow_mixed=True)
-
-
-def test_the_search_for_cycles_goes_on_after_a_report_that_failed(tmp_path: Path) -> None:
-    assert gc.isenabled()
-    with pytest.raises(RunError):
-        report(tmp_path / "nothing")
-    assert gc.isenabled()

@@ -82,19 +82,20 @@ def test_less_is_better_in_order_difference_front_and_verdict(
 ) -> None:
     made, found = bits
     rows = by_label(made)
-    assert [each.label for each in made.standings][-1] == "frozen" and made.reference == "full"
+    assert [each.label for each in made.strategies][-1] == "frozen" and made.reference == "full"
     frozen, lora = rows["frozen"], rows["lora"]
     expected = np.mean(found["frozen"]) - np.mean(found["full"])
     assert frozen.mean == pytest.approx(np.mean(found["frozen"]))
     assert frozen.difference.value == pytest.approx(expected) and expected > 0
     assert frozen.difference.p_corrected < 0.05
     assert not set(frozen.groups) & set(rows["full"].groups)
-    assert frozen.front["trainable"] == "front"  # the cheapest
-    assert lora.front["trainable"] == "front"
-    assert made.verdict[0].startswith("Ship lora: it is at most 1.0 % above full (+0.00")
-    assert " in bits_per_byte, of which less is better, " in made.verdict[0]
+    assert frozen.pareto["trainable"] == "optimal"  # the cheapest
+    assert lora.pareto["trainable"] == "optimal"
+    assert made.verdict[0].startswith("Use lora: as good as full within 1 %, at 4.8 % of the")
+    assert made.verdict[1].startswith("lora minus full: +0.00")
+    assert " bits_per_byte (less is better), simultaneous 95 % CI " in made.verdict[1]
     page = str(made)
-    assert "Less bits_per_byte is better." in page and "| untrained | 0 |" in page
+    assert "test rows; less is better." in page and "| untrained | 0 |" in page
     assert made.baseline == 1.2 and made.baselines == {"untrained": 1.2}
     assert made.validated_by == "bits_per_byte"
     assert made.confusions == [] and made.disagreement is None
@@ -108,24 +109,26 @@ def test_a_worse_strategy_is_never_called_better_and_a_margin_is_a_share_of_the_
         of_bits(tmp_path, "lora", seed, 0.83)
         of_bits(tmp_path, "frozen", seed, 0.7)
     lost = report(tmp_path, metric="perplexity", margin=0.0001)
-    assert lost.verdict[0].startswith("Ship frozen: it is better than full (-")
-    assert by_label(lost)["lora"].front["trainable"] == "behind"
+    assert lost.verdict[0].startswith("Use frozen: better than full by ")
+    assert by_label(lost)["lora"].pareto["trainable"] == "dominated"
     (tmp_path / "alone").mkdir()
     for path in tmp_path.glob("*-*"):
         if not path.name.startswith("frozen"):
             path.rename(tmp_path / "alone" / path.name)
     near = report(tmp_path / "alone", margin=0.06)
-    assert near.verdict[0].startswith("Ship lora: it is at most 6.0 % above full (")
+    assert near.verdict[0].startswith("Use lora: as good as full within 6 %, at ")
     far = report(tmp_path / "alone", margin=0.01)
-    assert far.verdict[0].startswith("Ship full: nothing else is shown to be better, nor anything")
-    assert "to be at most 1.0 % above it. Nearest is lora (+" in far.verdict[0]
+    assert far.verdict[0].startswith("Use full: nothing else is shown to be better, nor anything")
+    assert far.verdict[1].startswith("Closest: lora minus full: +")
 
 
 def test_what_is_no_better_than_the_untuned_model_is_told(tmp_path: Path) -> None:
     for strategy in ("full", "lora"):
         for seed in range(2):
             of_bits(tmp_path, strategy, seed, 2.0)
-    said = " ".join(report(tmp_path).verdict)
+    found = report(tmp_path).verdict
+    said = " ".join(found)
+    assert found[0] == "None of these beats answering without training: use none."
     assert "is not shown to beat the baseline 'untrained' (bits_per_byte 1.2000)" in said
 
 
@@ -179,15 +182,15 @@ def test_numbers_are_compared_by_their_own_rows(metric: str, tmp_path: Path) -> 
     }
     made = report(tmp_path)
     rows = by_label(made)
-    assert [each.label for each in made.standings] == ["full", "lora", "frozen"]
+    assert [each.label for each in made.strategies] == ["full", "lora", "frozen"]
     gaps = [a[metric] - b[metric] for a, b in zip(found["frozen"], found["full"], strict=True)]
     assert rows["frozen"].difference.value == pytest.approx(np.mean(gaps), abs=1e-6)
     assert rows["frozen"].difference.p_corrected < 0.05
     assert made.disagreement is None
-    line = next(x for x in str(made).splitlines() if x.startswith("| train's mean | 0 |"))
+    line = next(x for x in str(made).splitlines() if x.startswith("| train's mean |"))
     assert ("| 1.4500 |" if metric == "rmse" else "| undefined |") in line
-    assert not any("Beware" in sentence for sentence in made.verdict)
-    with pytest.raises(RunError, match="do not belong together"):
+    assert not any("Warning" in sentence for sentence in made.verdict)
+    with pytest.raises(RunError, match="do not match"):
         path = tmp_path / "full-0" / "record.json"
         path.write_text(path.read_text().replace(str(found["full"][0][metric]), "0.9"))
         report(tmp_path)
@@ -208,7 +211,7 @@ def test_tags_are_compared_by_counts_under_the_records_labels(tmp_path: Path) ->
             write_task_run(tmp_path, strategy, seed, task.to_dict(), lines, scores, None, labels)
     made = report(tmp_path)
     assert made.metric == "f1" and by_label(made)["lora"].difference.p_corrected < 0.05
-    assert report(tmp_path, metric="f1[PER]").standings[0].label == "full"
+    assert report(tmp_path, metric="f1[PER]").strategies[0].label == "full"
     assert made.disagreement is None and made.baseline is None
 
 
@@ -219,7 +222,7 @@ def test_a_task_that_is_not_known_here_has_no_rows_but_a_score(tmp_path: Path) -
         )
     made = report(tmp_path)
     assert by_label(made)["lora"].mean == 0.5 and by_label(made)["lora"].difference is None
-    assert "lora-0: its task 'poetry' is not known here" in made.notes
+    assert "lora-0: its task 'poetry' is not known" in made.notes
 
 
 def test_rows_without_what_the_task_reads_are_told(tmp_path: Path) -> None:
@@ -233,14 +236,14 @@ def test_rows_without_what_the_task_reads_are_told(tmp_path: Path) -> None:
         ("accuracy", 0.0123, " (1 is perfect)", "+1.2 points"),
         ("chrf", 1.23, " (100 is perfect)", "+1.2 points"),
         ("f1[PER]", -0.5, " (1 is perfect)", "-50.0 points"),
-        ("rmse[price]", 1234.5, " (lower is better)", "+1234 in its own unit"),
-        ("evaluate:own", 0.01, "", "+0.01 in its own unit"),
+        ("rmse[price]", 1234.5, " (lower is better)", "+1234 rmse[price]"),
+        ("evaluate:own", 0.01, "", "+0.01 evaluate:own"),
     ],
 )
 def test_each_score_is_told_in_its_unit(metric: str, value: float, words: str, said: str) -> None:
     scale = Scale(metric)
     assert direction(metric) == words
-    assert scale.told(value) + scale.unit in (said, said.replace("1234", "1235"))
+    assert scale.describe(value) + scale.unit in (said, said.replace("1234", "1235"))
     assert (gain(metric, 1.0) < 0) == scale.lower == (metric == "rmse[price]")
 
 

@@ -1,4 +1,4 @@
-"""Alignment: the same test rows of every run, matched by their id and the hash of their text."""
+"""The scores of all runs on the same test rows, matched by row id and hash of the text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from peftkit.errors import Fault, RunError
 from peftkit.reporting.analysis.jackknife import row_scores
-from peftkit.reporting.analysis.prediction_files import Known, read_predictions
+from peftkit.reporting.analysis.prediction_files import read_predictions
 from peftkit.reporting.analysis.records import Run, counted, listed
 from peftkit.reporting.analysis.scales import Scale
 
@@ -28,82 +28,81 @@ if TYPE_CHECKING:
     Read = tuple[Run, Columns]
 
 READERS = min(4, os.cpu_count() or 1)
-"""Prediction files that are read beside each other."""
+"""Prediction files that are read at once."""
 CLOSE = 1e-6
-"""Two computations of one score may differ by so much: numbers are kept with 6 digits."""
+"""Tolerance between two computations of a score: numbers are stored with 6 digits."""
 ROUGH = 1e-3
-"""So much where rows are ranked, or scored from numbers that were rounded."""
+"""Tolerance for ranked rows, and rows scored from rounded numbers."""
 
 
 @dataclass(frozen=True)
-class Aligned:
-    """What each run scores on each of the rows that all of them have."""
+class AlignedScores:
+    """The score of each run on each of the rows that all runs have."""
 
     values: dict[str, Floats]
-    """By the run's place: numbers (rows) whose mean is the score."""
+    """By run: an array (rows) whose mean is the score."""
     rows: int
     notes: list[str]
     read: list[Read] = field(default_factory=list)
-    """Each run's predictions of the common rows, in one order."""
+    """Each run's predictions of the common rows, in the same order."""
     scale: Scale = field(default_factory=lambda: Scale("accuracy"))
 
     @property
     def step(self) -> float:
-        """What one row's difference can come to: 1 for hits, more where rows weigh more; next to
-        nothing for scores in which runs never agree to the last digit."""
+        """The largest difference of one row's values: 1 for hits, more if rows weigh more; almost
+        nothing for continuous scores."""
         values, least = self.values.values(), self.scale.smallest_step
         if least is None:
             return CLOSE * max((float(np.abs(each).max()) for each in values), default=1.0) or CLOSE
         return max([least, *(float(np.ptp(each)) for each in values)])
 
 
-def align(runs: Sequence[Run], metric: str, allow_mixed: bool = False) -> Aligned:
-    """The rows' scores of the finished runs that have predictions.
+def align_rows(runs: Sequence[Run], metric: str, allow_mixed: bool = False) -> AlignedScores:
+    """The row scores of the finished runs that have predictions.
 
-    Raises `RunError` where one row has two labels or, unless `allow_mixed`, two texts, and where
-    predictions do not give their record's score.
+    Raises `RunError` if a row has two labels or, unless `allow_mixed`, two texts, or if
+    predictions do not give the score in their record.
     """
     read, notes = read_all(runs, metric)
     if not read:
-        return Aligned({}, 0, notes)
+        return AlignedScores({}, 0, notes)
     if len({id(table["row"]) for _, table in read}) > 1:
         check_texts(read, allow_mixed)
         read = common_rows(read, notes)
     if not len(read[0][1]["row"]):
-        return Aligned({}, 0, [*notes, "the runs have no test row in common"])
+        return AlignedScores({}, 0, [*notes, "the runs have no test row in common"])
     check_labels(read)
     read = rows_with_counts(read, metric)
     values = {}
     for run, columns in read:
         found = scored(run, columns, metric)
         if found is None:
-            notes.append(f"{run.where}: {metric} cannot be taken apart into its test rows")
+            notes.append(f"{run.where}: {metric} cannot be computed by test row")
             continue
         check_score(run, metric, found)
         values[run.where] = found
     rows = max((len(found) for found in values.values()), default=0)
-    return Aligned(values, rows, notes, read, Scale(metric))
+    return AlignedScores(values, rows, notes, read, Scale(metric))
 
 
 def read_all(runs: Sequence[Run], metric: str) -> tuple[list[Read], list[str]]:
-    """The predictions of all runs, and a note about each that has none or not all."""
+    """The predictions of all runs, and notes on those that are missing or incomplete."""
     read: list[Read] = []
     notes: list[str] = []
-    known = Known()
-    with ThreadPoolExecutor(READERS) as pool:  # unpacking and parsing run beside each other
+    with ThreadPoolExecutor(READERS) as pool:  # unpacking and parsing release the GIL
 
         def table_of(run: Run) -> tuple[pyarrow.Table | None, str]:
             if run.folder is None:
-                return None, "its folder is out of reach"
+                return None, "its directory is not known"
             if run.task is None:
-                return None, f"its task {run.record.recipe['task']['kind']!r} is not known here"
+                return None, f"its task {run.record.recipe['task']['kind']!r} is not known"
             if run.task.has_label_names:
-                return read_predictions(run.folder, metric == "roc_auc", known=known)
+                return read_predictions(run.folder, metric == "roc_auc")
             return read_predictions(run.folder, False, run.task.lines)
 
-        for run, (table, trouble) in zip(runs, pool.map(table_of, runs), strict=True):
-            if trouble:
-                notes.append(f"{run.where}: {trouble}")
+        for run, (table, problem) in zip(runs, pool.map(table_of, runs), strict=True):
+            if problem:
+                notes.append(f"{run.where}: {problem}")
             if table is not None:
                 columns = {name: table[name] for name in table.column_names}
                 read.append((run, shared(columns, read[0][1]) if read else columns))
@@ -111,8 +110,7 @@ def read_all(runs: Sequence[Run], metric: str) -> tuple[list[Read], list[str]]:
 
 
 def shared(columns: Columns, first: Columns) -> Columns:
-    """The columns, with the first run's own in place of those that say the same: a thousand runs
-    hold their rows' names once."""
+    """The columns, equal ones replaced by the first run's: a thousand runs store row names once."""
     same = {name: first[name] for name in ("row", "hash", "label") if name in first}
     alike = {name: column.equals(same[name]) for name, column in columns.items() if name in same}
     if not (alike["row"] and alike["hash"]):
@@ -121,19 +119,19 @@ def shared(columns: Columns, first: Columns) -> Columns:
 
 
 def check_texts(read: Sequence[Read], allow_mixed: bool) -> None:
-    """Refuse rows of one id and several texts."""
+    """Raise `RunError` if rows with the same id have different texts."""
     known: dict[str, tuple[str, str]] = {}
     for run, table in read:
         for row, text in zip(table["row"].to_pylist(), table["hash"].to_pylist(), strict=True):
             where, before = known.setdefault(row, (run.where, text))
             if before != text and not allow_mixed:
-                what = f"row {row!r} is another text than in {where}"
-                fix = "report runs on the same data, or say --allow-mixed"
+                what = f"row {row!r} has another text than in {where}"
+                fix = "report runs on the same data, or use --allow-mixed"
                 raise RunError("the test rows differ:", [Fault(run.where, f"{what} - {fix}")])
 
 
 def common_rows(read: Sequence[Read], notes: list[str]) -> list[Read]:
-    """Every run's rows that all have, in one order; how many are dropped is noted."""
+    """The rows that all runs have, in the same order; notes how many are dropped."""
     keys = [
         dict(
             zip(
@@ -161,7 +159,7 @@ def common_rows(read: Sequence[Read], notes: list[str]) -> list[Read]:
 
 
 def check_labels(read: Sequence[Read]) -> None:
-    """Refuse runs that call the same row by different labels."""
+    """Raise `RunError` if the same row has different labels in two runs."""
     labeled = [(run, columns) for run, columns in read if "label" in columns]
     if not labeled:
         return
@@ -177,8 +175,8 @@ def check_labels(read: Sequence[Read]) -> None:
 
 
 def rows_with_counts(read: list[Read], metric: str) -> list[Read]:
-    """Of a score that is known of some rows only (of those whose text was generated) these rows of
-    every run; else all rows."""
+    """The rows whose counts all runs have, if the score needs counts (only rows with a generated
+    text have them); else all rows."""
     first, columns = read[0]
     if "counts" not in columns or scored(first, columns, metric) is not None:
         return read
@@ -194,7 +192,7 @@ def rows_with_counts(read: list[Read], metric: str) -> list[Read]:
 
 
 def scored(run: Run, columns: Columns, metric: str) -> Floats | None:
-    """One run's rows as numbers whose mean is the score; rows without a label are left out."""
+    """One run's row values, whose mean is the score; rows without a label are left out."""
     names, task = run.names, run.task
     if task is not None and not task.has_label_names:
         return task_scores(run, task, columns, metric)
@@ -215,7 +213,7 @@ def scored(run: Run, columns: Columns, metric: str) -> Floats | None:
 
 
 def task_scores(run: Run, task: Task, columns: Columns, metric: str) -> Floats | None:
-    """One run's rows as the task itself scores them."""
+    """One run's row values as its task computes them."""
     plain = {name: plain_column(column) for name, column in columns.items() if name in task.lines}
     found = task.row_values(metric, plain, run.names)
     return found if found is not None and np.isfinite(found).all() else None
@@ -236,7 +234,7 @@ def plain_column(column: pyarrow.ChunkedArray) -> Any:
 
 
 def ids_of(column: pyarrow.ChunkedArray, names: Sequence[str]) -> NDArray[np.int64]:
-    """Labels as ids; -1 for what is none of the names."""
+    """Labels as ids; -1 for a label that is none of `names`."""
     # pyarrow.array and to_numpy would import pandas, which takes half a second
     encoded = column.combine_chunks().dictionary_encode()
     known = {name: place for place, name in enumerate(names)}
@@ -245,10 +243,10 @@ def ids_of(column: pyarrow.ChunkedArray, names: Sequence[str]) -> NDArray[np.int
 
 
 def check_score(run: Run, metric: str, values: Floats) -> None:
-    """Refuse predictions that are not those which the record's score was made of."""
+    """Raise `RunError` if predictions do not give the score in their record."""
     score = run.record.scores.get(metric)
     if score is None or score.value is None or len(values) != score.n:
-        return  # fewer rows: their score is another one
+        return  # fewer rows have another score
     found, task = float(values.mean()), run.task
     exact = (
         task is not None
@@ -256,8 +254,8 @@ def check_score(run: Run, metric: str, values: Floats) -> None:
         and (task.has_label_names or "counts" in task.lines)
     )
     if not abs(found - score.value) <= (CLOSE if exact else ROUGH) * max(1.0, abs(found)):
-        what = f"give {metric} {found:.6f}, its record says {score.value:.6f}"
+        what = f"give {metric} {found:.6f}, its record has {score.value:.6f}"
         raise RunError(
-            "predictions and record do not belong together:",
+            "predictions and record do not match:",
             [Fault(run.where, f"its predictions {what} - run it again")],
         )

@@ -1,4 +1,4 @@
-"""Mixture: what may not stand in one table, because it would change the scores or the costs."""
+"""Facts that all runs of a report must share, because they change scores or costs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SPLITTING = (
     *("seed", "validation", "test", "limit", "columns", "overlap", "subset", "label"),
     *("folds", "group"),
 )
-"""Data settings that choose rows or labels."""
+"""Data settings that select rows or labels."""
 
 
 def data_of(record: RunRecord) -> str:
@@ -24,18 +24,18 @@ def data_of(record: RunRecord) -> str:
 
 
 def split_of(record: RunRecord) -> str:
-    """How many rows each split has, and the settings that chose them."""
+    """The number of rows of each split, and the settings that selected them."""
     data = record.recipe["data"]
     splits = ("train", "validation", "test")
     sizes = {split: record.rows.get(split) for split in splits}
-    if data.get("folds") is not None:  # which may differ by a row
+    if data.get("folds") is not None:  # folds may differ by a row
         sizes = {}
     chosen = {key: data[key] for key in SPLITTING if data.get(key) is not None}
     return json.dumps({**sizes, **chosen}, sort_keys=True)
 
 
 def hardware_of(record: RunRecord) -> str | None:
-    """What the costs depend on; a failed run does not say."""
+    """The hardware that costs depend on; None for failed runs."""
     world = record.world
     if world is None:
         return None
@@ -43,10 +43,10 @@ def hardware_of(record: RunRecord) -> str | None:
 
 
 def score_tokenizer_of(record: RunRecord) -> str | None:
-    """How texts were split for their scores; a record of no such scores does not say."""
+    """The tokenizer of the text scores; None for records without such scores."""
     signatures = record.details.get("signatures")
-    said = signatures.values() if isinstance(signatures, dict) else ()
-    found = [part for each in said for part in str(each).split("|") if part.startswith("tok:")]
+    known = signatures.values() if isinstance(signatures, dict) else ()
+    found = [part for each in known for part in str(each).split("|") if part.startswith("tok:")]
     return ", ".join(sorted({part.removeprefix("tok:") for part in found})) or None
 
 
@@ -60,18 +60,18 @@ FACTS: dict[str, Callable[[RunRecord], str | None]] = {
     "precision": lambda record: record.world.precision if record.world else None,
     "hardware": hardware_of,
 }
-"""What all runs of a table must agree on, beside the version of every library."""
+"""What all runs of a report must share, next to the versions of libraries."""
 
 
 def facts_of(record: RunRecord) -> dict[str, str]:
-    """What a record says of what may not be mixed; what it does not say is left out."""
-    said = {name: fact(record) for name, fact in FACTS.items()}
+    """The facts that a record has; unknown ones are left out."""
+    known = {name: fact(record) for name, fact in FACTS.items()}
     versions = {f"version of {name}": value for name, value in record.versions.items()}
-    return {name: value for name, value in {**said, **versions}.items() if value is not None}
+    return {name: value for name, value in {**known, **versions}.items() if value is not None}
 
 
-def mixtures(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
-    """The facts on which runs differ: fact -> value -> runs that have it."""
+def find_incompatibilities(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
+    """The facts in which runs differ: fact -> value -> names of runs."""
     found: dict[str, dict[str, list[str]]] = {}
     for run in runs:
         for fact, value in facts_of(run.record).items():
@@ -79,8 +79,8 @@ def mixtures(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
     return {fact: values for fact, values in found.items() if len(values) > 1}
 
 
-def refuse(mixed: dict[str, dict[str, list[str]]]) -> None:
-    """Raise `RunError` where runs differ in what may not be mixed."""
+def check_compatible(mixed: dict[str, dict[str, list[str]]]) -> None:
+    """Raise `RunError` if there are incompatibilities."""
     if not mixed:
         return
     faults = [
@@ -88,8 +88,8 @@ def refuse(mixed: dict[str, dict[str, list[str]]]) -> None:
         for fact, values in mixed.items()
     ]
     raise RunError(
-        "these runs do not belong into one table - report them apart, or say --allow-mixed "
-        "(the table will say so):",
+        "these runs are not comparable - report them separately, or use --allow-mixed (the report "
+        "will say so):",
         faults,
     )
 
@@ -105,7 +105,7 @@ def differing(runs: Sequence[Run], reference: Sequence[Run]) -> list[str]:
 
 
 def values_of(runs: Sequence[Run]) -> dict[str, set[str]]:
-    """All values that runs have for each fact."""
+    """All values of each fact."""
     found: dict[str, set[str]] = {}
     for run in runs:
         for fact, value in facts_of(run.record).items():
@@ -114,13 +114,13 @@ def values_of(runs: Sequence[Run]) -> dict[str, set[str]]:
 
 
 def strategy_key(run: Run) -> str:
-    """What all seeds and folds of one strategy share: the recipe without what tells them apart or
-    leaves the result alone."""
+    """The recipe without seed, fold and settings that leave the result unchanged, as JSON; all runs
+    of one strategy share it."""
     recipe = dict(run.record.recipe)
     training = dict(recipe["training"])
     for name in ("seed", "save_steps", "threads", "track", "proof"):
         training.pop(name, None)
-    # the place where data lie is no part of what they are: their identity is compared
+    # the identity of the data is compared, not its location
     left_out = ("path", "name", "fallback", "fold")
     data = {k: v for k, v in recipe["data"].items() if k not in left_out}
     kept = {**recipe, "training": training, "data": data}
@@ -129,10 +129,9 @@ def strategy_key(run: Run) -> str:
 
 
 def one_a_seed(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """One run of a strategy for each seed and fold, and a word about each that is left out.
+    """One run of a strategy for each seed and fold, and notes on the runs that are left out.
 
-    A finished run stands for the failed ones of its seed; of several finished ones, which would say
-    the same twice, the first by name.
+    Finished runs come before failed ones, then the first by name.
     """
     kept, notes = [], []
     for (fold, seed), found in by_key(runs, lambda run: (run.fold, run.seed)):
@@ -141,17 +140,17 @@ def one_a_seed(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         if others:
             names = listed([run.where for run in others])
             notes.append(
-                f"{turn_of(fold, seed)} is there {counted(len(found), 'time', 'times')}: "
-                f"{first.where} is counted, {names} {'is' if len(others) == 1 else 'are'} not"
+                f"{describe_replicate(fold, seed)} has {counted(len(found), 'run', 'runs')}: "
+                f"{first.where} is used, {names} {'is' if len(others) == 1 else 'are'} not"
             )
-    return sorted(kept, key=lambda run: (run.turn, run.seed)), notes
+    return sorted(kept, key=lambda run: (run.replicate, run.seed)), notes
 
 
-def turn_of(fold: int | None, seed: int) -> str:
-    """Which of a strategy's runs it is, in words."""
+def describe_replicate(fold: int | None, seed: int) -> str:
+    """'seed 0', or 'fold 1, seed 0'."""
     return f"seed {seed}" if fold is None else f"fold {fold}, seed {seed}"
 
 
 def plain_recipe(key: str) -> dict[str, Any]:
-    """The settings in a strategy's key."""
+    """The settings in a `strategy_key`."""
     return dict(json.loads(key))

@@ -1,4 +1,4 @@
-"""Details: what a report's pictures show beyond its table, out of records and logs."""
+"""The data of a report's charts, from records and logs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from peftkit.records.record import Tuning
 from peftkit.registry import Settings
 from peftkit.reporting.analysis.records import Run
-from peftkit.reporting.analysis.summaries import Member
+from peftkit.reporting.analysis.summaries import StrategyRuns
 
 MOST_CURVES = 24
-"""Strategies whose logs are read: a picture of more could not be read itself."""
+"""Strategies whose logs are read; a chart of more would be unreadable."""
 MOST_STEPS = 200
-"""Points of one learning curve; of more, every second, third ... is kept."""
+"""Points of a learning curve; of more, every second, third, ... is kept."""
 
 
 class CurvePoint(Settings):
@@ -26,11 +26,11 @@ class CurvePoint(Settings):
     """The lowest and the highest of the seeds."""
     high: float
     seeds: int
-    """Those that were scored at this step."""
+    """Seeds that were scored at this step."""
 
 
 class Curve(Settings):
-    """A strategy's validation score while it trained."""
+    """A strategy's validation score during training."""
 
     label: str
     points: list[CurvePoint]
@@ -44,27 +44,27 @@ class Search(Settings):
 
 
 class Confusion(Settings):
-    """What a strategy took each class for, summed over its seeds."""
+    """A strategy's confusion matrix, summed over its seeds."""
 
     label: str
     names: list[str]
     counts: list[list[int]]
-    """A row a true class, a column a predicted one."""
+    """A row for each true class, a column for each predicted one."""
     seeds: int
 
 
-def curves_of(members: Sequence[Member]) -> list[Curve]:
-    """The learning curves of strategies whose logs are there, the best first."""
-    best = members[:MOST_CURVES]
+def curves_of(strategies: Sequence[StrategyRuns]) -> list[Curve]:
+    """The learning curves of strategies with logs, the best first."""
+    best = strategies[:MOST_CURVES]
     found = [Curve(label=each.label, points=thinned(points_of(each))) for each in best]
     return [curve for curve in found if curve.points]
 
 
-def points_of(member: Member) -> list[CurvePoint]:
+def points_of(strategy: StrategyRuns) -> list[CurvePoint]:
     """The validation scores of a strategy's seeds, step by step."""
     by_step: dict[int, list[float]] = {}
-    for run in member.finished:
-        # a step that is there twice was evaluated again after a resume: the last word counts
+    for run in strategy.finished:
+        # a step that occurs twice was evaluated again after a resume: the last one counts
         for step, score in dict(scores_in(run)).items():
             by_step.setdefault(step, []).append(score)
     return [
@@ -91,37 +91,39 @@ def scores_in(run: Run) -> list[tuple[int, float]]:
 
 
 def thinned(points: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """At most so many points as can be seen, the last always among them."""
+    """At most `MOST_STEPS` points, always with the last."""
     stride = math.ceil(len(points) / MOST_STEPS) or 1
     return list(points[::-1][::stride][::-1])
 
 
-def searches_of(members: Sequence[Member]) -> list[Search]:
-    """The rate search of each strategy that had one; all its seeds share it."""
+def searches_of(strategies: Sequence[StrategyRuns]) -> list[Search]:
+    """The rate search of each strategy that has one; its seeds share it."""
     found = []
-    for member in members:
-        tuning = next((run.record.tuning for run in member.runs if run.record.tuning), None)
+    for strategy in strategies:
+        tuning = next((run.record.tuning for run in strategy.runs if run.record.tuning), None)
         if tuning is not None:
-            found.append(Search(label=member.label, tuning=tuning))
+            found.append(Search(label=strategy.label, tuning=tuning))
     return found
 
 
-def confusions_of(members: Sequence[Member]) -> list[Confusion]:
-    """The confusion matrix of each strategy whose records hold one."""
+def confusions_of(strategies: Sequence[StrategyRuns]) -> list[Confusion]:
+    """The confusion matrix of each strategy whose records have one."""
     found = []
-    for member in members:
-        named = [(run.names, matrix) for run in member.finished if (matrix := matrix_of(run))]
+    for strategy in strategies:
+        named = [(run.names, matrix) for run in strategy.finished if (matrix := confusion_of(run))]
         if not named:
             continue
         names, first = named[0]
         matrices = [matrix for own, matrix in named if own == names]
         classes = range(len(first))
         counts = [[sum(matrix[i][j] for matrix in matrices) for j in classes] for i in classes]
-        found.append(Confusion(label=member.label, names=names, counts=counts, seeds=len(matrices)))
+        found.append(
+            Confusion(label=strategy.label, names=names, counts=counts, seeds=len(matrices))
+        )
     return found
 
 
-def matrix_of(run: Run) -> list[list[int]] | None:
+def confusion_of(run: Run) -> list[list[int]] | None:
     """The counts that a record holds, where they are a square of its classes."""
     said, size = run.record.details.get("confusion"), len(run.names)
     rows = said if isinstance(said, list) and len(said) == size > 0 else []

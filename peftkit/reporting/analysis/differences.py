@@ -1,4 +1,4 @@
-"""Differences: every strategy against the reference and against each other, corrected."""
+"""The differences among strategies, corrected for the number of comparisons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftkit.registry import Settings
-from peftkit.reporting.analysis.cross_validation import Folding
+from peftkit.reporting.analysis.cross_validation import CrossValidation
 from peftkit.reporting.analysis.multiple_testing import groups, holm, letters
 from peftkit.reporting.analysis.paired_tests import SeedsAndRows, Spread
 from peftkit.reporting.analysis.summaries import Difference
@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 LEVEL = 0.05
-"""Errors allowed in a whole report: how often ties alone would make it tell some two apart."""
+"""Familywise error rate of a report: how often it calls some two equal strategies different."""
 PLANNED = 0.5
-"""The share of them for the comparisons with the reference; the rest is for all other pairs."""
+"""The share of it for the comparisons with the reference; the rest is for all other pairs."""
+INTERVAL, SIMULTANEOUS = "95 % CI", "simultaneous 95 % CI"
+"""How the two kinds of intervals are called: of one comparison, and of all together."""
 Scores = Mapping[int, "Floats | float"]
 """A strategy's scores by seed, all rows' each; or by fold, one each."""
-Noise = SeedsAndRows | Folding
+Noise = SeedsAndRows | CrossValidation
 
 
 class Pair(Settings):
-    """Two strategies and what can be said of their difference."""
+    """Two strategies and their difference."""
 
     first: str
     second: str
@@ -42,18 +44,18 @@ class Pair(Settings):
 
     @property
     def differ(self) -> bool:
-        """Whether the two can be told apart."""
+        """Whether the two differ significantly."""
         return self.p_corrected < LEVEL
 
 
 @dataclass
 class Differences:
-    """What the paired scores of strategies come to."""
+    """The differences among strategies, from their paired scores."""
 
     to_reference: dict[str, Difference] = field(default_factory=dict)
     pairs: list[Pair] = field(default_factory=list)
     groups: dict[str, str] = field(default_factory=dict)
-    """Letters of each strategy; empty where there are too many groups to be told."""
+    """Letters of each strategy; empty if there are too many groups."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Of each strategy's own mean."""
 
@@ -120,7 +122,7 @@ def against(
     level = LEVEL * (PLANNED if planned < len(pairs) else 1.0) / max(planned, 1)
     for seeds, some, spread in batches(scores, places, noise):
         half, joint = spread.half_widths(LEVEL), spread.half_widths(level)
-        p, shown = spread.p_values(), spread.detectable(level)
+        p, shown = spread.p_values(), spread.minimum_detectable(level)
         for n, (i, j) in enumerate(some):
             value = float(spread.mean[n])
             found[labels[i]] = Difference(
@@ -131,7 +133,7 @@ def against(
                 joint_high=value + float(joint[n]),
                 p=float(p[n]),
                 p_corrected=corrected[frozenset((labels[i], labels[j]))],
-                detectable=float(shown[n]),
+                minimum_detectable=float(shown[n]),
                 seeds=seeds,
                 rows=spread.rows,
             )
@@ -158,7 +160,7 @@ def all_pairs(
 
 
 def weights_of(planned: Sequence[bool]) -> list[float]:
-    """Each pair's share of the errors: the planned ones have half of them, the others half."""
+    """Each pair's share of the error rate: half for the planned pairs, half for the others."""
     many = sum(planned)
     if many in (0, len(planned)):
         return [1.0] * len(planned)
@@ -167,8 +169,7 @@ def weights_of(planned: Sequence[bool]) -> list[float]:
 
 
 def group_letters(labels: Sequence[str], pairs: Sequence[Pair]) -> dict[str, str]:
-    """Letters of strategies that cannot be told apart: those that were compared and do not differ,
-    and those that could not be compared."""
+    """Letters that strategies share if they do not differ significantly, or were not compared."""
     place = {label: index for index, label in enumerate(labels)}
     alike = [set(range(len(labels))) - {index} for index in range(len(labels))]
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""Disagreement: on how many test rows strategies answer differently, and on which the most."""
+"""How many test rows strategies predict differently, and which rows the most."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peftkit.registry import Settings
-from peftkit.reporting.analysis.alignment import Aligned, ids_of
+from peftkit.reporting.analysis.alignment import AlignedScores, ids_of
 from peftkit.reporting.analysis.prediction_files import NAMED
-from peftkit.reporting.analysis.summaries import Member
+from peftkit.reporting.analysis.summaries import StrategyRuns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,41 +19,43 @@ if TYPE_CHECKING:
     Integers = NDArray[np.int64]
 
 MOST_STRATEGIES = 16
-"""More of them make no picture that could be read; the best by their mean are shown."""
+"""A chart of more strategies would be unreadable; the best by mean are shown."""
 MOST_ROWS = 20
 """Test rows that are listed."""
 
 
 class DisputedRow(Settings):
-    """A test row that strategies answer differently; never its text."""
+    """A test row that strategies predict differently, without its text."""
 
     row: str
     label: str | None
     answers: dict[str, float]
-    """How often each class is the answer, every strategy weighing alike."""
+    """The share of each class among the predictions; strategies have equal weights."""
     wrong: list[str]
-    """Strategies of which more than half of the seeds are wrong."""
+    """Strategies with more than half of their seeds wrong."""
 
 
 class Disagreement(Settings):
-    """How often the answers of strategies differ."""
+    """How often the predictions of strategies differ."""
 
     labels: list[str]
     shares: list[list[float | None]]
-    """Share of the test rows on which a run of one strategy and one of the other differ, mean over
-    such pairs; a strategy with itself: over pairs of different seeds, null for one seed."""
+    """Mean share of the test rows on which a run of one strategy and a run of the other differ; for
+    a strategy and itself, runs of different seeds, null for one seed."""
     rows: int
     disputed: list[DisputedRow]
     """The rows that strategies differ most on, beyond what their seeds do."""
 
 
-def disagreement_of(members: Sequence[Member], aligned: Aligned) -> Disagreement | None:
+def disagreement_of(
+    strategies: Sequence[StrategyRuns], aligned: AlignedScores
+) -> Disagreement | None:
     """The disagreement among strategies, the best first; None where fewer than two have
     predictions."""
     tables = {run.where: columns for run, columns in aligned.read if gives_labels(columns)}
     runs = {
-        member.label: [tables[run.where] for run in member.finished if run.where in tables]
-        for member in members
+        strategy.label: [tables[run.where] for run in strategy.finished if run.where in tables]
+        for strategy in strategies
     }
     labels = [label for label, found in runs.items() if found][:MOST_STRATEGIES]
     if len(labels) < 2:
@@ -74,7 +76,7 @@ def disagreement_of(members: Sequence[Member], aligned: Aligned) -> Disagreement
 
 
 def gives_labels(columns: Mapping[str, Any]) -> bool:
-    """Whether each row's right answer and the one that was given are names."""
+    """Whether labels and predictions are names of classes."""
     import pyarrow
 
     both = [columns[name].type for name in NAMED if name in columns]
@@ -92,8 +94,8 @@ def share(one: Integers, two: Integers, same: bool) -> float | None:
 def disputed(
     ids: Mapping[str, Integers], names: Sequence[str], rows: Sequence[str], labels: Sequence[str]
 ) -> list[DisputedRow]:
-    """The rows on which strategies' shares of answers vary most, the variances of all classes
-    added up."""
+    """The rows whose predictions vary most between strategies: the largest sum over classes of the
+    variance of their shares."""
     shares = np.stack(
         [
             np.stack([(own == name).mean(axis=0) for own in ids.values()])
@@ -121,7 +123,7 @@ def disputed(
 def wrong_on(
     ids: Mapping[str, Integers], names: Sequence[str], place: int, label: str | None
 ) -> list[str]:
-    """The strategies that are mostly wrong on a row; a row without a label has none."""
+    """The strategies that are mostly wrong on a row; none without a label."""
     if label is None:
         return []
     true = names.index(label) if label in names else -1

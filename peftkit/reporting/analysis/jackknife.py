@@ -1,6 +1,6 @@
-"""Row scores: what each test row gives to a score, as numbers whose mean is the score.
+"""Row values: the contribution of each test row to a score; their mean is the score.
 
-For accuracy these are the hits. A score that is no mean over rows (F1, MCC, ROC-AUC) has the
+For accuracy these are the hits. A score that is not a mean over rows (F1, MCC, ROC-AUC) has the
 jackknife's pseudo-values, n score - (n - 1) score without the row, shifted to have the score as
 their mean; treated as if they were rows' scores, as Dorfman, Berbaum and Metz do (Investigative
 Radiology 27, 1992). Their variance is the jackknife's, for ROC-AUC DeLong's (Biometrics 44, 1988).
@@ -31,7 +31,7 @@ def row_scores(
     probabilities: Floats | None,
     names: Sequence[str],
 ) -> Floats | None:
-    """The values (rows) for `metric`; None where it, or it without some row, is undefined."""
+    """The values (rows) for `metric`; None if it is undefined, or would be without some row."""
     if metric == "accuracy":
         return np.asarray(label_ids == predicted_ids, dtype=float)
     if metric == "roc_auc":
@@ -93,5 +93,5 @@ def placed(values: Floats, among: Floats) -> Floats:
 
 
 def centred(values: Floats, score: float) -> Floats:
-    """The values shifted to the score: the jackknife's own mean is a little off it."""
+    """The values shifted to the score, from which the jackknife's own mean differs slightly."""
     return np.asarray(values - values.mean() + score)

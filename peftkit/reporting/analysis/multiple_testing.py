@@ -1,15 +1,18 @@
-"""Families of tests: p-values corrected for their number, and groups that can't be told apart."""
+"""Correction of p-values for multiple tests, and groups that do not differ significantly.
+
+scipy and statsmodels have Holm's correction without weights only.
+"""
 
 from collections.abc import Iterator, Sequence
 
 MOST_GROUPS = 100
-"""Overlapping groups beyond which letters say nothing."""
+"""Number of overlapping groups beyond which letters are of no use."""
 
 
 def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
-    """Holm's step-down correction, in their order (Scandinavian Journal of Statistics 6, 1979).
+    """p-values after Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979).
 
-    `weights` share the errors out, as in his section on unequal importance; default: alike.
+    `weights` are the shares of the error rate (his section on unequal importance; default: equal).
     """
     shares = list(weights) if weights is not None else [1.0] * len(p_values)
     corrected, largest, left = [0.0] * len(p_values), 0.0, sum(shares)
@@ -20,10 +23,10 @@ def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> l
 
 
 def groups(alike: Sequence[set[int]]) -> list[list[int]] | None:
-    """The largest groups in which no two members differ; None where there are too many to be told.
+    """The maximal groups in which no two members differ; None if there are too many.
 
-    `alike[i]` are the members that cannot be told from i, which comes before the others where it is
-    better: groups are ordered by their best members.
+    `alike[i]` are the members that do not differ from i. Members are ordered from the best, and
+    groups by their best members.
     """
     found: list[list[int]] = []
     for clique in cliques(set(), set(range(len(alike))), set(), alike):
@@ -36,7 +39,7 @@ def groups(alike: Sequence[set[int]]) -> list[list[int]] | None:
 def cliques(
     chosen: set[int], possible: set[int], done: set[int], alike: Sequence[set[int]]
 ) -> Iterator[set[int]]:
-    """Maximal cliques (Bron and Kerbosch, Communications of the ACM 16, 1973, with a pivot)."""
+    """Maximal cliques by the Bron-Kerbosch algorithm with a pivot (CACM 16, 1973)."""
     if not possible and not done:
         yield chosen
         return
@@ -51,7 +54,7 @@ def cliques(
 
 
 def letters(members: int, found: Sequence[Sequence[int]]) -> list[str]:
-    """The groups of each member as letters: a compact letter display."""
+    """The groups of each member as letters (compact letter display)."""
     named = ["" for _ in range(members)]
     for number, group in enumerate(found):
         for member in group:

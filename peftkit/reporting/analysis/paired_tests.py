@@ -1,4 +1,4 @@
-"""Comparison: how sure a difference is where every seed is scored on the same test rows.
+"""Paired tests of strategies whose seeds are all scored on the same test rows.
 
 Seeds and rows are crossed: d[s, i] = delta + seed[s] + row[i] + rest[s, i], all but delta random
 (the two-way layout of Owen, The pigeonhole bootstrap, 2007, arXiv:0712.1111, and of the readers and
@@ -34,23 +34,23 @@ if TYPE_CHECKING:
     Integers = NDArray[np.int64]
 
 NODES = 64
-"""Of the integral over the seeds' variance: four digits of Student's p or more."""
+"""Nodes of the integral over the seeds' variance: at least four digits of Student's p."""
 FEWEST = 4
-"""Rows that are taken to differ where fewer do: about the rule of three, on either side."""
+"""The smallest number of rows that are assumed to differ (the rule of three, two-sided)."""
 HALVINGS = 24
-"""Of the bracket around an interval's end."""
-ONE_SEED = "one seed: only the rows' part of the noise is known, not what another seed would give"
+"""Halvings of the bracket around an interval's end."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Means of differences with the two parts of their variance: arrays, a value a comparison."""
+    """Means of differences with the two parts of their variance: arrays with a value for each
+    comparison."""
 
     mean: Floats
     seed_variance: Floats
-    """Of the mean, by the seeds; 0 where there is one seed, which cannot tell."""
+    """The part of the mean's variance from seeds; 0 for one seed, which cannot show it."""
     row_variance: Floats
-    """Of the mean, by the test rows."""
+    """The part of the mean's variance from test rows."""
     seeds: int
     rows: int
 
@@ -58,7 +58,7 @@ class Spread:
     def of(cls, differences: Floats, step: float = 1.0) -> Spread:
         """The spread of differences (..., seeds, rows), all comparisons at once.
 
-        `step` is what one row's difference can come to: the rows' variance is never below that of
+        `step` is the largest difference of one row: the rows' variance is never below that of
         `FEWEST` rows that differ by it, so that runs that agree on every row have an interval too.
         """
         seeds, rows = differences.shape[-2:]
@@ -112,7 +112,7 @@ class Spread:
         return cls(mean, by_seed, np.maximum(by_row - rest, floor), seeds, rows)
 
     def pick(self, first: Integers, second: Integers) -> Spread:
-        """Some of all pairs, each by the places of its two strategies."""
+        """A selection of all pairs, by the indices of their strategies."""
         return Spread(
             self.mean[first, second],
             self.seed_variance[first, second],
@@ -122,18 +122,18 @@ class Spread:
         )
 
     def p_values(self, truth: float = 0.0) -> Floats:
-        """How likely a mean at least so far from `truth` would be, were `truth` right."""
+        """The two-sided p-values of the means, if `truth` is the true difference."""
         return tails(
             self.mean - truth, self.seed_variance, self.row_variance, self.seeds, self.rows
         )
 
     def half_widths(self, level: float = 0.05) -> Floats:
-        """What to add and take away for an interval that misses the truth in `level` of cases."""
+        """Half the widths of intervals that miss the true difference in `level` of cases."""
         return criticals(self.seed_variance, self.row_variance, self.seeds, self.rows, level)
 
-    def detectable(self, level: float = 0.05, power: float = 0.8) -> Floats:
-        """The smallest true difference that such seeds and rows show at `level`, in `power` of
-        cases, were the two variances the ones estimated here."""
+    def minimum_detectable(self, level: float = 0.05, power: float = 0.8) -> Floats:
+        """The smallest true differences that are significant at `level` with `power`, given the
+        estimated variances."""
         if self.seeds == 1:
             normal = stdtrit(self.rows - 1, power) * np.sqrt(self.row_variance)
             return np.asarray(self.half_widths(level) + normal)
@@ -157,10 +157,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class SeedsAndRows:
-    """The noise of runs under several seeds that are all scored on the same rows."""
+    """The noise of runs with several seeds that are all scored on the same rows."""
 
     step: float
-    """What one row's difference can come to."""
+    """The largest difference of one row."""
     fewest = 1
     """Seeds that two strategies must share to be compared."""
 
@@ -182,7 +182,7 @@ def distances(rows: Floats) -> Floats:
 
 @cache
 def variance_ratios(freedom: int, nodes: int = NODES) -> tuple[Floats, Floats]:
-    """Values of chi-square over its degrees of freedom, with the weights that integrate over it.
+    """Values of chi-square over its degrees of freedom, with weights that integrate over it.
 
     Gauss and Legendre's points in the quantile's fourth root: the tails come from small values.
     """
@@ -202,7 +202,7 @@ def tails(mean: Floats, by_seed: Floats, by_row: Floats, seeds: int, rows: int) 
 
 
 def criticals(by_seed: Floats, by_row: Floats, seeds: int, rows: int, level: float) -> Floats:
-    """The means beyond which both tails hold `level`."""
+    """The critical values: means beyond which both tails have probability `level`."""
     if seeds == 1:
         return np.asarray(stdtrit(max(rows - 1, 1), 1 - level / 2) * np.sqrt(by_row))
     widest = stdtrit(seeds - 1, 1 - level / 2) * np.sqrt(by_seed + by_row)
@@ -210,7 +210,7 @@ def criticals(by_seed: Floats, by_row: Floats, seeds: int, rows: int, level: flo
 
 
 def bisect(excess: Callable[[Floats], Floats], guess: Floats) -> Floats:
-    """Where a falling function crosses 0, above 0, element by element."""
+    """The positive roots of a decreasing function, elementwise."""
     low, high = np.zeros_like(guess), guess
     while (above := excess(high) > 0).any():
         high = np.where(above, 2 * high, high)

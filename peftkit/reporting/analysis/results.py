@@ -1,4 +1,4 @@
-"""What a report says, as data: renderers and charts read it."""
+"""The content of a report as data, which tables, pages and charts read."""
 
 from __future__ import annotations
 
@@ -14,44 +14,45 @@ from peftkit.reporting.analysis.details import (
 from peftkit.reporting.analysis.differences import Pair
 from peftkit.reporting.analysis.disagreement import Disagreement
 from peftkit.reporting.analysis.summaries import (
-    Standing,
+    StrategySummary,
 )
 
-REPORT_SCHEMA = 1
+REPORT_SCHEMA = 2
 
 
 class ReportData(Settings):
-    """Records side by side."""
+    """A comparison of recorded runs."""
 
     schema_version: int = REPORT_SCHEMA
     title: str
     metric: str
     reference: str
-    """The label of the strategy that all are compared with."""
+    """The label of the strategy that all others are compared with."""
     margin: float
-    """How much worse than the reference a cheaper strategy may be to be shipped: a share of the
-    perfect score, or of the reference's where there is no perfect one (perplexity)."""
+    """The acceptable loss of a cheaper strategy: a share of the perfect score, or of the
+    reference's score if there is no perfect one (perplexity)."""
     rows: int
-    """Test rows that all runs were scored on; of all folds together, in a cross-validation."""
+    """Test rows that all runs were scored on; in a cross-validation, of all folds together."""
     folds: int | None = None
-    """How many folds the cross-validation has that the runs are of; null where they are of none."""
+    """Number of folds of a cross-validation; null without one."""
     verdict: list[str]
-    standings: list[Standing]
+    """The recommendation in one plain sentence, then the statistics and warnings."""
+    strategies: list[StrategySummary]
     """The best mean first, strategies without a score last."""
     pairs: list[Pair]
     baseline: float | None
-    """The score of the simplest answer there is: the majority class's, the mean's."""
+    """The score of the simplest answer: the majority class, the mean."""
     baselines: dict[str, float | None] = Field(default_factory=dict)
-    """The scores of all answers without training, by what they are called; null: undefined."""
+    """The scores of all answers without training, by name; null if undefined."""
     validated_by: str = ""
-    """The score on the validation split that training went by; of older reports the metric."""
+    """The metric of the validation scores; empty in older reports."""
     mixed: list[str]
-    """What was mixed, where that was allowed."""
+    """Facts in which the runs differ, if that was allowed."""
     unread: list[Fault]
     notes: list[str]
     curves: list[Curve] = Field(default_factory=list)
-    """Validation scores while training, of strategies whose logs are there."""
+    """Validation scores during training, of strategies with logs."""
     searches: list[Search] = Field(default_factory=list)
     confusions: list[Confusion] = Field(default_factory=list)
     disagreement: Disagreement | None = None
-    """Among strategies on the same rows; null where fewer than two have predictions."""
+    """Between strategies on the same rows; null if fewer than two have predictions."""

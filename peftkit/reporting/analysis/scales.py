@@ -1,7 +1,8 @@
-"""Scales: which way a score is better, and in what unit a difference of it is told."""
+"""The direction of a metric, and the unit in which its differences are written."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from peftkit.metrics.registry import find_metric, gain
@@ -9,7 +10,7 @@ from peftkit.metrics.registry import find_metric, gain
 
 @dataclass(frozen=True)
 class Scale:
-    """How differences of one metric are read."""
+    """How the values of one metric and their differences are read."""
 
     metric: str
 
@@ -20,39 +21,44 @@ class Scale:
 
     @property
     def top(self) -> float | None:
-        """The perfect score, a hundredth of which is a point; None for scores in a unit of their
-        own, such as those of which less is better."""
+        """The perfect score, a hundredth of which is a point; None for metrics without one."""
         return find_metric(self.metric).best
 
     @property
     def smallest_step(self) -> float | None:
-        """What one row's difference can come to at the least where two runs differ in it; None
-        where rows' scores are no hits and differ by as little as may be."""
+        """The smallest difference in one row between two runs that differ in it; None for metrics
+        that compare numbers, which differ by any amount."""
         return None if find_metric(self.metric).is_continuous else self.top
-
-    def gain(self, value: float | None) -> float:
-        """The value as a number of which more is better; what is unknown counts as 0."""
-        return gain(self.metric, value or 0.0)
-
-    def told(self, value: float, signed: bool = True) -> str:
-        """A difference without its unit: in points where the score has those."""
-        number = value if self.top is None else 100 * value / self.top
-        form = ".4g" if self.top is None else ".1f"
-        return format(number, f"+{form}" if signed else form)
 
     @property
     def unit(self) -> str:
-        """What stands behind a difference that is told."""
-        return " in its own unit" if self.top is None else " points"
+        """The unit of a difference, with a space before it."""
+        return f" {self.metric}" if self.top is None else " points"
+
+    def gain(self, value: float | None) -> float:
+        """The value as a number of which more is better; unknown counts as 0."""
+        return gain(self.metric, value or 0.0)
+
+    def describe(self, value: float, signed: bool = True) -> str:
+        """A difference without its unit: in points, if the metric has a perfect score."""
+        sign = "+" if signed else ""
+        if self.top is None:
+            return format(value, f"{sign}.4g")
+        return format(round(100 * value / self.top, 1) + 0.0, f"{sign}.1f")  # no "-0.0"
 
     def allowed(self, margin: float, reference: float | None) -> float:
-        """What a strategy may lose: the margin is a share of the perfect score, or of the
-        reference's where there is no perfect one."""
+        """The acceptable loss: `margin` as a share of the perfect score, or of the reference's
+        score for metrics without one."""
         return margin * (abs(reference or 0.0) if self.top is None else self.top)
 
-    def margin_told(self, margin: float, reference: str) -> str:
-        """The margin below (or above) a reference, in words."""
+    def describe_margin(self, margin: float) -> str:
+        """The margin in words: 'within 1 point'."""
+        number = f"{100 * margin:.4g}"
         if self.top is None:
-            side = "above" if self.lower else "below"
-            return f"at most {100 * margin:.1f} % {side} {reference}"
-        return f"at most {100 * margin:.1f} points below {reference}"
+            return f"within {number} %"
+        return f"within {number} {'point' if number == '1' else 'points'}"
+
+    def within_range(self, low: float, high: float) -> tuple[float, float]:
+        """The ends of an axis, cut to the values that the metric can have."""
+        least, most = find_metric(self.metric).range
+        return max(low, least), min(high, most) if math.isfinite(most) else high

@@ -1,4 +1,4 @@
-"""Verdict: what to ship, at what cost and how sure, in words that the numbers carry."""
+"""The recommendation of a report: one plain sentence, then the statistics behind it."""
 
 from __future__ import annotations
 
@@ -8,231 +8,279 @@ from math import sqrt
 
 from scipy.special import gammaincinv
 
-from peftkit.reporting.analysis.differences import LEVEL
+from peftkit.reporting.analysis.differences import INTERVAL, LEVEL, SIMULTANEOUS
 from peftkit.reporting.analysis.records import counted
 from peftkit.reporting.analysis.scales import Scale
-from peftkit.reporting.analysis.summaries import Difference, Standing
+from peftkit.reporting.analysis.summaries import Difference, StrategySummary
 
 ENOUGH_SEEDS = 5
 FEW_ROWS = 100
-"""Below these, intervals that rest on sums of many rows are rough."""
+"""Below these, intervals that assume sums of many rows are rough."""
+NONE_BEATS = "None of these beats answering without training: use none."
 
 
 @dataclass(frozen=True)
 class Question:
     """What a verdict is about."""
 
-    standings: Sequence[Standing]
+    summaries: Sequence[StrategySummary]
     reference: str
     metric: str
     margin: float
     rows: int
     baselines: Mapping[str, float | None]
-    """The scores on the same rows of answers without training, by what they are called."""
+    """The scores of answers without training on the same rows, by name."""
     mixed: tuple[str, ...] = ()
     """Facts in which the runs differ, where that was allowed."""
     folds: int | None = None
-    """Those of a cross-validation; None where runs differ by their seeds."""
+    """The number of folds of a cross-validation; None if runs differ by their seeds."""
 
     @property
     def scale(self) -> Scale:
-        """Which way the metric is better, and how its differences are told."""
+        """The direction and the unit of the metric."""
         return Scale(self.metric)
 
     @property
-    def scored(self) -> list[Standing]:
+    def scored(self) -> list[StrategySummary]:
         """Strategies that have a mean."""
-        return [each for each in self.standings if each.mean is not None]
+        return [each for each in self.summaries if each.mean is not None]
 
     @property
-    def compared(self) -> list[tuple[Standing, Difference]]:
+    def compared(self) -> list[tuple[StrategySummary, Difference]]:
         """Strategies with their difference to the reference."""
         return [(each, each.difference) for each in self.scored if each.difference is not None]
 
     @property
-    def base(self) -> Standing:
-        """The reference's row."""
-        return next(each for each in self.standings if each.label == self.reference)
+    def base(self) -> StrategySummary:
+        """The summary of the reference."""
+        return next(each for each in self.summaries if each.label == self.reference)
 
     @property
     def seeds(self) -> int:
-        """The fewest seeds, or folds, that a comparison rests on."""
+        """The smallest number of seeds, or folds, of a comparison."""
         return min((len(found.seeds) for _, found in self.compared), default=0)
+
+    @property
+    def best_baseline(self) -> tuple[str, float] | None:
+        """The name and the score of the best answer without training."""
+        known = [(name, value) for name, value in self.baselines.items() if value is not None]
+        return max(known, key=lambda pair: self.scale.gain(pair[1]), default=None)
 
 
 def verdict(question: Question) -> list[str]:
-    """Sentences, the answer first."""
+    """Sentences: the recommendation first, then the statistics and the warnings."""
     scored = question.scored
     if not scored:
-        return ["Nothing to ship: no run has a score."]
+        return ["No recommendation: no run has a score."]
     if len(scored) == 1:
         [only] = scored
-        told = f"Only {only.label} has a score ({only.mean:.4f}): there is nothing to compare with."
-        return [told, *of_baseline(question, only)]
+        what = f"only {only.label} has a score ({only.mean:.4f})"
+        return [f"No comparison: {what}.", *baseline_warning(question, only)]
     if not question.compared:
         lack = "a seed and predictions of the same test rows" if question.folds is None else "folds"
-        return [f"No verdict: no two strategies share {lack}, so their scores are no comparison."]
-    chosen, why = choice(question)
+        return [f"No recommendation: no two strategies share {lack}."]
+    chosen, reason, evidence = choose(question)
+    headline = f"Use {chosen.label}: {reason}{price(question, chosen)}."
+    none_beats = not any(beats_baseline(question, each) for each in scored)
     return [
-        f"Ship {chosen.label}: {why}",
-        *of_mixture(question),
-        *cost_of(question, chosen),
-        *of_baseline(question, chosen),
-        *of_groups(question),
-        *of_failures(question),
-        *of_limits(question),
+        NONE_BEATS if none_beats else headline,
+        evidence,
+        *mixed_warning(question),
+        *([] if none_beats else cost_of(question, chosen)),
+        *baseline_warning(question, chosen),
+        *group_sentence(question),
+        *failure_sentences(question),
+        *limits(question),
     ]
 
 
-def choice(question: Question) -> tuple[Standing, str]:
-    """The strategy to ship and why: the cheapest of those shown to beat the reference; else the
-    cheapest of those shown to be at most the margin below it; else the reference."""
-    scale = question.scale
+def choose(question: Question) -> tuple[StrategySummary, str, str]:
+    """The recommended strategy, the reason in plain words, and the difference behind it.
+
+    It is the cheapest of those shown to beat the reference, else the cheapest of those shown to be
+    at most the margin below it, else the reference.
+    """
+    scale, reference = question.scale, question.reference
     allowed = scale.allowed(question.margin, question.base.mean)
-    shortly = scale.margin_told(question.margin, question.reference)
+    margin = scale.describe_margin(question.margin)
     sound = [(each, d) for each, d in question.compared if not each.failures]
     winners = [(e, d) for e, d in sound if d.p_corrected < LEVEL and scale.gain(d.value) > 0]
     near = [
         (each, d)
         for each, d in sound
-        if at_worst(d, scale) > -allowed and cheapness((each, d)) < weight(question.base)
+        if worst_case(d, scale) > -allowed and weights(each) < weights(question.base)
     ]
     if winners or near:
-        chosen, found = min(winners or near, key=cheapness)
-        shown = f"better than {question.reference}" if winners else shortly
-        return chosen, f"it is {shown} ({told(found, question)})."
-    best, nearest = max(question.compared, key=lambda each: at_worst(each[1], scale))
-    return question.base, (
-        "nothing else is shown to be better, nor anything cheaper to be "
-        f"{scale.margin_told(question.margin, 'it')}. Nearest is {best.label} "
-        f"({told(nearest, question)})."
-    )
+        chosen, found = min(winners or near, key=lambda pair: weights(pair[0]))
+        reason = f"as good as {reference} {margin}"
+        if winners:
+            size = scale.describe(abs(found.value), signed=False)
+            reason = f"better than {reference} by {size}{scale.unit}"
+        return chosen, reason, describe_difference(chosen.label, found, question)
+    best, nearest = max(question.compared, key=lambda each: worst_case(each[1], scale))
+    reason = f"nothing else is shown to be better, nor anything cheaper to be as good {margin}"
+    return question.base, reason, f"Closest: {describe_difference(best.label, nearest, question)}"
 
 
-def at_worst(found: Difference, scale: Scale) -> float:
-    """The end of the joint interval that is the worse one, more being better."""
+def beats_baseline(question: Question, summary: StrategySummary) -> bool:
+    """Whether the mean's interval is above the best answer without training, if that is known."""
+    best, gain = question.best_baseline, question.scale.gain
+    if best is None:
+        return True
+    ends = (summary.mean,) if summary.low is None else (summary.low, summary.high)
+    return min(map(gain, ends)) > gain(best[1])
+
+
+def worst_case(found: Difference, scale: Scale) -> float:
+    """The worse end of the simultaneous interval, as a gain."""
     return min(scale.gain(found.joint_low), scale.gain(found.joint_high))
 
 
-def weight(standing: Standing) -> float:
-    """Trainable parameters; unknown counts as the most."""
-    return float("inf") if standing.trainable is None else float(standing.trainable)
+def weights(summary: StrategySummary) -> float:
+    """The number of trainable weights; infinite if unknown."""
+    return float("inf") if summary.trainable is None else float(summary.trainable)
 
 
-def cheapness(found: tuple[Standing, Difference]) -> float:
-    """Trainable parameters of a compared strategy."""
-    return weight(found[0])
-
-
-def told(found: Difference, question: Question) -> str:
-    """A difference with the interval that holds jointly, and its p."""
+def describe_difference(label: str, found: Difference, question: Question) -> str:
+    """A difference to the reference with its simultaneous interval and p-value."""
     scale, folds = question.scale, question.folds
-    ends = f"{scale.told(found.joint_low)} to {scale.told(found.joint_high)}"
-    number, unit = len(found.seeds), scale.unit
-    if scale.lower:
-        unit = f" in {question.metric}, of which less is better"
+    number = len(found.seeds)
+    unit = scale.unit + " (less is better)" * scale.lower
     seeds = counted(number, "seed", "seeds") if folds is None else f"{number} of {folds} folds"
     return (
-        f"{scale.told(found.value)}{unit}, {ends} with 95 % certainty for all comparisons at once, "
-        f"p = {found.p_corrected:.2g} after Holm, {seeds}, {found.rows:,} test rows"
+        f"{label} minus {question.reference}: {scale.describe(found.value)}{unit}, {SIMULTANEOUS} "
+        f"{scale.describe(found.joint_low)} to {scale.describe(found.joint_high)}, "
+        f"p = {found.p_corrected:.2g} (Holm), {seeds}, {found.rows:,} test rows."
     )
 
 
-def cost_of(question: Question, chosen: Standing) -> list[str]:
-    """What the choice costs, beside the reference."""
+def price(question: Question, chosen: StrategySummary) -> str:
+    """What the recommended strategy costs next to the reference, in the headline."""
+    if chosen is question.base:
+        return ""
+    parts = [] if chosen.share is None else [f"{short_percent(chosen.share)} of the weights"]
+    seconds = cost_ratio(question, chosen, "train_seconds")
+    if seconds is not None:
+        parts.append(share_of_time(seconds))
+    return f", at {' and '.join(parts)}" if parts else ""
+
+
+def short_percent(share: float) -> str:
+    """A share in percent with two digits."""
+    return f"{100 * share:.2g} %" if share < 0.995 else "100 %"
+
+
+def share_of_time(ratio: float) -> str:
+    """A ratio of training times in plain words."""
+    if 0.45 <= ratio <= 0.55:
+        return "half the time"
+    if ratio <= 1:
+        return f"{short_percent(ratio)} of the time"
+    return f"{ratio:.1f} times the time"
+
+
+def cost_ratio(question: Question, chosen: StrategySummary, name: str) -> float | None:
+    """A cost as a multiple of the reference's; None if unknown, or of other hardware."""
+    own, base = chosen.measures[name], question.base.measures[name]
+    if "hardware" in question.mixed or chosen is question.base:
+        return None
+    return own.median / base.median if own and base and base.median > 0 else None
+
+
+def cost_of(question: Question, chosen: StrategySummary) -> list[str]:
+    """The costs of the recommended strategy."""
     parts = []
     if chosen.trainable is not None and chosen.share is not None:
-        parts.append(f"it trains {chosen.trainable:,} weights ({chosen.share:.2%} of all)")
-    names = {"train_seconds": "training time", "peak_bytes": "peak memory"}
-    for name, words in names.items():
-        own, base = chosen.measures[name], question.base.measures[name]
-        if "hardware" in question.mixed or chosen is question.base:
-            continue
-        if own and base and base.median > 0:
-            parts.append(f"{own.median / base.median:.2f} times {question.reference}'s {words}")
+        parts.append(f"{chosen.trainable:,} trainable weights ({chosen.share:.2%} of all)")
+    for name, words in {"train_seconds": "training time", "peak_bytes": "peak memory"}.items():
+        ratio = cost_ratio(question, chosen, name)
+        if ratio is not None:
+            parts.append(f"{ratio:.2f} times the {words} of {question.reference}")
     size = chosen.measures["artifact_bytes"]
     if size:
         parts.append(f"{size.median / 2**20:.2f} MiB on disk")
-    return [f"The cost: {', '.join(parts)}."] if parts else []
+    return [f"Cost of {chosen.label}: {', '.join(parts)}."] if parts else []
 
 
-def of_mixture(question: Question) -> list[str]:
-    """A warning where runs that do not belong together stand in one table."""
+def mixed_warning(question: Question) -> list[str]:
+    """A warning if the runs differ in more than their strategy."""
     if not question.mixed:
         return []
-    what = ", ".join(question.mixed)
-    return [f"Beware: these runs differ in more than their strategy ({what}), as was allowed."]
+    facts = ", ".join(question.mixed)
+    return [f"Warning: these runs differ in more than their strategy ({facts}), as was allowed."]
 
 
-def of_baseline(question: Question, chosen: Standing) -> list[str]:
-    """A warning where the choice is not shown to beat the best answer without training."""
-    known = {name: value for name, value in question.baselines.items() if value is not None}
-    if not known or chosen.mean is None:
+def baseline_warning(question: Question, chosen: StrategySummary) -> list[str]:
+    """A warning if the strategy is not shown to beat the best answer without training."""
+    best = question.best_baseline
+    if best is None or beats_baseline(question, chosen):
         return []
-    gain, metric = question.scale.gain, question.metric
-    name, best = max(known.items(), key=lambda pair: gain(pair[1]))
-    ends = (chosen.low, chosen.high) if chosen.low is not None else (chosen.mean,)
-    if min(map(gain, ends)) > gain(best):
-        return []
+    name, score = best
     what = f"always answering the {name}" if name == "majority class" else f"the baseline {name!r}"
-    return [f"Beware: {chosen.label} is not shown to beat {what} ({metric} {best:.4f})."]
+    metric = question.metric
+    return [f"Warning: {chosen.label} is not shown to beat {what} ({metric} {score:.4f})."]
 
 
-def of_groups(question: Question) -> list[str]:
-    """What can't be told apart."""
+def group_sentence(question: Question) -> list[str]:
+    """Which strategies do not differ significantly."""
     compared = [each for each in question.scored if each.groups]
     if len(compared) < 2:
         return []
     if set.intersection(*[set(each.groups) for each in compared]):
-        return [f"No two of the {len(compared)} strategies can be told apart."]
-    return ["Strategies that share a group's letter cannot be told apart."]
+        return [f"No two of the {len(compared)} strategies differ significantly."]
+    return ["Strategies that share a group letter do not differ significantly."]
 
 
-def of_failures(question: Question) -> list[str]:
-    """Strategies whose mean is over the seeds that survived."""
+def failure_sentences(question: Question) -> list[str]:
+    """Strategies some of whose runs failed."""
     partly = [each for each in question.scored if each.failures]
     return [
         f"{each.label} failed in {len(each.failures)} of {len(each.runs)} runs "
-        f"({each.failures[0].status}): its mean is over those that did not, and it is not shipped."
+        f"({each.failures[0].status}): its mean is over the others, and it is not recommended."
         for each in partly
     ]
 
 
-def of_limits(question: Question) -> list[str]:
-    """What so few seeds and rows cannot show."""
-    said, scale = [], question.scale
-    smallest = sorted(found.detectable for _, found in question.compared)
-    low_end, high_end = (scale.told(end, signed=False) for end in (smallest[0], smallest[-1]))
-    shown = (
-        f"a true difference to {question.reference} below {low_end} to {high_end}{scale.unit}, "
-        "depending on the strategy (from there on 80 % are found)"
-    )
-    seeds = question.seeds
+def limits(question: Question) -> list[str]:
+    """What these seeds and rows cannot show."""
+    seeds, found = question.seeds, []
     if question.folds is not None:
-        said.append(
-            f"These folds cannot show {shown}. Folds share most of the rows that they learn from: "
-            "intervals and p-values allow for that by a rule of thumb (Nadeau and Bengio's)."
+        found.append(
+            f"{power(question)} Training sets of folds overlap: intervals and p-values correct for "
+            "that by an approximation (Nadeau and Bengio 2003)."
         )
     elif seeds == 1:
-        said.append(
-            "One seed: intervals and p-values are about these very weights on other test rows. "
-            "Whether another seed would give the same answer cannot be shown."
+        found.append(
+            "One seed: intervals and p-values are for these trained weights on other test rows. "
+            "They do not say what another seed would give."
         )
     elif seeds < ENOUGH_SEEDS:
         low, high = deviation_factors(seeds)
-        said.append(
-            f"With {seeds} seeds it cannot be shown: {shown}; an order within a group; how much a "
-            f"strategy varies over seeds (the true deviation is {low:.1f} to {high:.1f} times the "
-            "one in the table)."
+        found.append(
+            f"{power(question)} {seeds} seeds say little about how much a strategy varies: the "
+            f"true standard deviation is {low:.1f} to {high:.1f} times the one in the table "
+            f"({INTERVAL})."
         )
     else:
-        said.append(f"These seeds and rows cannot show {shown}.")
+        found.append(power(question))
     if question.rows < FEW_ROWS:
-        said.append(
+        found.append(
             f"{question.rows} test rows are few: intervals and p-values are rough, whatever the "
             "number of seeds."
         )
-    return said
+    return found
+
+
+def power(question: Question) -> str:
+    """The range of the minimum detectable differences."""
+    scale = question.scale
+    smallest = sorted(found.minimum_detectable for _, found in question.compared)
+    low, high = (scale.describe(end, signed=False) for end in (smallest[0], smallest[-1]))
+    ends = low if low == high else f"{low} to {high}"
+    return (
+        f"Minimum detectable difference to {question.reference} (80 % power, corrected): "
+        f"{ends}{scale.unit}, depending on the strategy."
+    )
 
 
 def deviation_factors(seeds: int) -> tuple[float, float]:

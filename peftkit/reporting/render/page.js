@@ -1,17 +1,19 @@
 "use strict";
-const pictures = JSON.parse(document.getElementById("data").textContent);
-const table = document.getElementById("standings");
+const charts = JSON.parse(document.getElementById("data").textContent);
+const tables = ["strategies", "more-columns"].map((id) => document.getElementById(id));
 const form = document.querySelector(".filters");
 const text = document.getElementById("text");
-const strategies = [...table.tBodies[0].rows].filter((row) => row.dataset.n !== undefined);
+const more = document.getElementById("more");
+const rowsOf = (table) => [...table.tBodies[0].rows].filter((row) => row.dataset.n !== undefined);
+const strategies = rowsOf(tables[0]);
 const views = [];
 
 function shownNumbers() {
   const wanted = text.value.trim().toLowerCase();
-  const kept = (name) => new Set([...form.querySelectorAll(`input[name=${name}]:checked`)].map((box) => box.value));
-  const kinds = kept("kind"), held = kept("held");
+  const unchecked = (name) => new Set([...form.querySelectorAll(`input[name=${name}]:not(:checked)`)].map((box) => box.value));
+  const kinds = unchecked("kind"), stored = unchecked("stored");
   const shown = strategies.filter((row) => row.dataset.label.toLowerCase().includes(wanted)
-    && kinds.has(row.dataset.kind) && held.has(row.dataset.held));
+    && !kinds.has(row.dataset.kind) && !stored.has(row.dataset.stored));
   return new Set(shown.map((row) => row.dataset.n));
 }
 
@@ -28,13 +30,13 @@ function filter() {
     ? `${strategies.length} strategies` : `${shown.size} of ${strategies.length} strategies`;
 }
 
-function sortBy(head) {
+function sortBy(table, head) {
   const descending = head.getAttribute("aria-sort") !== "descending";
-  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  for (const other of document.querySelectorAll("th[aria-sort]")) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", descending ? "descending" : "ascending");
   const value = (row) => {
-    const said = row.cells[head.cellIndex].dataset.value;
-    return said === "" ? null : head.dataset.number === undefined ? said : Number(said);
+    const key = row.cells[head.cellIndex].dataset.value;
+    return key === "" ? null : head.dataset.number === undefined ? key : Number(key);
   };
   const order = (a, b) => {
     const one = value(a), two = value(b);
@@ -42,9 +44,12 @@ function sortBy(head) {
     const found = typeof one === "number" ? one - two : one.localeCompare(two);
     return descending ? -found : found;
   };
-  const body = table.tBodies[0];
-  const last = body.querySelector(".baseline");
-  for (const row of [...strategies].sort(order)) body.insertBefore(row, last);
+  const numbers = rowsOf(table).sort(order).map((row) => row.dataset.n);
+  for (const each of tables) {
+    const byNumber = new Map(rowsOf(each).map((row) => [row.dataset.n, row]));
+    const body = each.tBodies[0], last = body.querySelector(".baseline");
+    for (const number of numbers) body.insertBefore(byNumber.get(number), last);
+  }
 }
 
 async function draw({ name, specification }) {
@@ -58,8 +63,13 @@ async function draw({ name, specification }) {
   drawing.dataset.drawn = "yes";
 }
 
-for (const head of table.tHead.rows[0].cells) head.querySelector("button").addEventListener("click", () => sortBy(head));
+for (const table of tables) {
+  for (const head of table.tHead.rows[0].cells) head.querySelector("button").addEventListener("click", () => sortBy(table, head));
+}
 form.addEventListener("input", filter);
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("reset", () => setTimeout(filter));
-Promise.all(pictures.map(draw)).then(filter);
+let wasOpen = false;
+window.addEventListener("beforeprint", () => { wasOpen = more.open; more.open = true; });
+window.addEventListener("afterprint", () => { more.open = wasOpen; });
+Promise.all(charts.map(draw)).then(filter);

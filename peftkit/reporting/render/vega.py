@@ -1,4 +1,4 @@
-"""Vega: the library that draws the pictures in a page, as vl-convert bundles it."""
+"""Vega: the library that draws the charts in a page, as vl-convert bundles it."""
 
 from __future__ import annotations
 

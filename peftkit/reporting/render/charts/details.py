@@ -1,49 +1,50 @@
-"""Detail charts: learning curves and the search for learning rates."""
+"""Learning curves, and the search for learning rates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from peftkit.reporting.analysis.results import ReportData
 from peftkit.reporting.analysis.scales import Scale
-from peftkit.reporting.render.picture import (
+from peftkit.reporting.render.chart import (
     DASHES,
     MOST_LINES,
     SHAPES,
-    Picture,
+    Chart,
+    Row,
+    axis_ends,
+    chart,
     faceted,
-    kept,
+    first_strategies,
     numbers,
-    order_of,
+    printable_label,
+    printable_labels,
+    replicates,
     rounded,
-    shown_label,
-    turns,
 )
 from peftkit.runs.learning_curves import printable
 
 if TYPE_CHECKING:
-    from peftkit.reporting.analysis.results import ReportData
-    from peftkit.reporting.render.picture import Drawing
+    import altair
+
+    from peftkit.reporting.render.chart import Drawing
 
 MOST_SEARCHES = 12
 MOST_MARKED = 30
-"""Points of a curve; more of them would hide the line."""
+"""Points of a curve that are marked; more of them would hide the line."""
 
 
-def detail_pictures(report: ReportData) -> list[Picture]:
-    """The pictures that logs and searches are there for."""
-    return [picture for picture in (curves(report), searches(report)) if picture is not None]
-
-
-def curves(report: ReportData) -> Picture | None:
+@chart("learning_curves", "No learning curves: there is no log next to the records.")
+def learning_curves(report: ReportData) -> Chart | None:
     """The validation score over the optimizer steps, with a band over seeds."""
-    labels, words = kept([curve.label for curve in report.curves], report, MOST_LINES)
+    labels, remarks = first_strategies([curve.label for curve in report.curves], report, MOST_LINES)
     places = numbers(report)
     by_label = {curve.label: curve.points for curve in report.curves}
     rows = [
         {
             "n": places[label],
-            "label": shown_label(label),
+            "label": printable_label(label),
             "step": point.step,
             "score": rounded(point.mean),
             "low": rounded(point.low),
@@ -56,14 +57,12 @@ def curves(report: ReportData) -> Picture | None:
     ]
     if not rows:
         return None
-    over = turns(report)
-    return Picture(
-        name="learning_curves",
-        title="Validation score while training",
-        caption=f"Lines are means over {over}, bands their lowest and highest. A step that some "
-        f"{over} did not reach has the mean of those that did."
-        + less_is_better(report.validated_by),
-        chart=curve_chart(order_of(labels)),
+    over = replicates(report)
+    return Chart(
+        title="Validation score during training",
+        caption=f"Lines: means over {over}; bands: the lowest and the highest. A step that some "
+        f"{over} did not reach has the mean of the others." + less_is_better(report.validated_by),
+        drawing=curve_chart(printable_labels(labels), score_axis(rows, report.validated_by)),
         rows=rows,
         columns={
             "strategy": "label",
@@ -73,17 +72,26 @@ def curves(report: ReportData) -> Picture | None:
             "highest": "high",
             over: "seeds",
         },
-        words=words,
+        remarks=remarks,
     )
 
 
 def less_is_better(metric: str) -> str:
-    """A sentence about scores of which that holds."""
+    """A sentence for metrics of which less is better."""
     return f" Less {printable(metric)} is better." if Scale(metric).lower else ""
 
 
-def curve_chart(labels: Sequence[str]) -> Drawing:
-    """The specification of learning curves."""
+def score_axis(rows: Sequence[Row], metric: str) -> altair.Scale:
+    """The scale of a validation score, within the values that it can have."""
+    import altair as alt
+
+    keys = ("score", "low", "high")
+    values = [row[key] for row in rows for key in keys if row.get(key) is not None]
+    return alt.Scale(domain=axis_ends(values, metric), nice=False)
+
+
+def curve_chart(labels: Sequence[str], axis: altair.Scale) -> Drawing:
+    """The Altair chart of learning curves."""
     import altair as alt
 
     color = alt.Color(
@@ -98,9 +106,9 @@ def curve_chart(labels: Sequence[str]) -> Drawing:
         x=alt.X("step:Q", title="training (optimizer steps)", axis=alt.Axis(tickMinStep=1)),
         color=color,
     )
-    score = alt.Y("score:Q", title="validation score", scale=alt.Scale(zero=False))
+    score = alt.Y("score:Q", title="validation score", scale=axis)
     bands = base.mark_area(opacity=0.14).encode(
-        y=alt.Y("low:Q", title="validation score", scale=alt.Scale(zero=False)), y2="high:Q"
+        y=alt.Y("low:Q", title="validation score", scale=axis), y2="high:Q"
     )
     lines = base.mark_line(strokeWidth=2).encode(
         y=score, strokeDash=alt.StrokeDash("label:N", title=None, scale=dash)
@@ -117,15 +125,18 @@ def curve_chart(labels: Sequence[str]) -> Drawing:
     return alt.layer(bands, lines, marks).properties(width=520, height=300)
 
 
-def searches(report: ReportData) -> Picture | None:
-    """The validation score against the learning rate, a small plot a strategy."""
-    labels, words = kept([search.label for search in report.searches], report, MOST_SEARCHES)
+@chart("rate_search", "No rate search: the learning rates were given.")
+def rate_search(report: ReportData) -> Chart | None:
+    """The validation score against the learning rate, a small plot for each strategy."""
+    labels, remarks = first_strategies(
+        [search.label for search in report.searches], report, MOST_SEARCHES
+    )
     places = numbers(report)
     by_label = {search.label: search.tuning for search in report.searches}
     rows = [
         {
             "n": places[label],
-            "label": shown_label(label),
+            "label": printable_label(label),
             "lr": trial.lr,
             "score": rounded(trial.score),
             "step": trial.step,
@@ -141,32 +152,31 @@ def searches(report: ReportData) -> Picture | None:
         return None
     failed = len(rows) - len(drawn)
     metrics = sorted({printable(by_label[label].metric) for label in labels})
-    return Picture(
-        name="rate_search",
+    return Chart(
         title="Search for the learning rate",
-        caption=f"Validation {', '.join(metrics)} of every rate that was tried, chosen without a "
-        "test score. A trial that was pruned has the score it was stopped at."
+        caption=f"Validation {', '.join(metrics)} of every rate that was tried; test scores are "
+        "not used. A pruned trial has the score at which it was stopped."
         + less_is_better(by_label[labels[0]].metric)
-        + (f" {failed} failed and have none." if failed else ""),
-        chart=search_chart(order_of(labels)),
+        + (f" {failed} failed and have no score." if failed else ""),
+        drawing=search_chart(printable_labels(labels), score_axis(drawn, metrics[0])),
         rows=rows,
         columns={
             "strategy": "label",
             "learning rate": "lr",
             "validation score": "score",
             "step": "step",
-            "became": "chosen",
-            "its default": "default",
+            "status": "chosen",
+            "default rate": "default",
         },
-        words=words,
+        remarks=remarks,
     )
 
 
-def search_chart(labels: Sequence[str]) -> Drawing:
-    """The specification of rate searches."""
+def search_chart(labels: Sequence[str], axis: altair.Scale) -> Drawing:
+    """The Altair chart of rate searches."""
     import altair as alt
 
-    became = ["chosen", "finished", "pruned"]
+    status = ["chosen", "finished", "pruned"]
     base = (
         alt.Chart()
         .transform_filter("isValid(datum.score)")
@@ -177,16 +187,16 @@ def search_chart(labels: Sequence[str]) -> Drawing:
                 scale=alt.Scale(type="log", padding=12),
                 axis=alt.Axis(format="~e", tickCount=3, grid=False),
             ),
-            y=alt.Y("score:Q", title="validation score", scale=alt.Scale(zero=False, padding=10)),
+            y=alt.Y("score:Q", title="validation score", scale=axis),
         )
     )
     lines = base.mark_line(strokeWidth=1, opacity=0.6)
     marks = base.mark_point(filled=True, size=80, opacity=1).encode(
-        color=alt.Color("chosen:N", title=None, scale=alt.Scale(domain=became)),
+        color=alt.Color("chosen:N", title=None, scale=alt.Scale(domain=status)),
         shape=alt.Shape(
             "chosen:N",
             title=None,
-            scale=alt.Scale(domain=became, range=["diamond", "circle", "triangle-down"]),
+            scale=alt.Scale(domain=status, range=["diamond", "circle", "triangle-down"]),
         ),
         tooltip=["label:N", "lr:Q", "score:Q", "step:Q", "status:N", "default:N"],
     )

@@ -1,56 +1,51 @@
-"""Matrix charts: what each class was taken for, and how often strategies disagree."""
+"""Confusion matrices, and how often strategies disagree."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftkit.reporting.render.picture import (
-    Picture,
+from peftkit.reporting.analysis.results import ReportData
+from peftkit.reporting.render.chart import (
+    Chart,
     Row,
+    chart,
     faceted,
-    kept,
+    first_strategies,
     numbers,
-    order_of,
+    printable_label,
+    printable_labels,
+    replicates,
     rounded,
-    shown_label,
-    turns,
 )
 
 if TYPE_CHECKING:
     import altair
 
     from peftkit.reporting.analysis.details import Confusion
-    from peftkit.reporting.analysis.results import ReportData
-    from peftkit.reporting.render.picture import Drawing
+    from peftkit.reporting.render.chart import Drawing
 
 MOST_MATRICES = 9
 MOST_CLASSES = 12
 
 
-def matrix_pictures(report: ReportData) -> list[Picture]:
-    """The pictures that confusion matrices and predictions are there for."""
-    found = [confusions(report), disagreement(report)]
-    return [picture for picture in found if picture is not None]
-
-
-def confusions(report: ReportData) -> Picture | None:
-    """What each strategy took each class for, a matrix a strategy."""
+@chart("confusion", "No confusion matrices: the records have none.")
+def confusion(report: ReportData) -> Chart | None:
+    """The confusion matrix of each strategy."""
     by_label = {each.label: each for each in report.confusions if len(each.names) <= MOST_CLASSES}
-    labels, words = kept(list(by_label), report, MOST_MATRICES)
+    labels, remarks = first_strategies(list(by_label), report, MOST_MATRICES)
     if len(by_label) < len(report.confusions):
-        words.append(f"Matrices of more than {MOST_CLASSES} classes are left out.")
+        remarks.append(f"Matrices of more than {MOST_CLASSES} classes are left out.")
     places = numbers(report)
     rows = [row for label in labels for row in cells(by_label[label], places[label])]
     if not rows:
         return None
     largest = max(len(by_label[label].names) for label in labels)
-    return Picture(
-        name="confusion",
-        title="What each class was taken for",
-        caption=f"Test rows summed over {turns(report)}; the darker, the larger the share of the "
-        "true class.",
-        chart=confusion_chart(order_of(labels), largest),
+    return Chart(
+        title="Confusion matrices",
+        caption=f"Test rows by true and predicted class, summed over {replicates(report)}; the "
+        "darker, the larger the share of the true class.",
+        drawing=confusion_chart(printable_labels(labels), largest),
         rows=rows,
         columns={
             "strategy": "label",
@@ -58,19 +53,19 @@ def confusions(report: ReportData) -> Picture | None:
             "predicted": "predicted",
             "rows": "count",
             "share of the true class": "share",
-            turns(report): "seeds",
+            replicates(report): "seeds",
         },
-        words=words,
+        remarks=remarks,
     )
 
 
 def cells(matrix: Confusion, number: int) -> list[Row]:
-    """A confusion matrix cell by cell."""
-    names = [shown_label(name) for name in matrix.names]
+    """The cells of a confusion matrix."""
+    names = [printable_label(name) for name in matrix.names]
     return [
         {
             "n": number,
-            "label": shown_label(matrix.label),
+            "label": printable_label(matrix.label),
             "true": true,
             "predicted": predicted,
             "count": count,
@@ -83,7 +78,7 @@ def cells(matrix: Confusion, number: int) -> list[Row]:
 
 
 def confusion_chart(labels: Sequence[str], classes: int) -> Drawing:
-    """The specification of confusion matrices."""
+    """The Altair chart of confusion matrices."""
     import altair as alt
 
     size = max(110, 26 * classes)
@@ -101,7 +96,7 @@ def confusion_chart(labels: Sequence[str], classes: int) -> Drawing:
 def shaded(
     x: altair.X, y: altair.Y, tooltip: list[str], text: str, form: str, data: Any = None
 ) -> Drawing:
-    """Cells, the more opaque the larger their share, none so much that its text is hard to read."""
+    """Cells that are more opaque the larger their share; their text stays readable."""
     import altair as alt
 
     base = (alt.Chart(data) if data is not None else alt.Chart()).encode(x=x, y=y)
@@ -111,8 +106,12 @@ def shaded(
     return alt.layer(boxes, base.mark_text().encode(text=alt.Text(text, format=form)))
 
 
-def disagreement(report: ReportData) -> Picture | None:
-    """On how many test rows each two strategies differ."""
+@chart(
+    "disagreement",
+    "No disagreement between strategies: fewer than two have predictions of the same rows.",
+)
+def disagreement(report: ReportData) -> Chart | None:
+    """The share of test rows that each two strategies predict differently."""
     found, places = report.disagreement, numbers(report)
     if found is None:
         return None
@@ -121,8 +120,8 @@ def disagreement(report: ReportData) -> Picture | None:
         {
             "n": places[one],
             "m": places[two],
-            "label": shown_label(one),
-            "other": shown_label(two),
+            "label": printable_label(one),
+            "other": printable_label(two),
             "differ": rounded(100 * share),
             "share": rounded(share / largest if largest else 0.0),
         }
@@ -130,24 +129,23 @@ def disagreement(report: ReportData) -> Picture | None:
         for two, share in zip(found.labels, shares, strict=True)
         if share is not None
     ]
-    scored = sum(each.mean is not None for each in report.standings)
-    return Picture(
-        name="disagreement",
-        title="Test rows that two strategies answer differently, in %",
-        caption="Share of the test rows on which two runs differ, one of each strategy; on the "
-        "diagonal two seeds of the same: what is no more than there is no difference of "
-        "strategies.",
-        chart=disagreement_chart(order_of(found.labels)),
+    scored = sum(each.mean is not None for each in report.strategies)
+    return Chart(
+        title="Test rows that two strategies predict differently, in %",
+        caption="Share of the test rows on which a run of one strategy and a run of the other "
+        "differ; on the diagonal, two seeds of the same strategy. A share that is no larger "
+        "says nothing about the strategies.",
+        drawing=disagreement_chart(printable_labels(found.labels)),
         rows=rows,
         columns={"strategy": "label", "other": "other", "rows in %": "differ"},
-        words=[f"Only the best {len(found.labels)} strategies by their mean are shown."]
+        remarks=[f"Only the best {len(found.labels)} strategies by mean are shown."]
         if scored > len(found.labels)
         else [],
     )
 
 
 def disagreement_chart(labels: Sequence[str]) -> Drawing:
-    """The specification of the heat map."""
+    """The Altair chart of disagreement."""
     import altair as alt
 
     x = alt.X("other:N", title=None, sort=list(labels), axis=alt.Axis(labelAngle=-45))

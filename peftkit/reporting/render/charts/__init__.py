@@ -1,0 +1,1 @@
+"""The built-in charts; `reporting.render.chart` has the registry."""
