@@ -13,7 +13,8 @@ from peftkit.config.composition import Composition
 from peftkit.errors import RecipeError
 from peftkit.metrics.registry import find_metric, gain
 from peftkit.records.record import read_record
-from peftkit.reporting.render.markdown import table as report_table
+from peftkit.reporting.render.columns import table_of
+from peftkit.reporting.render.markdown import grid
 from peftkit.reporting.report import Report
 from peftkit.strategies.base import Strategy
 
@@ -49,12 +50,12 @@ def fill(page: Path, **tables: str) -> None:
 
 
 def comparison(name: str) -> str:
-    """The table of a comparison's report, where there is one."""
+    """The main columns of a comparison's report, if there is one."""
     path = HERE / "report" / name / "report.json"
     if not path.is_file():
         return ""
-    lines = report_table(Report.model_validate_json(path.read_text())).splitlines()
-    return "\n".join(line for line in lines if line.startswith("|"))
+    report = Report.model_validate_json(path.read_text())
+    return grid(*table_of(report).part(is_main=True)).rstrip()
 
 
 def kinds() -> str:

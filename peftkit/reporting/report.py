@@ -22,7 +22,7 @@ from peftkit.reporting.analysis.differences import Differences, differences
 from peftkit.reporting.analysis.disagreement import disagreement_of
 from peftkit.reporting.analysis.notes import notes_of
 from peftkit.reporting.analysis.paired_tests import SeedsAndRows
-from peftkit.reporting.analysis.pareto import AXES, pareto_status
+from peftkit.reporting.analysis.pareto import pareto_status
 from peftkit.reporting.analysis.records import Run, load_records
 from peftkit.reporting.analysis.results import ReportData
 from peftkit.reporting.analysis.scales import Scale
@@ -78,15 +78,14 @@ def report(
     first = [summarize(each, scores_of(each, metric, aligned)) for each in strategies]
     base = strategies[first.index(reference_of(first, reference, scale))]
     compared = compare_all(strategies, first, aligned, base.label, cross_validation, scale)
-    axes = AXES[:1] if "hardware" in mixed else AXES
-    pareto = pareto_status(first, compared.pairs, axes, scale.lower)
+    pareto = pareto_status(first, compared.pairs, "hardware" in mixed, scale.lower)
     summaries = [
         completed(each, summary, base, compared, pareto, bool(mixed))
         for each, summary in zip(strategies, first, strict=True)
     ]
     summaries.sort(key=lambda each: (each.mean is None, -scale.gain(each.mean), each.label))
-    by_label = {each.label: each for each in strategies}
-    best_first = [by_label[each.label] for each in summaries]
+    order = {each.label: place for place, each in enumerate(summaries)}
+    best_first = sorted(strategies, key=lambda each: order[each.label])
     baselines = baselines_of(loaded.runs, metric, mixed)
     folds = cross_validation.folds if cross_validation else None
     rows = aligned.rows or max((run.record.rows.get("test", 0) for run in loaded.runs), default=0)

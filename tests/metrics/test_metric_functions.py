@@ -81,7 +81,7 @@ def test_a_function_of_several_targets_is_their_mean() -> None:
 
 
 def test_a_row_says_how_its_values_are_read() -> None:
-    assert gain("largest", 2.0) == -2.0 and Scale("largest").unit == " in its own unit"
+    assert gain("largest", 2.0) == -2.0 and Scale("largest").unit == " largest"
     assert gain("kappa", 2.0) == 2.0 and Scale("kappa").unit == " points"
     assert find_metric("rmse[price]").unit == "target units" and METRICS["r2"].best == 1.0
 

@@ -26,12 +26,12 @@ OPTIMAL, INCONCLUSIVE, DOMINATED = "optimal", "inconclusive", "dominated"
 def pareto_status(
     summaries: Sequence[StrategySummary],
     pairs: Iterable[Pair],
-    axes: Sequence[str] = AXES,
+    hardware_differs: bool = False,
     lower: bool = False,
 ) -> dict[str, dict[str, str]]:
     """'optimal', 'inconclusive' or 'dominated' by strategy and cost, if the cost is known.
 
-    `lower` says that a lower score is better.
+    Memory and time are not compared if the hardware differs. `lower`: a lower score is better.
     """
     better: dict[str, set[str]] = {}
     for pair in pairs:
@@ -41,7 +41,7 @@ def pareto_status(
             better.setdefault(loser, set()).add(winner)
     scored = [each for each in summaries if each.mean is not None]
     found: dict[str, dict[str, str]] = {each.label: {} for each in scored}
-    for axis in axes:
+    for axis in AXES[:1] if hardware_differs else AXES:
         points = {}
         for each in scored:
             cost = typical_cost(each, axis)
