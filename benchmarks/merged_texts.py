@@ -222,7 +222,7 @@ def compare_texts(
     peftkit.merge(run, merged)
     recipe, loaded, names = load_run(run)
     ours = Answers(RunDir(run), recipe, None, size.prompts, size.most)
-    ours.ask(recipe, loaded, names)
+    ours.query(recipe, loaded, names)
     requested = [last_text(each) for each in ours.inputs()]
     found = plainly(merged, recipe.task.auto_class(loaded.module.config), requested, ours, size)
     logits = torch.cat([torch.tensor(each.pop("logits")) for each in found["answers"]])

@@ -33,7 +33,7 @@ def proof_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The proof of a merge by the same code, without the seconds that a fresh process imports."""
     from peftkit.merging.verification import proof, verify
 
-    monkeypatch.setattr(proof, "asked", lambda spec, _: verify.main(spec))
+    monkeypatch.setattr(proof, "run_verification", lambda spec, _: verify.main(spec))
     gc.freeze()  # it collects garbage, here among all that the tests have imported
     yield
     gc.unfreeze()

@@ -44,7 +44,7 @@ def test_the_merged_or_exported_model_predicts_as_the_run(
     assert_same(case, predictions, recorded, 1e-5)
 
     # the proof in this process instead of its own
-    monkeypatch.setattr(proof, "asked", lambda spec, merged: verify.main(spec))
+    monkeypatch.setattr(proof, "run_verification", lambda spec, merged: verify.main(spec))
     to = tmp_path / "result"
     if case.handed == "merged":
         assert peftkit.merge(run, to).proof is not None

@@ -60,7 +60,7 @@ def test_question_answering_is_merged_whatever_the_base_was_trained_for(
     )
     peftkit.train(recipe, tmp_path / "runs")
     run = next(path.parent for path in tmp_path.glob("runs/*/record.json"))
-    monkeypatch.setattr(proof, "asked", lambda spec, merged: verify.main(spec))
+    monkeypatch.setattr(proof, "run_verification", lambda spec, merged: verify.main(spec))
     made = peftkit.merge(run, tmp_path / "merged")
     assert made.proof is not None and made.proof.rows == 10
     assert made.proof.largest <= made.proof.tolerance

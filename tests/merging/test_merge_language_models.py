@@ -164,7 +164,7 @@ def test_what_the_class_leaves_aside_is_named_and_of_the_adapters_refused(tmp_pa
     save_file(kept, base / "model.safetensors", metadata={"format": "pt"})
     made = peftkit.merge(held, tmp_path / "merged", verify="off")
     assert made.unexpected == ["old_head.weight"]
-    assert any(row["what"] == "left aside" for row in merge_rows(made))
+    assert any(row["what"] == "not used" for row in merge_rows(made))
     name = "base_model.model.old_head.weight"
     path = held / "adapter_model.safetensors"
     save_file({**load_file(path), name: torch.zeros(3)}, path)

@@ -79,7 +79,7 @@ def test_a_merged_chat_model_ends_its_turns_in_plain_transformers(
             Merged.model_validate_json((tmp_path / "merged" / "merge.json").read_text())
         )
     }
-    assert rows["answers by transformers alone"] == "8 of 8 as the run's"
+    assert rows["answers by transformers alone"] == "8 of 8 equal to the run's"
     capfd.readouterr()
     model, said = AutoModelForCausalLM.from_pretrained(
         tmp_path / "merged", output_loading_info=True
@@ -106,8 +106,8 @@ def without_the_turns_end(monkeypatch: pytest.MonkeyPatch) -> None:
         config.eos_token_id = [2]
         return config
 
-    ours = inference_settings.generation_as_trained
-    monkeypatch.setattr(inference_settings, "generation_as_trained", short)
+    ours = inference_settings.training_generation_config
+    monkeypatch.setattr(inference_settings, "training_generation_config", short)
 
 
 def with_another_template(monkeypatch: pytest.MonkeyPatch) -> None:
