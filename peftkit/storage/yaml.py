@@ -1,5 +1,4 @@
-"""YAML 1.2 with PyYAML: `no` is a string, `1e-4` a number, `012` is twelve, repeated keys are
-errors."""
+"""YAML 1.2 with PyYAML: `no` is a string, `1e-4` a number, and repeated keys are errors."""
 
 import re
 from collections.abc import Iterator

@@ -100,7 +100,7 @@ class WordEmbeddingBaseline(EmbeddingBaseline):
         names: Sequence[str],
         max_length: int,
     ) -> dict[str, list[Any]]:
-        """Each word that an example answers by its first piece."""
+        """Each word that an example answers by its first subword token."""
         encoded = self.encode(rows, tokenizer, names, max_length)
         words = [[label for label in own if label != IGNORE_INDEX] for own in encoded["labels"]]
         parts = []

@@ -15,9 +15,9 @@ from peftkit.text.special_tokens import encode_rendered, encode_text, escape_spe
 LABEL = "{label}"
 PLACE = re.compile(r"\{(text|text_pair)\}")
 APART = "\n\n"
-"""What stands between an answered row and the next."""
+"""The separator between few-shot examples."""
 LEAST_ROOM = 8
-"""Tokens that must be left of each text; where they are not, rows are left out."""
+"""Tokens that must be left of each text; otherwise few-shot examples are dropped."""
 
 
 class ZeroShotSettings(Settings):

@@ -1,11 +1,14 @@
 """`evaluate:NAME` computes metrics of the evaluate library; their failures are errors of ours."""
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from peftkit.errors import DataError
 from peftkit.metrics.evaluate_library import evaluate_metric
+from support.run_processes import Zygote, only_run
 
 SCRIPT = """
 import datasets
@@ -74,3 +77,17 @@ def test_evaluate_without_the_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(loading, "HubEvaluationModuleFactory", unreachable)
     with pytest.raises(DataError, match=r"evaluate:no_such_metric.*offline, give the folder"):
         evaluate_metric("evaluate:no_such_metric", [1], [1])
+
+
+def test_a_recipe_trains_and_is_scored_with_a_metric_of_the_library(
+    script: Writer, zygote: Zygote, tmp_path: Path
+) -> None:
+    name = "evaluate:" + script("hits_e", "{'hits': hits / len(references)}")
+    settings = (f"task.metric={name}", "training.patience=1", "training.epochs=2")
+    done = zygote.run(tmp_path, *settings, "training.evaluate=epoch")
+    assert done.code == 0, done.said
+    record = json.loads((only_run(tmp_path) / "record.json").read_text())
+    score, accuracy = record["scores"][name], record["scores"]["accuracy"]
+    assert record["headline"] == name and score["value"] == accuracy["value"]
+    assert score["low"] <= score["value"] <= score["high"]
+    assert record["validation"]["score"] is not None and name in record["baseline"]

@@ -23,7 +23,7 @@ OF_A_GRADER = ("grader", "grader_timeout", "samples")
 
 
 class Generation(Settings):
-    """How texts are generated, and of how many test rows at the end of a run."""
+    """Settings of text generation, and for how many test rows at the end of a run."""
 
     rows: PositiveInt = 200
     """Test rows, drawn by `seed`, whose text is generated and scored."""
@@ -38,7 +38,7 @@ class Generation(Settings):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Tokens are drawn from the most probable ones that have this share together."""
     stop: list[str] = Field(default_factory=list)
-    """Texts that end an answer, beside the tokens that do."""
+    """Texts that end an answer, besides the end tokens."""
     seed: int = 0
     """Draws the rows, and tokens at a temperature."""
     untrained_baseline: bool = True

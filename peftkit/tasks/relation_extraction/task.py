@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _DIRECTION = re.compile(r"\(e[12],e[12]\)$")
 LEAST_ROOM = 8
-"""Pieces that must fit: two parts with a piece each between their markers, and one beside each."""
+"""Subword tokens that must fit: one in each span, its two markers, and one next to each."""
 
 
 class RelationExtraction(EntityEmbeddingBaseline):

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 UNKNOWN = -1
-"""The label of a word whose tag is not known, at its first piece."""
+"""The label of a word whose tag is not known, at its first subword token."""
 
 
 class TokenClassification(WordEmbeddingBaseline):
@@ -122,8 +122,8 @@ class TokenClassification(WordEmbeddingBaseline):
         names: Sequence[str],
         max_length: int,
     ) -> dict[str, list[Any]]:
-        """The words' pieces, in windows where they are more than `max_length`; a word's label is at
-        its first piece, in one window."""
+        """The words' subword tokens, in windows where there are more than `max_length`; a word's
+        label is at its first subword token, in one window."""
         frame = find_frame(tokenizer)
         room = frame.room(max_length)
         sentences = sentences_in(rows)
