@@ -129,7 +129,7 @@ def test_bf16_packs_to_what_bf16_pads() -> None:
 
 
 def test_a_window_hides_what_is_further_back() -> None:
-    seen = packed_attention.visible(5, causal=True, window=2, device=torch.device("cpu"))
+    seen = packed_attention.visibility_mask(5, causal=True, window=2, device=torch.device("cpu"))
     assert seen.int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
@@ -143,15 +143,15 @@ def test_the_window_is_used() -> None:
     """transformers passes tiny-mistral's window to every layer."""
     packed, _ = both("tiny-mistral")
     windows: list[object] = []
-    real = packed_attention.attend
+    real = packed_attention.compute_attention
 
     def watched(*arguments: object) -> Tensor:
         windows.append(arguments[5])
         return real(*arguments)  # type: ignore[arg-type]
 
-    packed_attention.attend = watched  # type: ignore[assignment]
+    packed_attention.compute_attention = watched  # type: ignore[assignment]
     try:
         call(packed, texts("tiny-mistral"))
     finally:
-        packed_attention.attend = real
+        packed_attention.compute_attention = real
     assert set(windows) == {8}

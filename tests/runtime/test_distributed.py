@@ -157,7 +157,7 @@ def test_a_launcher_that_asks_for_another_precision_is_refused(
     with pytest.raises(RecipeError) as refused:
         check_launcher_precision(wanted)
     assert f"the launcher requests {requested}, the recipe {wanted}" in str(refused.value)
-    assert "say mixed_precision: 'no'" in str(refused.value)
+    assert "set mixed_precision: 'no'" in str(refused.value)
 
 
 @pytest.mark.parametrize(
