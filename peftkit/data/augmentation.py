@@ -1,10 +1,11 @@
-"""Augmentation: copies of training rows whose words are dropped, swapped and replaced by chance."""
+"""Augmentation: copies of training rows with random word dropout, swaps and replacements."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt, model_validator
@@ -17,17 +18,17 @@ if TYPE_CHECKING:
 
 
 class Augment(Settings):
-    """How copies of training rows differ from them; after Wei and Zou 2019 (EDA), whose synonyms
-    are here, as in Xie et al. 2017, draws from the words of the train split itself."""
+    """How copies of training rows differ from them, following EDA (Wei and Zou 2019), with
+    replacements sampled from the words of the train split (Xie et al. 2017) instead of synonyms."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Chance of each word to be left out; one always stays."""
+    """Probability of removing a word; at least one remains."""
     swap: float = Field(default=0.0, ge=0, lt=1)
-    """Chance of each word to change places with the next one."""
+    """Probability of swapping a word with the next one."""
     noise: float = Field(default=0.0, ge=0, lt=1)
-    """Chance of each word to be replaced by one drawn from all words of the train split."""
+    """Probability of replacing a word by one sampled from the words of the train split."""
     copies: PositiveInt = 1
-    """How many copies of each row are learned from, beside the row itself."""
+    """Copies per row, in addition to the row itself."""
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
@@ -39,8 +40,8 @@ class Augment(Settings):
 def augment_rows(
     rows: datasets.Dataset, how: Augment, roles: Sequence[str], seed: int
 ) -> datasets.Dataset:
-    """The rows, then their copies with changed texts in `roles`: a copy is a function of the seed,
-    of its row and of the words there are, and keeps all else that its row has."""
+    """Return the rows followed by their copies, with changed texts in `roles`. A copy depends on
+    the seed, its row and the words of the split; its other columns are unchanged."""
     from datasets import Dataset, concatenate_datasets
 
     words = count_words(rows, roles)
@@ -56,27 +57,19 @@ def augment_rows(
 
 
 class WordSampler:
-    """The words of the train split, to be drawn as often as they are there."""
+    """The words of the train split, sampled in proportion to their counts."""
 
     def __init__(self, counts: Counter[str]) -> None:
         self._words = sorted(counts)
-        self._sums = list(running(counts[word] for word in self._words))
+        self._sums = list(accumulate(counts[word] for word in self._words))
 
-    def draw(self, chance: random.Random) -> str:
-        """One word."""
+    def sample(self, chance: random.Random) -> str:
+        """Return one word."""
         return chance.choices(self._words, cum_weights=self._sums)[0]
 
 
-def running(counts: Iterator[int]) -> Iterator[int]:
-    """The sums of the counts so far."""
-    total = 0
-    for count in counts:
-        total += count
-        yield total
-
-
 def count_words(rows: datasets.Dataset, roles: Sequence[str]) -> WordSampler:
-    """The words of all texts in `roles`."""
+    """Return the words of all texts in `roles`."""
     counts: Counter[str] = Counter()
     for role in roles:
         for text in rows[role]:
@@ -87,9 +80,9 @@ def count_words(rows: datasets.Dataset, roles: Sequence[str]) -> WordSampler:
 def change_words(
     words: list[str], how: Augment, known: WordSampler, chance: random.Random
 ) -> list[str]:
-    """The words of one text after dropout, swaps and noise, in this order."""
+    """Return the words of one text after dropout, swaps and replacements, in this order."""
     kept = [word for word in words if chance.random() >= how.dropout] or [chance.choice(words)]
     for place in range(len(kept) - 1):
         if chance.random() < how.swap:
             kept[place], kept[place + 1] = kept[place + 1], kept[place]
-    return [known.draw(chance) if chance.random() < how.noise else word for word in kept]
+    return [known.sample(chance) if chance.random() < how.noise else word for word in kept]

@@ -1,4 +1,4 @@
-"""Data: where examples come from, and which rows are learned from, chosen on and scored."""
+"""The base class of data components: columns, splits, and how rows are sampled."""
 
 import hashlib
 import json
@@ -30,17 +30,16 @@ from peftkit.registry import Component
 CROSS_VALIDATION_SETTINGS = ("fold", "folds", "group")
 """Settings of cross-validation."""
 ADDED_SETTINGS = (*CROSS_VALIDATION_SETTINGS, "splits", "empty", "few_shot", "balance", "augment")
-"""Settings that came after the first records: no part of what names rows or a run where they are
-not set."""
+"""Settings added after the first records: not part of the names of rows or runs unless set."""
 ADDED_ROLES = ("tools",)
-"""Roles that tasks came to read later: no part of what names rows where the files lack them."""
+"""Roles added after the first records: not part of the names of rows unless the files have them."""
 # settings that by themselves change no row
 _NOT_ROWS = {"kind", "path", "name", "revision", "fallback", "max_length", "truncation"}
 
 
 def _check_share(value: float | int) -> float | int:
     if isinstance(value, float) and not 0 < value < 1:
-        raise ValueError("should be a share between 0 and 1, or a whole number of rows")
+        raise ValueError("should be a share between 0 and 1, or a number of rows")
     if value < 0:
         raise ValueError("should not be negative")
     return value
@@ -50,7 +49,7 @@ Share = Annotated[int | float, AfterValidator(_check_share)]
 
 
 class Data(Component):
-    """A data set: its place, its columns, and how its rows are drawn."""
+    """A dataset: its location, its columns, and how its rows are sampled."""
 
     family: ClassVar[str] = "data"
     package: ClassVar[str] = "peftkit.data"
@@ -58,55 +57,59 @@ class Data(Component):
     text: str = "text"
     """Column with the text."""
     text_pair: str | None = None
-    """Column with the second text, where the task compares two."""
+    """Column with the second text, for tasks that compare two."""
     label: str = "label"
     """Column with the label."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Columns of further roles that a task reads: role to column."""
+    """Columns of other roles that a task reads: role to column."""
     labels: list[str] | None = None
-    """Names of the labels in the order of their ids."""
+    """Label names in the order of their ids."""
     max_length: PositiveInt = 256
-    """Tokens an example is cut to."""
+    """Maximum number of tokens per example."""
     truncation: Literal["some", "all"] = "some"
-    """Whether `max_length` may cut every text ('all'), or is then taken for a mistake."""
+    """Whether `max_length` may truncate every text ('all'), or is then considered a mistake
+    ('some')."""
     validation: Share = 0.1
-    """Share (or number) of training rows to choose on, where no validation split exists."""
+    """Share (or number) of training rows for validation, if there is no validation split."""
     test: Share = 0.2
-    """Share (or number) of training rows to score on, where no test split exists."""
+    """Share (or number) of training rows for testing, if there is no test split."""
     limit: Limit = Field(default_factory=Limit)
-    """At most how many rows of each split are used."""
+    """Maximum number of rows per split."""
     seed: int = 0
-    """Draws and carves rows; apart from training.seed, so that all seeds score the same rows."""
+    """Seed for sampling and splitting rows; separate from training.seed, so that all seeds are
+    scored on the same rows."""
     overlap: Literal["warn", "drop", "forbid"] = "warn"
-    """What to do about test rows whose texts stand in train or validation too."""
+    """What to do about test rows whose texts are also in train or validation."""
     fold: NonNegativeInt | None = None
-    """Which fold is scored, from 0 on, where `folds` are asked for."""
+    """Index of the fold to score, from 0, with `folds`."""
     folds: Annotated[int, Field(ge=2)] | None = Field(default=None, validate_default=True)
-    """Cross-validation: all labeled rows are dealt into so many folds, by label and by `seed`."""
+    """Number of folds of a cross-validation over all labeled rows, stratified by label, shuffled by
+    `seed`."""
     group: str | None = None
-    """Column whose rows of one value share a fold (an author, a document)."""
+    """Column whose equal values are kept in one fold (an author, a document)."""
     splits: dict[SplitName, SplitName] | None = None
-    """Which split of the files is taken as which: {test: validation} scores the official validation
-    split, leaves the official test out and carves what is chosen on from train."""
+    """Which split of the files to use as which: {test: validation} scores the official validation
+    split, ignores the official test split, and takes validation rows from train."""
     empty: Literal["drop"] | None = None
-    """drop: rows without a text, or what else the task must have, are left out and counted; else
-    they are refused."""
+    """drop: rows without a text, or another value that the task requires, are removed and counted;
+    otherwise they are an error."""
     few_shot: PositiveInt | None = None
-    """So many rows of each class are learned from, drawn by `seed`."""
+    """Train on this number of rows per class, sampled by `seed`."""
     balance: Literal["oversample"] | None = None
-    """oversample: rows of rarer classes are learned from again, until each has as many."""
+    """oversample: rows of rarer classes are repeated until all classes have as many as the
+    largest."""
     augment: Augment | None = None
-    """Copies of training rows with changed words, to be learned from too."""
+    """Adds copies of training rows with changed words."""
 
     @field_validator("folds")
     @classmethod
     def _one_fold_is_taken(cls, folds: int | None, info: ValidationInfo) -> int | None:
         fold = info.data.get("fold")
         if folds is None and fold is not None:
-            raise ValueError(f"is not set, but data.fold={fold} is - say how many there are")
+            raise ValueError(f"is not set, but data.fold={fold} is - set the number of folds")
         if folds is not None and "fold" in info.data and (fold is None or fold >= folds):
-            said = "no fold is taken" if fold is None else f"there is no fold {fold}"
-            raise ValueError(f"is {folds}, and {said} - set data.fold to 0 up to {folds - 1}")
+            what = "data.fold is not set" if fold is None else f"there is no fold {fold}"
+            raise ValueError(f"is {folds}, but {what} - set data.fold to 0 up to {folds - 1}")
         return folds
 
     @field_validator("group")
@@ -117,9 +120,9 @@ class Data(Component):
         return group
 
     def resolve(self) -> Source:
-        """Find the data, fetching it where need be; on one rank, which tells the others.
+        """Find the data, downloading it if needed; runs on one rank, which shares the result.
 
-        Raises `DataError` where no place has it.
+        Raises `DataError` if no source has it.
         """
         raise NotImplementedError
 
@@ -130,11 +133,11 @@ class Data(Component):
         inputs: Sequence[str] = (),
         used: UsedRoles | None = None,
     ) -> Splits:
-        """The rows of `source`, with a column for each of `roles` (role -> must it be there?);
-        rows with the same `inputs` count as the same (without any: with the same texts). Of the
-        roles that are there, those not `used` (without it: none) may hold what cannot be read.
+        """Return the splits of `source` with a column for each of `roles` (role to whether it is
+        required). Rows with equal `inputs` (default: equal texts) count as duplicates. Roles that
+        are present but not in `used` may contain unreadable values.
 
-        Raises one `DataError` that names everything wrong with the files.
+        Raises one `DataError` that lists all problems of the files.
         """
         disable_progress_bars_in_logs()
         data = self.settings_for(source)
@@ -153,23 +156,24 @@ class Data(Component):
         return prepare_splits(found, drawing, data.key(source, named))
 
     def settings_for(self, source: Source) -> "Data":
-        """The settings to read `source` with: its own, where it stands in for something else."""
+        """Return the settings to read `source` with: those of the fallback if it is one."""
         return self
 
     def read_splits(
         self, source: Source, wanted: list[RequestedColumn], used: UsedRoles | None = None
     ) -> FileSplits:
-        """The splits as they stand in the files of `source`."""
+        """Return the splits as they are in the files of `source`."""
         layout = find_layout(Path(source.location), getattr(self, "subset", None))
         layout = layout._replace(files=rename_splits(layout.files, self.splits))
         if self.splits:
-            told = ", ".join(f"{theirs} as {ours}" for ours, theirs in self.splits.items())
-            layout.notes.append(f"of the official splits is taken {told} (data.splits)")
+            mapping = ", ".join(f"{theirs} as {ours}" for ours, theirs in self.splits.items())
+            layout.notes.append(f"official splits used: {mapping} (data.splits)")
         without_empty = self.empty == "drop"
         return build_splits(layout, wanted, self.labels, source.identity, without_empty, used)
 
     def wanted(self, roles: Mapping[str, Need]) -> list[RequestedColumn]:
-        """The columns to read for `roles`; raises `DataError` for settings that no role uses."""
+        """Return the columns to read for `roles`; raises `DataError` for settings that no role
+        uses."""
         unused = [role for role in self.columns if role not in roles]
         faults = [
             Fault(f"data.columns.{role}", f"the task reads no {role!r} - {nearest(role, roles)}")
@@ -190,7 +194,8 @@ class Data(Component):
         return [*found, RequestedColumn(GROUP, self.group, needed=True)] if self.group else found
 
     def key(self, source: Source, wanted: list[RequestedColumn]) -> str:
-        """A hash of the rows: of the content of `source`, and of every setting that picks rows."""
+        """Return a hash of the rows: of the content of `source`, and of every setting that selects
+        rows."""
         unset = {name for name in ADDED_SETTINGS if getattr(self, name) is None}
         settings: dict[str, Any] = self.model_dump(mode="json", exclude=_NOT_ROWS | unset)
         settings["roles"] = {want.role: want.column for want in wanted}
@@ -207,7 +212,7 @@ class Data(Component):
 
 
 def disable_progress_bars_in_logs() -> None:
-    """Let `datasets` draw no progress bars into a log file."""
+    """Disable the progress bars of `datasets` unless stderr is a terminal."""
     if not sys.stderr.isatty():
         from datasets import disable_progress_bars
 

@@ -1,4 +1,4 @@
-"""Cells: what a value of a file is as a text, a label, a list of words or a conversation."""
+"""Cell types: how the value of a role is read from files and callers."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -9,29 +9,29 @@ from peftkit.readers.values import CellError, parse_nested, to_integers, to_plai
 Cell = Literal[
     "text", "label", "labels", "number", "words", "messages", "prompt", "tools", "answers", "place"
 ]
-"""What a role's cells are. text: a text. label: the one class of a row. labels: any number of
-classes. number: a target of a regression. words: words, or tags of words. messages: a conversation.
-prompt: a text or a conversation. tools: schemas of tools. answers: right answers, maybe with their
-places. place: a part of a text."""
+"""Cell type of a role. text: a text. label: one class per row. labels: any number of classes.
+number: a regression target. words: a list of words or tags. messages: a conversation. prompt: a
+text or a conversation. tools: tool schemas. answers: correct answers, optionally with positions.
+place: a span of a text."""
 LIST_CELLS = ("words", "labels")
-"""Cells that are lists in some files and text in others."""
+"""Cell types that are lists in some files and text in others."""
 NESTED_CELLS = ("messages", "prompt", "tools", "answers", "place")
-"""Cells whose parts have types of their own in every row."""
+"""Cell types with a different structure per row."""
 CELL_OF_ROLE: Mapping[str, Cell] = {
     "label": "label", "tokens": "words", "tags": "words", "messages": "messages",
     "conversations": "messages", "prompt": "prompt", "completion": "prompt", "tools": "tools",
     "answers": "answers",
     "head": "place", "tail": "place",
 }  # fmt: skip
-"""By role what its cells are, where the task does not say; those of other roles are texts."""
+"""Cell type by role, unless the task sets it; text for other roles."""
 _QUOTED_LIST = re.compile(r"\[\s*(['\"]).*\1\s*\]", re.DOTALL)
 
 
 def read_cell(value: Any, cell: Cell) -> Any:
-    """A file's or a caller's value as what `cell` says; None where it is missing.
+    """Return a file's or caller's value as its cell type; None if it is missing.
 
-    A number is read as text where text is wanted, in its file's own spelling (3, 3.0, 1e5), and so
-    are true and false; bytes are read as UTF-8. Raises `CellError` where the meaning is not clear.
+    Numbers and booleans are read as text where text is expected, as their file writes them (3, 3.0,
+    1e5); bytes are decoded as UTF-8. Raises `CellError` for ambiguous values.
     """
     found = to_plain(value)
     if found is None or found != found:
@@ -40,7 +40,7 @@ def read_cell(value: Any, cell: Cell) -> Any:
 
 
 def read_text(value: Any) -> str | None:
-    """A plain value as a text; None of a list or an object without anything in it."""
+    """Return a value as text; None for an empty list or object."""
     if isinstance(value, (list, dict)) and not value:
         return None
     if isinstance(value, list):
@@ -54,40 +54,40 @@ def read_text(value: Any) -> str | None:
 
 
 def unwrap_single(value: Any) -> Any:
-    """The one item of a list; None of an empty one; what is no list as it is."""
+    """Return the only item of a list, None for an empty one, and other values unchanged."""
     if not isinstance(value, list):
         return value
     if len(value) > 1:
-        raise CellError(f"holds {len(value)} values", "give one, or say task=multilabel")
+        raise CellError(f"has {len(value)} values", "give one, or set task=multilabel")
     return value[0] if value else None
 
 
 def read_label(value: Any) -> str | None:
-    """A label, maybe in a list by itself."""
+    """Return a label, which may be in a list of one."""
     one = unwrap_single(value)
     if isinstance(one, (list, dict)):
-        raise CellError("is no label", "give a text or a number")
+        raise CellError("is not a label", "give a text or a number")
     return None if one is None or one != one else to_text(one)
 
 
 def read_number(value: Any) -> Any:
-    """A number, or the text that stands in its place."""
+    """Return a number, or the text given instead of one."""
     one = unwrap_single(value)
     if isinstance(one, (list, dict)):
-        raise CellError("is no number", "give one")
+        raise CellError("is not a number", "give one")
     return to_text(one) if isinstance(one, (bool, str)) else one
 
 
 def read_words(value: Any) -> Any:
-    """A list of texts, also of one that stands as text with quotes; any other text as it is."""
+    """Return a list of texts, also from text of a list; other text unchanged."""
     if not isinstance(value, list):
         text = read_text(value)
         if not text or not _QUOTED_LIST.fullmatch(text.strip()):
             return text
         value = parse_nested(text)
     if not isinstance(value, list):
-        fix = 'write it as json, as ["EU", "rejects"], or with blanks between the words'
-        raise CellError("is a list written as text that cannot be told", fix)
+        fix = 'write it as json, as ["EU", "rejects"], or with spaces between the words'
+        raise CellError("is text that looks like a list and is not", fix)
     return [_read_item(each, number) for number, each in enumerate(value, 1)]
 
 
@@ -101,7 +101,7 @@ def _read_item(value: Any, number: int) -> str:
 
 
 def parse_list(text: str) -> list[str] | None:
-    """The items of a list that stands as text; None where it is none."""
+    """Return the items of a list written as text; None for other text."""
     found = parse_nested(text)
     if not isinstance(found, list) or any(e is None or isinstance(e, (list, dict)) for e in found):
         return None
@@ -109,27 +109,27 @@ def parse_list(text: str) -> list[str] | None:
 
 
 def read_messages(value: Any) -> list[dict[str, Any]] | None:
-    """A list of messages, maybe as text; None of a blank one."""
+    """Return a list of messages, also from text; None for blank text."""
     if isinstance(value, str) and not value.strip():
         return None
     found = parse_nested(value) if isinstance(value, str) else value
     if not isinstance(found, list):
-        what = "is text" if isinstance(value, str) else "is no list"
-        raise CellError(f"{what}, and no conversation", "give a list of {role, content}")
+        what = "is text" if isinstance(value, str) else "is not a list"
+        raise CellError(f"{what}, not a conversation", "give a list of {role, content}")
     return [_read_message(each, number) for number, each in enumerate(found, 1)]
 
 
 def _read_message(value: Any, number: int) -> dict[str, Any]:
-    """A message, whose words are text."""
+    """Return a message with its content as text."""
     if not isinstance(value, dict):
-        raise CellError("is no object", "give {role, content}", f"message {number}")
+        raise CellError("is not an object", "give {role, content}", f"message {number}")
     words = {k: v for k, v in value.items() if k in ("role", "from", "content", "value")}
     spelled = {k: to_text(v) for k, v in words.items() if isinstance(v, (bool, int, float))}
     return {**value, **spelled}
 
 
 def read_prompt(value: Any) -> str | list[dict[str, Any]] | None:
-    """A text, or a list of messages, maybe as text."""
+    """Return a text, or a list of messages, also from text."""
     if isinstance(value, list):
         return read_messages(value)
     if isinstance(value, str):
@@ -144,24 +144,25 @@ def _is_message(value: Any) -> bool:
 
 
 def read_tools(value: Any) -> list[Any] | None:
-    """A list of tools, maybe as text; None of a blank one."""
+    """Return a list of tools, also from text; None for blank text."""
     if isinstance(value, str) and not value.strip():
         return None
     found = parse_nested(value) if isinstance(value, str) else value
     if not isinstance(found, list):
-        raise CellError("is no list of tools", "give their JSON schemas, or rename the column")
+        raise CellError("is not a list of tools", "give their JSON schemas, or rename the column")
     return found
 
 
 def read_answers(value: Any) -> Any:
-    """Answers of a question, maybe as text: their texts are text, their places whole numbers.
+    """Return the answers to a question, also from text, with their texts as strings and positions
+    as integers.
 
     An answer may begin with a bracket: [3] is a text, ["3"] is a list.
     """
     found = parse_nested(value) if isinstance(value, str) else value
     if isinstance(value, str) and not (isinstance(found, dict) or _holds_answers(found)):
         return value
-    if isinstance(value, str) and not found:  # no answer, where a cell without items is no cell
+    if isinstance(value, str) and not found:  # no answer, unlike an empty cell
         return {"text": [], "answer_start": []}
     if isinstance(found, list):
         return [
@@ -182,14 +183,14 @@ def _read_answer(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _numbers_to_text(value: Any) -> Any:
-    """Numbers and truth values as text, also within a list."""
+    """Return numbers and booleans as text, also in lists."""
     if isinstance(value, list):
         return [_numbers_to_text(each) for each in value]
     return to_text(value) if isinstance(value, (bool, int, float)) else value
 
 
 def read_span(value: Any) -> Any:
-    """A part of a text: [start, end], {start, end}, or either as text."""
+    """Return a span of a text: [start, end], {start, end}, or either as text."""
     found = parse_nested(value) if isinstance(value, str) else value
     if isinstance(found, dict):
         return {key: to_integers(inner) for key, inner in found.items()}

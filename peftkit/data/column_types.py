@@ -1,4 +1,4 @@
-"""Settling: what a column holds, by all cells of all files, before any of them is written."""
+"""Column types, inferred from all cells of all files before rows are written."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -8,14 +8,14 @@ from peftkit.data.validation import CellScan, FileScan, RequestedColumn, count_r
 from peftkit.errors import Fault
 
 ColumnType = Literal["text", "float", "words", "labels", "nested"]
-"""What a column holds: texts, numbers, lists of texts, or values of any shape."""
+"""Type of a column: text, float, lists of text, or nested values."""
 
 
 def infer_column_type(surveys: list[FileScan], want: RequestedColumn) -> ColumnType:
-    """What the column of a role holds.
+    """Return the type of a role's column.
 
-    Lists are lists if any cell is one, or if all are that stand as text; so a text among lists is a
-    list too. Numbers are floats if any is written as one and none is a word.
+    It is a list if any cell is a list, or if all are text of lists; text in a list column becomes a
+    list. Numbers are floats if any is written as one and none is a word.
     """
     seen = cells_of(surveys, want)
     lists, texts = (sum(getattr(s, name) for s in seen) for name in ("lists", "texts"))
@@ -29,9 +29,9 @@ def infer_column_type(surveys: list[FileScan], want: RequestedColumn) -> ColumnT
 
 
 def integer_label_roles(surveys: list[FileScan], wanted: list[RequestedColumn]) -> tuple[str, ...]:
-    """The roles with labels all of whose numbers are whole.
+    """Return the label roles all of whose numbers are integers.
 
-    Tables hold whole numbers as 0.0 and 1.0 where some were missing; as labels these are 0 and 1.
+    Tables with missing values store integers as 0.0 and 1.0; as labels these are 0 and 1.
     """
     labels = [want for want in wanted if want.cell in ("label", "labels")]
     return tuple(w.role for w in labels if not any(s.fractions for s in cells_of(surveys, w)))
@@ -40,7 +40,7 @@ def integer_label_roles(surveys: list[FileScan], wanted: list[RequestedColumn]) 
 def find_mixed_lists(
     surveys: list[FileScan], want: RequestedColumn, kind: ColumnType
 ) -> Iterator[Fault]:
-    """Texts among lists that may name one label or several."""
+    """Yield a fault for text in a column of lists that may be one label or several."""
     for survey in surveys if kind == "labels" else ():
         if (places := survey.roles[want.role].several).count:
             what = f"is text in {count_rows(places)}, and a list in others - give lists in all"
@@ -48,13 +48,13 @@ def find_mixed_lists(
 
 
 def note_single_items(surveys: list[FileScan], want: RequestedColumn) -> Iterator[str]:
-    """What to say of lists of one item that are read as the item."""
+    """Yield notes on lists of one item that are read as the item."""
     for survey in surveys:
         if (places := survey.roles[want.role].alone).count:
-            what = f"holds lists of one value in {count_rows(places)}, read as the value"
+            what = f"has lists of one value in {count_rows(places)}, read as the value"
             yield f"{survey.name}: column {want.column!r} {what}"
 
 
 def cells_of(surveys: list[FileScan], want: RequestedColumn) -> list[CellScan]:
-    """What each file holds of a role."""
+    """Return what each file contains of a role."""
     return [survey.roles[want.role] for survey in surveys]

@@ -1,4 +1,4 @@
-"""Folding: all labeled rows dealt into folds, one of which is scored."""
+"""Cross-validation: all labeled rows are divided into folds, one of which is scored."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     import numpy as np
 
 GROUP = "group"
-"""The role of the column whose rows of one value stay together; no task reads it."""
+"""Role of the column whose equal values are kept together; not read by any task."""
 
 
 class Fold(NamedTuple):
     """One fold of a cross-validation."""
 
     take: int
-    """Its number, from 0 on."""
+    """Its index, from 0."""
     of: int
 
 
 def select_fold(found: FileSplits, fold: Fold, seed: int) -> FileSplits:
-    """The rows of one fold as the test split and all others as train, which validation is carved
-    from; whatever splits the files hold are put together first.
+    """Return one fold as the test split and all other rows as train; the files' own splits are
+    merged first.
 
-    Labels keep their proportions in every fold, and rows of a group share one. Raises `DataError`
-    where there are fewer rows or groups of a class than folds.
+    Folds are stratified by label, and rows of a group are in one fold. Raises `DataError` if a
+    class has fewer rows or groups than there are folds.
     """
     from datasets import concatenate_datasets
 
@@ -41,7 +41,7 @@ def select_fold(found: FileSplits, fold: Fold, seed: int) -> FileSplits:
     kept = rows.remove_columns(GROUP) if GROUP in rows.column_names else rows
     told = [f"fold {fold.take} of {fold.of}: {len(scored)} of {rows.num_rows} rows are scored"]
     if len(found.splits) > 1:
-        told.append(f"cross-validation deals the rows of {', '.join(found.splits)} anew")
+        told.append(f"cross-validation splits the rows of {', '.join(found.splits)} again")
     if left := set(classes.tolist()) - set(classes[scored].tolist()):
         names = sorted(str(rows["label"][classes.tolist().index(each)]) for each in left)
         told.append(f"fold {fold.take} has no row labeled {', '.join(names)}")
@@ -52,7 +52,7 @@ def select_fold(found: FileSplits, fold: Fold, seed: int) -> FileSplits:
 def split_fold(
     rows: datasets.Dataset, classes: np.ndarray, fold: Fold, seed: int
 ) -> tuple[list[int], list[int]]:
-    """The rows that are learned from and those that are scored, in the order of the files."""
+    """Return the indices of the rows to train on and to score, in the order of the files."""
     import numpy as np
 
     groups = np.asarray(rows[GROUP], dtype=str) if GROUP in rows.column_names else None
@@ -64,20 +64,20 @@ def split_fold(
 
 
 def make_splitter(folds: int, stratified: bool, grouped: bool, seed: int) -> Any:
-    """scikit-learn's way to deal such rows."""
-    from sklearn import model_selection as ways
+    """Return scikit-learn's splitter for such rows."""
+    from sklearn import model_selection
 
     chosen = {
-        (False, False): ways.KFold,
-        (True, False): ways.StratifiedKFold,
-        (False, True): ways.GroupKFold,
-        (True, True): ways.StratifiedGroupKFold,
+        (False, False): model_selection.KFold,
+        (True, False): model_selection.StratifiedKFold,
+        (False, True): model_selection.GroupKFold,
+        (True, True): model_selection.StratifiedGroupKFold,
     }[stratified, grouped]
     return chosen(folds, shuffle=True, random_state=derive_seed(seed, "folds") % 2**32)
 
 
 def check_fold_sizes(rows: datasets.Dataset, classes: np.ndarray, groups: Any, folds: int) -> None:
-    """Refuse more folds than the smallest class has rows, or groups."""
+    """Raise `DataError` if there are more folds than rows, or groups, of the smallest class."""
     units = range(rows.num_rows) if groups is None else groups.tolist()
     of_class: dict[int, dict[Any, int]] = {}  # the groups of each class, each with a row of it
     for row, (each, unit) in enumerate(zip(classes.tolist(), units, strict=True)):
@@ -89,6 +89,6 @@ def check_fold_sizes(rows: datasets.Dataset, classes: np.ndarray, groups: Any, f
     label = rows["label"][next(iter(smallest.values()))] if len(of_class) > 1 else None
     whose = "there are" if label is None else f"label {label!r} has"
     things = ("row" if groups is None else "group") + ("" if count == 1 else "s")
-    fix = f"use data.folds={count}" if count > 1 else "give more rows, or leave that label out"
+    fix = f"use data.folds={count}" if count > 1 else "give more rows, or remove that label"
     what = f"is {folds}, but {whose} only {count} {things} - {fix}"
     raise DataError("the data is too small:", [Fault("data.folds", what)])

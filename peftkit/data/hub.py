@@ -1,4 +1,4 @@
-"""Data sets of the hub, by name; or a copy of one in a local folder."""
+"""Datasets on the Hugging Face Hub, or local copies of them."""
 
 from typing import Literal
 
@@ -13,15 +13,15 @@ from peftkit.hub.source import Source
 
 
 class Hub(Data):
-    """A data set of the hub: from its cache, the hub, a local folder, or its stand-in."""
+    """A dataset on the Hub: from its cache, the Hub, a local folder, or its fallback."""
 
     kind: Literal["hub"] = "hub"
     path: str
-    """Name on the hub ('owner/name'), or a local file or folder with the data."""
+    """Name on the Hub ('owner/name'), or a local file or folder."""
     subset: str | None = None
-    """Which of its subsets (configurations) to read."""
+    """Name of a subset (configuration)."""
     revision: str | None = None
-    """Commit, tag or branch to pin."""
+    """Commit, tag or branch."""
     fallback: str | None = None
     """Data set to use, and say so, where this one cannot be had; 'forbid': an error instead."""
 
@@ -31,7 +31,7 @@ class Hub(Data):
         return name if name in {None, "forbid"} else check_pinned_dataset(str(name))
 
     def resolve(self) -> Source:
-        """The data set, or its stand-in where no place has it."""
+        """Return the dataset, or its fallback if no source has it."""
         try:
             return find_dataset(self.path, self.revision, self.subset)
         except SourceNotFound as absent:
@@ -40,7 +40,7 @@ class Hub(Data):
             return self._fallback_source(str(self.fallback), absent)
 
     def settings_for(self, source: Source) -> Data:
-        """A stand-in has its own columns and labels, and is drawn like what it stands in for."""
+        """Return the fallback's own columns and labels, with this dataset's sampling settings."""
         if not source.is_fallback:
             return self
         drawn = {"max_length", "validation", "test", "limit", "seed", "overlap", *ADDED_SETTINGS}

@@ -1,4 +1,4 @@
-"""Which files of a folder make which split."""
+"""Assignment of the files in a folder to splits."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -21,21 +21,22 @@ Held = TypeVar("Held")
 
 
 class Layout(NamedTuple):
-    """The files of each split, and what the user should know about the choice."""
+    """The files of each split, and notes on how they were chosen."""
 
     base: Path
     files: dict[str, list[Path]]
     notes: list[str]
 
     def name(self, path: Path) -> str:
-        """What rows of `path` are named by: its path below the folder."""
+        """Return the name of `path` in row names: its path below the folder."""
         return path.relative_to(self.base).as_posix()
 
 
 def find_layout(location: Path, subset: str | None) -> Layout:
-    """The splits in `location`: by the data card where there is one, else by the files' names.
+    """Return the splits in `location`, by the dataset card if it declares them, otherwise by file
+    names.
 
-    Raises `DataError` where a split or the subset cannot be told.
+    Raises `DataError` if a split or the subset cannot be determined.
     """
     if location.is_file():
         return Layout(location.parent, {"train": [location]}, [])
@@ -52,10 +53,10 @@ def find_layout(location: Path, subset: str | None) -> Layout:
 def rename_splits(
     splits: dict[str, Held], wanted: Mapping[SplitName, SplitName] | None
 ) -> dict[str, Held]:
-    """The splits by the names under which they are `wanted` (ours -> theirs); of the others those
-    stay that are neither replaced nor moved.
+    """Return the splits with their `wanted` names (ours to theirs); other splits are kept unless
+    replaced or moved.
 
-    Raises `DataError` for a split that is not there, or where none is left to learn from.
+    Raises `DataError` if a split does not exist, or none is left to train on.
     """
     if not wanted:
         return splits
@@ -66,7 +67,7 @@ def rename_splits(
         if theirs not in splits
     ]
     if not faults and "train" in gone - set(wanted):
-        faults = [Fault("data.splits", "leaves nothing to learn from - name a split as train")]
+        faults = [Fault("data.splits", "leaves nothing to train on - use a split as train")]
     if faults:
         raise DataError("the data has other splits:", faults)
     kept = {name: held for name, held in splits.items() if name not in gone}
@@ -74,7 +75,7 @@ def rename_splits(
 
 
 def infer_split(path: Path, base: Path) -> str | None:
-    """The split of `path`: by its own name, or else by the names of its folders below `base`."""
+    """Return the split of `path`, by its name, or else by the names of its folders below `base`."""
     below = path.relative_to(base)
     for part in (below.stem, *reversed(below.parent.parts)):
         words = set(re.split(r"[^a-z]+", part.lower()))
@@ -94,17 +95,18 @@ def _by_name(base: Path, files: list[Path]) -> Layout:
         return Layout(base, {"train": unnamed}, [])
     listed = ", ".join(path.relative_to(base).as_posix() for path in (unnamed or files)[:5])
     if "train" not in splits:
-        todo = "name the file to learn from train.<ending> (or train-*)"
+        todo = "rename the file to train on to train.<suffix> (or train-*)"
         what = f"none of its files is a training split ({listed})"
         raise DataError(f"data {str(base)!r}: {what} - {todo}")
-    notes = [f"left out, since their names say no split: {listed}"] if unnamed else []
+    notes = [f"ignored, since their names contain no split: {listed}"] if unnamed else []
     return Layout(base, splits, notes)
 
 
 def _in_subset(base: Path, files: list[Path], subset: str | None) -> list[Path]:
-    """The files below the folder of `subset`; without one, those of the only folder with data.
+    """Return the files below the folder of `subset`; without one, those of the only folder with
+    data.
 
-    A folder without any folders of subsets holds one of them: a hub's subset taken to this disk.
+    A folder without subset folders is taken as one subset, such as a downloaded one.
     """
     groups: dict[str, list[Path]] = {}
     for path in files:
@@ -126,7 +128,7 @@ def _in_subset(base: Path, files: list[Path], subset: str | None) -> list[Path]:
 
 
 def _group(path: Path, base: Path) -> str:
-    """The subset of a file: its folders below `base`, without those that only say the split."""
+    """Return the subset of a file: its folders below `base`, without those that name a split."""
     parts = path.relative_to(base).parent.parts
     return "/".join(part for part in parts if infer_split(base / part, base) is None)
 
@@ -139,13 +141,13 @@ def _require_one_format(layout: Layout) -> None:
     for split, files in layout.files.items():
         suffixes = {path.suffix.lower() for path in files}
         if len(suffixes) > 1:
-            what = f"its {split} split stands there as {_names(suffixes)}"
+            what = f"its {split} split has files of {_names(suffixes)}"
             todo = "the same rows would count twice: keep one of them"
             raise DataError(f"data {str(layout.base)!r}: {what} - {todo}")
 
 
 def _by_card(base: Path, subset: str | None) -> Layout | None:
-    """The layout that the `configs` of the folder's README.md declare, as on the hub."""
+    """Return the layout that `configs` in the folder's README.md declares, as on the Hub."""
     configs = _configs(base / "README.md")
     if not configs:
         return None
@@ -168,7 +170,7 @@ def _configs(card: Path) -> list[dict[str, Any]]:
     try:
         front = yaml.safe_load(parts[1]) if len(parts) == 3 else None
     except yaml.YAMLError:
-        return []  # a card for people: the files' names still tell the splits
+        return []  # file names still identify the splits
     configs = front.get("configs") if isinstance(front, dict) else None
     return [c for c in configs or [] if isinstance(c, dict) and c.get("data_files")]
 
@@ -181,7 +183,7 @@ def _default_config(configs: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _from_config(base: Path, config: dict[str, Any]) -> Layout | None:
-    """The layout of one config; None where its files are not among those we read."""
+    """Return the layout of one config; None if its files have no reader."""
     declared = config["data_files"]
     if not isinstance(declared, list) or not all(isinstance(d, dict) for d in declared):
         declared = [{"split": "train", "path": declared}]
@@ -196,5 +198,9 @@ def _from_config(base: Path, config: dict[str, Any]) -> Layout | None:
             left_out.append(str(entry["split"]))
         elif found:
             splits[split] = found
-    notes = [f"left out, since they are no split of ours: {_names(left_out)}"] if left_out else []
+    notes = (
+        [f"ignored, since they are not train, validation or test: {_names(left_out)}"]
+        if left_out
+        else []
+    )
     return Layout(base, splits, notes) if "train" in splits else None

@@ -1,4 +1,4 @@
-"""Data in files of one's own: csv, tsv, json, jsonl or parquet."""
+"""Local data files of any format that has a reader."""
 
 from typing import Literal
 
@@ -9,16 +9,16 @@ from peftkit.hub.source import Source, local_path
 
 
 class Files(Data):
-    """One file, or a folder whose file names say the split (train*, validation*, test*)."""
+    """A file, or a folder whose file names contain their split (train*, validation*, test*)."""
 
     kind: Literal["files"] = "files"
     path: str
-    """File or folder (csv, tsv, json, jsonl, parquet; conll, conllu, iob, iob2, bio)."""
+    """File or folder; `peftkit list formats` shows the formats."""
     subset: str | None = None
-    """Folder below `path` to read, where there are several."""
+    """Folder below `path` to read, if there are several."""
 
     def resolve(self) -> Source:
-        """The files at `path`, with the sha256 of their content."""
+        """Return the files at `path`, with the sha256 of their content."""
         if local_path(self.path) is None:
-            raise DataError(f"data.path {self.path!r}: no such file or folder - mend the path")
+            raise DataError(f"data.path {self.path!r}: no such file or folder - fix the path")
         return find_dataset(self.path)

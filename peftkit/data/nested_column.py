@@ -1,4 +1,4 @@
-"""A column of nested values, each with keys and types of its own, held on disk as json."""
+"""A `datasets` feature for nested values of varying structure, stored as JSON."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any
 
 @dataclass
 class NestedColumn:
-    """A feature of `datasets` for lists, mappings and texts that share no type.
+    """A feature for lists, mappings and texts without a common type.
 
-    A row gives the value back as it was: no keys of other rows, and no text taken for the json that
-    it looks like, as `datasets.Json` (5.2) takes it.
+    Values are returned unchanged: without the keys of other rows, and without parsing text that
+    looks like JSON, as `datasets.Json` (5.2) does.
     """
 
     _type: str = field(default="NestedColumn", init=False, repr=False)
 
     def __call__(self) -> Any:
-        """What Arrow holds."""
+        """Return the Arrow type."""
         import pyarrow
 
         return pyarrow.string()
 
     def encode_example(self, value: Any) -> str:
-        """A value as json."""
+        """Return a value as JSON."""
         return json.dumps(value, ensure_ascii=False)
 
     def decode_example(self, text: str, token_per_repo_id: Any = None) -> Any:
-        """The value again."""
+        """Return the value of a JSON text."""
         return json.loads(text)
 
 
 def nested_column() -> NestedColumn:
-    """The feature, by whose name `datasets` finds it in files of its cache."""
+    """Return the feature, registered so that `datasets` finds it by name in cached files."""
     from datasets.features.features import _FEATURE_TYPES, register_feature
 
     if NestedColumn.__name__ not in _FEATURE_TYPES:

@@ -1,4 +1,4 @@
-"""Reading: data files as `datasets.Dataset`s with a column a role, held on disk by Arrow."""
+"""Construction of `datasets.Dataset`s from data files, with one column per role."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 _FORMAT = 3  # increase it when `_generate_rows` gives other rows for the same files
 UsedRoles = Callable[[Collection[str]], Collection[str]]
-"""Of the roles that are there, those that a task makes use of."""
+"""Returns which of the roles that are present a task uses."""
 
 
 @dataclass(frozen=True)
 class FileSplits:
-    """The splits as they stand in the files, before any is carved, limited or dropped."""
+    """The splits as they are in the files, before sampling and deduplication."""
 
     splits: dict[str, datasets.Dataset]
     names: tuple[str, ...] | None
@@ -51,22 +51,21 @@ class FileSplits:
 
 @dataclass(frozen=True)
 class RowBuilder:
-    """How rows are made of records, settled over all files: hashable by its parts, so that the
-    cache knows it again."""
+    """Converts records to rows, with types inferred over all files; hashable, for the cache."""
 
     wanted: tuple[RequestedColumn, ...]
-    """The columns that are there."""
+    """The columns that exist."""
     kinds: dict[str, ColumnType]
-    """Role -> what its column holds."""
+    """Column type by role."""
     whole: tuple[str, ...]
-    """Roles all of whose numbers are whole: 1.0 is the label 1."""
+    """Roles whose numbers are all integers: 1.0 is the label 1."""
     renamed: dict[str, str]
-    """Label in the file -> its name."""
+    """Label in the file to its name."""
     without_empty: bool = False
-    """Whether a row is left out that lacks a column which must say something."""
+    """Whether rows without a required value are removed."""
 
     def build(self, name: str, values: Any) -> dict[str, Any] | None:
-        """One row: its stable name, and a value a role; None of one that is left out."""
+        """Return a row: its name, and a value per role; None for a row to remove."""
         cells = {want.role: read_cell(values.get(want.column), want.cell) for want in self.wanted}
         if self.without_empty and any(
             w.must_be_filled and w.is_empty(cells[w.role]) for w in self.wanted
@@ -94,7 +93,7 @@ class RowBuilder:
 
 
 def parse_single_label(text: str) -> list[str]:
-    """The label that stands by itself where others are lists; none of a blank."""
+    """Return a text in a column of lists as a list of one label, empty if blank."""
     return [text.strip()] if text.strip() else []
 
 
@@ -106,9 +105,10 @@ def build_splits(
     without_empty: bool = False,
     used: UsedRoles | None = None,
 ) -> FileSplits:
-    """The splits of `layout` with a column a role; `without_empty` rows that lack what is needed.
+    """Return the splits of `layout` with one column per role, with `without_empty` without
+    incomplete rows.
 
-    Raises one `DataError` with all faults of all files.
+    Raises one `DataError` with all problems of all files.
     """
     surveys = _scan_files(layout, wanted)
     notes = [*layout.notes, *_drop_unlabeled_splits(surveys, wanted)]
@@ -139,8 +139,8 @@ def build_splits(
 def _drop_unreadable(
     surveys: list[FileScan], wanted: list[RequestedColumn], used: UsedRoles | None
 ) -> tuple[list[RequestedColumn], list[str]]:
-    """The columns without those that the task does without and that cannot be read; and what is
-    said of these."""
+    """Return the columns without unreadable ones that the task does not need, and notes on
+    these."""
     if used is None:
         return wanted, []
     there = {column for s in surveys for column in s.columns}
@@ -151,7 +151,7 @@ def _drop_unreadable(
         if want.needed or want.role in of_use or not wrong:
             kept.append(want)
         else:
-            notes += [f"not read, since the task does without: {fault}" for fault in wrong]
+            notes += [f"ignored, since the task does not need it: {fault}" for fault in wrong]
     return kept, notes
 
 
@@ -165,13 +165,14 @@ def _scan_files(layout: Layout, wanted: list[RequestedColumn]) -> dict[str, list
 def _drop_unlabeled_splits(
     surveys: dict[str, list[FileScan]], wanted: list[RequestedColumn]
 ) -> list[str]:
-    """Take out scored splits that nobody labeled (as GLUE's test), and say so."""
+    """Remove validation and test splits without labels (as GLUE's test), and return notes on
+    them."""
     needs_labels = any(want.role == "label" and want.needed for want in wanted)
     notes = []
     for split in ("validation", "test"):
         found = surveys.get(split, [])
         if needs_labels and found and all(s.unlabeled for s in found):
-            notes.append(f"the {split} split has no labels and is left out")
+            notes.append(f"the {split} split has no labels and is ignored")
             del surveys[split]
     return notes
 
@@ -179,11 +180,11 @@ def _drop_unlabeled_splits(
 def _label_names(
     surveys: list[FileScan], wanted: list[RequestedColumn], labels: list[str] | None
 ) -> tuple[tuple[str, ...] | None, list[Fault]]:
-    """The names of the classes in id order: those given, else those in the files' own schema."""
+    """Return the class names in id order, from `labels` or from the files' schema."""
     declared = [names for s in surveys if (names := _declared_names(s, wanted))]
     for names in declared:
         if labels is not None and set(names) != set(labels):
-            what = f"says {', '.join(labels)}, but the files say {', '.join(names)} - remove it"
+            what = f"is {', '.join(labels)}, but the files have {', '.join(names)} - remove it"
             return None, [Fault("data.labels", what)]
     if labels is not None:
         return tuple(labels), []
@@ -194,14 +195,14 @@ def _label_names(
 
 
 def _declared_names(found: FileScan, wanted: list[RequestedColumn]) -> list[str] | None:
-    """The class names of the label, or of the first role that has any."""
+    """Return the class names of the label, or of the first role with any."""
     roles = {want.role: found.class_names.get(want.column) for want in wanted}
     return roles.get("label") or next((names for names in roles.values() if names), None)
 
 
 def _map_labels(surveys: list[FileScan], labels: list[str] | None, whole: bool) -> dict[str, str]:
-    """Ids to names, where `labels` are given and the files hold nothing but their positions; truth
-    values to names that differ in capitals."""
+    """Return ids to names, if `labels` are given and the files contain only their indices; or
+    booleans to names that differ in case."""
     seen = {label for s in surveys if "label" in s.roles for label in s.roles["label"].labels}
     seen = {strip_zero_fraction(label) if whole else label for label in seen}
     ids = {str(index): name for index, name in enumerate(labels or [])}
@@ -215,7 +216,7 @@ def _map_labels(surveys: list[FileScan], labels: list[str] | None, whole: bool) 
 def _build_dataset(
     layout: Layout, split: str, builder: RowBuilder, identity: str
 ) -> datasets.Dataset:
-    """One split, written to the cache of `datasets` once for each content and settings."""
+    """Return one split, cached by `datasets` by content and settings."""
     from datasets import Dataset
 
     files = [(layout.name(path), str(path)) for path in layout.files[split]]
@@ -235,14 +236,16 @@ def _generate_rows(files: list[tuple[str, str]], builder: RowBuilder) -> Iterato
     for name, path in files:
         for index, record in enumerate(reader_for(Path(path)).records(Path(path), columns)):
             if isinstance(record, Flaw):
-                raise DataError(f"{name}, {record.place}: changed while it was read - run again")
+                raise DataError(
+                    f"{name}, {record.place}: changed while it was being read - run again"
+                )
             row = builder.build(f"{name}:{index}", record.values)
             if row is not None:
                 yield row
 
 
 def _features(builder: RowBuilder) -> datasets.Features:
-    """The types of the columns, which are settled before anything is written."""
+    """Return the column types."""
     from datasets import Features, List, Value
 
     types: dict[ColumnType, Any] = {

@@ -1,4 +1,4 @@
-"""Balance: how many rows of each class are learned from, some or as many of each."""
+"""Sampling of training rows by class: few-shot subsets and oversampling."""
 
 from __future__ import annotations
 
@@ -12,18 +12,12 @@ if TYPE_CHECKING:
     import datasets
     import numpy as np
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import datasets
-    import numpy as np
-
 
 def sample_few_shot(rows: datasets.Dataset, count: int, seed: int) -> datasets.Dataset:
-    """`count` rows of each class, drawn by the seed, in the order of the file; a larger draw
+    """Return `count` rows per class, sampled by the seed, in the order of the file; a larger sample
     contains a smaller one.
 
-    Raises `DataError` that names every class which has fewer.
+    Raises `DataError` that lists all classes with fewer rows.
     """
     classes = shuffle_classes(rows, seed, "few-shot")
     short = [f"{name!r} has {len(own)}" for name, own in classes.items() if len(own) < count]
@@ -35,8 +29,8 @@ def sample_few_shot(rows: datasets.Dataset, count: int, seed: int) -> datasets.D
 
 
 def oversample(rows: datasets.Dataset, seed: int) -> datasets.Dataset:
-    """All rows, then rows of the rarer classes again until each class has as many as the largest:
-    each row equally often, but for one time that is drawn by the seed."""
+    """Return all rows, followed by repeated rows of rarer classes until each has as many as the
+    largest: every row is repeated equally often, up to one repetition."""
     classes = shuffle_classes(rows, seed, "oversample")
     most = max(map(len, classes.values()))
     again = [own[i % len(own)] for own in classes.values() for i in range(most - len(own))]
@@ -44,7 +38,7 @@ def oversample(rows: datasets.Dataset, seed: int) -> datasets.Dataset:
 
 
 def shuffle_classes(rows: datasets.Dataset, seed: int, purpose: str) -> dict[str, list[int]]:
-    """The rows of each class in an order that the seed draws, the classes by name."""
+    """Return the row indices of each class in random order, with classes sorted by name."""
     import numpy as np
 
     order: np.ndarray = np.random.default_rng(derive_seed(seed, purpose)).permutation(rows.num_rows)
@@ -56,5 +50,5 @@ def shuffle_classes(rows: datasets.Dataset, seed: int, purpose: str) -> dict[str
 
 
 def derive_seed(seed: int, purpose: str) -> int:
-    """A number to seed a draw with: another for each purpose."""
+    """Return a seed for one purpose."""
     return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8], "big")

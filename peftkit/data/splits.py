@@ -1,4 +1,4 @@
-"""Splits: what is learned from, chosen on and scored on; carved, limited and checked by a seed."""
+"""Train, validation and test splits: created, limited and checked for overlap."""
 
 from __future__ import annotations
 
@@ -26,36 +26,37 @@ _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 class Limit(Settings):
-    """At most how many rows of each split are used, drawn at random by `data.seed`."""
+    """Maximum number of rows per split, sampled by `data.seed`."""
 
     train: PositiveInt | None = None
     validation: PositiveInt | None = None
-    """Without one, validation shrinks in proportion to train."""
+    """Default: validation shrinks in proportion to train."""
     test: PositiveInt | None = None
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Rows to learn from, to choose on and to score: a column a role, and `row`, their name."""
+    """The rows to train on, to validate on and to test on: a column per role, and `row`, their
+    name."""
 
     train: datasets.Dataset
     validation: datasets.Dataset
-    """May be empty, as `test` may be."""
+    """May be empty, as may `test`."""
     test: datasets.Dataset
-    """Scored at the end: nothing is chosen on it."""
+    """Scored at the end; not used to choose anything."""
     names: tuple[str, ...] | None
-    """The names of the labels in id order, where the files or `data.labels` tell them."""
+    """Class names in id order, if the files or `data.labels` declare them."""
     notes: tuple[str, ...]
     """What the user should know."""
     facts: dict[str, int]
-    """Counts: rows a split, `overlap` with test, `dropped`, `duplicates` within train; where rows
-    were added to train, how many: `oversample`, `augment_rows`."""
+    """Counts: rows per split, `overlap` with test, `dropped`, `duplicates` within train, and rows
+    added to train (`oversampled`, `augmented`)."""
     key: str
-    """A hash of the rows: of their content and of every setting that picks them."""
+    """A hash of the rows: of their content and of every setting that selects them."""
 
 
 class SplitSettings(NamedTuple):
-    """The settings that pick rows out of what the files hold."""
+    """The settings that select rows from those in the files."""
 
     validation: float
     test: float
@@ -66,7 +67,7 @@ class SplitSettings(NamedTuple):
     oversample: bool = False
     augment: Augment | None = None
     inputs: Sequence[str] = ()
-    """The roles with the texts; without any, all that hold text."""
+    """Roles with the texts (default: all text columns)."""
 
 
 class _State(NamedTuple):
@@ -81,7 +82,7 @@ class _State(NamedTuple):
 
 
 def prepare_splits(found: FileSplits, drawing: SplitSettings, key: str) -> Splits:
-    """Give every split its rows: carve those that are missing, then limit, then compare them."""
+    """Return the splits: missing ones are taken from train, then all are limited and compared."""
     work = _State({split: found.splits[split] for split in _SPLITS if split in found.splits}, ())
     work = work._replace(notes=found.notes)
     work = _carve_splits(_score_validation(work), drawing)
@@ -101,10 +102,11 @@ def prepare_splits(found: FileSplits, drawing: SplitSettings, key: str) -> Split
 
 
 def sample_rows(rows: datasets.Dataset, count: int, seed: int, purpose: str) -> list[int]:
-    """The indices of `count` rows, in the order of the file: labels keep their proportions.
+    """Return the indices of `count` rows, stratified by label, in the order of the file.
 
-    Every class is shuffled and its rows are spread evenly over [0, 1); the lowest `count` places
-    are drawn. So classes of one row need no exception, and a larger draw contains a smaller one.
+    The rows of each class are shuffled and spread evenly over [0, 1); the `count` lowest positions
+    are selected. So classes of one row need no exception, and a larger sample contains a smaller
+    one.
     """
     import numpy as np
 
@@ -119,7 +121,7 @@ def sample_rows(rows: datasets.Dataset, count: int, seed: int, purpose: str) -> 
 
 
 def class_ids(rows: datasets.Dataset) -> np.ndarray:
-    """The class of each row as a number; all the same where labels are not discrete."""
+    """Return the class of each row as a number; all the same unless labels are discrete."""
     import numpy as np
 
     if "label" in rows.column_names and getattr(rows.features["label"], "dtype", "") == "string":
@@ -130,19 +132,19 @@ def class_ids(rows: datasets.Dataset) -> np.ndarray:
 
 
 def _score_validation(work: _State) -> _State:
-    """Without a labeled test split, the official validation split is the one that is scored."""
+    """Use the official validation split for testing if there is no labeled test split."""
     if "test" in work.splits or "validation" not in work.splits:
         return work
     splits: dict[Split, datasets.Dataset] = {
         "train": work.splits["train"],
         "test": work.splits["validation"],
     }
-    note = "there is no labeled test split: the official validation split is scored in its place"
+    note = "there is no labeled test split: the official validation split is scored instead"
     return _State(splits, (*work.notes, note))
 
 
 def _carve_splits(work: _State, drawing: SplitSettings) -> _State:
-    """Test and validation splits out of train where they are missing."""
+    """Take missing test and validation splits from train."""
     shares: dict[Split, float] = {"test": drawing.test, "validation": drawing.validation}
     whole = work.splits["train"].num_rows
     for split, share in shares.items():
@@ -158,7 +160,7 @@ def _carve_splits(work: _State, drawing: SplitSettings) -> _State:
         work = work.with_rows(split, train.select(chosen)).with_rows("train", train.select(rest))
         if count:
             work = work.with_note(
-                f"{split}: {count} of the {whole} training rows, carved by data.seed"
+                f"{split}: {count} of the {whole} training rows, sampled by data.seed"
             )
     return work
 
@@ -177,25 +179,25 @@ def _limit_training(work: _State, drawing: SplitSettings) -> _State:
     from peftkit.data.sampling import sample_few_shot
 
     few = sample_few_shot(work.splits["train"], drawing.few_shot, drawing.seed)
-    told = f"few-shot: {drawing.few_shot} of each class of train, drawn by data.seed"
+    told = f"few-shot: {drawing.few_shot} rows per class of train, sampled by data.seed"
     return work.with_rows("train", few).with_note(f"{told}: {few.num_rows} of {train} rows")
 
 
 def _add_training_rows(work: _State, drawing: SplitSettings) -> tuple[_State, dict[str, int]]:
-    """Rows added to train: those of rare classes again, then copies with changed words."""
+    """Add repeated rows of rare classes to train, then copies with changed words."""
     from peftkit.data.sampling import oversample
 
     train, added = work.splits["train"], {}
     if drawing.oversample:
         rows = oversample(train, drawing.seed)
         added["oversampled"] = rows.num_rows - train.num_rows
-        told = f"train: {added['oversampled']} rows of rarer classes come again (data.balance)"
+        told = f"train: {added['oversampled']} repeated rows of rarer classes (data.balance)"
         work, train = work.with_rows("train", rows).with_note(told), rows
     if drawing.augment is not None:
         roles = [role for role in drawing.inputs if role in train.column_names]
         rows = augment_rows(train, drawing.augment, roles, drawing.seed)
         added["augmented"] = rows.num_rows - train.num_rows
-        told = f"train: {added['augmented']} rows are copies with changed words (data.augment)"
+        told = f"train: {added['augmented']} copies with changed words (data.augment)"
         work = work.with_rows("train", rows).with_note(told)
     return work, added
 
@@ -209,7 +211,7 @@ def _limit_split(work: _State, split: Split, count: int, seed: int) -> _State:
 
 
 def _drop_overlap(work: _State, inputs: Sequence[str]) -> tuple[_State, int]:
-    """Drop what the test split holds from the rows that are learned from or chosen on."""
+    """Remove rows with the texts of test rows from train and validation."""
     known = dict(_hash_texts(work.splits["test"], inputs))
     dropped = 0
     for split in ("train", "validation"):
@@ -219,16 +221,16 @@ def _drop_overlap(work: _State, inputs: Sequence[str]) -> tuple[_State, int]:
         work = work.with_rows(split, rows.select(kept))
     if not work.splits["train"].num_rows:
         todo = "give other files, or set data.overlap=warn"
-        raise DataError(f"every training row stands in the test split too - {todo}")
+        raise DataError(f"every training row is also in the test split - {todo}")
     if dropped:
         work = work.with_note(
-            f"{dropped} training or validation rows that stand in test were dropped"
+            f"{dropped} training or validation rows that are also in test were removed"
         )
     return work, dropped
 
 
 def _find_overlap(work: _State, inputs: Sequence[str]) -> list[tuple[str, str]]:
-    """The test rows whose texts stand in train or validation too, each with where it stands."""
+    """Return test rows whose texts are also in train or validation, each with one such row."""
     known: dict[bytes, list[str]] = {}
     for text, row in _hash_texts(work.splits["test"], inputs):
         known.setdefault(text, []).append(row)
@@ -241,7 +243,7 @@ def _find_overlap(work: _State, inputs: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _count_duplicates(work: _State, inputs: Sequence[str]) -> tuple[_State, int]:
-    """How many training rows repeat the texts of another."""
+    """Count training rows with the texts of another."""
     import numpy as np
 
     texts = (text for text, _ in _hash_texts(work.splits["train"], inputs))
@@ -254,14 +256,14 @@ def _count_duplicates(work: _State, inputs: Sequence[str]) -> tuple[_State, int]
 def _report_overlap(work: _State, shared: list[tuple[str, str]], overlap: str) -> _State:
     pairs = ", ".join(f"{test} = {train}" for test, train in shared[:3])
     total = work.splits["test"].num_rows
-    what = f"{len(shared)} of {total} test rows stand in train or validation too ({pairs})"
+    what = f"{len(shared)} of {total} test rows are also in train or validation ({pairs})"
     if overlap == "forbid":
-        raise DataError(f"{what} - data.overlap=drop leaves them out of train")
-    return work.with_note(f"{what}; data.overlap=drop leaves them out of train")
+        raise DataError(f"{what} - data.overlap=drop removes them from train")
+    return work.with_note(f"{what}; data.overlap=drop removes them from train")
 
 
 def _hash_texts(rows: datasets.Dataset, inputs: Sequence[str]) -> Iterator[tuple[bytes, str]]:
-    """A hash of each row's texts, after folding of case and white space, and the row's name."""
+    """Yield a hash of each row's texts, ignoring case and white space, and the row's name."""
     held = [role for role in rows.column_names if _is_text(role, rows.features[role])]
     roles = [role for role in held if role in inputs] or held
     if not roles:

@@ -1,4 +1,4 @@
-"""Made-up texts whose words tell their class: data for trying things in seconds on a CPU."""
+"""Synthetic texts whose words identify their class, for trying things in seconds on a CPU."""
 
 import hashlib
 import json
@@ -23,12 +23,12 @@ class Synthetic(Data):
 
     kind: Literal["synthetic"] = "synthetic"
     rows: Annotated[int, Field(ge=8)] = 400
-    """How many rows are made, before test and validation are carved out of them."""
+    """Number of rows, before test and validation rows are taken from them."""
     classes: Annotated[int, Field(ge=2, le=len(TOPICS))] = 2
-    """How many topics."""
+    """Number of topics."""
 
     def resolve(self) -> Source:
-        """Nothing to fetch: the identity is that of the rows."""
+        """Return a source that is identified by its rows; nothing is downloaded."""
         content = json.dumps(self._made()).encode()
         return Source(
             requested="synthetic",
@@ -42,7 +42,7 @@ class Synthetic(Data):
     def read_splits(
         self, source: Source, wanted: list[RequestedColumn], used: UsedRoles | None = None
     ) -> FileSplits:
-        """All rows as the training split."""
+        """Return all rows as the train split."""
         from datasets import Dataset, Features, Value
 
         lacking = [want.role for want in wanted if want.needed and want.role not in _ROLES]
@@ -61,7 +61,7 @@ class Synthetic(Data):
 
     def _made(self) -> list[tuple[str, str]]:
         topics = list(TOPICS)[: self.classes]
-        made: dict[str, str] = {}  # by text, so that no text comes twice
+        made: dict[str, str] = {}  # by text, so that no text is repeated
         chance = random.Random(self.seed)
         while len(made) < self.rows:
             topic = topics[len(made) % self.classes]

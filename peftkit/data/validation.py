@@ -1,4 +1,4 @@
-"""Preflight: what is wrong with the data, all of it at once, before anything is trained."""
+"""Validation of data files: all problems are found in one pass, before training."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ _SEVERAL = re.compile(r"[;|,]")
 
 
 class Role(NamedTuple):
-    """What a task wants of a role."""
+    """What a task requires of a role."""
 
     needed: bool
     cell: Cell = "text"
@@ -34,40 +34,40 @@ Need = bool | Role
 
 
 def to_role(name: str, need: Need) -> Role:
-    """What a task wants of the role `name`."""
+    """Return the requirements of the role `name`."""
     return need if isinstance(need, Role) else Role(need, CELL_OF_ROLE.get(name, "text"))
 
 
 class RequestedColumn(NamedTuple):
-    """A column that is to be read: for which role of the task, and whether it must be there."""
+    """A column to read: for which role, and whether it is required."""
 
     role: str
     column: str
     needed: bool
     blank: bool = False
-    """Whether an empty cell says something: that a text has none of the labels."""
+    """Whether an empty cell has a meaning: that a text has none of the labels."""
     cell: Cell = "text"
-    """What its cells are read as."""
+    """The type of its cells."""
 
     @property
     def setting(self) -> str:
-        """The setting that names the column."""
+        """The setting with the column's name."""
         own = self.role in {*_TEXT_ROLES, "label", "group"}
         return f"data.{self.role}" if own else f"data.columns.{self.role}"
 
     def is_empty(self, value: Any) -> bool:
-        """Whether a cell of the column says nothing."""
+        """Return whether a cell of the column has no value."""
         return is_missing(value) if self.blank else is_empty(value)
 
     @property
     def must_be_filled(self) -> bool:
-        """Whether a row whose cell says nothing is of no use."""
+        """Whether a row is unusable if the cell has no value."""
         return self.needed or self.role in _TEXT_ROLES
 
 
 @dataclass
 class Occurrences:
-    """How often something was met, and where first."""
+    """How often something occurred, and the first places."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -84,36 +84,36 @@ class Occurrences:
 
 
 def count_rows(places: Occurrences) -> str:
-    """How many rows, and which first."""
+    """Return the number of rows and the first of them, for a message."""
     return f"{places.count} {'row' if places.count == 1 else 'rows'} ({places})"
 
 
 @dataclass
 class CellScan:
-    """What one file holds of a role."""
+    """What one file contains of a role."""
 
     empty: Occurrences = field(default_factory=Occurrences)
     unreadable: dict[tuple[str, str], Occurrences] = field(default_factory=dict)
-    """By what is wrong with a cell, and how to mend it."""
+    """By what is wrong with a cell, and how to fix it."""
     alone: Occurrences = field(default_factory=Occurrences)
-    """Lists of one item in the place of the item."""
+    """Lists of one item where one value is expected."""
     lists: int = 0
-    """Lists and objects, also without anything in them."""
+    """Lists and objects, including empty ones."""
     lists_as_text: int = 0
     texts: int = 0
-    """Cells that say something and are text, of no list."""
+    """Non-empty text cells that are not lists."""
     several: Occurrences = field(default_factory=Occurrences)
     """Texts that may be several labels."""
     labels: set[str] = field(default_factory=set)
     floats: bool = False
-    """Whether any cell is a number with a fraction's type."""
+    """Whether any cell is a float."""
     fractions: bool = False
-    """Whether any label is a number that is not whole."""
+    """Whether any label is a number that is not an integer."""
     worded: bool = False
-    """Whether any label is no number."""
+    """Whether any label is not a number."""
 
     def add(self, want: RequestedColumn, value: Any, place: str) -> None:
-        """Take one more cell into account."""
+        """Add one more cell."""
         try:
             cell = read_cell(value, want.cell)
         except CellError as error:
@@ -146,7 +146,7 @@ class CellScan:
 
 @dataclass
 class FileScan:
-    """What one pass over one file found."""
+    """What one pass over a file found."""
 
     name: str
     num_rows: int = 0
@@ -157,14 +157,14 @@ class FileScan:
 
     @property
     def unlabeled(self) -> bool:
-        """Whether the file could be read, but no row of it has a label."""
+        """Whether the file is readable, but no row has a label."""
         if not self.num_rows or self.flaws:
             return False
         return self.roles["label"].empty.count == self.num_rows
 
 
 def scan_file(path: Path, name: str, wanted: list[RequestedColumn]) -> FileScan:
-    """Read `path` once, and say what is there and what is missing."""
+    """Read a file once and return what it contains and what is wrong with it."""
     reader = reader_for(path)
     found = FileScan(name, 0, set(reader.columns(path)), reader.class_names(path))
     found.roles = {want.role: CellScan() for want in wanted}
@@ -183,8 +183,7 @@ def scan_file(path: Path, name: str, wanted: list[RequestedColumn]) -> FileScan:
 def find_faults(
     found: FileScan, wanted: list[RequestedColumn], without_empty: bool = False
 ) -> Iterator[Fault]:
-    """Everything that is wrong with one file; rows that lack something are not, where those are
-    left out."""
+    """Yield all problems of one file; incomplete rows only if they are not removed."""
     yield from find_flaws(found)
     if not found.num_rows:
         if not found.flaws:
@@ -198,13 +197,13 @@ def find_faults(
 
 
 def find_flaws(found: FileScan) -> Iterator[Fault]:
-    """The places of a file that cannot be read."""
+    """Yield the parts of a file that cannot be read."""
     for what, places in found.flaws.items():
         yield Fault(f"{found.name}, {places}", what)
 
 
 def find_unreadable_cells(found: FileScan, want: RequestedColumn) -> Iterator[Fault]:
-    """The cells of a role that cannot be read as what it wants."""
+    """Yield the cells of a role that cannot be read as its type."""
     for (what, fix), places in found.roles[want.role].unreadable.items():
         where = f"{found.name}, column {want.column!r}"
         yield Fault(where, f"{what} in {count_rows(places)} - {fix}")
@@ -213,28 +212,28 @@ def find_unreadable_cells(found: FileScan, want: RequestedColumn) -> Iterator[Fa
 def find_cell_faults(
     found: FileScan, want: RequestedColumn, without_empty: bool = False
 ) -> Iterator[Fault]:
-    """Everything that is wrong with one role's cells in one file."""
+    """Yield all problems with the cells of a role."""
     yield from find_unreadable_cells(found, want)
     seen = found.roles[want.role]
     if seen.empty.count and want.must_be_filled:
         if without_empty and seen.empty.count < found.num_rows:
             return
         what = f"is empty in {count_rows(seen.empty)} - fill or remove them"
-        what += "" if without_empty else ", or leave them out with data.empty=drop"
+        what += "" if without_empty else ", or remove them with data.empty=drop"
         yield Fault(f"{found.name}, column {want.column!r}", what)
 
 
 def note_dropped_rows(found: FileScan, wanted: list[RequestedColumn]) -> Iterator[str]:
-    """What to say of the rows of one file that lack something and are left out."""
+    """Yield notes on incomplete rows that are removed."""
     for want in wanted:
         places = found.roles[want.role].empty
         if want.must_be_filled and places.count:
-            said = f"{count_rows(places)} with an empty {want.column!r}"
-            yield f"{found.name}: left out {said}, as data.empty=drop says"
+            what = f"{count_rows(places)} with an empty {want.column!r}"
+            yield f"{found.name}: removed {what} (data.empty=drop)"
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a cell holds nothing: null, not a number, blank text or no items."""
+    """Return whether a cell has no value: null, NaN, blank text or an empty list."""
     if isinstance(value, str):
         return not value.strip()
     if isinstance(value, (list, Mapping)):
@@ -243,7 +242,7 @@ def is_empty(value: Any) -> bool:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether there is no cell: null, or not a number."""
+    """Return whether a cell is null or NaN."""
     return value is None or value != value
 
 
@@ -252,5 +251,5 @@ def _missing_column(want: RequestedColumn, columns: set[str]) -> str:
     hint = nearest(want.column, columns)
     todo = hint if hint.startswith("did") else f"set {want.setting}=<column>"
     if len(columns) == 1 and any(mark in there for mark in ";\t|"):
-        todo = "its columns seem to be split by another character: save it as csv or tsv"
+        todo = "its columns seem to have another separator: save it as csv or tsv"
     return f"has no column {want.column!r} ({want.setting}), it has {there} - {todo}"

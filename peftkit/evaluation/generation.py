@@ -245,7 +245,7 @@ def generate_rows(
     if task is None or how is None or not len(rows):
         return GeneratedTexts([], [])
     if world.sharding in ("fsdp", "deepspeed"):
-        say(world, f"nothing is generated under {world.sharding}: predict from the artifact")
+        say(world, f"no text is generated under {world.sharding}: predict from the artifact")
         return GeneratedTexts([], [])
     chosen = sample_rows(len(rows), how)
     mine = chosen[world.rank :: world.size]
@@ -292,7 +292,7 @@ def max_prompt_length(recipe: Recipe, assembled: LoadedModel, how: Generation) -
         - assembled.batcher.first_position
     )
     if room < 1:
-        what = f"leaves no room for a question: the model has {positions} positions"
+        what = f"leaves no room for a prompt: the model has {positions} positions"
         fault = Fault("task.generate.max_new_tokens", f"{what} (got {how.max_new_tokens})")
         raise RecipeError("the texts do not fit:", [fault])
     return min(recipe.data.max_length, room)

@@ -83,7 +83,7 @@ def fetch(request: Request) -> Path:
         )
     try:
         folder = _snapshot(request, local_files_only=False)
-    except Exception as error:  # the client's own errors change their base between its versions
+    except Exception as error:  # the client's errors have other base classes in other versions
         raise _explain(error, request) from error
     if request.kind == "model":
         require_safetensors(request.name, folder)
@@ -91,7 +91,7 @@ def fetch(request: Request) -> Path:
         if request.wider:
             return fetch(request.wider)
         raise DataError(
-            f"{request}: its repository holds no {', '.join(readers())} files - "
+            f"{request}: its repository has no {', '.join(readers())} files - "
             "try data.revision=refs/convert/parquet, where the hub keeps converted copies"
         )
     return folder
@@ -137,11 +137,9 @@ def require_safetensors(name: str, folder: Path) -> None:
     if _has_weights(folder):
         return
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-    held = (
-        f"holds pickled weights only ({', '.join(pickled)})" if pickled else "holds no safetensors"
-    )
+    held = f"has pickled weights only ({', '.join(pickled)})" if pickled else "has no safetensors"
     raise DataError(
-        f"model {name!r}: {held} - peftkit loads safetensors alone, since unpickling runs code; "
+        f"model {name!r}: {held} - peftkit loads only safetensors, since unpickling runs code; "
         "convert it with save_pretrained, or name a revision that has model.safetensors"
     )
 
@@ -163,7 +161,7 @@ def _snapshot(request: Request, local_files_only: bool) -> Path:
         )
     except HFValidationError as error:
         what = "is neither a local path nor a name on the hub ('owner/name')"
-        raise DataError(f"{request}: {what} - mend it") from error
+        raise DataError(f"{request}: {what} - fix it") from error
 
 
 def _is_whole(request: Request, folder: Path) -> bool:
@@ -222,7 +220,7 @@ def _is_set_offline() -> bool:
 def _is_online(address: str) -> bool:
     """Return whether `address` answers in time, through the proxy if one is set."""
     found: list[bool] = []
-    # in a thread, because looking up a name heeds no time limit
+    # in a thread, because name resolution has no timeout
     thread = threading.Thread(target=lambda: found.append(_probe(address)), daemon=True)
     thread.start()
     thread.join(_PROBE_SECONDS + 0.5)
@@ -237,7 +235,7 @@ def _probe(address: str) -> bool:
     except urllib.error.HTTPError as error:
         return error.code < 500 and error.code not in {403, 407}  # else a proxy answers for it
     except urllib.error.URLError as error:
-        # it is there, and the hub's client may know its certificate
+        # it is online, and the hub's client may have its certificate
         return isinstance(error.reason, ssl.SSLError)
     except OSError:
         return False

@@ -84,9 +84,9 @@ def _wheel_after(refusal: DataError, requested: str, request: Request, wheel: Wh
 
 def _with_choices(absent: SourceNotFound, request: Request) -> SourceNotFound:
     names = [name for name, wheel in WHEELS.items() if wheel.gives == request.kind]
-    hint = f"of those that a package index has, {nearest(request.name, names)}"
+    hint = f"in wheels on a package index, {nearest(request.name, names)}"
     return SourceNotFound(
-        f"{absent.message} - give a local folder, mend the name or connect; {hint}"
+        f"{absent.message} - give a local folder, fix the name or go online; {hint}"
     )
 
 
@@ -133,11 +133,11 @@ def _what_to_give(path: Path) -> str:
 
 def _local_dataset(name: str, path: Path) -> Source:
     if not path.exists():
-        raise DataError(f"data {name!r}: no such file or folder - mend the path")
+        raise DataError(f"data {name!r}: no such file or folder - fix the path")
     files = data_files(path)
     if not files:
         raise DataError(
-            f"data {name!r}: holds no data files - give a file, or a folder of files, "
+            f"data {name!r}: has no data files - give a file, or a folder of files, "
             f"ending in {', '.join(readers())}"
         )
     identity = f"sha256:{sha256_of(*files)}"

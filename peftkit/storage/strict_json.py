@@ -24,7 +24,7 @@ def parse_strict(text: str | bytes) -> Any:
     if text.count("[") + text.count("{") > DEEPEST and is_deep(said):
         raise ValueError("it is nested too deeply")
     if "\\u" in text and not is_encodable(said):
-        raise ValueError("a text holds half of a letter (a lone surrogate)")
+        raise ValueError("a text has a lone surrogate")
     return said
 
 
@@ -34,7 +34,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"{twice[:40]!r} is said twice")
+        raise ValueError(f"{twice[:40]!r} is repeated")
     return found
 
 

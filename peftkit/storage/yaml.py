@@ -41,10 +41,10 @@ def parse_value(text: str) -> Any:
     value = load_yaml(bare)
     for event in yaml.parse(bare):
         if getattr(event, "anchor", None) or getattr(event, "tag", None):
-            raise yaml.YAMLError("a word that begins with & or ! stands in it")
+            raise yaml.YAMLError("it has a word that begins with & or !")
     node = yaml.compose(bare, Loader=Loader)
     if node is not None and (behind := bare[node.end_mark.index :].strip()):
-        raise yaml.YAMLError(f"{behind!r} would be left out")
+        raise yaml.YAMLError(f"{behind!r} would be lost")
     return value
 
 
@@ -54,7 +54,7 @@ def find_literals(text: str) -> dict[str, str]:
     try:
         return {} if node is None else dict(walk_literals(node, ""))
     except RecursionError:
-        raise yaml.YAMLError("a list or mapping stands in itself") from None
+        raise yaml.YAMLError("a list or mapping contains itself") from None
 
 
 def walk_literals(node: yaml.Node, path: str) -> Iterator[tuple[str, str]]:

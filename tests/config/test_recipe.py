@@ -127,7 +127,7 @@ def test_the_sizes_offered_are_the_nearest_divisors(whole: int, wanted: int) -> 
         ("training.keep=bset", "input should be 'best' or 'last' (got 'bset')"),
         ("data.test=-1", "should not be negative (got -1)"),
         ("data.limit.tran=4", "no such setting - did you mean 'train'?"),
-        ("data.fallback=x", "no pinned data set is called 'x' - choose from movie_reviews"),
+        ("data.fallback=x", "no pinned dataset is called 'x' - choose from movie_reviews"),
         ("model=", "input should be a valid string (got null)"),
         ("plugins=my_lab", "should be a list (got 'my_lab')"),
         (

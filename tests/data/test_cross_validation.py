@@ -66,7 +66,7 @@ def test_the_splits_of_the_files_are_dealt_anew_and_those_without_labels_left_ou
     assert sum(part.num_rows for part in (found.train, found.validation, found.test)) == 45
     files = {row.partition(":")[0] for row in found.test["row"]}
     assert files == {"train.jsonl", "validation.jsonl"}
-    assert "cross-validation deals the rows of train, validation anew" in found.notes
+    assert "cross-validation splits the rows of train, validation again" in found.notes
 
 
 def test_folds_are_dealt_by_the_datas_seed_alone(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_what_cannot_be_dealt_is_refused(
 
 def test_a_class_of_one_row_and_a_fold_without_a_class_are_told(tmp_path: Path) -> None:
     alone = [*some_rows(20), {"text": "other", "label": "odd", "author": 99}]
-    with pytest.raises(DataError, match="label 'odd' has only 1 row - give more rows, or leave"):
+    with pytest.raises(DataError, match="label 'odd' has only 1 row - give more rows, or remove"):
         fold(write(tmp_path / "a.jsonl", alone), 0, 2)
     # one author wrote nearly all that is rare
     rows = [{"text": f"t{i}", "label": "rare", "author": "0"} for i in range(9)]
@@ -132,9 +132,12 @@ def test_a_class_of_one_row_and_a_fold_without_a_class_are_told(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["data.folds=5"], "data.folds .*is 5, and no fold is taken - set data.fold to 0 up to 4"),
+        (
+            ["data.folds=5"],
+            "data.folds .*is 5, but data.fold is not set - set data.fold to 0 up to 4",
+        ),
         (["data.folds=5", "data.fold=5"], "there is no fold 5 - set data.fold to 0 up to 4"),
-        (["data.fold=1"], "is not set, but data.fold=1 is - say how many there are"),
+        (["data.fold=1"], "is not set, but data.fold=1 is - set the number of folds"),
         (["data.group=author"], "data.group .*set data.folds, or remove it"),
         (["data.folds=1", "data.fold=0"], r"greater than or equal to 2 \(got 1\)"),
     ],

@@ -53,7 +53,7 @@ def test_file_names_say_the_split_and_shards_belong_together(tmp_path: Path) -> 
     assert splits.train["row"][10] == "train-00001-of-00002.csv:0"
     assert texts(splits.validation) == [row["text"] for row in rows[20:30]]
     assert texts(splits.test) == [row["text"] for row in rows[30:]]
-    assert any("left out" in note and "unsupervised.csv" in note for note in splits.notes)
+    assert any("ignored" in note and "unsupervised.csv" in note for note in splits.notes)
 
 
 def test_folders_may_say_the_split_or_the_subset(tmp_path: Path) -> None:
@@ -118,14 +118,12 @@ def test_rows_that_lack_something_are_left_out_where_that_is_asked_for(tmp_path:
     rows = [{"text": f"t{i}", "label": str(i % 2)} for i in range(6)]
     rows[1]["text"], rows[4]["label"] = " ", ""
     file = write(tmp_path / "a.csv", rows)
-    assert "(line 3) - fill or remove them, or leave them out with data.empty=drop" in faults(file)
+    assert "(line 3) - fill or remove them, or remove them with data.empty=drop" in faults(file)
     found = load(file, empty="drop", validation=0, test=0)
     assert texts(found.train) == ["t0", "t2", "t3", "t5"]
     assert found.train["row"][1] == "a.csv:2"  # a row keeps its name
     for column, line in (("text", 3), ("label", 6)):
-        note = (
-            f"a.csv: left out 1 row (line {line}) with an empty '{column}', as data.empty=drop says"
-        )
+        note = f"a.csv: removed 1 row (line {line}) with an empty '{column}' (data.empty=drop)"
         assert note in found.notes
     assert load(write(tmp_path / "b.csv", rows[:1]), empty="drop", validation=0, test=0).notes == ()
     nothing = write(tmp_path / "c.csv", [{"text": "", "label": "x"}] * 2)
@@ -142,7 +140,7 @@ def test_rows_that_lack_something_are_left_out_where_that_is_asked_for(tmp_path:
         ("a.jsonl", b"\n\n", "a.jsonl: is empty"),
         ("a.parquet", b"PAR1 not really", "are not parquet"),
         ("a.csv", b'text,label\n"open,1\nmore,2\n', "not readable as csv"),
-        ("a.csv", b"text;label\ngood;1\n", "split by another character"),
+        ("a.csv", b"text;label\ngood;1\n", "have another separator"),
         ("a.csv", b"text,text\na,b\n", "names a column twice"),
         ("a.json", b'[{"text": "a",\n "label" 1}]', "line 2: is not json"),
         ("a.json", b'["a", "b"]', "row 0, row 1: is not an object"),
@@ -183,7 +181,7 @@ def test_labels_become_text_and_class_ids_their_names(tmp_path: Path) -> None:
     assert load(numbers).names is None and set(load(numbers).train["label"]) == {"0", "1"}
     named = load(numbers, labels=["neg", "pos"])
     assert named.names == ("neg", "pos") and set(named.train["label"]) == {"neg", "pos"}
-    assert "but the files say neg, pos" in faults(tmp_path / "classes.parquet", labels=["a", "b"])
+    assert "but the files have neg, pos" in faults(tmp_path / "classes.parquet", labels=["a", "b"])
 
 
 def test_a_number_with_a_fraction_stays_a_number(tmp_path: Path) -> None:
@@ -236,7 +234,7 @@ def test_an_official_validation_split_is_scored_where_no_labeled_test_split_is(
     assert texts(splits.test) == [row["text"] for row in official]
     assert set(splits.validation["row"]) <= {f"train.jsonl:{i}" for i in range(30)}
     assert any("test split has no labels" in note for note in splits.notes)
-    assert any("scored in its place" in note for note in splits.notes)
+    assert any("scored instead" in note for note in splits.notes)
 
 
 def test_the_hubs_label_minus_one_means_no_label(tmp_path: Path) -> None:

@@ -129,9 +129,9 @@ def test_what_is_no_conversation_is_refused_with_its_row(tmp_path: Path) -> None
         {"messages": each} for each in (CALLS[0], "hello", 3, {"role": "user"}, ["a"])
     ]
     said = refused(jsonl(tmp_path / "a.jsonl", rows), CHAT)
-    assert "is text, and no conversation in 1 row (line 2)" in said
-    assert "is no list, and no conversation in 2 rows (line 3, line 4)" in said
-    assert "is no object in 1 row (line 5, message 1) - give {role, content}" in said
+    assert "is text, not a conversation in 1 row (line 2)" in said
+    assert "is not a list, not a conversation in 2 rows (line 3, line 4)" in said
+    assert "is not an object in 1 row (line 5, message 1) - give {role, content}" in said
 
 
 def test_a_prompt_may_be_text_in_some_rows_and_messages_in_others(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_column_that_the_format_does_without_may_hold_anything(tmp_path: Path)
     data = Data.parse({"kind": "files", "path": str(path), "test": 1, "validation": 1}, "data")
     found = data.load(data.resolve(), task.roles, task.inputs, task.used_roles)
     assert set(found.train.column_names) == {"row", "messages", "question"}
-    said = "not read, since the task does without: a.jsonl, column 'input': is a list in 1 row"
+    said = "ignored, since the task does not need it: a.jsonl, column 'input': is a list in 1 row"
     assert any(note.startswith(said) for note in found.notes)
     alpaca = [{"instruction": "a", "output": 3, "input": odd} for odd in ("b", ["c"])]
     jsonl(path, alpaca)

@@ -91,11 +91,11 @@ def test_one_item_lists_are_told_and_longer_ones_refused_with_their_rows(tmp_pat
     path = labeled(tmp_path / "a.jsonl", [["x"], "y"])
     found = read(path)
     assert set(found.train["label"]) == {"x", "y"}
-    told = "a.jsonl: column 'label' holds lists of one value in 6 rows (line 1, line 3, line 5 and"
+    told = "a.jsonl: column 'label' has lists of one value in 6 rows (line 1, line 3, line 5 and"
     assert any(note.startswith(told) for note in found.notes)
     said = refused(labeled(path, [["x"], ["x", "y"], {"z": 1}]))
-    assert "column 'label': holds 2 values in 4 rows (line 2, line 5, line 8 and 1 more)" in said
-    assert "task=multilabel" in said and "is no label in 4 rows (line 3, line 6, line 9" in said
+    assert "column 'label': has 2 values in 4 rows (line 2, line 5, line 8 and 1 more)" in said
+    assert "task=multilabel" in said and "is not a label in 4 rows (line 3, line 6, line 9" in said
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
@@ -133,9 +133,7 @@ def test_lists_of_words_that_stand_as_text_are_lists(write: Any, tmp_path: Path)
     assert read(tmp_path / "a.tsv", TAGGED).train["tokens"][:] == rows
     (tmp_path / "a.tsv").write_text("tokens\ttags\n['EU' 'says']\t['O' 'O']\n")
     said = refused(tmp_path / "a.tsv", TAGGED)
-    assert (
-        "column 'tokens': is a list written as text that cannot be told in 1 row (line 2)" in said
-    )
+    assert "column 'tokens': is text that looks like a list and is not in 1 row (line 2)" in said
 
 
 def test_words_parted_by_blanks_may_hold_brackets(tmp_path: Path) -> None:

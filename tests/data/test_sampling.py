@@ -165,7 +165,7 @@ def test_the_official_validation_split_can_be_the_one_that_is_scored(tmp_path: P
     assert list(scored.test["row"]) == list(plain.validation["row"])
     chosen, learned = set(scored.validation["row"]), set(scored.train["row"])
     assert chosen | learned == set(plain.train["row"]) and not chosen & learned and len(chosen) == 3
-    assert any("of the official splits is taken validation as test" in n for n in scored.notes)
+    assert any("official splits used: validation as test" in n for n in scored.notes)
 
 
 def test_splits_may_change_places_and_must_be_there(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_splits_may_change_places_and_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "validation.csv").unlink()
     with pytest.raises(DataError, match=r"data.splits.test: there is no 'validation' split"):
         load(tmp_path, splits={"test": "validation"})
-    with pytest.raises(DataError, match="leaves nothing to learn from"):
+    with pytest.raises(DataError, match="leaves nothing to train on"):
         load(tmp_path, splits={"test": "train"})
 
 

@@ -216,7 +216,7 @@ def test_rows_are_judged_and_told_of_by_their_own_names(tmp_path: Path) -> None:
     found = grade_predictions(recipe.task, said, rows, ALONE, "trained model")
     assert found.passed == [1, None, 3, 0]
     assert found.notes and found.notes[0].startswith(
-        "the judge had no verdict on 3 of 9 texts of the trained model, which count as failed: "
+        "the grader had no result for 3 of 9 texts of the trained model, which count as failed: "
         "in 3 it ended with 9"
     )
     plain = talk("tiny-llama", "{kind: instruction_tuning, template: plain, generate: {rows: 4}}")
@@ -267,7 +267,7 @@ def test_a_run_with_a_judge_has_its_scores_and_its_note_in_the_record(tmp_path: 
     steps = {"steps": 2, "threads": 1, "proof": "run", "batch_size": 8, "precision": "fp32"}
     record = peftkit.train(recipe.but(training=steps), tmp_path / "runs")
     assert record.scores["pass@1"].n == 2 and record.scores["pass@1"].value == 0
-    assert "no verdict on 2 of 2 texts of the trained model" in " ".join(record.notes)
+    assert "no result for 2 of 2 texts of the trained model" in " ".join(record.notes)
 
 
 @pytest.mark.slow

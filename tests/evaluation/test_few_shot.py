@@ -151,7 +151,7 @@ def test_the_first_shots_are_dropped_where_there_is_no_room_and_a_note_says_so()
     # the tiny model reads 130 tokens
     dropped = [len(ids_of(base.tokenizer, text)) <= 130 for text in whole].index(True)
     assert dropped > 0
-    said = f"1 of 2 rows leave room for fewer ({4 - dropped}.0 on average)"
+    said = f"1 of 2 rows have room for fewer ({4 - dropped}.0 on average)"
     assert fewer[1].notes == (f"4-shot: {said}; the first ones are dropped",)
 
 

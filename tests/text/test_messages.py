@@ -440,7 +440,7 @@ def test_answers_that_call_tools_are_scored_as_the_template_writes_them() -> Non
 def test_a_column_of_tools_that_is_none_is_refused_and_not_left_out(tmp_path: Path) -> None:
     rows = [{"messages": [ASKED, SAID], "tools": "look"} for _ in range(20)]
     recipe = recipe_of(tmp_path, rows)
-    with pytest.raises(DataError, match="column 'tools': is no list of tools in 20 rows"):
+    with pytest.raises(DataError, match="column 'tools': is not a list of tools in 20 rows"):
         recipe.splits(recipe.data.resolve())
 
 

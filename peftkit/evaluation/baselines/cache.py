@@ -76,7 +76,7 @@ def read_cache(path: Path, world: World) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        say(world, f"note: {path} is damaged and is written anew")
+        say(world, f"note: {path} is damaged and is written again")
         return None
 
 

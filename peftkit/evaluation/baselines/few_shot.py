@@ -128,7 +128,7 @@ def omission_notes(name: str, counts: Sequence[int], wanted: int) -> tuple[str, 
     if not fewer:
         return ()
     mean = sum(fewer) / len(fewer)
-    said = f"{len(fewer)} of {len(counts)} rows leave room for fewer ({mean:.1f} on average)"
+    said = f"{len(fewer)} of {len(counts)} rows have room for fewer ({mean:.1f} on average)"
     return (f"{name}: {said}; the first ones are dropped",)
 
 
