@@ -278,7 +278,7 @@ def test_an_unknown_architecture_is_padded_and_says_so(kind: str, tmp_path: Path
     examples = rows("tiny-llama")["test"]
     alone = torch.cat([logits(made, [examples[i]]) for i in range(len(examples))])
     torch.testing.assert_close(logits(made, examples), alone, atol=1e-5, rtol=1e-5)
-    with pytest.raises(RecipeError, match=f"strategy=adapter does not know .* '{kind}'"):
+    with pytest.raises(RecipeError, match=f"strategy=adapter does not support .* '{kind}'"):
         load_toy(toy(str(tmp_path), "strategy=adapter"))
 
 
