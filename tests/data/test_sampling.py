@@ -31,7 +31,7 @@ def test_few_shot_draws_rows_of_each_class_and_a_larger_draw_holds_the_smaller(
     assert set(few.train["row"]) < set(more.train["row"]) < set(whole.train["row"])
     assert texts(few.test) == texts(whole.test) and texts(few.validation) == texts(whole.validation)
     assert few.facts["train"] == 8
-    assert any("few-shot: 4 of each class" in note for note in few.notes)
+    assert any("few-shot: 4 rows per class" in note for note in few.notes)
     other = load(path, few_shot=4, seed=1)
     assert set(other.train["row"]) != set(few.train["row"])
 
