@@ -178,7 +178,7 @@ def test_axes_end_where_scores_do(found: Report) -> None:
     }
     assert domains.pop("rate_search") is not None and len(domains) == 4
     for found_domains in domains.values():
-        assert found_domains and all(0 <= low < high <= 1.004 for low, high in found_domains)
+        assert found_domains and all(0 <= low < high <= 1 for low, high in found_domains)
     assert domains["learning_curves"][0][1] == 1
 
 

@@ -215,8 +215,7 @@ def axis_ends(values: Sequence[float], metric: str) -> list[float]:
     have (an accuracy axis ends at 1)."""
     low, high = min(values), max(values)
     room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-    bottom, top = Scale(metric).within_range(low - room, high + room)
-    return [min(bottom, low), max(top, high)]
+    return list(Scale(metric).within_range(low - room, high + room))
 
 
 def faceted(plots: Drawing, labels: Sequence[str]) -> Drawing:
