@@ -50,7 +50,7 @@ __all__ = [
     "report",
     "train",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 hub_kernels.refuse()
 openmp.wait_briefly()
