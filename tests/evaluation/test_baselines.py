@@ -102,7 +102,7 @@ ANSWERS = [[7], [9], [7, 8], [7, 8, 5], [9, 8]]
 def test_the_likelihood_of_an_answer_is_the_sum_over_its_tokens(speaker: str) -> None:
     recipe, source, tokenizer, _ = material(speaker)
     task = Likelihoods(kind="likelihoods", answers_ids=ANSWERS)
-    base = cache.base_for(task, recipe, source, tokenizer, (), ALONE)
+    base = cache.load_base(task, recipe, source, tokenizer, (), ALONE)
     prompts = [[2, 11, 12, 13], [2, 30], [2, *range(20, 60)]]
     found = log_likelihoods(base, task, prompts, ALONE)
     plain = AutoModelForCausalLM.from_pretrained(speaker).eval()
@@ -173,14 +173,14 @@ def test_answered_rows_are_of_train_alone_drawn_by_seed_the_classes_taking_turns
 ) -> None:
     _, _, _, given = material(speaker)
     how = ZeroShotSettings(few_shot_examples=4)
-    shots = cache.shots_for(how, given)
+    shots = cache.sample_examples(how, given)
     assert sorted(Counter(shot["label"] for shot in shots).values()) == [2, 2]
     assert {shot["row"] for shot in shots} <= set(given.train["row"])
     assert {shot["row"] for shot in shots}.isdisjoint(given.rows["row"])
-    assert shots == cache.shots_for(how, given)
-    other = cache.shots_for(ZeroShotSettings(few_shot_examples=4, seed=1), given)
+    assert shots == cache.sample_examples(how, given)
+    other = cache.sample_examples(ZeroShotSettings(few_shot_examples=4, seed=1), given)
     assert [shot["row"] for shot in other] != [shot["row"] for shot in shots]
-    assert cache.shots_for(ZeroShotSettings(few_shot_examples=2), given) == shots[:2]
+    assert cache.sample_examples(ZeroShotSettings(few_shot_examples=2), given) == shots[:2]
 
 
 def test_few_shot_prompts_hold_the_answered_rows_before_the_question(speaker: str) -> None:
