@@ -104,7 +104,6 @@ UNFINISHED = (
     "peftkit/reporting/",
     "peftkit/scaffold/",
     "peftkit/storage/",
-    "peftkit/strategies/",
     "peftkit/tasks/",
     "peftkit/text/",
 )

@@ -157,8 +157,8 @@ class AnyPeft(PeftStrategy):
         import torch
 
         with self._recipe_errors():
-            said = model(**next(batches())).to_tuple()
-            torch.stack([each.sum() for each in said if torch.is_tensor(each)]).sum().backward()
+            outputs = model(**next(batches())).to_tuple()
+            torch.stack([each.sum() for each in outputs if torch.is_tensor(each)]).sum().backward()
         for parameter in model.parameters():
             parameter.grad = None
 
@@ -228,9 +228,9 @@ def methods() -> dict[str, str]:
     """PEFT's methods, each with the name of its configuration class, without importing PEFT."""
     found = {}
     for path in sorted(peft_folder().glob("tuners/*/config.py")):
-        said = re.search(r"self\.peft_type = PeftType\.(\w+)", path.read_text(encoding="utf-8"))
-        if said:
-            found[said[1].lower()] = class_with_peft_type(path)
+        match = re.search(r"self\.peft_type = PeftType\.(\w+)", path.read_text(encoding="utf-8"))
+        if match:
+            found[match[1].lower()] = class_with_peft_type(path)
     return found
 
 

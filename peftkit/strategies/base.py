@@ -61,7 +61,7 @@ class TrainingHook(Protocol):
         """What a resumed run needs: tensors and plain values."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
 
 
 class Strategy(Component):

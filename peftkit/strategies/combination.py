@@ -129,7 +129,9 @@ class Combination(Strategy):
     def lr_multipliers(self, model: "nn.Module") -> dict[str, LRMultiplier]:
         """All the parts'."""
         return {
-            name: pace for part in self.parts for name, pace in part.lr_multipliers(model).items()
+            name: multiplier
+            for part in self.parts
+            for name, multiplier in part.lr_multipliers(model).items()
         }
 
     def training_hook(self, model: "nn.Module", steps: int) -> TrainingHook | None:

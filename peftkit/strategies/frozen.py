@@ -116,10 +116,10 @@ class Frozen(Strategy):
         faults = [
             Fault(
                 f"strategy.{setting}",
-                f"the model has {count} blocks (got {asked}) - use at most that many",
+                f"the model has {count} blocks (got {requested}) - use at most that many",
             )
-            for setting, asked in (("last", self.last), ("first", self.first))
-            if asked > count
+            for setting, requested in (("last", self.last), ("first", self.first))
+            if requested > count
         ]
         if not faults and self.first + self.last > count:
             what = (

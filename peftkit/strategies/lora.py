@@ -112,11 +112,11 @@ class Lora(PeftStrategy):
         return self
 
     @model_serializer(mode="wrap")
-    def _said_of_the_variant(self, say: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _variant_settings(self, say: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # what has no effect is not part of a run's name
-        said: dict[str, Any] = say(self)
+        settings: dict[str, Any] = say(self)
         others = [name for name, variant in VARIANT_SETTINGS.items() if variant != self.variant]
-        return {name: value for name, value in said.items() if name not in others}
+        return {name: value for name, value in settings.items() if name not in others}
 
     @property
     def default_lr(self) -> float:  # type: ignore[override]

@@ -26,7 +26,7 @@ class VirtualTokens(PeftStrategy):
     """
 
     num_virtual_tokens: PositiveInt = 20
-    """Virtual tokens before each text; they count towards the longest sequence of the model."""
+    """Virtual tokens before each text; they count toward the longest sequence of the model."""
 
     packs: ClassVar[bool] = False
     mergeable: ClassVar[bool] = False
