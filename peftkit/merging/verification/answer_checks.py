@@ -17,11 +17,11 @@ def answer_check_for(run: RunDir, base: Path, columns: Columns) -> AnswerCheck |
 
     None where its answers are spans of a text: transformers 5.23 has no pipeline that finds them.
     """
-    said = run.description()
-    recipe = run.recipe.with_fitted_state(said.get("fitted_state", {}))
+    description = run.description()
+    recipe = run.recipe.with_fitted_state(description.get("fitted_state", {}))
     task = recipe.task
     some = {name: list(column[:ROWS]) for name, column in columns.items()}
-    side = RunSide(recipe, load_tokenizer(str(base), task), some, said["names"])
+    side = RunSide(recipe, load_tokenizer(str(base), task), some, description["names"])
     if task.text_generator is not None:
         return TextAnswers(side, task.text_generator)
     if task.peft_type == "TOKEN_CLS":

@@ -32,7 +32,7 @@ class AnswerCheck(Protocol):
         """Have the run's model answer, fed as `peftkit predict` feeds it."""
 
     def compare_with(self, model: Any, folder: Path, tolerance: float) -> dict[str, Any]:
-        """What the merged `model` says beside it: fields of a `MergeProof`. `tolerance` is how far
+        """Compare the merged `model` with it: fields of a `MergeProof`. `tolerance` is how far
         a logit may move."""
 
 
@@ -114,9 +114,9 @@ class LabelAnswers:
         theirs = np.asarray([[row.get(name, np.nan) for name in self.run.names] for row in scored])
         ids = [tokenizer(**t, **cut)["input_ids"] for t in texts]
         skipped = self.run.tokenized_differently(tokenizer, self.ids, ids)
-        return {"answers": self.judged(theirs, skipped, tolerance)}
+        return {"answers": self.compare_rows(theirs, skipped, tolerance)}
 
-    def judged(
+    def compare_rows(
         self, theirs: np.ndarray, skipped: Sequence[bool], tolerance: float
     ) -> dict[str, Any]:
         """The two sides row by row."""

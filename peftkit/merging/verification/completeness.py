@@ -47,7 +47,7 @@ def opens_as(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> 
     with quiet_transformers():
         settings = found.config_class.from_dict(dict(config))
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-        _, said = found.from_pretrained(
+        _, loading_info = found.from_pretrained(
             None,
             config=settings,
             state_dict=tensors,
@@ -55,13 +55,18 @@ def opens_as(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> 
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    return loaded(found.__name__, said)
+    return loaded(found.__name__, loading_info)
 
 
-def loaded(model: str, said: Mapping[str, Any]) -> Loaded:
+def loaded(model: str, loading_info: Mapping[str, Any]) -> Loaded:
     """transformers' `output_loading_info` of a `model`."""
-    absent = [*said["missing_keys"], *(name for name, *_ in said.get("mismatched_keys", ()))]
-    return Loaded(model=model, missing=sorted(absent), unexpected=sorted(said["unexpected_keys"]))
+    absent = [
+        *loading_info["missing_keys"],
+        *(name for name, *_ in loading_info.get("mismatched_keys", ())),
+    ]
+    return Loaded(
+        model=model, missing=sorted(absent), unexpected=sorted(loading_info["unexpected_keys"])
+    )
 
 
 @contextmanager
@@ -84,17 +89,17 @@ def check_while_writing(
         check(found[0], plan, without)
         yield found
     else:
-        with asked_elsewhere(given) as process:
+        with started_process(given) as process:
             yield found
-            said, wrong = process.communicate()
+            output, wrong = process.communicate()
         if process.returncode:
             raise RunError(f"how the merged model opens is not known: {wrong.strip()[-2000:]}")
-        found.append(Loaded.model_validate_json(said.splitlines()[-1]))
+        found.append(Loaded.model_validate_json(output.splitlines()[-1]))
         check(found[0], plan, without)
 
 
 @contextmanager
-def asked_elsewhere(given: Mapping[str, Any]) -> Iterator[subprocess.Popen[str]]:
+def started_process(given: Mapping[str, Any]) -> Iterator[subprocess.Popen[str]]:
     """A process that was given the question; it is gone afterwards."""
     command = [sys.executable, "-m", "peftkit.merging.verification.completeness"]
     pipe = subprocess.PIPE

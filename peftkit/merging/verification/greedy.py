@@ -55,6 +55,6 @@ def compare(
 
 
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
-    """The first step at which two answers say different tokens; None where one merely goes on."""
+    """The first step at which two answers say different tokens; None where one is only longer."""
     steps = enumerate(zip(one, other, strict=False))
     return next((step for step, (first, second) in steps if first != second), None)

@@ -38,7 +38,7 @@ def adapted(adapter: Adapter, base: Path, merged: Path, onto: str, dtype: torch.
             model = opened(task.auto_class(config), base, dtype, config, **anew)
             if onto == "trained":
                 dequantize(model, adapter, base)
-            # what rests in the artifact is read as it is; the base is whole here
+            # weights stored in the artifact are read as they are; the base is whole here
             loaded = strategy_of(adapter).load(model, adapter.folder, task).eval()
             pass_on_inputs(loaded, 0)
             return loaded
@@ -64,11 +64,11 @@ def with_peft(adapter: Adapter, base: Path, merged: Path, dtype: torch.dtype) ->
 
     config = AutoConfig.from_pretrained(merged)
     tokens = getattr(config, "vocab_size", None)
-    said = AutoConfig.from_pretrained(base)
-    resized = tokens != getattr(said, "vocab_size", None)
-    config.tie_word_embeddings = said.tie_word_embeddings
+    base_config = AutoConfig.from_pretrained(base)
+    resized = tokens != getattr(base_config, "vocab_size", None)
+    config.tie_word_embeddings = base_config.tie_word_embeddings
     if resized:
-        config.vocab_size = said.vocab_size
+        config.vocab_size = base_config.vocab_size
     config.use_cache = False
     for name, value in labels_of(adapter, config.to_dict()).items():
         setattr(config, name, value)  # of several adapters, the merged one has one's labels only
@@ -109,10 +109,10 @@ def whole(loader: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
     with quiet_transformers():
         config = AutoConfig.from_pretrained(folder)
         config.use_cache = False
-        model, said = loader.from_pretrained(
+        model, loading_info = loader.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-    absent = [*said["missing_keys"], *said.get("mismatched_keys", ())]
+    absent = [*loading_info["missing_keys"], *loading_info.get("mismatched_keys", ())]
     if absent:
         some = ", ".join(sorted(map(str, absent))[:5])
         raise RunError(

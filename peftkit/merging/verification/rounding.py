@@ -55,5 +55,5 @@ def shake(parameter: Tensor, bits: int, generator: torch.Generator) -> None:
     """Move each number within half of its step, as far as it may have been rounded."""
     _, exponents = torch.frexp(parameter)
     steps = torch.ldexp((parameter != 0).to(parameter.dtype), exponents - bits)
-    drawn = torch.rand(parameter.shape, generator=generator) - 0.5
-    parameter.add_(drawn.mul_(steps))
+    sampled = torch.rand(parameter.shape, generator=generator) - 0.5
+    parameter.add_(sampled.mul_(steps))

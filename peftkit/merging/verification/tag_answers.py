@@ -56,9 +56,9 @@ class TagAnswers:
         for row, text in enumerate(texts):
             if skipped[row]:
                 continue
-            told: Any = tag(text, ignore_labels=[])
-            said = {each["index"]: each for each in told}
-            apart = self.apart(row, said)
+            tags: Any = tag(text, ignore_labels=[])
+            by_index = {each["index"]: each for each in tags}
+            apart = self.apart(row, by_index)
             flips = [place for place, _, same in apart if not same]
             if not all(how_far <= tolerance for _, how_far, _ in apart):
                 different.append(row + 1)
@@ -74,12 +74,12 @@ class TagAnswers:
         unknown, ours = find_unknown_id(self.run.tokenizer), self.ids[row]
         return list(theirs) != ours and list(theirs) == [i for i in ours if i != unknown]
 
-    def apart(self, row: int, said: dict[int, Any]) -> list[tuple[int, float, bool]]:
+    def apart(self, row: int, predicted: dict[int, Any]) -> list[tuple[int, float, bool]]:
         """For each word of a row: its token, how far the probability of what the pipeline says is
         from the run's, and whether that is what the run says."""
         names, found = list(self.run.names), []
         for place, sure in zip(self.places[row], self.answers[row], strict=True):
-            other = said.get(place, {"entity": None})
+            other = predicted.get(place, {"entity": None})
             if other["entity"] not in names:
                 found.append((place, np.inf, False))
                 continue

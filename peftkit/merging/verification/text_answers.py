@@ -43,12 +43,12 @@ class TextAnswers:
     def query(self, module: nn.Module) -> None:
         """Have the run's model continue its prompts."""
         recipe, tokenizer, columns, _ = self.run
-        assembled, task = self.run.fed(module), self.task
-        self.room = max_prompt_length(recipe, assembled, self.how)
+        loaded, task = self.run.fed(module), self.task
+        self.room = max_prompt_length(recipe, loaded, self.how)
         self.prompts = task.prompts(columns, tokenizer, self.room)
         stops, first = task.stop_ids(tokenizer), task.first_id(tokenizer)
-        ends = find_end_ids(assembled, stops)
-        found = generate_tokens(assembled, self.prompts, self.how, stops, first)
+        ends = find_end_ids(loaded, stops)
+        found = generate_tokens(loaded, self.prompts, self.how, stops, first)
         self.answers = [answer(tokens, tokenizer, ends) for tokens in found]
 
     @torch.no_grad()
@@ -78,7 +78,7 @@ class TextAnswers:
 
     def plain_prompts(self, tokenizer: Any) -> list[list[int]]:
         """The prompts as transformers makes them: by the chat template, of a source for an encoder,
-        or of a text to go on from."""
+        or of a text to continue."""
         ours, columns = self.run.tokenizer, self.run.columns
         form = self.task.prompt_format(ours)
         if form["kind"] == "source":
@@ -113,8 +113,8 @@ def generated(
     ).to(model.device)
     found = model.generate(**batch, max_new_tokens=most, do_sample=False, num_beams=1)
     start = 1 if encodes else batch["input_ids"].shape[1]
-    said = model.generation_config.eos_token_id
-    ends = [said] if isinstance(said, int) else list(said or ())
+    end_ids = model.generation_config.eos_token_id
+    ends = [end_ids] if isinstance(end_ids, int) else list(end_ids or ())
     tokens = [trim_to_end(row, ends) for row in found[:, start:].tolist()]
     return [answer(each, tokenizer, ends) for each in tokens]
 

@@ -64,31 +64,31 @@ def main(spec: Mapping[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(spec["threads"] or threads_of_rank("auto"))
     dtype = comparing_type(adapter, merged)
     columns = held_out_columns(adapter.run) if adapter.run and spec["texts"] is None else None
-    rows, scored, said_of = material(adapter, base, merged, spec["texts"], columns)
-    judge = Judge(adapter, merged, rows, scored)
-    asked = answer_check_for(adapter.run, base, columns) if adapter.run and columns else None
+    rows, scored, source = rows_to_compare(adapter, base, merged, spec["texts"], columns)
+    evaluator = Evaluator(adapter, merged, rows, scored)
+    answer_check = answer_check_for(adapter.run, base, columns) if adapter.run and columns else None
 
     with torch.no_grad():
-        before = judge.look(
+        before = evaluator.look(
             lambda: expected(adapter, base, merged, onto, dtype),
-            then=lambda model, _: asked.query(model) if asked else None,
+            then=lambda model, _: answer_check.query(model) if answer_check else None,
         )
         computed_in = str(dtype).removeprefix("torch.")
-        found: dict[str, Any] = {"computed_in": computed_in, "metric": judge.metric}
+        found: dict[str, Any] = {"computed_in": computed_in, "metric": evaluator.metric}
 
         def compared(model: nn.Module, rounding: Moved) -> dict[str, Any]:
             logit = float(before.answers.abs().max())
             allowed, _ = tolerances(computed_in, logit, rounding)
-            return asked.compare_with(model, merged, allowed) if asked else {}
+            return answer_check.compare_with(model, merged, allowed) if answer_check else {}
 
         types = spec["rounded"] if dtype == torch.float32 else {}
-        after = judge.look(lambda: whole(judge.loader, merged, dtype), types, compared)
-        found |= {**difference(before.answers, after.answers), "rows": len(rows), "texts": said_of}
+        after = evaluator.look(lambda: whole(evaluator.loader, merged, dtype), types, compared)
+        found |= {**difference(before.answers, after.answers), "rows": len(rows), "texts": source}
         found |= {"rounding": after.rounding, **after.then}
         found |= {"before": before.score, "after": after.score, "scored_rows": len(scored)}
         if spec["compare_bases"]:
             other = "original" if onto == "trained" else "trained"
-            apart = judge.look(lambda: expected(adapter, base, merged, other, dtype))
+            apart = evaluator.look(lambda: expected(adapter, base, merged, other, dtype))
             trained, original = (before, apart) if onto == "trained" else (apart, after)
             found["onto_original"] = difference(trained.answers, original.answers)
             if onto == "trained":
@@ -124,7 +124,7 @@ def comparing_type(adapter: Adapter, merged: Path) -> torch.dtype:
     return torch.bfloat16
 
 
-def material(
+def rows_to_compare(
     adapter: Adapter,
     base: Path,
     merged: Path,
@@ -169,9 +169,9 @@ def held_out(run: RunDir, tokenizer: Any, columns: Columns) -> list[dict[str, An
 def held_out_columns(run: RunDir) -> dict[str, list[Any]]:
     """The first rows of the run's test split, or of train where it has none, by column, as the task
     reads them."""
-    said = run.description()
-    recipe = run.recipe.with_fitted_state(said.get("fitted_state", {}))
-    data = Source.model_validate(said["data"])
+    description = run.description()
+    recipe = run.recipe.with_fitted_state(description.get("fitted_state", {}))
+    data = Source.model_validate(description["data"])
     if not Path(data.location).exists():
         data = recipe.data.resolve()
     splits = recipe.splits(data)
@@ -193,7 +193,7 @@ class Looked(NamedTuple):
     then: Any
 
 
-class Judge:
+class Evaluator:
     """Looks at one model after another, with the same rows."""
 
     def __init__(
@@ -243,9 +243,9 @@ class Judge:
         """The task's headline score of the rows that are scored."""
         if self.task is None or self.metric is None:
             return None
-        said = torch.cat([answers(model, batch) for batch in self.batches(self.scored)])
+        predictions = torch.cat([answers(model, batch) for batch in self.batches(self.scored)])
         labels = [row["labels"] for row in self.scored]
-        return headline(self.task, said, labels, self.adapter.manifest["labels"])
+        return headline(self.task, predictions, labels, self.adapter.manifest["labels"])
 
 
 def headline(
