@@ -85,17 +85,17 @@ class Answers:
         """Their logits."""
 
     @torch.no_grad()
-    def query(self, recipe: Recipe, assembled: LoadedModel, names: Sequence[str]) -> None:
+    def query(self, recipe: Recipe, loaded: LoadedModel, names: Sequence[str]) -> None:
         """Generate the run's answers, as `peftkit predict` does, with the logits of each token."""
-        tokenizer, task = assembled.tokenizer, self.task
-        room = max_prompt_length(recipe, assembled, task.generate or Generation())
+        tokenizer, task = loaded.tokenizer, self.task
+        room = max_prompt_length(recipe, loaded, task.generate or Generation())
         prompts = task.prompts(self.columns, tokenizer, room)
         stops, first = task.stop_ids(tokenizer), task.first_id(tokenizer)
-        said = generate_tokens(assembled, prompts, self.how, stops, first)
-        ends = find_end_ids(assembled, stops)
-        self.answers = [self.answer(tokens, tokenizer, ends) for tokens in said]
-        for prompt, tokens in zip(prompts, said, strict=True):
-            logits = logits_along(assembled, prompt, tokens)
+        generated = generate_tokens(loaded, prompts, self.how, stops, first)
+        ends = find_end_ids(loaded, stops)
+        self.answers = [self.answer(tokens, tokenizer, ends) for tokens in generated]
+        for prompt, tokens in zip(prompts, generated, strict=True):
+            logits = logits_along(loaded, prompt, tokens)
             likely = logits.topk(MOST_PROBABLE - 1).indices
             # a forced token may not be likely
             likely = torch.cat([likely, torch.tensor(tokens)[:, None]], dim=1)
@@ -141,13 +141,13 @@ class Answers:
         return is_tie
 
 
-def logits_along(assembled: LoadedModel, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
+def logits_along(loaded: LoadedModel, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
     """The logits that each of an answer's `tokens` was chosen by, (tokens, vocabulary), in fp32."""
-    module: Any = assembled.module.eval()
+    module: Any = loaded.module.eval()
     apart = unwrap_model(module).config.is_encoder_decoder
     whole = list(prompt) if apart else [*prompt, *tokens]
     labels = list(tokens) if apart else [*[IGNORE_INDEX] * len(prompt), *tokens]
-    batch = assembled.batcher([{"input_ids": whole, "labels": labels}])
+    batch = loaded.batcher([{"input_ids": whole, "labels": labels}])
     batch.pop("labels")
     logits: Tensor = module(**move_to_device(batch, next(module.parameters()).device)).logits
     return logits.float().cpu()

@@ -32,7 +32,7 @@ that it was proven with (`export.json`).
 
 {serving}
 """
-LABELLING = """from load import load, logits_of
+LABELING = """from load import load, logits_of
 
 model, tokenizer = load({given})
 print(logits_of(model, tokenizer, {texts}).softmax(-1))"""
@@ -84,27 +84,27 @@ def mergeable(recipe: Recipe) -> bool:
 def card(
     record: RunRecord,
     recipe: Recipe,
-    said: Mapping[str, object],
+    weights: Mapping[str, object],
     kinds: Sequence[str],
     prompts: Mapping[str, object] | None = None,
 ) -> str:
-    """The model card, in Markdown; `said` is where the base's weights are, and `prompts` how a
+    """The model card, in Markdown; `weights` is where the base's weights are, and `prompts` how a
     language model is asked."""
     one, text = '["a text", "another one"]', '"a text"'
     if recipe.task.pools_markers:
         text = '"a {}text{} with {}marks{}"'.format(*recipe.task.markers()[:4])
         one = f"[{text}]"
     pairs = recipe.data.text_pair is not None
-    on_hub = bool(said.get("on_hub", True))
+    on_hub = bool(weights.get("on_hub", True))
     given, texts = "" if on_hub else 'base="FOLDER_OF_THE_BASE"', f"{one}, {one}" if pairs else one
     words = LOADING.format(
         opened=opened(recipe),
         requirements=" ".join(f"{name}=={version}" for name, version in needed().items()),
         arguments=('"a text" "its pair"' if pairs else text)
         + ("" if on_hub else " --base FOLDER_OF_THE_BASE"),
-        code=(LABELLING if prompts is None else SAYING).format(given=given, texts=texts),
+        code=(LABELING if prompts is None else SAYING).format(given=given, texts=texts),
         prompts=ENDS.format(kind=PROMPTED[str(prompts["kind"])]) if prompts is not None else "",
-        base=referred(record, said) if said["held"] == "referred" else "",
+        base=referred(record, weights) if weights["held"] == "referred" else "",
         serving=serving(record, recipe, kinds),
     )
     return description(record, recipe, "transformers") + words
@@ -119,10 +119,10 @@ def opened(recipe: Recipe) -> str:
     return "The weights in `base` are the trained model's."
 
 
-def referred(record: RunRecord, said: Mapping[str, object]) -> str:
+def referred(record: RunRecord, weights: Mapping[str, object]) -> str:
     """What the reader must know of a base that is elsewhere."""
     where = "It is fetched from the hub, or taken from `base=FOLDER`."
-    if not said["on_hub"]:
+    if not weights["on_hub"]:
         where = "Name the folder that holds it with `base=`, or `--base`."
     model = record.model
     return REFERRED.format(name=model.used, identity=model.identity, where=where)

@@ -87,12 +87,12 @@ def read_run(
     from peftkit.exporting.trained import Trained
     from peftkit.inference.predictor import base_of_run, load_run
 
-    recipe, assembled, names = load_run(run.path)
+    recipe, loaded, names = load_run(run.path)
     kind = Rows if recipe.task.trains_head else Answers
     rows = kind(run, recipe, texts) if verify else None
     if rows is not None:
-        rows.query(recipe, assembled, names)
-    return base_of_run(run), Trained(recipe, assembled), rows
+        rows.query(recipe, loaded, names)
+    return base_of_run(run), Trained(recipe, loaded), rows
 
 
 def write_files(run: RunDir, trained: "Trained", weights: "Weights", to: Path) -> None:

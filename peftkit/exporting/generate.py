@@ -1,7 +1,7 @@
 """Texts as the model in this folder says them: `generate(model, tokenizer, texts)`.
 
-`load.py` gives both. A text is what the model is asked, or goes on from; of a model that was made
-for conversations it may be one, a list of {"role": ..., "content": ...}, or {"messages": ...,
+`load.py` gives both. A text is a prompt that the model answers or continues; for a model of
+conversations it may be one, a list of {"role": ..., "content": ...}, or {"messages": ...,
 "tools": ...}.
 """
 
@@ -25,10 +25,10 @@ ROWS = 8
 
 def generate(model: Any, tokenizer: Any, texts: Sequence[Any], **how: Any) -> list[str]:
     """What the model says to each text; `how` goes to transformers' `generate`, and comes before
-    what stands in `generation_config.json`."""
+    the settings in `generation_config.json`."""
     ends = ends_of(model)
-    said = answers_of(model, tokenizer, texts, **how)
-    return [text_of(tokenizer, ids, ends).strip() for ids in said]
+    answers = answers_of(model, tokenizer, texts, **how)
+    return [text_of(tokenizer, ids, ends).strip() for ids in answers]
 
 
 @torch.no_grad()
@@ -45,13 +45,13 @@ def answers_of(model: Any, tokenizer: Any, texts: Sequence[Any], **how: Any) -> 
         stops = StoppingCriteriaList([Stops(tokenizer, start)] if PROMPT["stop"] else [])
         ids = torch.tensor([filled(ids, width, pad, apart) for ids in batch])
         seen = torch.tensor([filled([1] * len(ids), width, 0, apart) for ids in batch])
-        said = model.generate(
+        output = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=seen.to(model.device),
             stopping_criteria=stops,
             **how,
         )
-        found += [upto_end(ids, ends) for ids in said[:, start:].tolist()]
+        found += [upto_end(ids, ends) for ids in output[:, start:].tolist()]
     return found
 
 
@@ -63,8 +63,8 @@ def filled(values: Sequence[int], width: int, filler: int, behind: bool) -> list
 
 def ends_of(model: Any) -> list[int]:
     """The tokens that end an answer."""
-    said = model.generation_config.eos_token_id
-    return [said] if isinstance(said, int) else list(said or [])
+    end_ids = model.generation_config.eos_token_id
+    return [end_ids] if isinstance(end_ids, int) else list(end_ids or [])
 
 
 def upto_end(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
@@ -88,8 +88,8 @@ class Stops(StoppingCriteria):
 
 def text_of(tokenizer: Any, ids: Sequence[int], ends: Sequence[int]) -> str:
     """An answer's tokens as text, up to the first of the texts that end one."""
-    said = [token for token in ids if token not in ends]
-    text: str = tokenizer.decode(said, skip_special_tokens=True)
+    kept = [token for token in ids if token not in ends]
+    text: str = tokenizer.decode(kept, skip_special_tokens=True)
     found = [text.find(stop) for stop in PROMPT["stop"] if stop in text]
     return text[: min(found, default=len(text))]
 
@@ -108,7 +108,7 @@ def source(tokenizer: Any, text: str) -> list[int]:
 
 
 def opening(tokenizer: Any, text: str) -> list[int]:
-    """A text to go on from, behind what each begins with; the end of one that is too long."""
+    """A text to continue, after what each begins with; the end of one that is too long."""
     lead = list(PROMPT["begins"])
     for marker in PROMPT["leads"]:
         if text.startswith(marker):
@@ -129,9 +129,9 @@ def question(tokenizer: Any, text: str) -> list[int]:
     return rendered(tokenizer, [user(PROMPT["prompt"].replace("{source}", kept))])
 
 
-def conversation(tokenizer: Any, said: Any) -> list[int]:
+def conversation(tokenizer: Any, text: Any) -> list[int]:
     """A conversation up to where its next answer begins; the end of one that is too long."""
-    whole = said if isinstance(said, dict) else {"messages": said}
+    whole = text if isinstance(text, dict) else {"messages": text}
     messages = whole["messages"]
     messages = [user(messages)] if isinstance(messages, str) else list(map(taken, messages))
     if PROMPT["system"] and messages[0]["role"] != "system":

@@ -2,7 +2,7 @@
 
 In Python: `model, tokenizer = load()`, then `logits_of(model, tokenizer, texts)`, or for a language
 model `generate(model, tokenizer, texts)` of `generate.py`.
-What to attach where stands in `loading.json`.
+`loading.json` lists what is attached to which module.
 """
 
 import argparse
@@ -32,29 +32,32 @@ def load(folder: Path | str = HERE, base: Path | str | None = None) -> tuple[Any
     `ValueError` for weights that are not the ones that belong here.
     """
     folder = Path(folder)
-    said = json.loads((folder / "loading.json").read_text(encoding="utf-8"))
-    check(folder / TRAINED, said["trained"])
+    settings = json.loads((folder / "loading.json").read_text(encoding="utf-8"))
+    check(folder / TRAINED, settings["trained"])
     tensors = load_file(folder / TRAINED)
-    model, tokenizer = open_base(folder, said, base), open_tokenizer(folder, said["max_length"])
-    if "added" in said:
-        add_tokens(model, tokenizer, said["added"], tensors)
-    for name in said["heads"]:  # computed in fp32, whatever the base rests in
+    model, tokenizer = (
+        open_base(folder, settings, base),
+        open_tokenizer(folder, settings["max_length"]),
+    )
+    if "added" in settings:
+        add_tokens(model, tokenizer, settings["added"], tensors)
+    for name in settings["heads"]:  # computed in fp32, whatever dtype the base is stored in
         model.get_submodule(name).float().register_forward_pre_hook(in_fp32)
-    for module in said["modules"]:
+    for module in settings["modules"]:
         beside(module["code"])["attach"](model, module["settings"], tensors)
-    if "marked" in said:
+    if "marked" in settings:
         encode_text = beside("special_token_text")["encode_text"]
-        tokenizer = beside("marked")["prepare"](model, tokenizer, said, encode_text)
-    for name in said["heads"]:
+        tokenizer = beside("marked")["prepare"](model, tokenizer, settings, encode_text)
+    for name in settings["heads"]:
         head = f"{name}."
         held = {n.removeprefix(head): tensors.pop(n) for n in list(tensors) if n.startswith(head)}
         model.get_submodule(name).load_state_dict(held)
     if tensors:
         raise ValueError(f"{TRAINED} holds what nothing takes: {', '.join(sorted(tensors))}")
-    if said["reads"] == "last":
-        read_last(model, said["heads"][-1])
-    elif said["ahead"]:
-        read_first(model.get_submodule(said["encoder"]), said["ahead"])
+    if settings["reads"] == "last":
+        read_last(model, settings["heads"][-1])
+    elif settings["ahead"]:
+        read_first(model.get_submodule(settings["encoder"]), settings["ahead"])
     return model.requires_grad_(False), tokenizer
 
 
@@ -64,45 +67,45 @@ def beside(name: str) -> dict[str, Any]:
     return runpy.run_path(str(HERE / f"{name}.py"))
 
 
-def open_base(folder: Path, said: dict[str, Any], base: Path | str | None) -> Any:
+def open_base(folder: Path, settings: dict[str, Any], base: Path | str | None) -> Any:
     """The base with a head made by chance."""
     config = AutoConfig.from_pretrained(folder)
-    config.use_cache = "prompts" in said  # what is said is continued
+    config.use_cache = "prompts" in settings  # for generation
     generating = {}
-    if "prompts" in said:
+    if "prompts" in settings:
         generating["generation_config"] = GenerationConfig.from_pretrained(folder)
-    place = find_base(folder, said["base"], base)
+    place = find_base(folder, settings["base"], base)
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # that the head is missing there is no news
-    model, seen = getattr(transformers, said["auto_class"]).from_pretrained(
+    model, seen = getattr(transformers, settings["auto_class"]).from_pretrained(
         place,
         config=config,
-        dtype=getattr(torch, said["dtype"]),
+        dtype=getattr(torch, settings["dtype"]),
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # the base may have a head of its own, of other labels
         output_loading_info=True,
         **generating,
     )
     transformers.logging.set_verbosity(level)
-    heads = tuple(f"{name}." for name in said["heads"])
+    heads = tuple(f"{name}." for name in settings["heads"])
     unlike = [name for name, *_ in seen["mismatched_keys"]]
     if absent := sorted(n for n in [*seen["missing_keys"], *unlike] if not n.startswith(heads)):
         raise ValueError(f"the base's weights in {place} lack {', '.join(absent[:5])}")
     return model.eval()
 
 
-def find_base(folder: Path, said: dict[str, Any], base: Path | str | None) -> Path:
+def find_base(folder: Path, source: dict[str, Any], base: Path | str | None) -> Path:
     """The folder of the base's weights: in here, the given one, or the hub's, each file checked."""
-    if said["held"] == "embedded":
+    if source["held"] == "embedded":
         return folder / "base"
-    if base is None and said["on_hub"]:
+    if base is None and source["on_hub"]:
         from huggingface_hub import snapshot_download
 
-        wanted = [*said["files"], "config.json"]
-        base = snapshot_download(said["name"], revision=said["revision"], allow_patterns=wanted)
+        wanted = [*source["files"], "config.json"]
+        base = snapshot_download(source["name"], revision=source["revision"], allow_patterns=wanted)
     if base is None:
-        raise ValueError(f"the base {said['name']} is not in here - say where: load(base=FOLDER)")
-    for name, known in said["files"].items():
+        raise ValueError(f"the base {source['name']} is not in here - say where: load(base=FOLDER)")
+    for name, known in source["files"].items():
         check(Path(base) / name, known)
     return Path(base)
 
@@ -155,13 +158,13 @@ def in_fp32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
 
 
-def read_first(encoder: nn.Module, ahead: int) -> None:
+def read_first(encoder: nn.Module, num_virtual_tokens: int) -> None:
     """Have the head read a text's first token, not the prompt's."""
 
     def cut(_: nn.Module, __: Any, output: Any) -> Any:
         if isinstance(output, tuple):
-            return (output[0][:, ahead:], *output[1:])
-        output.last_hidden_state = output[0][:, ahead:]
+            return (output[0][:, num_virtual_tokens:], *output[1:])
+        output.last_hidden_state = output[0][:, num_virtual_tokens:]
         return output
 
     encoder.register_forward_hook(cut)
@@ -213,13 +216,13 @@ def main() -> None:
     options = argparse.ArgumentParser(description="the answers of the model in this folder")
     options.add_argument("texts", nargs="+", help="a text each; of pairs, both, one by one")
     options.add_argument("--base", help="the folder of the base, where this one refers to it")
-    asked = options.parse_args()
-    said = json.loads((HERE / "loading.json").read_text(encoding="utf-8"))
-    model, tokenizer = load(HERE, asked.base)
-    if "prompts" in said:
-        print(*beside("generate")["generate"](model, tokenizer, asked.texts), sep="\n")
+    arguments = options.parse_args()
+    settings = json.loads((HERE / "loading.json").read_text(encoding="utf-8"))
+    model, tokenizer = load(HERE, arguments.base)
+    if "prompts" in settings:
+        print(*beside("generate")["generate"](model, tokenizer, arguments.texts), sep="\n")
     else:
-        print_labels(model, tokenizer, asked.texts, said["pairs"])
+        print_labels(model, tokenizer, arguments.texts, settings["pairs"])
 
 
 def print_labels(model: Any, tokenizer: Any, texts: Sequence[str], both: bool) -> None:

@@ -13,19 +13,21 @@ from torch import Tensor, nn
 from transformers import BatchEncoding
 
 
-def prepare(model: Any, tokenizer: Any, said: dict[str, Any], encode_text: Any) -> Any:
+def prepare(model: Any, tokenizer: Any, settings: dict[str, Any], encode_text: Any) -> Any:
     """Have the model's head read it at the opening markers, and give back a tokenizer of marked
     texts; `encode_text` reads what is spelled as a special token as text."""
-    known, added = said["marked"], said["added"]
-    if said["reads"] == "first":
-        read_openings(model, said["encoder"], known["opening"], known["ahead"])
+    known, added = settings["marked"], settings["added"]
+    if settings["reads"] == "first":
+        read_openings(model, settings["encoder"], known["opening"], known["ahead"])
     markers = dict(zip(added["tokens"], added["ids"], strict=True))
     return MarkedTokenizer(tokenizer, markers, encode_text)
 
 
-def read_openings(model: Any, encoder: str, opening: Sequence[int], ahead: int) -> None:
-    """Have the head read both opening markers, on average (arXiv:1906.03158), behind `ahead`
-    virtual tokens, where it reads the first token else."""
+def read_openings(
+    model: Any, encoder: str, opening: Sequence[int], num_virtual_tokens: int
+) -> None:
+    """Have the head read both opening markers, on average (arXiv:1906.03158), after
+    `num_virtual_tokens` virtual tokens, where it reads the first token else."""
     found: list[Tensor] = []
 
     def note(_: nn.Module, inputs: tuple[Any, ...], given: dict[str, Any]) -> None:
@@ -34,7 +36,11 @@ def read_openings(model: Any, encoder: str, opening: Sequence[int], ahead: int) 
 
     def pool(_: nn.Module, __: Any, output: Any) -> Any:
         where = found.pop()
-        read = output[0][:, ahead:][where].view(len(where), 2, -1).mean(dim=1, keepdim=True)
+        read = (
+            output[0][:, num_virtual_tokens:][where]
+            .view(len(where), 2, -1)
+            .mean(dim=1, keepdim=True)
+        )
         if isinstance(output, tuple):
             return (read, *output[1:])
         output.last_hidden_state = read
@@ -90,15 +96,15 @@ class MarkedTokenizer:
         """A text without its marks, where the first part begins and ends in it, and the second, and
         the markers for these places."""
         marks = list(self.mark.finditer(text))
-        said = [mark[0] for mark in marks]
-        closed = [f"</{mark[1:]}" for mark in said[::2]]
-        if said[1::2] != closed or sorted(mark[1:3] for mark in said[::2]) != ["e1", "e2"]:
+        found = [mark[0] for mark in marks]
+        closed = [f"</{mark[1:]}" for mark in found[::2]]
+        if found[1::2] != closed or sorted(mark[1:3] for mark in found[::2]) != ["e1", "e2"]:
             wanted = "mark two parts, as in <e1>rain</e1> and <e2>storm</e2>"
             raise ValueError(f"{text!r}: {wanted} (the marks are {', '.join(self.markers)})")
-        before = [sum(map(len, said[:index])) for index in range(4)]
+        before = [sum(map(len, found[:index])) for index in range(4)]
         ends = [mark.start() - less for mark, less in zip(marks, before, strict=True)]
-        order = [0, 1, 2, 3] if said[0].startswith("<e1") else [2, 3, 0, 1]
-        markers = [self.markers[said[index]] for index in order]
+        order = [0, 1, 2, 3] if found[0].startswith("<e1") else [2, 3, 0, 1]
+        markers = [self.markers[found[index]] for index in order]
         return self.mark.sub("", text), [ends[index] for index in order], markers
 
 

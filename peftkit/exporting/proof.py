@@ -70,16 +70,16 @@ class Rows:
         self.labeled = texts is None
 
     @torch.no_grad()
-    def query(self, recipe: Recipe, assembled: LoadedModel, names: Sequence[str]) -> None:
+    def query(self, recipe: Recipe, loaded: LoadedModel, names: Sequence[str]) -> None:
         """Compute the run's logits, as `peftkit predict` does."""
-        encoded = self.task.encode(self.columns, assembled.tokenizer, names, recipe.data.max_length)
+        encoded = self.task.encode(self.columns, loaded.tokenizer, names, recipe.data.max_length)
         count = len(encoded["input_ids"])
         rows = [{key: column[i] for key, column in encoded.items()} for i in range(count)]
-        module = assembled.module.eval()
+        module = loaded.module.eval()
         device = next(module.parameters()).device
         found = []
         for first in range(0, count, ROWS_A_BATCH):
-            batch = assembled.batcher(rows[first : first + ROWS_A_BATCH])
+            batch = loaded.batcher(rows[first : first + ROWS_A_BATCH])
             batch.pop("labels")
             found.append(module(**move_to_device(batch, device)).logits.float().cpu())
         self.logits, self.labels = torch.cat(found), list(encoded["labels"])
@@ -98,11 +98,11 @@ class Rows:
         columns = {**self.columns, "text": self.task.texts_as_read(self.columns)}
         pairs = list(columns["text_pair"]) if "text_pair" in columns else None
         given = {"texts": list(columns["text"]), "pairs": pairs, "size": ROWS_A_BATCH}
-        said = torch.tensor(run_folder_code(folder, base, LABELING, given))
-        found: dict[str, Any] = {**difference(self.logits, said), "rows": len(said)}
+        logits = torch.tensor(run_folder_code(folder, base, LABELING, given))
+        found: dict[str, Any] = {**difference(self.logits, logits), "rows": len(logits)}
         before = self.score(self.logits, names)
         if before is not None:
-            after = {"after": self.score(said, names), "scored_rows": len(said)}
+            after = {"after": self.score(logits, names), "scored_rows": len(logits)}
             found |= {"metric": self.task.headline, "before": before, **after}
         return {**found, "texts": self.said_of}
 

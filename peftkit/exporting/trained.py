@@ -28,8 +28,8 @@ class Trained:
     """The trained tensors of a run's model; the model itself is not kept."""
 
     @torch.no_grad()  # an LSTM rounds differently with gradients
-    def __init__(self, recipe: Recipe, assembled: LoadedModel) -> None:
-        module: Any = assembled.module
+    def __init__(self, recipe: Recipe, loaded: LoadedModel) -> None:
+        module: Any = loaded.module
         base = unwrap_model(module)
         self.modules = recipe.strategy.exported_modules(module)
         if base is not module:
@@ -46,12 +46,12 @@ class Trained:
             if not name.startswith(heads) and name not in self.tensors
         }
         """The names of the base's own parameters, without the heads'."""
-        self.reading = reading(recipe, base, assembled.tokenizer)
+        self.reading = reading(recipe, base, loaded.tokenizer)
         if "added" in self.reading:
             self.tensors |= added_rows(base, self.reading["added"]["ids"])
         self.dtype = str(base.dtype).removeprefix("torch.")
         self.auto_class = recipe.task.auto_class(base.config).__name__
-        self.prompts = prompt_format(recipe, assembled)
+        self.prompts = prompt_format(recipe, loaded)
 
     def code(self) -> dict[str, str]:
         """The source that attaches each kind of module."""
@@ -61,7 +61,7 @@ class Trained:
         """Write the tensors and `loading.json`; `base` is where the base's weights are."""
         contiguous = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
         save_file(contiguous, folder / TRAINED, metadata={"format": "pt"})
-        said = {
+        settings = {
             "auto_class": self.auto_class,
             "dtype": self.dtype,
             "base": dict(base),
@@ -76,7 +76,7 @@ class Trained:
             "pairs": recipe.data.text_pair is not None,
             **({"prompts": self.prompts} if self.prompts is not None else {}),
         }
-        write_json(folder / "loading.json", said)
+        write_json(folder / "loading.json", settings)
 
 
 def added_rows(base: PreTrainedModel, ids: Sequence[int]) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ def reading(recipe: Recipe, base: Any, tokenizer: Any) -> dict[str, Any]:
     tokens that the task added."""
     task, known = recipe.task, ARCHITECTURES.get(base.config.model_type)
     prefix = base.base_model_prefix if hasattr(base, base.base_model_prefix) else ""
-    said: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "reads": known.reads if known is not None and task.trains_head else None,
         "ahead": recipe.strategy.num_prompt_tokens if task.trains_head else 0,
         "encoder": ".".join(filter(None, (prefix, known.encoder if known is not None else ""))),
@@ -101,19 +101,19 @@ def reading(recipe: Recipe, base: Any, tokenizer: Any) -> dict[str, Any]:
     if markers := list(task.markers()):
         ids = tokenizer.convert_tokens_to_ids(markers)
         rows = base.get_input_embeddings().weight.shape[0]
-        said["added"] = {"tokens": markers, "ids": ids, "rows": rows}
+        settings["added"] = {"tokens": markers, "ids": ids, "rows": rows}
     if task.pools_markers:
         opening = [i for m, i in zip(markers, ids, strict=True) if not m.startswith("</")]
-        said["marked"] = {"opening": opening, "ahead": said["ahead"]}
-        said["ahead"] = 0 if said["reads"] == "first" else said["ahead"]
-    return said
+        settings["marked"] = {"opening": opening, "ahead": settings["ahead"]}
+        settings["ahead"] = 0 if settings["reads"] == "first" else settings["ahead"]
+    return settings
 
 
-def prompt_format(recipe: Recipe, assembled: LoadedModel) -> dict[str, Any] | None:
+def prompt_format(recipe: Recipe, loaded: LoadedModel) -> dict[str, Any] | None:
     """How a language model's prompts are made and what ends its answers; None for other models."""
     task = recipe.task.text_generator
     if task is None:
         return None
     how = task.generate or Generation()
-    longest = max_prompt_length(recipe, assembled, how)
-    return {**task.prompt_format(assembled.tokenizer), "max_length": longest, "stop": how.stop}
+    longest = max_prompt_length(recipe, loaded, how)
+    return {**task.prompt_format(loaded.tokenizer), "max_length": longest, "stop": how.stop}
