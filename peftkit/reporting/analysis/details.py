@@ -125,8 +125,8 @@ def confusions_of(strategies: Sequence[StrategyRuns]) -> list[Confusion]:
 
 def confusion_of(run: Run) -> list[list[int]] | None:
     """The counts that a record holds, where they are a square of its classes."""
-    said, size = run.record.details.get("confusion"), len(run.names)
-    rows = said if isinstance(said, list) and len(said) == size > 0 else []
+    confusion, size = run.record.details.get("confusion"), len(run.names)
+    rows = confusion if isinstance(confusion, list) and len(confusion) == size > 0 else []
     whole = bool(rows) and all(
         isinstance(row, list)
         and len(row) == size

@@ -79,12 +79,12 @@ def verdict(question: Question) -> list[str]:
     if not question.compared:
         lack = "a seed and predictions of the same test rows" if question.folds is None else "folds"
         return [f"No recommendation: no two strategies share {lack}."]
-    chosen, reason, evidence = choose(question)
+    chosen, reason, difference = choose(question)
     headline = f"Use {chosen.label}: {reason}{price(question, chosen)}."
     none_beats = not any(beats_baseline(question, each) for each in scored)
     return [
         NONE_BEATS if none_beats else headline,
-        evidence,
+        difference,
         *mixed_warning(question),
         *([] if none_beats else cost_of(question, chosen)),
         *baseline_warning(question, chosen),

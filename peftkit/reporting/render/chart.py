@@ -85,8 +85,8 @@ class Chart:
         import vl_convert
 
         heading = {"text": self.title, "anchor": "start", "fontSize": 15, "offset": 12}
-        drawn = {**self.specification(COLORS.__getitem__), "title": heading, "padding": 12}
-        return str(vl_convert.vegalite_to_svg(json.dumps(drawn)))
+        specification = {**self.specification(COLORS.__getitem__), "title": heading, "padding": 12}
+        return str(vl_convert.vegalite_to_svg(json.dumps(specification)))
 
 
 ChartFunction = Callable[[ReportData], "Chart | None"]
@@ -135,13 +135,13 @@ def registered_charts() -> dict[str, RegisteredChart]:
 
 def draw_charts(report: ReportData) -> list[Chart]:
     """All charts that the report has data for."""
-    drawn = {name: each.function(report) for name, each in registered_charts().items()}
-    return [replace(found, name=name) for name, found in drawn.items() if found is not None]
+    charts = {name: each.function(report) for name, each in registered_charts().items()}
+    return [replace(found, name=name) for name, found in charts.items() if found is not None]
 
 
-def missing_charts(drawn: Sequence[Chart]) -> list[str]:
+def missing_charts(charts: Sequence[Chart]) -> list[str]:
     """A sentence for each chart that the report has no data for."""
-    names = {each.name for each in drawn}
+    names = {each.name for each in charts}
     absent = (each for name, each in registered_charts().items() if name not in names)
     return [each.missing for each in absent if each.missing]
 

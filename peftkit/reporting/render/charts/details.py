@@ -147,10 +147,10 @@ def rate_search(report: ReportData) -> Chart | None:
         for label in labels
         for trial in by_label[label].trials
     ]
-    drawn = [row for row in rows if row["score"] is not None]
-    if not drawn:
+    scored = [row for row in rows if row["score"] is not None]
+    if not scored:
         return None
-    failed = len(rows) - len(drawn)
+    failed = len(rows) - len(scored)
     metrics = sorted({printable(by_label[label].metric) for label in labels})
     return Chart(
         title="Search for the learning rate",
@@ -158,7 +158,7 @@ def rate_search(report: ReportData) -> Chart | None:
         "not used. A pruned trial has the score at which it was stopped."
         + less_is_better(by_label[labels[0]].metric)
         + (f" {failed} failed and have no score." if failed else ""),
-        drawing=search_chart(printable_labels(labels), score_axis(drawn, metrics[0])),
+        drawing=search_chart(printable_labels(labels), score_axis(scored, metrics[0])),
         rows=rows,
         columns={
             "strategy": "label",
