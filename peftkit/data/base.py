@@ -188,9 +188,9 @@ class Data(Component):
         found = []
         for role, need in roles.items():
             if column := self._column(role):
-                asked = to_role(role, need)
-                needed = asked.needed or self._is_set(role)
-                found.append(RequestedColumn(role, column, needed, asked.blank, asked.cell))
+                requested = to_role(role, need)
+                needed = requested.needed or self._is_set(role)
+                found.append(RequestedColumn(role, column, needed, requested.blank, requested.cell))
         return [*found, RequestedColumn(GROUP, self.group, needed=True)] if self.group else found
 
     def key(self, source: Source, wanted: list[RequestedColumn]) -> str:

@@ -39,14 +39,14 @@ def select_fold(found: FileSplits, fold: Fold, seed: int) -> FileSplits:
     classes = class_ids(rows)
     learned, scored = split_fold(rows, classes, fold, seed)
     kept = rows.remove_columns(GROUP) if GROUP in rows.column_names else rows
-    told = [f"fold {fold.take} of {fold.of}: {len(scored)} of {rows.num_rows} rows are scored"]
+    notes = [f"fold {fold.take} of {fold.of}: {len(scored)} of {rows.num_rows} rows are scored"]
     if len(found.splits) > 1:
-        told.append(f"cross-validation splits the rows of {', '.join(found.splits)} again")
+        notes.append(f"cross-validation splits the rows of {', '.join(found.splits)} again")
     if left := set(classes.tolist()) - set(classes[scored].tolist()):
         names = sorted(str(rows["label"][classes.tolist().index(each)]) for each in left)
-        told.append(f"fold {fold.take} has no row labeled {', '.join(names)}")
+        notes.append(f"fold {fold.take} has no row labeled {', '.join(names)}")
     splits = {"train": kept.select(learned), "test": kept.select(scored)}
-    return replace(found, splits=splits, notes=(*found.notes, *told))
+    return replace(found, splits=splits, notes=(*found.notes, *notes))
 
 
 def split_fold(

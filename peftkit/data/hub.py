@@ -43,8 +43,8 @@ class Hub(Data):
         """Return the fallback's own columns and labels, with this dataset's sampling settings."""
         if not source.is_fallback:
             return self
-        drawn = {"max_length", "validation", "test", "limit", "seed", "overlap", *ADDED_SETTINGS}
-        shared = self.model_dump(include=drawn - {"splits"})  # those of other files
+        sampling = {"max_length", "validation", "test", "limit", "seed", "overlap", *ADDED_SETTINGS}
+        shared = self.model_dump(include=sampling - {"splits"})  # those of other files
         return Wheel.model_validate({**shared, "name": source.used})
 
     def _fallback_source(self, name: str, absent: SourceNotFound) -> Source:

@@ -179,8 +179,8 @@ def _limit_training(work: _State, drawing: SplitSettings) -> _State:
     from peftkit.data.sampling import sample_few_shot
 
     few = sample_few_shot(work.splits["train"], drawing.few_shot, drawing.seed)
-    told = f"few-shot: {drawing.few_shot} rows per class of train, sampled by data.seed"
-    return work.with_rows("train", few).with_note(f"{told}: {few.num_rows} of {train} rows")
+    note = f"few-shot: {drawing.few_shot} rows per class of train, sampled by data.seed"
+    return work.with_rows("train", few).with_note(f"{note}: {few.num_rows} of {train} rows")
 
 
 def _add_training_rows(work: _State, drawing: SplitSettings) -> tuple[_State, dict[str, int]]:
@@ -191,14 +191,14 @@ def _add_training_rows(work: _State, drawing: SplitSettings) -> tuple[_State, di
     if drawing.oversample:
         rows = oversample(train, drawing.seed)
         added["oversampled"] = rows.num_rows - train.num_rows
-        told = f"train: {added['oversampled']} repeated rows of rarer classes (data.balance)"
-        work, train = work.with_rows("train", rows).with_note(told), rows
+        note = f"train: {added['oversampled']} repeated rows of rarer classes (data.balance)"
+        work, train = work.with_rows("train", rows).with_note(note), rows
     if drawing.augment is not None:
         roles = [role for role in drawing.inputs if role in train.column_names]
         rows = augment_rows(train, drawing.augment, roles, drawing.seed)
         added["augmented"] = rows.num_rows - train.num_rows
-        told = f"train: {added['augmented']} copies with changed words (data.augment)"
-        work = work.with_rows("train", rows).with_note(told)
+        note = f"train: {added['augmented']} copies with changed words (data.augment)"
+        work = work.with_rows("train", rows).with_note(note)
     return work, added
 
 
@@ -249,8 +249,8 @@ def _count_duplicates(work: _State, inputs: Sequence[str]) -> tuple[_State, int]
     texts = (text for text, _ in _hash_texts(work.splits["train"], inputs))
     hashes = array("q", (int.from_bytes(t[:8], "big", signed=True) for t in texts))
     repeats = len(hashes) - len(np.unique(np.asarray(hashes)))
-    told = f"{repeats} of {len(hashes)} training rows repeat the text of another"
-    return (work.with_note(told) if repeats else work), repeats
+    note = f"{repeats} of {len(hashes)} training rows repeat the text of another"
+    return (work.with_note(note) if repeats else work), repeats
 
 
 def _report_overlap(work: _State, shared: list[tuple[str, str]], overlap: str) -> _State:

@@ -25,8 +25,8 @@ def base_fingerprint(folder: Path) -> str:
     It is the same for two trainings of one architecture, and identifies what an adapter fits.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    said = {"config": keep_stable_keys(config), "shapes": tensor_shapes(folder)}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    identity = {"config": keep_stable_keys(config), "shapes": tensor_shapes(folder)}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def keep_stable_keys(config: dict[str, Any]) -> dict[str, Any]:

@@ -213,8 +213,8 @@ def _explain(error: Exception, request: Request) -> DataError:
 
 def _is_set_offline() -> bool:
     constants = sys.modules.get("huggingface_hub.constants")
-    asked = os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
-    return asked or bool(getattr(constants, "HF_HUB_OFFLINE", False))
+    is_requested = os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
+    return is_requested or bool(getattr(constants, "HF_HUB_OFFLINE", False))
 
 
 def _is_online(address: str) -> bool:

@@ -43,7 +43,7 @@ class Source(Settings):
     note: str | None = None
     """What a reader of the scores should know about it."""
     is_fallback: bool = False
-    """Whether it stands in for what was asked."""
+    """Whether it is the fallback for the requested dataset or model."""
 
 
 def cache_folder() -> Path:
@@ -56,7 +56,7 @@ def local_path(name: str) -> Path | None:
     """Return `name` as a path if it exists or is written like one; None for a name on the Hub."""
     path = Path(name).expanduser()
     written_as_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    # 'data/imbd' beside a folder 'data' is a misspelt path, not a name on the hub
+    # 'data/imbd' next to a folder 'data' is a misspelled path, not a name on the Hub
     inside_a_folder = path.parent != Path() and path.parent.is_dir()
     return path if written_as_path or inside_a_folder or path.exists() else None
 

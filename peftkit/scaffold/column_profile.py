@@ -55,13 +55,13 @@ class ColumnProfile:
             self.num_empty += 1
             self.words.append(0)
             return
-        told = str(value)
-        self.fractional |= bool(re.fullmatch(r"-?\d+\.\d*[1-9]\d*", told))
+        text = str(value)
+        self.fractional |= bool(re.fullmatch(r"-?\d+\.\d*[1-9]\d*", text))
         if isinstance(value, str) and not NUMBER.fullmatch(value.strip()):
             self.num_texts += 1
             self.num_marked += any(a in value and b in value for a, b in MARKS)
-        self.words.append(len(told.split()))
-        self._remember(self.values, [told])
+        self.words.append(len(text.split()))
+        self._remember(self.values, [text])
 
     def _remember(self, known: set[str], more: Any) -> None:
         """Add values to a set, up to a maximum."""

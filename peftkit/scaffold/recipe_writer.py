@@ -145,13 +145,13 @@ def _splits_line(layout: Layout) -> str:
         f"{split} = {', '.join(map(layout.name, paths[:3]))}{' ...' if paths[3:] else ''}"
         for split, paths in files.items()
     ]
-    told = f"splits: {', '.join(parts)}"
+    line = f"splits: {', '.join(parts)}"
     if len(files) == 3:
-        return told
+        return line
     if "validation" in files:
-        return f"{told}; validation is scored, since there is no test"
+        return f"{line}; validation is scored, since there is no test"
     carved = "validation rows are" if "test" in files else "test and validation rows are"
-    return f"{told}; {carved} carved out of train"
+    return f"{line}; {carved} carved out of train"
 
 
 def _scalar(value: object) -> str:

@@ -178,7 +178,7 @@ def _holds_several(column: ColumnProfile) -> bool:
     if column.is_words:
         return 2 <= len(column.items) <= min(100, max(2, column.num_rows // 3))
     mark = column.separator if column.is_called_label else None
-    # a comma may stand in the name of a class
+    # a class name may contain a comma
     return mark is not None and (mark != "," or not column.is_label)
 
 

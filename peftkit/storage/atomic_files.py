@@ -94,6 +94,6 @@ def explain_disk_errors(folder: Path, option: str = "--runs") -> Iterator[None]:
     except Exception as error:
         if not any(sign in str(error) for sign in DISK_FULL_MESSAGES):
             raise
-        said = str(error).splitlines()[0]
+        message = str(error).splitlines()[0]
         fix = FIXES[errno.ENOSPC].replace("--runs", option)
-        raise DiskError(f"{folder}: cannot be written ({said}) - {fix}") from error
+        raise DiskError(f"{folder}: cannot be written ({message}) - {fix}") from error

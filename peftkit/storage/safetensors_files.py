@@ -63,13 +63,13 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             raise damaged_error(path, f"its header is truncated (the file has {size} bytes)")
         content = file.read(length)
     try:
-        said = json.loads(content, object_pairs_hook=unique_pairs)
+        header = json.loads(content, object_pairs_hook=unique_pairs)
     except ValueError as error:
         raise damaged_error(path, f"its header cannot be read ({error})") from None
-    if not isinstance(said, dict):
+    if not isinstance(header, dict):
         raise damaged_error(path, "its header is not a JSON object")
-    said.pop("__metadata__", None)
-    found = [parse_entry(path, name, entry, 8 + length) for name, entry in said.items()]
+    header.pop("__metadata__", None)
+    found = [parse_entry(path, name, entry, 8 + length) for name, entry in header.items()]
     found.sort(key=lambda tensor: (tensor.start, tensor.num_bytes))
     check_offsets(path, found, 8 + length, size)
     return {tensor.name: tensor for tensor in found}

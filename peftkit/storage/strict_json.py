@@ -18,14 +18,14 @@ def parse_strict(text: str | bytes) -> Any:
     """
     text = text if isinstance(text, str) else text.decode()
     try:
-        said = DECODER.decode(text)
+        value = DECODER.decode(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    if text.count("[") + text.count("{") > DEEPEST and is_deep(said):
+    if text.count("[") + text.count("{") > DEEPEST and is_deep(value):
         raise ValueError("it is nested too deeply")
-    if "\\u" in text and not is_encodable(said):
+    if "\\u" in text and not is_encodable(value):
         raise ValueError("a text has a lone surrogate")
-    return said
+    return value
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -58,9 +58,9 @@ def shorten(digits: str) -> str:
     return digits if len(digits) <= 24 else f"{digits[:8]}... of {len(digits)} characters"
 
 
-def is_deep(said: Any) -> bool:
+def is_deep(value: Any) -> bool:
     """Return whether a value is nested more than `DEEPEST` levels."""
-    level = [said]
+    level = [value]
     for _ in range(DEEPEST):
         level = [
             inner
@@ -71,10 +71,10 @@ def is_deep(said: Any) -> bool:
     return any(isinstance(each, (dict, list)) for each in level)
 
 
-def is_encodable(said: Any) -> bool:
+def is_encodable(value: Any) -> bool:
     """Return whether all strings are valid Unicode."""
     try:
-        json.dumps(said, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return False
     return True
