@@ -95,7 +95,11 @@ EARLIER = {
 """Files that read what an earlier version wrote, with the words that they need for it."""
 UNFINISHED = (
     "peftkit/data/hub.py",
-    "peftkit/evaluation/",
+    "peftkit/evaluation/baselines/cache.py",
+    "peftkit/evaluation/baselines/few_shot.py",
+    "peftkit/evaluation/baselines/zero_shot.py",
+    "peftkit/evaluation/generation.py",
+    "peftkit/evaluation/streaming.py",
     "peftkit/exporting/",
     "peftkit/hub/wheels.py",
     "peftkit/merging/",
@@ -104,7 +108,7 @@ UNFINISHED = (
     "peftkit/reporting/",
     "peftkit/scaffold/recipe_writer.py",
     "peftkit/tasks/",
-    "peftkit/text/",
+    "peftkit/text/chat_fields.py",
 )
 """What is still to be reworded: it is scanned and may fail."""
 

@@ -60,29 +60,29 @@ def check_grader(task: Task) -> None:
 
 
 def grade_predictions(
-    task: Task, said: Predictions, rows: Any, world: World, whose: str
+    task: Task, predictions: Predictions, rows: Any, world: World, whose: str
 ) -> Predictions:
     """Return the predictions with the number of samples per row that pass, on every rank; unchanged
     if there is no grader or nothing was generated. `whose` texts they are is for the note."""
     how = task.generation
     generator = task.text_generator
-    if generator is None or how is None or how.grader is None or not any(said.samples):
-        return said
-    mine = [i for i, texts in enumerate(said.samples) if texts][world.rank :: world.size]
-    asked = grader_inputs(generator, rows, mine)
+    if generator is None or how is None or how.grader is None or not any(predictions.samples):
+        return predictions
+    mine = [i for i, texts in enumerate(predictions.samples) if texts][world.rank :: world.size]
+    questions = grader_inputs(generator, rows, mine)
     jobs = [
         (place, json.dumps({**question, "text": text}))
-        for place, question in zip(mine, asked, strict=True)
-        for text in said.samples[place] or ()
+        for place, question in zip(mine, questions, strict=True)
+        for text in predictions.samples[place] or ()
     ]
     command, seconds = resolve_command(how.grader), how.grader_timeout
     with ThreadPoolExecutor(max(1, world.threads)) as pool:
         found = list(pool.map(lambda job: run_grader(command, job[1], seconds), jobs))
     known = gather(world, [(job[0], each) for job, each in zip(jobs, found, strict=True)])
     passed = Counter(place for place, each in known if each.passed)
-    counts = [passed[i] if texts else None for i, texts in enumerate(said.samples)]
-    notes = (*said.notes, *failure_notes([each for _, each in known], whose))
-    return replace(said, passed=counts, notes=notes)
+    counts = [passed[i] if texts else None for i, texts in enumerate(predictions.samples)]
+    notes = (*predictions.notes, *failure_notes([each for _, each in known], whose))
+    return replace(predictions, passed=counts, notes=notes)
 
 
 def grader_inputs(task: LanguageModeling, rows: Any, places: Sequence[int]) -> list[dict[str, Any]]:
@@ -119,14 +119,14 @@ def run_grader(command: Sequence[str], question: str, seconds: float) -> Grade:
     limits = [str(number) for number in (ceil(seconds) + 1, MEMORY_BYTES, FILE_BYTES)]
     with (
         TemporaryDirectory(prefix="peftkit-grader-", ignore_cleanup_errors=True) as folder,
-        TemporaryFile() as asked,
+        TemporaryFile() as stdin,
         TemporaryFile() as complaints,
     ):
-        asked.write(question.encode())
-        asked.seek(0)
+        stdin.write(question.encode())
+        stdin.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", RUN_WITH_LIMITS, *limits, *command],
-            stdin=asked,
+            stdin=stdin,
             stdout=subprocess.DEVNULL,
             stderr=complaints,
             cwd=folder,

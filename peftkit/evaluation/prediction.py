@@ -20,7 +20,7 @@ INITIALIZATION_BATCH = 16
 
 
 def predict(
-    assembled: LoadedModel, task: Task, examples: Any, world: World, max_tokens: int = MAX_TOKENS
+    loaded: LoadedModel, task: Task, examples: Any, world: World, max_tokens: int = MAX_TOKENS
 ) -> Predictions:
     """Return the predictions on encoded `examples` (a dataset), in their order, on every rank."""
     batches = list(longest_first(list(examples["length"]), max_tokens))
@@ -28,7 +28,7 @@ def predict(
     # sharded weights are gathered by all ranks together: those with a batch less do one again
     rounds = -(-len(batches) // world.size) if world.sharding in ("fsdp", "deepspeed") else 0
     filled = mine + batches[:1] * (rounds - len(mine))
-    found = gather(world, list(predict_batches(assembled, task, examples, filled))[: len(mine)])
+    found = gather(world, list(predict_batches(loaded, task, examples, filled))[: len(mine)])
     return merge_batches(found, list(examples["labels"]))
 
 
@@ -47,21 +47,21 @@ class BatchPrediction(NamedTuple):
 def merge_batches(found: Iterable[BatchPrediction], labels: Sequence[Any]) -> Predictions:
     """Return the predictions of all batches in the order of the examples."""
     batches = list(found)
-    said = {
+    outputs = {
         index: output
         for batch in batches
         for index, output in zip(batch.indices, batch.outputs, strict=True)
     }
     known = sum(batch.known for batch in batches)
     loss = sum(batch.loss for batch in batches) / known if known else None
-    return Predictions(labels, [said[index] for index in range(len(said))], loss)
+    return Predictions(labels, [outputs[index] for index in range(len(outputs))], loss)
 
 
 def predict_batches(
-    assembled: LoadedModel, task: Task, examples: Any, batches: Iterable[Sequence[int]]
+    loaded: LoadedModel, task: Task, examples: Any, batches: Iterable[Sequence[int]]
 ) -> Iterator[BatchPrediction]:
     """Yield the outputs of each batch of `examples`."""
-    module, batcher = assembled.module, assembled.batcher
+    module, batcher = loaded.module, loaded.batcher
     device = next(module.parameters()).device
     was_training = module.training
     module.eval()
@@ -88,16 +88,16 @@ def move_to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, 
 
 
 def initialization_batches(
-    recipe: Recipe, assembled: LoadedModel, examples: Any
+    recipe: Recipe, loaded: LoadedModel, examples: Any
 ) -> Iterator[dict[str, Any]]:
     """Yield batches of the train split in a seeded order, without labels; the same on every
     rank."""
-    train, device = examples["train"], next(assembled.module.parameters()).device
+    train, device = examples["train"], next(loaded.module.parameters()).device
     generator = torch.Generator().manual_seed(recipe.training.seed)
     order = torch.randperm(len(train), generator=generator).tolist()
     for start in range(0, len(order), INITIALIZATION_BATCH):
         chosen = [train[index] for index in order[start : start + INITIALIZATION_BATCH]]
-        batch = move_to_device(assembled.batcher(chosen), device)
+        batch = move_to_device(loaded.batcher(chosen), device)
         batch.pop("labels")
         yield batch
 
@@ -110,5 +110,5 @@ def prediction_rows(
     texts = [given.rows[role] for role in there]
     lines = task.prediction_lines(predictions, given)
     for index, (row, line) in enumerate(zip(given.rows["row"], lines, strict=True)):
-        said = "\x1f".join(str(column[index]) for column in texts)
-        yield {"row": row, "hash": hashlib.sha256(said.encode()).hexdigest()[:16], **line}
+        text = "\x1f".join(str(column[index]) for column in texts)
+        yield {"row": row, "hash": hashlib.sha256(text.encode()).hexdigest()[:16], **line}

@@ -21,7 +21,7 @@ from peftkit.tasks.base import EvalSplit, Predictions, Scored, Task
 
 def evaluate(
     recipe: Recipe,
-    assembled: LoadedModel,
+    loaded: LoadedModel,
     given: EvalSplit,
     untrained: Mapping[str, Predictions],
     world: World,
@@ -31,20 +31,22 @@ def evaluate(
     task = recipe.task
     if not len(given.examples):
         return None, None
-    said = predict(assembled, task, given.examples, world)
-    said = replace(said, **generate_rows(recipe, assembled, given.rows, world)._asdict())
-    said = grade_predictions(task, said, given.rows, world, "trained model")
+    predictions = predict(loaded, task, given.examples, world)
+    predictions = replace(predictions, **generate_rows(recipe, loaded, given.rows, world)._asdict())
+    predictions = grade_predictions(task, predictions, given.rows, world, "trained model")
     known = {
         name: grade_predictions(task, found, given.rows, world, f"{name} base")
         for name, found in untrained.items()
     }
-    return said, add_baselines(task, task.score(said, given), said, known, given)
+    return predictions, add_baselines(
+        task, task.score(predictions, given), predictions, known, given
+    )
 
 
 def add_baselines(
     task: Task,
     scored: Scored,
-    said: Predictions,
+    predictions: Predictions,
     untrained: Mapping[str, Predictions],
     given: EvalSplit,
 ) -> Scored:
@@ -55,13 +57,13 @@ def add_baselines(
     plain, details = replace(given, train=None, fitted_state=state), dict(scored.details)
     theirs = {name: task.score(found, plain).scores for name, found in untrained.items()}
     if UNTRAINED in untrained:
-        pair = (said, untrained[UNTRAINED])
+        pair = (predictions, untrained[UNTRAINED])
         ours, base = (task.counts(task.answers(each, plain), plain) for each in pair)
         details["better_than_untrained"] = score_gains(task, ours, base, given)
     simplest = scored.baseline or next(iter(theirs.values()), {})
     baselines = {**scored.baselines, **theirs}
-    told = [scored.notes, said.notes, *(each.notes for each in untrained.values())]
-    notes = tuple(note for each in told for note in each)
+    all_notes = [scored.notes, predictions.notes, *(each.notes for each in untrained.values())]
+    notes = tuple(note for each in all_notes for note in each)
     notes += warn_if_unbeaten(task.headline, scored.scores, baselines)
     return Scored(scored.scores, simplest, details, baselines, notes)
 
@@ -78,8 +80,8 @@ def warn_if_unbeaten(
     best = max(values, key=lambda name: gain(headline, values[name]))
     if gain(headline, values[best]) < gain(headline, ours):
         return ()
-    told = f"{headline} {values[best]:.4f} on the same rows, this run {ours:.4f}"
-    return (f"no better than no training: {best!r} has {told}",)
+    comparison = f"{headline} {values[best]:.4f} on the same rows, this run {ours:.4f}"
+    return (f"no better than no training: {best!r} has {comparison}",)
 
 
 def score_gains(task: Task, ours: Any, theirs: Any, given: EvalSplit) -> dict[str, Any]:
@@ -96,8 +98,8 @@ def score_gains(task: Task, ours: Any, theirs: Any, given: EvalSplit) -> dict[st
         # by one seed, so that both are drawn over the same rows
         draws = [totals(resampled_sums(counts, max(1, given.resamples), 0)) for counts in both]
         for name in points[0]:
-            value, drawn = (score_gain(name, each) for each in (points, draws))
-            found[name] = score_of(float(value[0]), drawn, int(known.sum())).model_dump()
+            value, resampled = (score_gain(name, each) for each in (points, draws))
+            found[name] = score_of(float(value[0]), resampled, int(known.sum())).model_dump()
     return found
 
 

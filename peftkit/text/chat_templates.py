@@ -34,19 +34,19 @@ class RenderedChat:
     spans: tuple[tuple[int, int], ...]
 
 
-def read_template(said: str) -> str:
+def read_template(template: str) -> str:
     """Return the value of the setting `template`: 'plain', a template's text, or the text of a
     file.
 
     Raises `ValueError` if it is neither a template nor an existing file.
     """
-    if said == "plain" or "{{" in said or "{%" in said:
-        return said
-    path = Path(said).expanduser()
+    if template == "plain" or "{{" in template or "{%" in template:
+        return template
+    path = Path(template).expanduser()
     if not path.is_file():
         raise ValueError(
-            f"is neither an existing file nor a template (got {said!r}) - give a Jinja file, its "
-            "text, or 'plain' (Q: ... A: ...)"
+            f"is neither an existing file nor a template (got {template!r}) - give a Jinja file, "
+            "its text, or 'plain' (Q: ... A: ...)"
         )
     return path.read_text(encoding="utf-8")
 
@@ -55,8 +55,8 @@ class ChatTemplate:
     """A tokenizer's chat template, or the one given instead."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", given: str | None) -> None:
-        said = PLAIN_TEMPLATE if given == "plain" else given or tokenizer.chat_template
-        named = said if isinstance(said, dict) else {"default": said}
+        template = PLAIN_TEMPLATE if given == "plain" else given or tokenizer.chat_template
+        named = template if isinstance(template, dict) else {"default": template}
         if not isinstance(named.get("default"), str):
             what = (
                 "the model's tokenizer has none - choose an instruction-tuned model, name a Jinja "

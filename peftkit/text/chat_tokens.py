@@ -34,9 +34,11 @@ def tokenize_chats(
     if not tokenizer.is_fast:
         what = "its tokenizer has no character offsets - use a model with a tokenizer.json"
         raise DataError("the model does not suit the task:", [Fault("model", what)])
-    pieces = [part for r in rendered for s in r.spans for part in (r.text[: s[0]], r.text[: s[1]])]
+    prefixes = [
+        part for r in rendered for s in r.spans for part in (r.text[: s[0]], r.text[: s[1]])
+    ]
     how = {"add_special_tokens": False, "verbose": False}
-    parts = iter(encode_rendered(tokenizer, pieces, **how)["input_ids"] if pieces else [])
+    parts = iter(encode_rendered(tokenizer, prefixes, **how)["input_ids"] if prefixes else [])
     texts = [r.text for r in rendered]
     whole = encode_rendered(tokenizer, texts, return_offsets_mapping=True, **how)
     found = []
@@ -95,9 +97,9 @@ def extract_answer(rendered: RenderedChat, prompt: str, template: ChatTemplate) 
     """Return the last answer of a text as it would be generated after `prompt`, without end and
     special tokens."""
     start = len(prompt) if rendered.text.startswith(prompt) else rendered.spans[-1][0]
-    said = rendered.text[start : rendered.spans[-1][1]]
+    answer = rendered.text[start : rendered.spans[-1][1]]
     end = template.tokenizer.convert_ids_to_tokens(template.stop_ids())
-    return strip_special_tokens(said, template.tokenizer, end).strip()
+    return strip_special_tokens(answer, template.tokenizer, end).strip()
 
 
 def count_bytes(text: str, tokenizer: Any) -> int:

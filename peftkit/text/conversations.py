@@ -42,24 +42,24 @@ def from_sharegpt(row: Row) -> list[Message]:
 
 def from_completion(row: Row) -> list[Message]:
     """`prompt` and `completion`: texts, or lists of messages."""
-    asked, said = row["prompt"], row.get("completion")
+    prompt, completion = row["prompt"], row.get("completion")
     before = (
-        parse_messages(asked, "prompt")
-        if holds_messages(asked)
-        else [read_question(asked, "prompt")]
+        parse_messages(prompt, "prompt")
+        if holds_messages(prompt)
+        else [read_question(prompt, "prompt")]
     )
-    if said is None:
+    if completion is None:
         return before
-    if holds_messages(said):
-        return [*before, *parse_messages(said, "completion")]
-    return [*before, assistant_message(read_text(said, "completion"))]
+    if holds_messages(completion):
+        return [*before, *parse_messages(completion, "completion")]
+    return [*before, assistant_message(read_text(completion, "completion"))]
 
 
 def from_alpaca(row: Row) -> list[Message]:
     """`instruction`, maybe an `input` below it, and `output`."""
     parts = [read_text(row.get(name), name) for name in ("instruction", "input")]
-    asked = user_message("\n\n".join(part for part in parts if part.strip()))
-    return [asked, *read_answer(row, "output")]
+    question = user_message("\n\n".join(part for part in parts if part.strip()))
+    return [question, *read_answer(row, "output")]
 
 
 def from_question(row: Row) -> list[Message]:
@@ -82,13 +82,13 @@ MESSAGE_COLUMNS = ("messages", "conversations", "completion")
 """Columns whose cells may be message lists that end with an answer."""
 
 
-def detect_format(columns: Collection[str], asked: bool = False) -> str | None:
+def detect_format(columns: Collection[str], unanswered: bool = False) -> str | None:
     """Return the first format whose columns are present, or None.
 
-    With `asked`, the answer's column may be missing, as in rows to predict.
+    With `unanswered`, the answer's column may be missing, as in rows to predict.
     """
     for name, (needed, _) in FORMATS.items():
-        if set(needed[:1] if asked else needed) <= set(columns):
+        if set(needed[:1] if unanswered else needed) <= set(columns):
             return name
     return None
 
@@ -100,9 +100,9 @@ def to_conversation(row: Row, name: str, system: str | None) -> Conversation:
     Raises `MessageError` for a row that cannot be read.
     """
     messages = FORMATS[name][1](row)
-    said = read_text(row.get("system"), "system") or system
-    if said and not (messages and messages[0]["role"] == "system"):
-        messages = [{"role": "system", "content": said}, *messages]
+    system_text = read_text(row.get("system"), "system") or system
+    if system_text and not (messages and messages[0]["role"] == "system"):
+        messages = [{"role": "system", "content": system_text}, *messages]
     return Conversation(messages, parse_tools(row.get("tools")))
 
 
@@ -122,9 +122,9 @@ def trim_unanswered(cell: Any, column: str) -> Any:
     """Remove a cell's messages after the last answer; other cells are returned unchanged."""
     if not holds_messages(cell) and column == "completion":
         return cell
-    said = parse_items(cell, column)
-    answers = [place for place, each in enumerate(said) if is_trained_on(parse_message(each))]
-    return said[: answers[-1] + 1] if answers else cell
+    items = parse_items(cell, column)
+    answers = [place for place, each in enumerate(items) if is_trained_on(parse_message(each))]
+    return items[: answers[-1] + 1] if answers else cell
 
 
 def holds_messages(cell: Any) -> bool:

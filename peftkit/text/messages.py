@@ -40,9 +40,9 @@ def parse_messages(cell: Any, column: str) -> list[Message]:
     Raises `MessageError` for anything else.
     """
     found = []
-    for number, said in enumerate(parse_items(cell, column), 1):
+    for number, item in enumerate(parse_items(cell, column), 1):
         try:
-            found.append(parse_message(said))
+            found.append(parse_message(item))
         except MessageError as error:
             raise MessageError(error.what, number) from None
     return found
@@ -67,23 +67,23 @@ def parse_json(text: str, what: str) -> Any:
         raise MessageError(f"{reason} - fix it, or give the value itself") from None
 
 
-def parse_message(said: Any) -> Message:
+def parse_message(item: Any) -> Message:
     """Return a message of any spelling; unknown roles are kept."""
-    if not isinstance(said, Mapping):
-        what = f"a message is {describe_type(said)} - give an object with role and content"
+    if not isinstance(item, Mapping):
+        what = f"a message is {describe_type(item)} - give an object with role and content"
         raise MessageError(what)
-    name = str(said.get("role") or said.get("from") or "")
+    name = str(item.get("role") or item.get("from") or "")
     role = ROLES.get(name.lower(), name)
-    text = said.get("content")
-    content = parse_content(said.get("value") if text is None else text)
+    text = item.get("content")
+    content = parse_content(item.get("value") if text is None else text)
     more = {
-        key: value for key, value in said.items() if key not in MESSAGE_KEYS and not is_blank(value)
+        key: value for key, value in item.items() if key not in MESSAGE_KEYS and not is_blank(value)
     }
     if "tool_calls" in more:
         more["tool_calls"] = list(
             map(parse_tool_call, parse_items(more["tool_calls"], "tool_calls"))
         )
-    unlearned = {} if read_train_flag(said, role) else {"train": False}
+    unlearned = {} if read_train_flag(item, role) else {"train": False}
     return {"role": role, "content": content, **more, **unlearned}
 
 
@@ -110,8 +110,10 @@ def read_part(part: Any) -> str:
     text = part.get("text")
     unnamed = kind is None and text is None
     if unnamed or kind not in TEXT_PART_TYPES or not isinstance(text, (str, type(None))):
-        said = f"of type {kind!r}" if kind else f"with the keys {', '.join(map(str, part))}"
-        raise MessageError(f"content has a part {said}, but only text is supported - remove it")
+        description = f"of type {kind!r}" if kind else f"with the keys {', '.join(map(str, part))}"
+        raise MessageError(
+            f"content has a part {description}, but only text is supported - remove it"
+        )
     return text or ""
 
 
@@ -159,13 +161,13 @@ def parse_tools(cell: Any) -> list[dict[str, Any]] | None:
     return found or None
 
 
-def read_train_flag(said: Mapping[str, Any], role: str) -> bool:
+def read_train_flag(message: Mapping[str, Any], role: str) -> bool:
     """Return whether to train on a message if it is an answer: not with `weight: 0` or `train:
     false`.
 
     Raises `MessageError` for other values, and for messages of other roles that ask for training.
     """
-    known = {key: said[key] for key in ("weight", "train") if not is_missing(said.get(key))}
+    known = {key: message[key] for key in ("weight", "train") if not is_missing(message.get(key))}
     for key, value in known.items():
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):
             wanted = "0 or 1" if key == "weight" else "true or false"

@@ -145,11 +145,11 @@ class SpecialTokenEscaper:
 
         other = copy.deepcopy(self.tokenizer)
         backend = other.backend_tokenizer
-        said = json.loads(backend.to_str())
-        bare = {**said, "added_tokens": [], "post_processor": None}
-        bare["model"] = rename_tokens(said["model"], self.placeholders)
+        config = json.loads(backend.to_str())
+        bare = {**config, "added_tokens": [], "post_processor": None}
+        bare["model"] = rename_tokens(config["model"], self.placeholders)
         backend.model = Tokenizer.from_str(json.dumps(bare)).model
-        how = {each["content"]: each for each in said["added_tokens"]}
+        how = {each["content"]: each for each in config["added_tokens"]}
         strips = ("lstrip", "rstrip", "single_word")
         backend.add_tokens(
             [

@@ -83,7 +83,7 @@ def find_unknown_id(tokenizer: Any) -> int:
 
 
 def align_words(
-    pieces: SubwordTokens, text: str, words: Sequence[Span], unknown: int
+    tokens: SubwordTokens, text: str, words: Sequence[Span], unknown: int
 ) -> tuple[list[int], list[int]]:
     """Return the token ids, word by word, and the position of each word's first token.
 
@@ -92,7 +92,7 @@ def align_words(
     """
     starts = [start for start, _ in words]
     own: list[list[int]] = [[] for _ in words]
-    for token, (start, end) in zip(pieces.ids, pieces.spans, strict=True):
+    for token, (start, end) in zip(tokens.ids, tokens.spans, strict=True):
         inner = text[start:end].lstrip()
         own[max(0, bisect_right(starts, end - len(inner)) - 1)].append(token)
     filled = [tokens or [unknown] for tokens in own]
@@ -125,7 +125,7 @@ def choose_window(place: int, among: Sequence[Span], length: int) -> int:
 
 
 def insert_markers(
-    pieces: SubwordTokens, spans: Sequence[Span], markers: Sequence[int]
+    tokens: SubwordTokens, spans: Sequence[Span], markers: Sequence[int]
 ) -> tuple[list[int], list[int]]:
     """Return the token ids with an opening and a closing marker around each span, and the positions
     of the markers.
@@ -134,11 +134,11 @@ def insert_markers(
     """
     inserted: list[tuple[int, int, int]] = []
     for number, (start, end) in enumerate(spans):
-        touched = [i for i, (a, b) in enumerate(pieces.spans) if a < end and b > start]
-        before = bisect_left(pieces.spans, (start, start))
+        touched = [i for i, (a, b) in enumerate(tokens.spans) if a < end and b > start]
+        before = bisect_left(tokens.spans, (start, start))
         first, behind = (touched[0], touched[-1] + 1) if touched else (before, before)
         inserted += [(first, 1, 2 * number), (behind, 0 if touched else 2, 2 * number + 1)]
-    ids, places = list(pieces.ids), [0] * len(markers)
+    ids, places = list(tokens.ids), [0] * len(markers)
     # from the end, so that earlier positions stay valid; where two meet, one closes first
     for place, _, which in sorted(inserted, reverse=True):
         ids.insert(place, markers[which])

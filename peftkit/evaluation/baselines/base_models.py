@@ -20,14 +20,14 @@ def load_base(
 
     The run's strategy is not used: it may not support the other task.
     """
-    asked = recipe.model_copy(update={"task": task, "strategy": Full()})
+    base_recipe = recipe.model_copy(update={"task": task, "strategy": Full()})
     return place_model(
-        load_model(asked, model, tokenizer, names, world.precision, bare=True), recipe
+        load_model(base_recipe, model, tokenizer, names, world.precision, bare=True), recipe
     )
 
 
-def place_model(assembled: LoadedModel, recipe: Recipe) -> LoadedModel:
+def place_model(loaded: LoadedModel, recipe: Recipe) -> LoadedModel:
     """Move the model to the device it computes on."""
     if torch.cuda.is_available() and not recipe.quantize.bits:  # bitsandbytes places its own
-        assembled.module.to("cuda")
-    return assembled
+        loaded.module.to("cuda")
+    return loaded

@@ -66,7 +66,7 @@ def predict_untrained(
         known = dict(query_base(recipe, model, tokenizer, given, world))
         reset_peak_bytes()  # a run's is that of what it trains
         on_main(world, lambda: write_cache(path, known))
-    return {name: to_predictions(said, given) for name, said in known.items()}
+    return {name: to_predictions(values, given) for name, values in known.items()}
 
 
 def read_cache(path: Path, world: World) -> Any:
@@ -86,12 +86,12 @@ def write_cache(path: Path, known: Mapping[str, Any]) -> None:
     write_json(path, known)
 
 
-def to_predictions(said: Mapping[str, Any], given: EvalSplit) -> Predictions:
+def to_predictions(values: Mapping[str, Any], given: EvalSplit) -> Predictions:
     """Return the cached values of one baseline as predictions."""
-    outputs = [np.asarray(output, dtype=np.float32) for output in said["outputs"]]
+    outputs = [np.asarray(output, dtype=np.float32) for output in values["outputs"]]
     labels = list(given.examples["labels"])
-    rest = {name: said[name] for name in ("texts", "notes", "samples")}
-    return Predictions(labels, outputs, said["loss"], **rest)
+    rest = {name: values[name] for name in ("texts", "notes", "samples")}
+    return Predictions(labels, outputs, values["loss"], **rest)
 
 
 def query_base(
@@ -112,11 +112,11 @@ def query_base(
         yield from predict_directly(recipe, model, tokenizer, given, world)
 
 
-def to_json(said: Predictions) -> dict[str, Any]:
+def to_json(predictions: Predictions) -> dict[str, Any]:
     """Return predictions as JSON values."""
-    outputs = [np.asarray(output).tolist() for output in said.outputs]
-    rest = {name: list(getattr(said, name)) for name in ("texts", "notes", "samples")}
-    return {"outputs": outputs, "loss": said.loss, **rest}
+    outputs = [np.asarray(output).tolist() for output in predictions.outputs]
+    rest = {name: list(getattr(predictions, name)) for name in ("texts", "notes", "samples")}
+    return {"outputs": outputs, "loss": predictions.loss, **rest}
 
 
 def predict_directly(

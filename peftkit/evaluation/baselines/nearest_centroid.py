@@ -84,10 +84,10 @@ def predict_by_embedding(
         return None
     asking = Embeddings(kind="embeddings")
     base = load_base(asking, recipe, model, tokenizer, given.names, world)
-    shown, asked = (
+    shown, queries = (
         predict(base, asking, to_examples(found), world).outputs for found in (known, unknown)
     )
-    return task.predict_from_embeddings(shown, known["right"], asked, given.names)
+    return task.predict_from_embeddings(shown, known["right"], queries, given.names)
 
 
 def to_examples(columns: Mapping[str, Sequence[Any]]) -> Dataset:

@@ -127,6 +127,6 @@ def log_likelihoods(
         "labels": [[*[IGNORE_INDEX] * len(prompt), *leader] for prompt, leader in both],
         "length": [len(prompt) + len(leader) for prompt, leader in both],
     }
-    said = predict(base, task, Dataset.from_dict(examples), world).outputs
-    parts = [np.stack(said[i : i + len(leaders)]) for i in range(0, len(said), len(leaders))]
+    outputs = predict(base, task, Dataset.from_dict(examples), world).outputs
+    parts = [np.stack(outputs[i : i + len(leaders)]) for i in range(0, len(outputs), len(leaders))]
     return [np.nanmax(part, axis=0) for part in parts]
