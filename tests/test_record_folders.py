@@ -67,7 +67,7 @@ def test_a_record_is_predicted_merged_exported_and_reported_from_its_own_directo
 
 
 def out_of_reach(notes: list[str]) -> bool:
-    return any("its folder is out of reach" in note for note in notes)
+    return any("its directory is not known" in note for note in notes)
 
 
 def test_a_shared_base_takes_one_run_of_a_name(runs: list[RunRecord]) -> None:

@@ -77,7 +77,7 @@ NAMES = {
 }
 """What no name in the code holds, for these are words of plain English too."""
 ALLOWED = {
-    "advised", "comprised", "denoised", "denoising", "exercised", "otherwise", "premised",
+    "advised", "arising", "comprised", "denoised", "denoising", "exercised", "otherwise", "premised",
     "promised", "promising", "raised", "raising", "revised", "rising", "supervised", "surprised",
     "surprising", "unsupervised",
 }  # fmt: skip

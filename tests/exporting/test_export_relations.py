@@ -58,7 +58,9 @@ def test_a_relations_run_is_exported_proven_and_its_card_runs(
         cwd=to, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0 and "tensor" in done.stdout, done.stderr
-    with pytest.raises(RunError, match=r"reads the model at them.*: peftkit export .* --to DIR"):
+    with pytest.raises(
+        RunError, match=r"reads the model at them.* - use peftkit export .* --to DIR"
+    ):
         peftkit.merge(run, tmp_path / "merged")
 
 

@@ -168,7 +168,7 @@ def test_tags_are_those_of_a_plain_pipeline(
     assert found is not None and (found.compared, found.equal) == (8, 8)
     names = ["B-PER", "B-LOC", "I-LOC", "O", "I-PER"]
     settings(id2label={str(i): name for i, name in enumerate(names)})(monkeypatch)
-    with pytest.raises(RunError, match="of 8 of 8 held-out rows"):
+    with pytest.raises(RunError, match="8 of 8 held-out rows differently"):
         merged(runs("tags"), tmp_path / "again")
 
 
@@ -200,7 +200,7 @@ def test_a_folder_whose_labels_are_others_is_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spoil(monkeypatch)
-    with pytest.raises(RunError, match="of 8 of 8 held-out rows"):
+    with pytest.raises(RunError, match="8 of 8 held-out rows differently"):
         merged(runs("bert"), tmp_path / "merged")
 
 

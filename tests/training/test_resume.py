@@ -295,7 +295,7 @@ def test_a_folder_of_another_recipe_or_version_is_refused(
     ended = zygote.run(tmp_path, "training.save_steps=4")
     assert ended.code == 2
     assert "belongs to another recipe - move it away" in ended.said
-    described.write_text(text.replace('"schema_version": 1', '"schema_version": 0'))
+    described.write_text(text.replace('"schema_version": 2', '"schema_version": 0'))
     ended = zygote.run(tmp_path, "training.save_steps=4")
     assert ended.code == 2
     assert "was made by another version of peftkit (schema 0, this one is 2)" in ended.said
