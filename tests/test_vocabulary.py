@@ -77,7 +77,8 @@ NAMES = {
 }
 """What no name in the code holds, for these are words of plain English too."""
 ALLOWED = {
-    "advised", "arising", "comprised", "denoised", "denoising", "exercised", "otherwise", "premised",
+    "advised", "arising", "comprised", "denoised", "denoising", "exercised", "otherwise",
+    "premised",
     "promised", "promising", "raised", "raising", "revised", "rising", "supervised", "surprised",
     "surprising", "unsupervised",
 }  # fmt: skip
@@ -105,7 +106,6 @@ UNFINISHED = (
     "peftkit/merging/",
     "peftkit/metrics/",
     "peftkit/preprocessing/",
-    "peftkit/reporting/",
     "peftkit/scaffold/recipe_writer.py",
     "peftkit/tasks/",
     "peftkit/text/chat_fields.py",
