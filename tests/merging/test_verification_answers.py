@@ -53,10 +53,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     }
 
     def run(name: str) -> Path:
-        if not (folder / name).is_dir():
+        runs = folder / "runs" / name  # apart from the models, which have such names too
+        if not runs.is_dir():
             model, task, make, how = made[name]
-            trained(folder / name, build(model, folder), task, make, *how)
-        return next(path.parent for path in (folder / name).glob("*/record.json"))
+            trained(runs, build(model, folder), task, make, *how)
+        return next(path.parent for path in runs.glob("*/record.json"))
 
     return run
 
